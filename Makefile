@@ -1,0 +1,47 @@
+# make demo: classify the sample images on a real Triton.   make test: run all tests.
+# make serve: serve until Ctrl-C.   make check: format, lint, types.   make format: mend what check finds in style.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.10 python3; do \
+	command -v $$python >/dev/null && $$python -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' \
+	2>/dev/null && echo $$python && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+CHECKPOINT ?= scripts/demo/checkpoint
+REPOSITORY ?= build/repositories/$(subst /,--,$(CHECKPOINT))
+INSTALLED := $(VENV)/.installed
+MODELS := image_preprocess vision_encoder text_encoder similarity
+
+.PHONY: install demo serve test check format clean
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt client/pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.10, 3.11 or 3.12 with venv found; set PYTHON=..." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable client
+	@touch $@
+
+demo: install
+	@$(BIN)/python scripts/prepare_weights.py $(CHECKPOINT) --output $(REPOSITORY)
+	@$(BIN)/python scripts/demo/run.py $(REPOSITORY)
+
+serve: install
+	@$(BIN)/python scripts/prepare_weights.py $(CHECKPOINT) --output $(REPOSITORY)
+	@exec $(BIN)/python scripts/serve.py $(REPOSITORY)
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy client/src
+	MYPYPATH=client/src:scripts/demo $(BIN)/mypy --no-incremental scripts/*.py scripts/demo/*.py
+	for model in $(MODELS); do \
+		MYPYPATH=model_repository/common $(BIN)/mypy --no-incremental model_repository/$$model/1/*.py || exit 1; done
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf build

@@ -1,0 +1,194 @@
+"""Request groups: from the requests of one dynamic batch to one response each.
+
+Every row of a request is one independent group (n images ranked against m labels). This module reads and checks
+the elements of a group, joins the groups of a dynamic batch for one pass, and turns each outcome into a response,
+so that one bad request never reaches another. It knows nothing of images, tokens or models. `pb_utils` is handed
+in, because it is empty while a model is imported.
+"""
+
+from __future__ import annotations
+
+import secrets
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+Group = TypeVar("Group")
+Outputs = dict[str, np.ndarray]
+"""Output tensors of one request by name."""
+
+
+class RequestError(ValueError):
+    """A request that cannot be served as sent. Its text goes to the caller: name the element, the limit, the cure."""
+
+
+class Parameters:
+    """The `parameters` of a `config.pbtxt`, read by type.
+
+    Args:
+        model_config: Triton's model configuration, as parsed from `args["model_config"]`.
+    """
+
+    def __init__(self, model_config: dict[str, Any]) -> None:
+        self._values = {
+            key: entry["string_value"] for key, entry in model_config.get("parameters", {}).items()
+        }
+
+    def text(self, name: str) -> str:
+        """The parameter as it stands; ValueError where `config.pbtxt` lacks it."""
+        if name not in self._values:
+            raise ValueError(f"parameter '{name}' is missing from config.pbtxt")
+        return self._values[name]
+
+    def integer(self, name: str, minimum: int = 0) -> int:
+        """The parameter as a whole number of at least `minimum`; ValueError where it is not."""
+        text = self.text(name)
+        try:
+            value = int(text)
+        except ValueError as error:
+            raise ValueError(f"parameter '{name}' must be a whole number, not '{text}'") from error
+        if value < minimum:
+            raise ValueError(f"parameter '{name}' must be at least {minimum}, not {value}")
+        return value
+
+    def choice(self, name: str, allowed: Sequence[str]) -> str:
+        """The parameter as one of `allowed`; ValueError where it is not."""
+        text = self.text(name)
+        if text not in allowed:
+            raise ValueError(f"parameter '{name}' must be one of {', '.join(allowed)}, not '{text}'")
+        return text
+
+
+def element(kind: str, position: int, shape: Sequence[int]) -> str:
+    """Names an element of a request for an error text: "image 3", or "image 3 of row 1" where there are rows.
+
+    Args:
+        kind: "image", "label" and the like.
+        position: Index into the flattened tensor.
+        shape: [rows, columns, ...] of the tensor.
+    """
+    rows, columns = shape[0], shape[1]
+    if rows == 1:
+        return f"{kind} {position}"
+    return f"{kind} {position % columns} of row {position // columns}"
+
+
+def check_count(kind: str, shape: Sequence[int], limit: int) -> None:
+    """Refuses a request without elements, or with more than `limit` (the parameter `max_<kind>s`) over all rows.
+
+    Raises:
+        RequestError: Send at least one element, or split the request.
+    """
+    count = shape[0] * shape[1]
+    if count == 0:
+        raise RequestError(f"no {kind}s: the tensor has shape {list(shape)}; send at least one {kind}")
+    if count > limit:
+        raise RequestError(
+            f"too many {kind}s: {count} in one request, the limit is {limit} (max_{kind}s); split the request"
+        )
+
+
+def read_elements(kind: str, tensor: np.ndarray, *, max_count: int, max_bytes: int) -> list[bytes]:
+    """The elements of a BYTES tensor, checked for number and total size.
+
+    Args:
+        kind: What an element is, for error texts.
+        tensor: object [rows, columns], each element bytes.
+        max_count: Limit on rows x columns.
+        max_bytes: Limit on the sum of the elements' sizes.
+
+    Raises:
+        RequestError: No elements, too many, or too many bytes.
+    """
+    check_count(kind, tensor.shape, max_count)
+    elements = tensor.ravel().tolist()
+    total = sum(map(len, elements))
+    if total > max_bytes:
+        raise RequestError(
+            f"request too large: {total} bytes of {kind}s, the limit is {max_bytes} (max_request_bytes); "
+            "split the request"
+        )
+    return elements
+
+
+def bucket_slices(count: int, largest: int) -> Iterator[slice]:
+    """Cuts `count` items into passes of bucket sizes (powers of two up to `largest`), largest first, none padded.
+
+    Example: 37 items with a largest bucket of 16 are passes of 16, 16, 4 and 1.
+    """
+    start, bucket = 0, largest
+    while start < count:
+        while bucket > count - start:
+            bucket //= 2
+        yield slice(start, start + bucket)
+        start += bucket
+
+
+def split_rows(joined: np.ndarray, counts: Sequence[int]) -> list[np.ndarray]:
+    """Cuts [sum(counts), ...] back into one view per group, in order."""
+    ends = np.cumsum(counts)
+    return [joined[end - count : end] for end, count in zip(ends, counts, strict=True)]
+
+
+def answer(
+    pb_utils: Any,
+    requests: Sequence[Any],
+    parse: Callable[[Any], Group],
+    run: Callable[[list[Group]], list[Outputs | Exception]],
+) -> list[Any]:
+    """Answers every request of a dynamic batch, joining all the valid ones into one call of `run`.
+
+    Args:
+        pb_utils: Triton's `triton_python_backend_utils`.
+        requests: The requests that Triton merged.
+        parse: Reads and checks one request; raises RequestError where it cannot be served.
+        run: Works on all groups at once; gives for each its outputs, or the error that befell it alone.
+
+    Returns:
+        One InferenceResponse per request, in order: outputs, INVALID_ARG for a RequestError, INTERNAL for any
+        other exception, whose details go to the server's log under an id and not to the caller.
+    """
+    outcomes: list[Any] = [_attempt(parse, request) for request in requests]
+    valid = [index for index, outcome in enumerate(outcomes) if not isinstance(outcome, Exception)]
+    for index, result in zip(valid, _run_joined(run, [outcomes[index] for index in valid]), strict=True):
+        outcomes[index] = result
+    return [_response(pb_utils, outcome) for outcome in outcomes]
+
+
+def _attempt(parse: Callable[[Any], Group], request: Any) -> Group | Exception:
+    try:
+        return parse(request)
+    except Exception as error:
+        return error
+
+
+def _run_joined(
+    run: Callable[[list[Group]], list[Outputs | Exception]], groups: list[Group]
+) -> list[Outputs | Exception]:
+    """Runs all groups at once; where that fails as a whole, each alone, so that only the culprit fails."""
+    if not groups:
+        return []
+    try:
+        return run(groups)
+    except Exception as error:
+        if len(groups) == 1:
+            return [error]
+        return [outcome for group in groups for outcome in _run_joined(run, [group])]
+
+
+def _response(pb_utils: Any, outcome: Outputs | Exception) -> Any:
+    if isinstance(outcome, RequestError):
+        return _failure(pb_utils, str(outcome), pb_utils.TritonError.INVALID_ARG)
+    if isinstance(outcome, Exception):
+        incident = secrets.token_hex(4)
+        details = "".join(traceback.format_exception(outcome))
+        pb_utils.Logger.log_error(f"incident {incident}: {details}")
+        text = f"internal error, incident {incident}: the server's log has the details"
+        return _failure(pb_utils, text, pb_utils.TritonError.INTERNAL)
+    return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in outcome.items()])
+
+
+def _failure(pb_utils: Any, text: str, code: int) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))

@@ -1,0 +1,67 @@
+"""Scoring: cosine similarities of unit-norm embeddings, scaled to logits, and their softmax over the labels."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import NamedTuple
+
+import numpy as np
+
+from clip_groups import Outputs, RequestError
+
+
+class Embeds(NamedTuple):
+    """The embeddings of one request."""
+
+    image: np.ndarray
+    """float32 [rows, n, dim], unit L2 norm."""
+    text: np.ndarray
+    """float32 [rows, m, dim], unit L2 norm."""
+
+
+def check_embeds(embeds: Embeds) -> None:
+    """Refuses a request without images or labels, or whose two spaces differ.
+
+    Raises:
+        RequestError: Names the shapes.
+    """
+    image, text = embeds.image.shape, embeds.text.shape
+    if 0 in image or 0 in text:
+        raise RequestError(f"nothing to rank: image_embeds {list(image)}, text_embeds {list(text)}")
+    if image[2] != text[2]:
+        raise RequestError(
+            f"image_embeds have {image[2]} dimensions and text_embeds {text[2]}; both must come from one checkpoint"
+        )
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Softmax over the last axis: float32 [..., m] -> float32 [..., m], each row adding up to 1."""
+    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def score(groups: list[Embeds], logit_scale: float) -> list[Outputs]:
+    """Ranks every group, those of one shape together in one product.
+
+    Args:
+        groups: The embeddings of each request.
+        logit_scale: The multiplier of the cosine (about 100 for trained checkpoints).
+
+    Returns:
+        For each request `scores` and `logits`, float32 [rows, n, m].
+    """
+    by_shape: dict[tuple[tuple[int, ...], ...], list[int]] = defaultdict(list)
+    for index, group in enumerate(groups):
+        by_shape[(group.image.shape[1:], group.text.shape[1:])].append(index)
+    results: list[Outputs] = [{} for _ in groups]
+    for indices in by_shape.values():
+        images = np.concatenate([groups[index].image for index in indices])  # [rows, n, dim]
+        texts = np.concatenate([groups[index].text for index in indices])  # [rows, m, dim]
+        logits = np.float32(logit_scale) * (images @ texts.transpose(0, 2, 1))  # [rows, n, m]
+        scores = softmax(logits)
+        start = 0
+        for index in indices:
+            end = start + len(groups[index].image)
+            results[index] = {"scores": scores[start:end], "logits": logits[start:end]}
+            start = end
+    return results

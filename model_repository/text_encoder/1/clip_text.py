@@ -1,0 +1,130 @@
+"""CLIP's tokenizer and text tower with its projection: strings to unit-norm text embeddings.
+
+A pass is padded to its longest text, not to the 77 positions of the tower: attention is causal and the embedding is
+read at the end token, so padding after it changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+
+from clip_groups import bucket_slices
+from clip_tower import Tower, TowerConfig, load_state, unit_norm
+
+LEGACY_EOS_TOKEN_ID = 2
+"""Checkpoints made before transformers 4.31 carry this wrong id; they are read at the highest token id instead."""
+
+
+class TextTokenizer:
+    """Texts to token ids, exactly as the checkpoint's own tokenizer makes them.
+
+    Args:
+        path: A `tokenizer.json`.
+        max_length: Positions of the tower; longer texts are truncated as the tokenizer does, the end token kept.
+    """
+
+    def __init__(self, path: Path, max_length: int) -> None:
+        self._whole, self._truncating = Tokenizer.from_file(str(path)), Tokenizer.from_file(str(path))
+        self._max_length = max_length
+        self._whole.no_padding()
+        self._whole.no_truncation()
+        self._truncating.no_padding()
+        self._truncating.enable_truncation(max_length)
+
+    def __call__(self, texts: Sequence[str]) -> tuple[list[list[int]], list[int]]:
+        """Returns the token ids of each text, at most `max_length`, and its number of tokens before truncation."""
+        ids = [encoding.ids for encoding in self._whole.encode_batch(list(texts))]
+        counts = [len(one) for one in ids]
+        for index, count in enumerate(counts):
+            if count > self._max_length:
+                ids[index] = self._truncating.encode(texts[index]).ids
+        return ids, counts
+
+
+class TextModel(nn.Module):
+    """int64 [n, tokens] -> float32 [n, dim], unit L2 norm."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__()
+        config = TowerConfig.from_dict(settings)
+        width = config.hidden_size
+        self.eos_token_id: int = settings["eos_token_id"]
+        self.token_embedding = nn.Embedding(settings["vocab_size"], width)
+        self.position_embedding = nn.Embedding(settings["max_position_embeddings"], width)
+        self.tower = Tower(config, causal=True)
+        self.final_layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.text_projection = nn.Linear(width, settings["projection_dim"], bias=False)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """int64 [n, tokens], padded on the right -> float32 [n, dim], unit L2 norm."""
+        x = self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]  # [n, tokens, width]
+        x = self.tower(x)
+        pooled = x[torch.arange(len(ids), device=ids.device), self._end_positions(ids)]  # [n, width]
+        return unit_norm(self.text_projection(self.final_layer_norm(pooled)))
+
+    def _end_positions(self, ids: torch.Tensor) -> torch.Tensor:
+        if self.eos_token_id == LEGACY_EOS_TOKEN_ID:
+            return ids.argmax(dim=-1)
+        return (ids == self.eos_token_id).int().argmax(dim=-1)
+
+    def set_precision(self, dtype: torch.dtype) -> None:
+        """Casts the large matrices; embeddings, norms and the final projection stay float32."""
+        self.tower.set_precision(dtype)
+
+
+def load_text_model(version_directory: Path) -> TextModel:
+    """Builds the tower from `text.json` and `text.safetensors` of a version directory, in float32 on the CPU."""
+    settings = json.loads((version_directory / "text.json").read_text(encoding="utf-8"))
+    state = load_state(version_directory / "text.safetensors", "text_model.")
+    state = {name.removeprefix("embeddings."): tensor for name, tensor in state.items()}
+    with torch.device("meta"):
+        model = TextModel(settings)
+    model.load_state_dict(state, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+class TextEncoder:
+    """Encodes any number of texts, in passes of bucket sizes, texts of like length together.
+
+    Args:
+        model: The tower, cast and moved already.
+        tokenizer: The checkpoint's tokenizer.
+        device: Where the tower lives.
+        max_bucket: Texts of the largest pass.
+        pad_token_id: Fills up the shorter texts of a pass.
+    """
+
+    def __init__(
+        self,
+        model: TextModel,
+        tokenizer: TextTokenizer,
+        device: torch.device,
+        max_bucket: int,
+        pad_token_id: int,
+    ) -> None:
+        self._model, self._tokenizer, self._device = model, tokenizer, device
+        self._max_bucket, self._pad_token_id = max_bucket, pad_token_id
+
+    @torch.inference_mode()
+    def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, list[int]]:
+        """Returns float32 [n, dim] of unit L2 norm, and each text's number of tokens before truncation."""
+        ids, counts = self._tokenizer(texts)
+        order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
+        embeds = np.empty((len(ids), self._model.text_projection.out_features), np.float32)
+        for part in bucket_slices(len(ids), self._max_bucket):
+            chosen = order[part]
+            embeds[chosen] = self._model(self._padded([ids[index] for index in chosen])).cpu().numpy()
+        return embeds, counts
+
+    def _padded(self, ids: list[list[int]]) -> torch.Tensor:
+        longest = max(map(len, ids))
+        rows = [one + [self._pad_token_id] * (longest - len(one)) for one in ids]
+        return torch.tensor(rows, device=self._device)

@@ -1,0 +1,111 @@
+"""Triton model `text_encoder`: texts to unit-norm text embeddings, through the label-embedding cache."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import triton_python_backend_utils as pb_utils
+
+from clip_cache import LabelCache
+from clip_groups import Outputs, Parameters, answer, read_elements, split_rows
+from clip_info import publish_model_info
+from clip_labels import CacheCounts, LabelEmbedder, check_label, read_label_file
+from clip_text import TextEncoder, TextTokenizer, load_text_model
+from clip_tower import PRECISIONS, choose_device, choose_precision, set_cpu_threads
+
+PRELOADED_LABELS = "preload_labels.txt"
+
+
+class TextGroups(NamedTuple):
+    """The texts of one request."""
+
+    texts: list[bytes]
+    shape: tuple[int, ...]
+    """[rows, texts per row]."""
+
+
+class TritonPythonModel:
+    """Inputs, outputs and parameters stand in `config.pbtxt`."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Loads tokenizer and tower, encodes once at the largest bucket, and fills the cache from its label file."""
+        parameters = Parameters(json.loads(args["model_config"]))
+        directory = Path(__file__).parent
+        device = choose_device(args["model_instance_kind"], args["model_instance_device_id"])
+        dtype = choose_precision(parameters.choice("precision", PRECISIONS), device)
+        set_cpu_threads(parameters.integer("threads"))
+        self._max_labels = parameters.integer("max_labels", minimum=1)
+        self._max_request_bytes = parameters.integer("max_request_bytes", minimum=1)
+        self._max_label_bytes = parameters.integer("max_label_bytes", minimum=1)
+        max_bucket = parameters.integer("max_bucket", minimum=1)
+        settings = json.loads((directory / "text.json").read_text(encoding="utf-8"))
+        model = load_text_model(directory)
+        model.set_precision(dtype)
+        tokenizer = TextTokenizer(directory / "tokenizer.json", settings["max_position_embeddings"])
+        encoder = TextEncoder(model.to(device), tokenizer, device, max_bucket, settings["pad_token_id"])
+        encoder.encode(["a photo of a cat"] * max_bucket)
+        self._cache = LabelCache(parameters.integer("cache_bytes"))
+        self._embedder = LabelEmbedder(encoder.encode, self._cache)
+        self._metrics = _CacheMetrics(args)
+        preloaded = read_label_file(directory / PRELOADED_LABELS)
+        if preloaded:
+            self._count(self._embedder.embed(preloaded)[2])
+        self._info = publish_model_info(
+            pb_utils, args, directory, precision=str(dtype).removeprefix("torch.")
+        )
+        torch.set_grad_enabled(False)
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answers all requests of a dynamic batch; a bad one alone gets an error."""
+        return answer(pb_utils, requests, self._parse, self._run)
+
+    def _parse(self, request: Any) -> TextGroups:
+        tensor = pb_utils.get_input_tensor_by_name(request, "text").as_numpy()
+        texts = read_elements("label", tensor, max_count=self._max_labels, max_bytes=self._max_request_bytes)
+        for position, text in enumerate(texts):
+            check_label(text, position, tensor.shape, self._max_label_bytes)
+        return TextGroups(texts, tensor.shape)
+
+    def _run(self, groups: list[TextGroups]) -> list[Outputs | Exception]:
+        embeds, token_counts, counts = self._embedder.embed(
+            [text for group in groups for text in group.texts]
+        )
+        self._count(counts)
+        sizes = [len(group.texts) for group in groups]
+        parts = zip(groups, split_rows(embeds, sizes), split_rows(token_counts, sizes), strict=True)
+        return [
+            {"text_embeds": rows.reshape(*group.shape, -1), "token_counts": tokens.reshape(group.shape)}
+            for group, rows, tokens in parts
+        ]
+
+    def _count(self, counts: CacheCounts) -> None:
+        self._metrics.update(counts, len(self._cache), self._cache.size_bytes)
+
+
+class _CacheMetrics:
+    """The cache's Prometheus series, one of each a model instance."""
+
+    def __init__(self, args: dict[str, str]) -> None:
+        labels = {"model": args["model_name"], "instance": args["model_instance_name"]}
+        counter, gauge = pb_utils.MetricFamily.COUNTER, pb_utils.MetricFamily.GAUGE
+        self._families = [
+            pb_utils.MetricFamily(name=f"tritonclip_label_cache_{name}", description=description, kind=kind)
+            for name, description, kind in (
+                ("hits_total", "Labels answered without encoding them", counter),
+                ("misses_total", "Labels encoded", counter),
+                ("evictions_total", "Label embeddings dropped to make room", counter),
+                ("entries", "Label embeddings held", gauge),
+                ("bytes", "Bytes held by the label-embedding cache", gauge),
+            )
+        ]
+        self._hits, self._misses, self._evictions, self._entries, self._bytes = (
+            family.Metric(labels=labels) for family in self._families
+        )
+
+    def update(self, counts: CacheCounts, entries: int, size_bytes: int) -> None:
+        self._hits.increment(counts.hits)
+        self._misses.increment(counts.misses)
+        self._evictions.increment(counts.evictions)
+        self._entries.set(entries)
+        self._bytes.set(size_bytes)

@@ -1,0 +1,140 @@
+"""Prepares a Triton model repository from a CLIP checkpoint: `prepare_weights.py CHECKPOINT --output REPOSITORY`."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+from checkpoint import Checkpoint, CheckpointError, locate, read_checkpoint
+from random_checkpoint import ARCHITECTURES, write_random_checkpoint
+from repository import RepositoryError, fingerprint, holds, write_version
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+RANDOM_SEED = 0
+
+
+@click.command()
+@click.argument("checkpoint", required=False)
+@click.option(
+    "--output", type=click.Path(path_type=Path), required=True, help="The model repository to write."
+)
+@click.option(
+    "--version", type=click.IntRange(min=1), default=1, show_default=True, help="Version directory."
+)
+@click.option("--revision", help="Commit, branch or tag of a hub checkpoint.")
+@click.option("--precision", type=click.Choice(PRECISIONS), help="Of both encoders' matrix products.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="MODEL.NAME=VALUE", help="Change a model's parameter."
+)
+@click.option(
+    "--labels", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Labels to encode at load."
+)
+@click.option(
+    "--random", "architecture", type=click.Choice(list(ARCHITECTURES)), help="Random weights, full size."
+)
+@click.option(
+    "--keep-checkpoint", type=click.Path(path_type=Path), help="Also keep the random checkpoint here."
+)
+@click.option("--force", is_flag=True, help="Replace a version that holds another checkpoint.")
+def main(
+    checkpoint: str | None,
+    output: Path,
+    version: int,
+    revision: str | None,
+    precision: str | None,
+    settings: tuple[str, ...],
+    labels: Path | None,
+    architecture: str | None,
+    keep_checkpoint: Path | None,
+    force: bool,
+) -> None:
+    """Prepares a model repository from CHECKPOINT, a hub id or a directory in Hugging Face format.
+
+    A repository that is up to date already is left as it is. A version is replaced whole or not at all.
+    """
+    if (checkpoint is None) == (architecture is None):
+        raise click.UsageError("give either a CHECKPOINT or --random")
+    try:
+        parameters = _parameters(settings, precision)
+        if architecture is not None:
+            _prepare_random(architecture, keep_checkpoint, output, version, parameters, labels, force)
+        else:
+            _prepare(str(checkpoint), revision, output, version, parameters, labels, force)
+    except (CheckpointError, RepositoryError) as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+def _prepare(
+    source: str,
+    revision: str | None,
+    output: Path,
+    version: int,
+    parameters: dict[str, dict[str, str]],
+    labels: Path | None,
+    force: bool,
+) -> None:
+    files = locate(source, revision)
+    made_of = fingerprint(f"{source} {files.revision} {files.sha256}", parameters, labels)
+    if holds(output, version, made_of):
+        click.echo(f"{output} is up to date: version {version} holds {source}")
+        return
+    content = read_checkpoint(files)
+    write_version(
+        content, output, version, made_of=made_of, parameters=parameters, labels=labels, force=force
+    )
+    _report(content, output, version)
+
+
+def _prepare_random(
+    architecture: str,
+    keep: Path | None,
+    output: Path,
+    version: int,
+    parameters: dict[str, dict[str, str]],
+    labels: Path | None,
+    force: bool,
+) -> None:
+    source = f"random {architecture}"
+    made_of = fingerprint(f"{source} seed {RANDOM_SEED}", parameters, labels)
+    if holds(output, version, made_of) and (keep is None or keep.is_dir()):
+        click.echo(f"{output} is up to date: version {version} holds {source}")
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = keep or Path(scratch)
+        write_random_checkpoint(architecture, directory, RANDOM_SEED)
+        files = locate(str(directory))
+        content = read_checkpoint(files, random=True)
+        content = Checkpoint(**{**vars(content), "source": source, "revision": f"seed {RANDOM_SEED}"})
+        write_version(
+            content, output, version, made_of=made_of, parameters=parameters, labels=labels, force=force
+        )
+    _report(content, output, version)
+
+
+def _parameters(settings: tuple[str, ...], precision: str | None) -> dict[str, dict[str, str]]:
+    parameters: dict[str, dict[str, str]] = {}
+    if precision is not None:
+        parameters = {model: {"precision": precision} for model in ("vision_encoder", "text_encoder")}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        model, dot, key = name.partition(".")
+        if not equals or not dot:
+            raise click.UsageError(f"--set {setting}: write it as MODEL.NAME=VALUE")
+        parameters.setdefault(model, {})[key] = value
+    return parameters
+
+
+def _report(checkpoint: Checkpoint, output: Path, version: int) -> None:
+    size = sum(tensor.numel() for tensor in checkpoint.tensors.values())
+    click.echo(
+        f"{output}: version {version} holds {checkpoint.source} ({size / 1e6:.1f} M parameters, "
+        f"sha256 {checkpoint.sha256[:12]})"
+    )
+
+
+if __name__ == "__main__":
+    main()

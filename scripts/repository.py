@@ -1,0 +1,235 @@
+"""Writes a checkpoint into a Triton model repository, as one version of its seven models.
+
+A version is put together in a staging directory inside the output and then renamed into place, so that a broken or
+half-written version is never left behind. The code and the configurations come from `model_repository/`; the weights
+and settings from a `Checkpoint`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+from safetensors.torch import save_file
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from checkpoint import Checkpoint, file_sha256
+
+SOURCE = Path(__file__).resolve().parent.parent / "model_repository"
+SHARED_HELPERS = {
+    "image_preprocess": ("clip_groups.py",),
+    "vision_encoder": ("clip_groups.py", "clip_info.py", "clip_tower.py"),
+    "text_encoder": ("clip_groups.py", "clip_info.py", "clip_tower.py"),
+    "similarity": ("clip_groups.py",),
+}
+"""What each Python model takes from `model_repository/common/`."""
+ENSEMBLES = ("clip_zero_shot", "clip_image_embedding", "clip_text_embedding")
+MODELS = (*SHARED_HELPERS, *ENSEMBLES)
+MANIFEST = "manifest.json"
+PRELOADED_LABELS = "preload_labels.txt"
+STAGING_PREFIX = ".staging-"
+
+
+class RepositoryError(ValueError):
+    """A repository that cannot be written as asked; the text says why and what to do."""
+
+
+def fingerprint(checkpoint_key: str, parameters: Mapping[str, Mapping[str, str]], labels: Path | None) -> str:
+    """Identifies everything that a version is made of, without reading a weight.
+
+    Args:
+        checkpoint_key: Identifies the weights: a digest, or the recipe of random ones.
+        parameters: Changed parameters by model.
+        labels: File of labels to encode at load.
+    """
+    files = sorted(path for path in SOURCE.rglob("*") if path.suffix in (".py", ".pbtxt"))
+    parts = [checkpoint_key, json.dumps(parameters, sort_keys=True), file_sha256(labels) if labels else ""]
+    parts += [f"{path.relative_to(SOURCE)} {file_sha256(path)}" for path in files]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def holds(output: Path, version: int, wanted: str) -> bool:
+    """Whether every model of `output` has this version, made of exactly what `wanted` identifies, all files whole."""
+    return all(_is_whole(output / model / str(version), wanted) for model in MODELS)
+
+
+def write_version(
+    checkpoint: Checkpoint,
+    output: Path,
+    version: int,
+    *,
+    made_of: str,
+    parameters: Mapping[str, Mapping[str, str]],
+    labels: Path | None,
+    force: bool,
+) -> None:
+    """Writes or replaces one version of all seven models.
+
+    Args:
+        checkpoint: The weights and settings.
+        output: The model repository; made where it does not exist.
+        version: The version directory's number.
+        made_of: The `fingerprint` to note in the manifests.
+        parameters: Parameters of `config.pbtxt` to change, by model.
+        labels: File of labels that `text_encoder` encodes at load, one a line.
+        force: Replace a version that holds another checkpoint.
+
+    Raises:
+        RepositoryError: An unknown parameter, or the version holds another checkpoint and `force` is not set.
+    """
+    if not force:
+        _refuse_other_checkpoint(checkpoint, output, version)
+    with _staging(output) as staging:
+        for model in MODELS:
+            _stage_model(staging / model, model, checkpoint, version, parameters.get(model, {}))
+        if labels is not None:
+            shutil.copyfile(labels, staging / "text_encoder" / str(version) / PRELOADED_LABELS)
+        for model in MODELS:
+            _write_manifest(staging / model / str(version), checkpoint, made_of)
+        _install(staging, output, version)
+
+
+def _refuse_other_checkpoint(checkpoint: Checkpoint, output: Path, version: int) -> None:
+    for model in MODELS:
+        present = _read_manifest(output / model / str(version))
+        if present and present["checkpoint"]["sha256"] != checkpoint.sha256:
+            raise RepositoryError(
+                f"version {version} of {model} in {output} holds {present['checkpoint']['source']}; "
+                "choose another --version, or replace it with --force"
+            )
+
+
+@contextmanager
+def _staging(output: Path) -> Iterator[Path]:
+    existed = output.exists()
+    output.mkdir(parents=True, exist_ok=True)
+    for leftover in output.glob(STAGING_PREFIX + "*"):
+        shutil.rmtree(leftover)
+    staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=output))
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging)
+        if not existed and not any(output.iterdir()):
+            output.rmdir()
+
+
+def _stage_model(
+    target: Path, model: str, checkpoint: Checkpoint, version: int, parameters: Mapping[str, str]
+) -> None:
+    directory = target / str(version)
+    directory.mkdir(parents=True)
+    if model in SHARED_HELPERS:
+        for source in sorted((SOURCE / model / "1").glob("*.py")):
+            shutil.copyfile(source, directory / source.name)
+        for name in SHARED_HELPERS[model]:
+            shutil.copyfile(SOURCE / "common" / name, directory / name)
+    PARTS.get(model, lambda *_: None)(checkpoint, directory)
+    (target / "config.pbtxt").write_text(_configuration(model, checkpoint, parameters), encoding="utf-8")
+
+
+def _configuration(model: str, checkpoint: Checkpoint, changes: Mapping[str, str]) -> str:
+    """The model's `config.pbtxt`, its parameters changed as asked and the checkpoint's identity added."""
+    config = ModelConfig()
+    text_format.Parse((SOURCE / model / "config.pbtxt").read_text(encoding="utf-8"), config)
+    unknown = sorted(changes.keys() - config.parameters.keys())
+    if unknown:
+        known = ", ".join(sorted(config.parameters)) or "none"
+        raise RepositoryError(f"{model} has no parameter '{unknown[0]}'; it has: {known}")
+    for name, value in (dict(changes) | _identity(checkpoint)).items():
+        config.parameters[name].string_value = value
+    return str(text_format.MessageToString(config, as_utf8=True))
+
+
+def _identity(checkpoint: Checkpoint) -> dict[str, str]:
+    return {
+        "checkpoint": checkpoint.source,
+        "revision": checkpoint.revision,
+        "sha256": checkpoint.sha256,
+        "random_weights": str(checkpoint.random).lower(),
+    }
+
+
+def _vision_part(checkpoint: Checkpoint, directory: Path) -> None:
+    _write_json(directory / "vision.json", checkpoint.vision)
+    save_file(checkpoint.tower("vision_model.", "visual_projection.weight"), directory / "vision.safetensors")
+
+
+def _text_part(checkpoint: Checkpoint, directory: Path) -> None:
+    _write_json(directory / "text.json", checkpoint.text)
+    save_file(checkpoint.tower("text_model.", "text_projection.weight"), directory / "text.safetensors")
+    (directory / "tokenizer.json").write_text(checkpoint.tokenizer, encoding="utf-8")
+
+
+def _preprocess_part(checkpoint: Checkpoint, directory: Path) -> None:
+    _write_json(directory / "processor.json", checkpoint.processor)
+
+
+def _similarity_part(checkpoint: Checkpoint, directory: Path) -> None:
+    _write_json(directory / "similarity.json", {"logit_scale": checkpoint.logit_scale})
+
+
+PARTS: dict[str, Callable[[Checkpoint, Path], None]] = {
+    "vision_encoder": _vision_part,
+    "text_encoder": _text_part,
+    "image_preprocess": _preprocess_part,
+    "similarity": _similarity_part,
+}
+"""What each model needs of a checkpoint."""
+
+
+def _write_manifest(directory: Path, checkpoint: Checkpoint, made_of: str) -> None:
+    identity = {name: getattr(checkpoint, name) for name in ("source", "revision", "sha256", "random")}
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        for path in sorted(directory.iterdir())
+    }
+    _write_json(directory / MANIFEST, {"made_of": made_of, "checkpoint": identity, "files": files})
+
+
+def _read_manifest(directory: Path) -> dict[str, Any] | None:
+    try:
+        manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return manifest
+
+
+def _is_whole(directory: Path, wanted: str) -> bool:
+    manifest = _read_manifest(directory)
+    if manifest is None or manifest.get("made_of") != wanted:
+        return False
+    return all(
+        (directory / name).is_file() and (directory / name).stat().st_size == facts["bytes"]
+        for name, facts in manifest["files"].items()
+    )
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _install(staging: Path, output: Path, version: int) -> None:
+    """Renames the staged models into place; undoes what it did where one rename fails."""
+    done: list[tuple[Path, Path]] = []
+    try:
+        for model in MODELS:
+            for part in (str(version), "config.pbtxt"):
+                target, replaced = output / model / part, staging / f"replaced-{model}-{part}"
+                target.parent.mkdir(exist_ok=True)
+                if target.exists():
+                    target.rename(replaced)
+                    done.append((target, replaced))
+                (staging / model / part).rename(target)
+                done.append((staging / model / part, target))
+    except OSError:
+        for source, target in reversed(done):
+            target.rename(source)
+        raise

@@ -1,0 +1,382 @@
+"""Starts and stops a real Triton Inference Server without Docker: the embedded one of the `nvidia-pytriton` wheel.
+
+The wheel carries `tritonserver` 2.51.0 with the Python backend. That release has known holes (see the limits in
+`docker/README.md` and NVIDIA's bulletins): it belongs on loopback, for development, tests and benchmarks. Production
+runs the same repository in NVIDIA's container.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+ADMIN_PROTOCOLS = "shared-memory,model-repository,trace,logging"
+SHARED_MEMORY = Path("/dev/shm")
+REGION_PATTERN = "triton_python_backend_shm_region_*"
+DOCKER_HINT = "run the same model repository in NVIDIA's container instead (see README.md, Deploy)"
+LOG_LINES_KEPT = 2000
+STUB_END_S = 5.0
+COUNTER = re.compile(r"^nv_(?:inference|ensemble)\w*(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
+PENDING = re.compile(r"^nv_inference_pending_request_count\{[^}]*\} (\S+)$", re.MULTILINE)
+
+
+class LaunchError(RuntimeError):
+    """The embedded server cannot be started, or ended before it was ready; the text says why and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions:
+    """How to start the server.
+
+    Attributes:
+        host: Address to bind; anything but loopback exposes a release with known holes.
+        http_port: 0 picks a free port, as for the two others.
+        grpc_port: See `http_port`.
+        metrics_port: See `http_port`.
+        admin_key: Opens the closed endpoints (header `admin-key`); a random one where None.
+        start_timeout_s: How long the models may take to load.
+        drain_timeout_s: How long a stop waits for requests inside the server.
+        exit_timeout_s: How long Triton may take to end once drained; it waits that long for idle HTTP connections.
+    """
+
+    host: str = "127.0.0.1"
+    http_port: int = 8000
+    grpc_port: int = 8001
+    metrics_port: int = 8002
+    admin_key: str | None = None
+    start_timeout_s: float = 300.0
+    drain_timeout_s: float = 30.0
+    exit_timeout_s: float = 3.0
+
+
+@dataclass(frozen=True)
+class Installation:
+    """Where the embedded server's parts lie.
+
+    Attributes:
+        server: The `tritonserver` binary.
+        backend: The wheel's directory of the Python backend.
+        stub: The backend's stub for the running Python.
+        library_path: Directories for LD_LIBRARY_PATH.
+    """
+
+    server: Path
+    backend: Path
+    stub: Path
+    library_path: tuple[Path, ...]
+
+
+def find_installation() -> Installation:
+    """Finds the wheel's parts and the shared library of the running Python.
+
+    Raises:
+        LaunchError: No embedded server on this platform, not installed, or no shared libpython.
+    """
+    if sys.platform != "linux":
+        raise LaunchError(f"there is no embedded Triton for {sys.platform}: {DOCKER_HINT}")
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or not spec.submodule_search_locations:
+        raise LaunchError(
+            "the package nvidia-pytriton is not installed; install it ('make install'), or, where it has no wheel "
+            f"(musl, for one), {DOCKER_HINT}"
+        )
+    package = Path(spec.submodule_search_locations[0])
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = package / "tritonserver" / "python_backend_stubs" / python / "triton_python_backend_stub"
+    if not stub.is_file():
+        known = ", ".join(sorted(path.name for path in stub.parent.parent.iterdir()))
+        raise LaunchError(
+            f"the embedded Triton has no stub for Python {python}, only for {known}: use one of those"
+        )
+    return Installation(
+        server=package / "tritonserver" / "bin" / "tritonserver",
+        backend=package / "tritonserver" / "backends" / "python",
+        stub=stub,
+        library_path=(_libpython_directory(python), package.parent / "nvidia_pytriton.libs"),
+    )
+
+
+def _libpython_directory(python: str) -> Path:
+    name = f"libpython{python}.so.1.0"
+    candidates = [
+        Path(str(sysconfig.get_config_var(key) or "")) for key in ("LIBDIR", "LDLIBRARYDIR", "LIBPL")
+    ]
+    candidates += [Path(sys.base_prefix) / "lib", *Path("/usr/lib").glob("*-linux-gnu")]
+    for directory in candidates:
+        if (directory / name).exists():
+            return directory
+    raise LaunchError(
+        f"this Python has no shared library {name}, which Triton's Python backend needs: install it "
+        f"(Debian and Ubuntu: apt install libpython{python}), or use a Python built with --enable-shared"
+    )
+
+
+def free_port(host: str) -> int:
+    """A TCP port that is free on `host` now."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def remove_stale_regions() -> list[str]:
+    """Removes shared-memory regions that dead servers left behind: those of this user that no process has mapped.
+
+    Returns:
+        The names of the regions removed.
+    """
+    mapped = "".join(_memory_maps())
+    stale = [path for path in SHARED_MEMORY.glob(REGION_PATTERN) if path.name not in mapped]
+    own = [path for path in stale if path.stat().st_uid == os.getuid()]
+    for path in own:
+        path.unlink(missing_ok=True)
+    return [path.name for path in own]
+
+
+def _memory_maps() -> Iterator[str]:
+    for path in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):
+            yield path.read_text(encoding="utf-8", errors="replace")
+
+
+class EmbeddedTriton:
+    """A Triton server process on a model repository; a context manager that is ready inside and gone after.
+
+    Args:
+        repository: A prepared model repository.
+        options: Addresses and time limits.
+        on_line: Called with each line of the server's log, from a thread.
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        options: ServerOptions | None = None,
+        on_line: Callable[[str], None] | None = None,
+    ) -> None:
+        self.options = options or ServerOptions()
+        self.repository = repository
+        self.http_url = self._address(self.options.http_port)
+        self.grpc_url = self._address(self.options.grpc_port)
+        self.metrics_url = self._address(self.options.metrics_port)
+        self.admin_key = self.options.admin_key or secrets.token_hex(16)
+        self._on_line = on_line or (lambda line: None)
+        self._log: deque[str] = deque(maxlen=LOG_LINES_KEPT)
+        self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+        self._scratch = contextlib.ExitStack()
+
+    def _address(self, port: int) -> str:
+        return f"{self.options.host}:{port or free_port(self.options.host)}"
+
+    @property
+    def log(self) -> list[str]:
+        """The last lines of the server's log."""
+        return list(self._log)
+
+    @property
+    def pid(self) -> int:
+        """The process id of `tritonserver`."""
+        if self._process is None:
+            raise LaunchError("the server was not started")
+        return self._process.pid
+
+    def start(self) -> None:
+        """Starts the server and waits until every model is ready.
+
+        Raises:
+            LaunchError: No embedded server here, no such repository, a port in use, a model that does not load, or
+                the time is over. Nothing is left running.
+        """
+        if not any(self.repository.glob("*/config.pbtxt")):
+            raise LaunchError(
+                f"{self.repository} is no model repository: write one with scripts/prepare_weights.py"
+            )
+        installation = find_installation()
+        self._refuse_used_ports()
+        remove_stale_regions()
+        backends = Path(self._scratch.enter_context(tempfile.TemporaryDirectory(prefix="tritonclip-")))
+        _link_backend(installation, backends / "python")
+        self._process = subprocess.Popen(
+            self._command(installation, backends),
+            env=_environment(installation),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # Ctrl-C in a terminal reaches the launcher only, which then drains.
+        )
+        self._reader = threading.Thread(target=self._read_log, args=(self._process,), daemon=True)
+        self._reader.start()
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.stop(drain=False)
+            raise
+
+    def wait(self) -> int:
+        """Waits until the server ends by itself and returns its exit code."""
+        if self._process is None:
+            raise LaunchError("the server was not started")
+        return self._process.wait()
+
+    def stop(self, drain: bool = True) -> None:
+        """Waits for the requests inside the server (unless `drain` is False), ends it, and cleans up after it.
+
+        Does nothing where no server runs. Callers should have stopped sending: the embedded release cannot refuse
+        new requests while it finishes old ones, and drops what is inside an ensemble once it is told to end.
+        """
+        process, self._process = self._process, None
+        if process is not None:
+            if drain and process.poll() is None:
+                self._drain()
+            _end(process, self.options.exit_timeout_s)
+            if self._reader is not None:
+                self._reader.join(timeout=5)
+            remove_stale_regions()
+        self._scratch.close()
+
+    def __enter__(self) -> EmbeddedTriton:
+        """Starts the server."""
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stops the server."""
+        self.stop()
+
+    def metrics(self) -> str:
+        """The server's metrics in Prometheus' text form."""
+        with urllib.request.urlopen(f"http://{self.metrics_url}/metrics", timeout=10) as reply:
+            return str(reply.read().decode())
+
+    def _command(self, installation: Installation, backends: Path) -> list[str]:
+        host, admin = self.options.host, f"{ADMIN_PROTOCOLS}:admin-key={self.admin_key}"
+        flags = {
+            "model-repository": self.repository.resolve(),
+            "backend-directory": backends,
+            "model-control-mode": "none",
+            "strict-readiness": "true",
+            "exit-timeout-secs": int(self.options.exit_timeout_s),
+            "http-address": host,
+            "http-port": self.http_url.rpartition(":")[2],
+            "http-restricted-api": admin,
+            "grpc-address": host,
+            "grpc-port": self.grpc_url.rpartition(":")[2],
+            "grpc-restricted-protocol": admin,
+            "metrics-address": host,
+            "metrics-port": self.metrics_url.rpartition(":")[2],
+            "allow-gpu-metrics": str(Path("/dev/nvidiactl").exists()).lower(),
+        }
+        options = [f"--{name}={value}" for name, value in flags.items()]
+        return [str(installation.server), *options, "--disable-auto-complete-config"]
+
+    def _refuse_used_ports(self) -> None:
+        for name, url in (("HTTP", self.http_url), ("gRPC", self.grpc_url), ("metrics", self.metrics_url)):
+            host, _, port = url.rpartition(":")
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((host, int(port)))
+                except OSError as error:
+                    raise LaunchError(
+                        f"cannot bind {name} to {url} ({error.strerror}); stop what uses it, or choose another port "
+                        "(0 picks a free one)"
+                    ) from error
+
+    def _read_log(self, process: subprocess.Popen[str]) -> None:
+        for line in process.stdout or ():
+            self._log.append(line.rstrip("\n"))
+            self._on_line(self._log[-1])
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + self.options.start_timeout_s
+        while not self._is_ready():
+            if self._process is None or self._process.poll() is not None:
+                raise LaunchError(f"Triton ended while it was loading the models:\n{self._failure()}")
+            if time.monotonic() > deadline:
+                raise LaunchError(
+                    f"Triton was not ready after {self.options.start_timeout_s:.0f} s:\n{self._failure()}"
+                )
+            time.sleep(0.05)
+
+    def _is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://{self.http_url}/v2/health/ready", timeout=2) as reply:
+                return bool(reply.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def _failure(self) -> str:
+        """The lines of the log that say what went wrong; its end where none does."""
+        if self._reader is not None:
+            self._reader.join(timeout=2)
+        telling = [line for line in self._log if re.match(r"E\d|.*(Error|error): ", line)]
+        return "\n".join((telling or list(self._log))[-12:])
+
+    def _drain(self, quiet_s: float = 0.5) -> None:
+        """Waits until nothing is queued and no counter has moved for `quiet_s`, or the time is over."""
+        deadline = time.monotonic() + self.options.drain_timeout_s
+        quiet_since, before = time.monotonic(), ""
+        while time.monotonic() < deadline and time.monotonic() - quiet_since < quiet_s:
+            try:
+                metrics = self.metrics()
+            except OSError:
+                return
+            now = " ".join(COUNTER.findall(metrics))
+            if now != before or any(float(count) > 0 for count in PENDING.findall(metrics)):
+                quiet_since, before = time.monotonic(), now
+            time.sleep(0.05)
+
+
+def _link_backend(installation: Installation, directory: Path) -> None:
+    directory.mkdir()
+    for source in (*installation.backend.glob("*.*"), installation.stub):
+        (directory / source.name).symlink_to(source)
+
+
+def _environment(installation: Installation) -> dict[str, str]:
+    """The server's environment: the libraries, and this Python's packages for the backend's stubs."""
+    environment = dict(os.environ)
+    inherited = environment.get("LD_LIBRARY_PATH")
+    directories = [*map(str, installation.library_path), *([inherited] if inherited else [])]
+    environment["LD_LIBRARY_PATH"] = ":".join(directories)
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', '')}"
+    return environment
+
+
+def _end(process: subprocess.Popen[str], timeout_s: float) -> None:
+    """Ends the server and, in its process group, its stubs: by SIGTERM, and by SIGKILL what is left of them."""
+    process.send_signal(signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):  # A wedged server ignores SIGTERM.
+        process.wait(timeout_s + STUB_END_S)
+    deadline = time.monotonic() + STUB_END_S
+    while process.poll() is not None and time.monotonic() < deadline:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.02)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

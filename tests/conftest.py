@@ -1,0 +1,69 @@
+"""Servers and clients for the tests: the real embedded Triton, one for nearly everything, started when first used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from triton_launcher import EmbeddedTriton, ServerOptions
+
+ROOT = Path(__file__).parent.parent
+DEMO_CHECKPOINT = ROOT / "scripts" / "demo" / "checkpoint"
+SMALL_CACHE_BYTES = 4_000_000
+"""Of the shared server: holds fewer than the 10,000 labels that one test sends."""
+
+Prepare = Callable[..., Path]
+
+
+def run_prepare(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Runs `scripts/prepare_weights.py` as a user does."""
+    command = [sys.executable, "scripts/prepare_weights.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="session")
+def prepare(tmp_path_factory: pytest.TempPathFactory) -> Prepare:
+    """Prepares a model repository with the given arguments and returns it."""
+
+    def _prepare(*arguments: object) -> Path:
+        repository = tmp_path_factory.mktemp("repository") / "models"
+        done = run_prepare(*arguments, "--output", repository)
+        assert done.returncode == 0, done.stderr
+        return repository
+
+    return _prepare
+
+
+@pytest.fixture(scope="session")
+def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A full-size ViT-B/32 with random weights, in Hugging Face format."""
+    from random_checkpoint import write_random_checkpoint
+
+    directory = tmp_path_factory.mktemp("random") / "vit-b-32"
+    write_random_checkpoint("vit-b-32", directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def demo_repository(prepare: Prepare) -> Path:
+    """The demo checkpoint in float32, with a small label cache."""
+    cache = f"text_encoder.cache_bytes={SMALL_CACHE_BYTES}"
+    return prepare("scripts/demo/checkpoint", "--precision", "float32", "--set", cache)
+
+
+@pytest.fixture(scope="session")
+def server(demo_repository: Path) -> Iterator[EmbeddedTriton]:
+    """The shared server, on the demo checkpoint in float32."""
+    with EmbeddedTriton(demo_repository, ServerOptions(http_port=0, grpc_port=0, metrics_port=0)) as running:
+        yield running
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests that use a server."""
+    for item in items:
+        if "server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.server)
