@@ -1,0 +1,40 @@
+"""Client of a Triton Inference Server that serves CLIP with tritonclip's model repository.
+
+from tritonclip import Client
+
+with Client("localhost:8001") as clip:
+    clip.classify("cat.jpg", ["cat", "dog"])
+
+Importing the package loads neither `tritonclient` nor any model library.
+"""
+
+from tritonclip._checks import DEFAULT_HYPOTHESIS_TEMPLATE, DEFAULT_LABELS
+from tritonclip._types import Health, ImageInput, Prediction
+from tritonclip.client import Client
+from tritonclip.errors import (
+    DeadlineExceededError,
+    InferenceError,
+    InvalidInputError,
+    MissingExtraError,
+    ModelNotReadyError,
+    ServerUnavailableError,
+    TritonClipError,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DEFAULT_HYPOTHESIS_TEMPLATE",
+    "DEFAULT_LABELS",
+    "Client",
+    "DeadlineExceededError",
+    "Health",
+    "ImageInput",
+    "InferenceError",
+    "InvalidInputError",
+    "MissingExtraError",
+    "ModelNotReadyError",
+    "Prediction",
+    "ServerUnavailableError",
+    "TritonClipError",
+]

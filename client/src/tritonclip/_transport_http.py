@@ -1,0 +1,166 @@
+"""HTTP by one `tritonclient` client a thread: it is built on gevent and not safe for threads."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import gevent
+import tritonclient.http as triton
+from tritonclient.utils import InferenceServerException
+
+from tritonclip._config import Settings
+from tritonclip._transport import build_request, read_answer
+from tritonclip._types import Tensors
+from tritonclip._wire import Model, Tensor
+from tritonclip.errors import from_failure
+
+T = TypeVar("T")
+
+
+class _Seat:
+    """One thread's client. `calls` counts those that run on it: several, if the caller uses greenlets."""
+
+    def __init__(self, url: str) -> None:
+        # No limits on single socket operations: the deadline of the whole call stands over them.
+        self.client: Any = triton.InferenceServerClient(url, connection_timeout=None, network_timeout=None)
+        self.calls = 0
+        self.dropped = False  # takes no new calls; closed by the last one that runs
+
+    def close(self) -> None:
+        self.client.close()
+        _HUBS.leave(self)
+
+
+class _Hubs:
+    """The gevent hubs of the threads that have called, and the seats that hang on them.
+
+    A hub that outlives its thread keeps 4 files open, and a client that is closed only by the end of its
+    thread makes one more. So both are held here, and freed by the next thread that comes.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # a transport may be collected, and so closed, anywhere
+        self._by_thread: dict[threading.Thread, tuple[Any, set[_Seat]]] = {}
+
+    def enter(self, seat: _Seat) -> None:
+        """Hold this thread's hub and seat, and free those of threads that have ended."""
+        hub = gevent.get_hub()
+        with self._lock:
+            ended = [thread for thread in self._by_thread if not thread.is_alive()]
+            left = [self._by_thread.pop(thread) for thread in ended]
+            self._by_thread.setdefault(threading.current_thread(), (hub, set()))[1].add(seat)
+        for other, seats in left:
+            for abandoned in seats:
+                abandoned.client.close()
+            if other is not hub:  # under gevent's monkey patch all "threads" share one living hub
+                other.loop.destroy()
+
+    def leave(self, seat: _Seat) -> None:
+        """Let go of a seat that is closed."""
+        with self._lock:
+            for _, seats in self._by_thread.values():
+                seats.discard(seat)
+
+
+_HUBS = _Hubs()
+
+
+class HttpTransport:
+    """The `Transport` over HTTP."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Keep the settings; each thread connects at its first call."""
+        self._settings = settings
+        self._local = threading.local()
+        self._lock = threading.Lock()  # guards the seats; never held during a call
+        self._seats: weakref.WeakSet[_Seat] = weakref.WeakSet()
+        self._closed = False
+
+    def infer(
+        self, model: Model, inputs: Tensors, outputs: Sequence[Tensor], *, timeout_s: float, request_id: str
+    ) -> Tensors:
+        """See `Transport`. At the deadline the connection is closed; the server still ends its work."""
+
+        def send(client: Any) -> Tensors:
+            tensors, wanted = build_request(triton, model, inputs, outputs)
+            result = client.infer(model.name, tensors, outputs=wanted, request_id=request_id)
+            return read_answer(result, outputs)
+
+        return self._call(send, model, timeout_s)
+
+    def server_live(self, *, timeout_s: float) -> bool:
+        """See `Transport`."""
+        return self._call(lambda client: bool(client.is_server_live()), None, timeout_s)
+
+    def server_ready(self, *, timeout_s: float) -> bool:
+        """See `Transport`."""
+        return self._call(lambda client: bool(client.is_server_ready()), None, timeout_s)
+
+    def model_ready(self, model: Model, *, timeout_s: float) -> bool:
+        """See `Transport`."""
+        return self._call(lambda client: bool(client.is_model_ready(model.name)), model, timeout_s)
+
+    def close(self) -> None:
+        """See `Transport`. Calls that still run in other threads end first and then close their own."""
+        with self._lock:
+            self._closed = True
+            seats = list(self._seats)
+            for seat in seats:
+                seat.dropped = True
+            idle = [seat for seat in seats if not seat.calls]
+        for seat in idle:
+            seat.close()
+
+    def __del__(self) -> None:
+        """Close what was not closed: the seats are held elsewhere too."""
+        self.close()
+
+    def _call(self, send: Callable[[Any], T], model: Model | None, timeout_s: float) -> T:
+        seat = self._sit_down()
+        deadline = gevent.Timeout(timeout_s)
+        try:
+            with deadline:
+                return send(seat.client)
+        except InferenceServerException as error:  # a whole answer: the connection stays good
+            raise self._error(error, model, timeout_s) from error
+        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: not JSON
+            seat.dropped = True
+            raise self._error(error, model, timeout_s) from error
+        except BaseException as error:
+            seat.dropped = True  # the connection may be in the middle of an answer
+            if error is not deadline:  # Ctrl-C, or a limit of the caller's own around the call
+                raise
+            raise self._error(TimeoutError(), model, timeout_s) from error
+        finally:
+            self._stand_up(seat)
+
+    def _error(self, error: Exception, model: Model | None, timeout_s: float) -> Exception:
+        name = model.name if model else None
+        return from_failure(error, model=name, endpoint=self._settings.endpoint, timeout_s=timeout_s)
+
+    def _sit_down(self) -> _Seat:
+        """This thread's seat, one call more on it."""
+        seat: _Seat | None = getattr(self._local, "seat", None)
+        with self._lock:
+            if seat is not None and not seat.dropped:
+                seat.calls += 1
+                return seat
+        seat = _Seat(self._settings.url)
+        _HUBS.enter(seat)
+        with self._lock:
+            seat.calls, seat.dropped = 1, self._closed
+            self._seats.add(seat)
+        self._local.seat = seat
+        return seat
+
+    def _stand_up(self, seat: _Seat) -> None:
+        """One call less; the last one on a dropped seat closes it."""
+        with self._lock:
+            seat.calls -= 1
+            last = seat.dropped and not seat.calls
+        if last:
+            seat.close()

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tritonclip import DEFAULT_HYPOTHESIS_TEMPLATE, DEFAULT_LABELS, InferenceError, InvalidInputError, _wire
+from tritonclip import _codec as codec
+from tritonclip._types import Tensors
+
+
+def classify(images: list[bytes], labels: Any = ("a", "b"), **options: Any) -> codec.Call[Any]:
+    return codec.classify_call(
+        images, labels, **{"hypothesis_template": DEFAULT_HYPOTHESIS_TEMPLATE, **options}
+    )
+
+
+def scores(*rows: list[float]) -> Tensors:
+    return {"scores": np.array([rows], dtype=np.float32)}
+
+
+def test_classify_request_is_one_group() -> None:
+    call = classify([b"\xff\0\0", b"", b"three"], ["Katze", "犬"])
+    image, labels = call.inputs["image"], call.inputs["labels"]
+    assert call.model.name == "clip_zero_shot"
+    assert [output.name for output in call.outputs] == ["scores"]
+    assert (image.shape, labels.shape) == ((1, 3), (1, 2))
+    assert image.dtype == labels.dtype == object
+    assert image[0].tolist() == [b"\xff\0\0", b"", b"three"]
+    assert labels[0].tolist() == [b"This is a photo of Katze.", "This is a photo of 犬.".encode()]
+
+
+def test_embedding_requests() -> None:
+    images = codec.embed_images_call([b"one", b"two\0"])
+    texts, single = codec.embed_texts_call(["{} stays", "as it is"])
+    assert images.inputs["image"].tolist() == [[b"one", b"two\0"]]
+    assert texts.inputs["text"].tolist() == [[b"{} stays", b"as it is"]]
+    assert (images.model, texts.model, single) == (_wire.IMAGE_EMBEDDING, _wire.TEXT_EMBEDDING, False)
+    assert codec.embed_texts_call("one, not two")[0].inputs["text"].tolist() == [[b"one, not two"]]
+    assert codec.embed_texts_call("one")[1]
+
+
+@pytest.mark.parametrize(
+    "call", [classify([b"x"]), codec.embed_images_call([b"x"]), codec.embed_texts_call("x")[0]]
+)
+def test_requests_hold_what_the_model_takes(call: codec.Call[Any]) -> None:
+    assert list(call.inputs) == [tensor.name for tensor in call.model.inputs]
+    assert set(call.outputs) <= set(call.model.outputs)
+
+
+def test_same_size_images_stay_separate_elements() -> None:
+    assert codec.bytes_tensor([b"ab", b"cd"]).shape == (1, 2)
+
+
+def test_requests_over_two_gib_are_refused() -> None:
+    big = bytes(2**28)  # one object, counted nine times
+    with pytest.raises(InvalidInputError, match="9 inputs have 2415919140 bytes"):
+        codec.embed_images_call([big] * 9)
+
+
+def test_predictions_have_the_pipelines_form() -> None:
+    call = classify([b"x", b"y"], ["a", "b", "c"])
+    result = call.decode(scores([0.25, 0.5, 0.125], [1.0, 0.0, 0.0]))
+    assert result == [
+        [{"score": 0.5, "label": "b"}, {"score": 0.25, "label": "a"}, {"score": 0.125, "label": "c"}],
+        [{"score": 1.0, "label": "a"}, {"score": 0.0, "label": "b"}, {"score": 0.0, "label": "c"}],
+    ]
+    assert [list(item) for item in result[0]] == [["score", "label"]] * 3
+    assert type(result[0][0]["score"]) is float
+
+
+def test_order_equals_the_pipelines_on_many_ties() -> None:
+    rng = np.random.default_rng(3)
+    names = [f"label {i}" for i in range(200)]
+    row = rng.integers(0, 9, 200).astype(np.float32) / 16
+    result = classify([b"x"], names).decode(scores(row.tolist()))
+    # As in transformers' ZeroShotImageClassificationPipeline.postprocess.
+    wanted = sorted(zip(row.tolist(), names, strict=True), key=lambda pair: -pair[0])
+    assert [(item["score"], item["label"]) for item in result[0]] == wanted
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({"top_k": 1}, ["b"]),
+        ({"top_k": 2}, ["b", "a"]),
+        ({"top_k": 9}, ["b", "a", "c"]),
+        ({"threshold": 0.25}, ["b", "a"]),
+        ({"threshold": 0.9}, []),
+        ({"threshold": 0.1, "top_k": 1}, ["b"]),
+        ({}, ["b", "a", "c"]),
+    ],
+)
+def test_top_k_and_threshold(options: dict[str, Any], kept: list[str]) -> None:
+    result = classify([b"x"], ["a", "b", "c"], **options).decode(scores([0.25, 0.5, 0.125]))
+    assert [item["label"] for item in result[0]] == kept
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("top_k", v) for v in (0, -1, 1.0, True, "1")]
+    + [("threshold", v) for v in (-0.1, 1.1, float("nan"), True, "0")],
+)
+def test_wrong_top_k_and_threshold(field: str, value: Any) -> None:
+    with pytest.raises(InvalidInputError, match=field):
+        classify([b"x"], **{field: value})
+
+
+def test_embeddings_are_the_callers_own() -> None:
+    received = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
+    received.setflags(write=False)
+    result = codec.embed_images_call([b"x", b"y"]).decode({"image_embeds": received})
+    assert (result.shape, result.dtype) == ((2, 3), np.float32)
+    result[0, 0] = 9
+    assert received[0, 0, 0] == 0
+
+
+@pytest.mark.parametrize(
+    ("outputs", "part"),
+    [
+        ({}, "holds no 'scores'"),
+        (scores([0.5, 0.5], [0.5, 0.5]), r"expected float32 \[1, 1, 2\], got float32 \[1, 2, 2\]"),
+        (scores([0.2, 0.3, 0.5]), r"got float32 \[1, 1, 3\]"),
+        ({"scores": np.zeros((1, 2), np.float32)}, r"got float32 \[1, 2\]"),
+        ({"scores": np.zeros((1, 1, 2))}, "got float64"),
+        (scores([0.5, float("nan")]), "NaN"),
+    ],
+)
+def test_answers_that_make_no_sense(outputs: Tensors, part: str) -> None:
+    with pytest.raises(InferenceError, match=part) as caught:
+        classify([b"x"]).decode(outputs)
+    assert caught.value.model == "clip_zero_shot"
+
+
+def test_embeddings_that_make_no_sense() -> None:
+    call, _ = codec.embed_texts_call(["a", "b"])
+    with pytest.raises(InferenceError, match=r"text_embeds: expected float32 \[1, 2, \?\]"):
+        call.decode({"text_embeds": np.zeros((1, 3, 4), np.float32)})
+
+
+def test_similarity_is_the_cosine() -> None:
+    rng = np.random.default_rng(5)
+    a, b = (rng.normal(size=(n, 8)).astype(np.float32) for n in (3, 4))
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
+    result = codec.similarity(a, b)
+    assert (result.shape, result.dtype) == ((3, 4), np.float32)
+    np.testing.assert_allclose(result[1, 2], np.dot(a[1], b[2]), rtol=1e-5)
+
+
+def test_labels_none_and_comma_string() -> None:
+    texts = [f"This is a photo of {label}.".encode() for label in DEFAULT_LABELS]
+    assert classify([b"x"], None).inputs["labels"].tolist() == [texts]
+    call = classify([b"x"], " a cat, a dog ,,", hypothesis_template="{}")
+    assert call.inputs["labels"].tolist() == [[b"a cat", b"a dog"]]
+
+
+def test_labels_come_back_as_given() -> None:
+    result = classify([b"x"], [" a ", "a"]).decode(scores([0.75, 0.25]))
+    assert [item["label"] for item in result[0]] == [" a ", "a"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "part"),
+    [
+        ([], "labels: the list is empty"),
+        ("", "labels: the list is empty"),
+        (" , ", "labels: the list is empty"),
+        (["a", ""], "label 1: it is blank"),
+        (["a", "b", " \t"], "label 2: it is blank"),
+        (["a", b"b"], "label 1: expected a string, got bytes"),
+        (["a", None], "label 1: expected a string, got NoneType"),
+        (["a", "b\ud800"], "label 1: character 1 is a lone surrogate"),
+        ({"a", "b"}, "labels: expected a list of strings, got set"),
+        (7, "got int"),
+    ],
+)
+def test_wrong_labels(labels: Any, part: str) -> None:
+    with pytest.raises(InvalidInputError, match=part):
+        classify([b"x"], labels)
+
+
+@pytest.mark.parametrize(
+    ("texts", "part"), [([], "texts: "), (["a", " "], "text 1: "), ("\udfff", "text 0: ")]
+)
+def test_wrong_texts(texts: Any, part: str) -> None:
+    with pytest.raises(InvalidInputError, match=part):
+        codec.embed_texts_call(texts)
+
+
+@pytest.mark.parametrize(
+    ("template", "text"), [("{}", b"x"), ("{{{}}}", b"{x}"), ("{{}} {}", b"{} x"), ("a {}{{", b"a x{")]
+)
+def test_templates(template: str, text: bytes) -> None:
+    assert classify([b"x"], ["x"], hypothesis_template=template).inputs["labels"].tolist() == [[text]]
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["", "photo", "{} {}", "{0}", "{label}", "{!r}", "{:>9}", "{", "}", "{}{", "{{}}", "{}\ud800", None, 3],
+)
+def test_wrong_templates(template: Any) -> None:
+    with pytest.raises(InvalidInputError, match="hypothesis_template"):
+        classify([b"x"], ["x"], hypothesis_template=template)
+
+
+def test_braces_in_labels_are_plain_text() -> None:
+    assert classify([b"x"], ["{0} {"], hypothesis_template="{}").inputs["labels"].tolist() == [[b"{0} {"]]

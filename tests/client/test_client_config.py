@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from tritonclip import Client, InvalidInputError
+from tritonclip._config import Settings
+
+
+def settings(url: str | None = None, env: dict[str, str] | None = None, **options: Any) -> Settings:
+    return Settings.from_env(url, environ=env or {}, **options)
+
+
+def test_defaults() -> None:
+    assert settings() == Settings(url="localhost:8001", protocol="grpc", timeout_s=30.0)
+    assert settings(protocol="http").endpoint == "http://localhost:8000"
+
+
+@pytest.mark.parametrize(
+    ("url", "endpoint"),
+    [
+        ("host", "grpc://host:8001"),
+        ("host:9", "grpc://host:9"),
+        (" host:9/ ", "grpc://host:9"),
+        ("grpc://host", "grpc://host:8001"),
+        ("http://host", "http://host:8000"),
+        ("http://host:9/", "http://host:9"),
+        ("http://host/clip/v1/", "http://host:8000/clip/v1"),
+        ("[::1]", "grpc://[::1]:8001"),
+        ("http://[::1]:9", "http://[::1]:9"),
+    ],
+)
+def test_urls(url: str, endpoint: str) -> None:
+    assert settings(url).endpoint == endpoint
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://host", "ftp://host", "://host", "host:", "host:0", "host:65536", "host:x", "host:²", ":8001", "grpc://",
+     "a b:1", "::1", "host:1/path", "http://user@host", "http://host:1/?a=b", "http://host:1/#a"],
+)  # fmt: skip
+def test_wrong_urls(url: str) -> None:
+    with pytest.raises(InvalidInputError, match="url"):
+        settings(url)
+
+
+def test_argument_then_environment_then_default() -> None:
+    env = {"TRITONCLIP_URL": "env:1", "TRITONCLIP_PROTOCOL": "http", "TRITONCLIP_TIMEOUT_S": "2.5"}
+    assert settings(env=env) == Settings(url="env:1", protocol="http", timeout_s=2.5)
+    assert settings("arg:2", env) == Settings(url="arg:2", protocol="http", timeout_s=2.5)
+    assert settings("arg:2", env, protocol="grpc", timeout_s=1) == Settings(
+        url="arg:2", protocol="grpc", timeout_s=1.0
+    )
+    assert settings("grpc://arg:2", env).protocol == "grpc"
+    assert settings(env={"TRITONCLIP_URL": "http://env"}).endpoint == "http://env:8000"
+    assert settings(env=dict.fromkeys(env, "")) == settings()
+
+
+def test_contradictions_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match="contradicts the URL http://host"):
+        settings("http://host", protocol="grpc")
+    with pytest.raises(InvalidInputError, match="contradicts"):
+        settings(env={"TRITONCLIP_URL": "grpc://host", "TRITONCLIP_PROTOCOL": "http"})
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), True, "5"])
+def test_wrong_timeouts(value: Any) -> None:
+    with pytest.raises(InvalidInputError, match="timeout_s"):
+        settings(timeout_s=value)
+
+
+@pytest.mark.parametrize(
+    "env",
+    [{"TRITONCLIP_TIMEOUT_S": "soon"}, {"TRITONCLIP_TIMEOUT_S": "-1"}, {"TRITONCLIP_PROTOCOL": "soap"}],
+)
+def test_wrong_environment(env: dict[str, str]) -> None:
+    with pytest.raises(InvalidInputError, match="TIMEOUT_S|timeout_s|protocol"):
+        settings(env=env)
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings().url = "other:1"  # type: ignore[misc]
+
+
+def test_client_reads_the_process_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITONCLIP_URL", "http://env-host:7")
+    monkeypatch.setenv("TRITONCLIP_TIMEOUT_S", "3")
+    with Client() as client:
+        assert (client.endpoint, client.timeout_s) == ("http://env-host:7", 3.0)
+        assert repr(client) == "<tritonclip.Client http://env-host:7, timeout_s=3>"
+    assert "closed" in repr(client)

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import http.client
+import pickle
+
+import pytest
+from tritonclient.utils import InferenceServerException
+
+from tritonclip import errors
+from tritonclip.errors import (
+    DeadlineExceededError,
+    InferenceError,
+    InvalidInputError,
+    MissingExtraError,
+    ModelNotReadyError,
+    ServerUnavailableError,
+    TritonClipError,
+)
+
+LEAVES = {
+    InvalidInputError: ValueError,
+    ServerUnavailableError: Exception,
+    DeadlineExceededError: TimeoutError,
+    ModelNotReadyError: Exception,
+    InferenceError: Exception,
+    MissingExtraError: ImportError,
+}
+
+
+def mapped(error: BaseException) -> TritonClipError:
+    return errors.from_failure(error, model="clip_zero_shot", endpoint="grpc://host:8001", timeout_s=2.5)
+
+
+@pytest.mark.parametrize(("kind", "builtin"), LEAVES.items())
+def test_tree(kind: type[TritonClipError], builtin: type[Exception]) -> None:
+    assert issubclass(kind, TritonClipError)
+    assert issubclass(kind, builtin)
+    assert kind.__name__ in (errors.__doc__ or "")
+
+
+def test_tree_is_complete() -> None:
+    assert set(TritonClipError.__subclasses__()) == set(LEAVES)
+
+
+@pytest.mark.parametrize("kind", [TritonClipError, *LEAVES])
+def test_errors_carry_their_parts_through_pickle(kind: type[TritonClipError]) -> None:
+    error = pickle.loads(pickle.dumps(kind("image 1: empty", model="m", endpoint="http://h:1")))
+    assert type(error) is kind
+    assert (error.message, error.model, error.endpoint) == ("image 1: empty", "m", "http://h:1")
+    assert str(error) == "image 1: empty (model m, server http://h:1)"
+    assert str(kind("plain")) == "plain"
+
+
+@pytest.mark.parametrize(
+    ("grpc_status", "http_status", "kind"),
+    [
+        ("INVALID_ARGUMENT", "400", InvalidInputError),
+        ("NOT_FOUND", "404", ModelNotReadyError),
+        ("UNAVAILABLE", "503", ServerUnavailableError),
+        ("INTERNAL", "500", InferenceError),
+        ("DEADLINE_EXCEEDED", "504", DeadlineExceededError),
+        ("RESOURCE_EXHAUSTED", "429", ServerUnavailableError),
+        ("UNIMPLEMENTED", "501", InferenceError),
+        ("CANCELLED", "418", InferenceError),
+    ],
+)
+def test_both_protocols_map_alike(grpc_status: str, http_status: str, kind: type[TritonClipError]) -> None:
+    text = "in ensemble 'clip_zero_shot', image 1: cannot identify image file"
+    over_grpc = mapped(InferenceServerException(text, status=f"StatusCode.{grpc_status}"))
+    over_http = mapped(InferenceServerException(text, status=http_status))
+    assert type(over_grpc) is type(over_http) is kind
+    assert over_grpc.message == over_http.message
+    assert (over_grpc.model, over_grpc.endpoint) == ("clip_zero_shot", "grpc://host:8001")
+    assert "ensemble" not in over_grpc.message
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "",
+        "in ensemble 'clip_zero_shot', ",
+        "[request id: <id_unknown>] ",
+        "[request id: a b] in ensemble 'outer', in ensemble 'inner', ",
+    ],
+)
+def test_tritons_prefixes_are_removed(prefix: str) -> None:
+    error = mapped(InferenceServerException(prefix + "label 3: blank", status="400"))
+    assert error.message == "label 3: blank"
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        ("400", "Request for unknown model: 'clip_zero_shot' is not found"),
+        ("404", "Request for unknown model: 'clip_zero_shot' has no available versions"),
+        ("StatusCode.NOT_FOUND", "Request for unknown model: 'clip_zero_shot' is not found"),
+        ("StatusCode.UNAVAILABLE", "Request for unknown model: 'clip_zero_shot' is not ready"),
+        ("StatusCode.UNAVAILABLE", "in ensemble 'clip_zero_shot', model 'similarity' is not ready"),
+    ],
+)
+def test_missing_models(status: str, text: str) -> None:
+    error = mapped(InferenceServerException(text, status=status))
+    assert type(error) is ModelNotReadyError
+    assert "model repository" in error.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "unexpected inference output 'scores' for model 'clip_zero_shot'",
+        "unexpected inference input 'labels' for model 'clip_zero_shot'",
+        "[request id: <id_unknown>] expected 2 inputs but got 1 inputs for model 'clip_zero_shot'.",
+        "[request id: x] input 'image' batch size does not match other inputs for 'clip_zero_shot'",
+        "[request id: x] inference input 'image' data-type is 'BYTES', but model 'm' expects 'INT32'",
+    ],
+)
+def test_another_contract_is_the_deployments_fault(text: str) -> None:
+    error = mapped(InferenceServerException(text, status="StatusCode.INVALID_ARGUMENT"))
+    assert type(error) is ModelNotReadyError
+    assert "another version" in error.message
+
+
+def test_too_large_is_the_callers_fault() -> None:
+    over_grpc = InferenceServerException(
+        "Sent message larger than max (9 vs. 4)", status="StatusCode.RESOURCE_EXHAUSTED"
+    )
+    over_http = InferenceServerException("Payload Too Large", status="413")
+    for error in (mapped(over_grpc), mapped(over_http)):
+        assert type(error) is InvalidInputError
+        assert "fewer" in error.message
+
+
+def test_restricted_is_not_retried() -> None:
+    text = "This protocol is restricted, expecting header 'triton-grpc-protocol-key'"
+    assert type(mapped(InferenceServerException(text, status="StatusCode.UNAVAILABLE"))) is InferenceError
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "part"),
+    [
+        (TimeoutError("timed out"), DeadlineExceededError, "2.5 s"),
+        (ConnectionRefusedError(111, "Connection refused"), ServerUnavailableError, "Connection refused"),
+        (OSError(113, "No route to host"), ServerUnavailableError, "No route to host"),
+        (http.client.HTTPException("Expected HTTP/"), ServerUnavailableError, "not an HTTP port"),
+        (ValueError("Expecting value"), InferenceError, "ValueError: Expecting value"),
+    ],
+)
+def test_failures_without_a_status(error: Exception, kind: type[TritonClipError], part: str) -> None:
+    result = mapped(error)
+    assert type(result) is kind
+    assert part in result.message
+
+
+def test_long_texts_are_cut() -> None:
+    error = mapped(InferenceServerException("x" * 5000, status="500"))
+    assert error.message == "x" * 1000 + " [cut]. See the server's log."
+
+
+def test_statusless_triton_errors_and_empty_texts() -> None:
+    assert type(mapped(InferenceServerException("model version must be a string"))) is InferenceError
+    assert "no message" in mapped(InferenceServerException("", status="500")).message

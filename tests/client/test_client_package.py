@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+import tritonclip
+from tritonclip import Health, _wire
+
+REPOSITORY = Path(__file__).parents[2] / "model_repository"
+
+
+def test_all_names_every_public_name() -> None:
+    public = {
+        name
+        for name, value in vars(tritonclip).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    assert sorted(tritonclip.__all__) == sorted(public)
+
+
+def test_every_error_is_public() -> None:
+    errors = {cls.__name__ for cls in vars(tritonclip.errors).values() if inspect.isclass(cls)}
+    assert errors <= set(tritonclip.__all__)
+
+
+def test_import_loads_no_transport_and_no_model_library() -> None:
+    code = "import sys, tritonclip; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {
+        "torch",
+        "transformers",
+        "tritonclient",
+        "tritonclient.http",
+        "tritonclient.grpc",
+        "grpc",
+        "gevent",
+    }
+    heavy |= {"rich", "click", "aiohttp", "sklearn"}
+    assert not heavy & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(("protocol", "other"), [("grpc", "gevent"), ("http", "grpc")])
+def test_client_loads_its_own_protocol_only(protocol: str, other: str) -> None:
+    code = f"import sys, tritonclip; tritonclip.Client(protocol={protocol!r}).close(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert f"tritonclient.{protocol}" in loaded
+    assert other not in loaded
+
+
+@pytest.mark.parametrize("model", _wire.PUBLIC_MODELS, ids=lambda model: model.name)
+def test_wire_agrees_with_the_model_repository(model: _wire.Model) -> None:
+    text = (REPOSITORY / model.name / "config.pbtxt").read_text(encoding="utf-8")
+    config = text_format.Parse(text, model_config_pb2.ModelConfig())
+
+    def tensors(fields: object) -> list[_wire.Tensor]:
+        names = {"TYPE_STRING": "BYTES"}
+        return [
+            _wire.Tensor(f.name, names.get(t, t.removeprefix("TYPE_")), tuple(f.dims))
+            for f in fields  # type: ignore[attr-defined]
+            for t in [model_config_pb2.DataType.Name(f.data_type)]
+        ]
+
+    assert config.name == model.name
+    assert tensors(config.input) == list(model.inputs)
+    assert tensors(config.output) == list(model.outputs)
+
+
+@pytest.mark.parametrize("bad", ["live", "ready", "model", None])
+def test_health_is_ok_only_with_everything(bad: str | None) -> None:
+    health = Health(live=bad != "live", ready=bad != "ready", models={"a": True, "b": bad != "model"})
+    assert health.ok is (bad is None)
