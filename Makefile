@@ -34,7 +34,7 @@ test: install
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy client/src
+	$(BIN)/mypy --strict client/src
 	MYPYPATH=client/src:scripts/demo $(BIN)/mypy --no-incremental scripts/*.py scripts/demo/*.py
 	for model in $(MODELS); do \
 		MYPYPATH=model_repository/common $(BIN)/mypy --no-incremental model_repository/$$model/1/*.py || exit 1; done

@@ -1,7 +1,7 @@
 """Reads a CLIP checkpoint in Hugging Face format: finds its files, checks them, and takes them apart.
 
-Everything here speaks transformers; nothing here knows Triton or the layout of a model repository. Loading the
-weights of a server is not done here: the models of the repository read their own version directory.
+Everything here speaks transformers; nothing here knows Triton or the layout of a model repository. Loading
+the weights of a server is not done here: the models of the repository read their own version directory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SUPPORTED_ACTIVATIONS = ("quick_gelu", "gelu", "gelu_pytorch_tanh", "gelu_new", 
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be served. The text is one line and says which one, what is wrong, and the cure."""
+    """A checkpoint that cannot be served; the text is one line: which, what is wrong, the cure."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ def read_checkpoint(files: CheckpointFiles, *, random: bool = False) -> Checkpoi
     """Reads and checks a checkpoint.
 
     Raises:
-        CheckpointError: Not CLIP, an incomplete or damaged set of weights, no tokenizer, or an unknown setting.
+        CheckpointError: Not CLIP, an incomplete or damaged set of weights, no tokenizer, or an unknown
+            setting.
     """
     config = _read_config(files)
     tensors = _read_tensors(files)
@@ -173,7 +174,8 @@ def _read_config(files: CheckpointFiles) -> Any:
     for tower in (config.vision_config, config.text_config):
         if tower.hidden_act not in SUPPORTED_ACTIVATIONS:
             raise CheckpointError(
-                f"'{files.source}' uses the activation '{tower.hidden_act}'; known: {', '.join(SUPPORTED_ACTIVATIONS)}"
+                f"'{files.source}' uses the activation '{tower.hidden_act}'; "
+                f"known: {', '.join(SUPPORTED_ACTIVATIONS)}"
             )
     if config.vision_config.image_size % config.vision_config.patch_size:
         raise CheckpointError(
@@ -211,7 +213,8 @@ def _check_tensors(source: str, config: Any, tensors: dict[str, torch.Tensor]) -
     for name, tensor in expected.items():
         if tensor.shape != tensors[name].shape:
             raise CheckpointError(
-                f"'{source}': {name} has shape {list(tensors[name].shape)}, config.json asks for {list(tensor.shape)}"
+                f"'{source}': {name} has shape {list(tensors[name].shape)}, "
+                f"config.json asks for {list(tensor.shape)}"
             )
         if not tensors[name].isfinite().all():
             raise CheckpointError(f"'{source}': {name} holds values that are not finite numbers")

@@ -1,4 +1,4 @@
-"""Prepares a Triton model repository from a CLIP checkpoint: `prepare_weights.py CHECKPOINT --output REPOSITORY`."""
+"""Prepares a Triton model repository: `prepare_weights.py CHECKPOINT --output REPOSITORY`."""
 
 from __future__ import annotations
 

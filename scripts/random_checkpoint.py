@@ -1,8 +1,8 @@
 """Full-size CLIP checkpoints with random weights: right in every shape and cost, wrong in every answer.
 
 They serve load tests and comparisons with transformers where no weights can be had. The tokenizer is the demo
-checkpoint's, whose vocabulary is smaller than CLIP's: the embedding table keeps CLIP's size, but a label comes to
-more tokens than with CLIP's own tokenizer.
+checkpoint's, whose vocabulary is smaller than CLIP's: the embedding table keeps CLIP's size, but a label
+comes to more tokens than with CLIP's own tokenizer.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "text_config": {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12},
     },
 }
-"""How each architecture differs from `CLIPConfig()`, which is ViT-B/32. Source: the configurations of openai/clip-*."""
+"""How each differs from `CLIPConfig()`, which is ViT-B/32. Source: the configurations of openai/clip-*."""
 TRAINED_LOGIT_SCALE = 100.0
-"""What CLIP's training ends at, so that small errors of an embedding show in the scores as they would for real."""
+"""What CLIP's training ends at: errors of an embedding show in the scores as they would for real."""
 
 
 def write_random_checkpoint(architecture: str, directory: Path, seed: int = 0) -> None:

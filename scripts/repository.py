@@ -1,8 +1,8 @@
 """Writes a checkpoint into a Triton model repository, as one version of its seven models.
 
-A version is put together in a staging directory inside the output and then renamed into place, so that a broken or
-half-written version is never left behind. The code and the configurations come from `model_repository/`; the weights
-and settings from a `Checkpoint`.
+A version is put together in a staging directory inside the output and then renamed into place, so that a
+broken or half-written version is never left behind. The code and the configurations come from
+`model_repository/`; the weights and settings from a `Checkpoint`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def fingerprint(checkpoint_key: str, parameters: Mapping[str, Mapping[str, str]]
 
 
 def holds(output: Path, version: int, wanted: str) -> bool:
-    """Whether every model of `output` has this version, made of exactly what `wanted` identifies, all files whole."""
+    """Whether every model of `output` has this version, made of what `wanted` identifies, all files whole."""
     return all(_is_whole(output / model / str(version), wanted) for model in MODELS)
 
 

@@ -1,4 +1,4 @@
-"""Serves a prepared model repository with the embedded Triton: `serve.py REPOSITORY`. Ctrl-C stops it cleanly."""
+"""Serves a prepared repository with the embedded Triton: `serve.py REPOSITORY`. Ctrl-C stops it cleanly."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def main(
     start_timeout: float,
     drain_timeout: float,
 ) -> None:
-    """Serves REPOSITORY in the foreground until Ctrl-C or SIGTERM; streams the server's log to standard error."""
+    """Serves REPOSITORY in the foreground until Ctrl-C or SIGTERM; the log goes to standard error."""
     options = ServerOptions(
         host=host,
         http_port=http_port,

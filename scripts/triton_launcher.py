@@ -1,8 +1,8 @@
-"""Starts and stops a real Triton Inference Server without Docker: the embedded one of the `nvidia-pytriton` wheel.
+"""Starts and stops a real Triton server without Docker: the embedded one of the `nvidia-pytriton` wheel.
 
-The wheel carries `tritonserver` 2.51.0 with the Python backend. That release has known holes (see the limits in
-`docker/README.md` and NVIDIA's bulletins): it belongs on loopback, for development, tests and benchmarks. Production
-runs the same repository in NVIDIA's container.
+The wheel carries `tritonserver` 2.51.0 with the Python backend. That release has known holes (see the limits
+in `docker/README.md` and NVIDIA's bulletins): it belongs on loopback, for development, tests and benchmarks.
+Production runs the same repository in NVIDIA's container.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PENDING = re.compile(r"^nv_inference_pending_request_count\{[^}]*\} (\S+)$", re.
 
 
 class LaunchError(RuntimeError):
-    """The embedded server cannot be started, or ended before it was ready; the text says why and what to do."""
+    """The embedded server cannot be started, or ended before it was ready; the text says why and the cure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,8 @@ class ServerOptions:
         admin_key: Opens the closed endpoints (header `admin-key`); a random one where None.
         start_timeout_s: How long the models may take to load.
         drain_timeout_s: How long a stop waits for requests inside the server.
-        exit_timeout_s: How long Triton may take to end once drained; it waits that long for idle HTTP connections.
+        exit_timeout_s: How long Triton may take to end once drained; it waits that long for idle HTTP
+            connections.
     """
 
     host: str = "127.0.0.1"
@@ -95,8 +96,8 @@ def find_installation() -> Installation:
     spec = importlib.util.find_spec("pytriton")
     if spec is None or not spec.submodule_search_locations:
         raise LaunchError(
-            "the package nvidia-pytriton is not installed; install it ('make install'), or, where it has no wheel "
-            f"(musl, for one), {DOCKER_HINT}"
+            "the package nvidia-pytriton is not installed; install it ('make install'), or, where it has "
+            f"no wheel (musl, for one), {DOCKER_HINT}"
         )
     package = Path(spec.submodule_search_locations[0])
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -137,7 +138,7 @@ def free_port(host: str) -> int:
 
 
 def remove_stale_regions() -> list[str]:
-    """Removes shared-memory regions that dead servers left behind: those of this user that no process has mapped.
+    """Removes shared-memory regions of dead servers: those of this user that no process has mapped.
 
     Returns:
         The names of the regions removed.
@@ -202,8 +203,8 @@ class EmbeddedTriton:
         """Starts the server and waits until every model is ready.
 
         Raises:
-            LaunchError: No embedded server here, no such repository, a port in use, a model that does not load, or
-                the time is over. Nothing is left running.
+            LaunchError: No embedded server here, no such repository, a port in use, a model that does not
+                load, or the time is over. Nothing is left running.
         """
         if not any(self.repository.glob("*/config.pbtxt")):
             raise LaunchError(
@@ -239,10 +240,11 @@ class EmbeddedTriton:
         return self._process.wait()
 
     def stop(self, drain: bool = True) -> None:
-        """Waits for the requests inside the server (unless `drain` is False), ends it, and cleans up after it.
+        """Waits for the requests inside (unless `drain` is False), ends the server, and cleans up after it.
 
-        Does nothing where no server runs. Callers should have stopped sending: the embedded release cannot refuse
-        new requests while it finishes old ones, and drops what is inside an ensemble once it is told to end.
+        Does nothing where no server runs. Callers should have stopped sending: the embedded release cannot
+        refuse new requests while it finishes old ones, and drops what is inside an ensemble once it is told
+        to end.
         """
         process, self._process = self._process, None
         if process is not None:
@@ -251,6 +253,8 @@ class EmbeddedTriton:
             _end(process, self.options.exit_timeout_s)
             if self._reader is not None:
                 self._reader.join(timeout=5)
+            if process.stdout is not None:
+                process.stdout.close()
             remove_stale_regions()
         self._scratch.close()
 
@@ -300,8 +304,8 @@ class EmbeddedTriton:
                     probe.bind((host, int(port)))
                 except OSError as error:
                     raise LaunchError(
-                        f"cannot bind {name} to {url} ({error.strerror}); stop what uses it, or choose another port "
-                        "(0 picks a free one)"
+                        f"cannot bind {name} to {url} ({error.strerror}); stop what uses it, or choose "
+                        "another port (0 picks a free one)"
                     ) from error
 
     def _read_log(self, process: subprocess.Popen[str]) -> None:
@@ -366,7 +370,7 @@ def _environment(installation: Installation) -> dict[str, str]:
 
 
 def _end(process: subprocess.Popen[str], timeout_s: float) -> None:
-    """Ends the server and, in its process group, its stubs: by SIGTERM, and by SIGKILL what is left of them."""
+    """Ends the server and the stubs in its process group: by SIGTERM, and by SIGKILL what is left."""
     process.send_signal(signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):  # A wedged server ignores SIGTERM.
         process.wait(timeout_s + STUB_END_S)

@@ -1,4 +1,4 @@
-"""Servers and clients for the tests: the real embedded Triton, one for nearly everything, started when first used."""
+"""Servers for the tests: the real embedded Triton, one for nearly everything, started when first used."""
 
 from __future__ import annotations
 

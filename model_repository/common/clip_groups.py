@@ -1,9 +1,9 @@
 """Request groups: from the requests of one dynamic batch to one response each.
 
-Every row of a request is one independent group (n images ranked against m labels). This module reads and checks
-the elements of a group, joins the groups of a dynamic batch for one pass, and turns each outcome into a response,
-so that one bad request never reaches another. It knows nothing of images, tokens or models. `pb_utils` is handed
-in, because it is empty while a model is imported.
+Every row of a request is one independent group (n images ranked against m labels). This module reads and
+checks the elements of a group, joins the groups of a dynamic batch for one pass, and turns each outcome into
+a response, so that one bad request never reaches another. It knows nothing of images, tokens or models.
+`pb_utils` is handed in, because it is empty while a model is imported.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Outputs = dict[str, np.ndarray]
 
 
 class RequestError(ValueError):
-    """A request that cannot be served as sent. Its text goes to the caller: name the element, the limit, the cure."""
+    """A request that cannot be served as sent; its text goes to the caller and names the cure."""
 
 
 class Parameters:
@@ -76,7 +76,7 @@ def element(kind: str, position: int, shape: Sequence[int]) -> str:
 
 
 def check_count(kind: str, shape: Sequence[int], limit: int) -> None:
-    """Refuses a request without elements, or with more than `limit` (the parameter `max_<kind>s`) over all rows.
+    """Refuses a request without elements, or with more than `limit` (parameter `max_<kind>s`) over all rows.
 
     Raises:
         RequestError: Send at least one element, or split the request.
@@ -114,7 +114,7 @@ def read_elements(kind: str, tensor: np.ndarray, *, max_count: int, max_bytes: i
 
 
 def bucket_slices(count: int, largest: int) -> Iterator[slice]:
-    """Cuts `count` items into passes of bucket sizes (powers of two up to `largest`), largest first, none padded.
+    """Cuts `count` items into passes of bucket sizes (powers of two up to `largest`), largest first.
 
     Example: 37 items with a largest bucket of 16 are passes of 16, 16, 4 and 1.
     """

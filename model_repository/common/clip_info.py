@@ -1,7 +1,7 @@
 """Which weights a model instance serves, and how: one Prometheus series with the facts as its labels.
 
-The same checkpoint facts stand in the `parameters` of the model's configuration; the precision in use is known only
-once `auto` has met the device.
+The same checkpoint facts stand in the `parameters` of the model's configuration; the precision in use is
+known only once `auto` has met the device.
 """
 
 from __future__ import annotations

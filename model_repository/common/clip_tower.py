@@ -1,9 +1,11 @@
 """The transformer that both CLIP towers share: pre-norm blocks, fused query-key-value, mixed precision.
 
-The matrix products run in the chosen precision; the residual stream, the layer norms and the final projection stay
-in float32. Weights come from safetensors files with the tensor names of transformers' `CLIPModel`.
+The matrix products run in the chosen precision; the residual stream, the layer norms and the final
+projection stay in float32. Weights come from safetensors files with the tensor names of transformers'
+`CLIPModel`.
 
-Source: "Learning Transferable Visual Models From Natural Language Supervision" (Radford et al., 2021), section 2.4;
+Source: "Learning Transferable Visual Models From Natural Language Supervision" (Radford et al., 2021),
+    section 2.4;
 `modeling_clip.py` in huggingface/transformers for names and activations.
 """
 
@@ -56,7 +58,7 @@ class TowerConfig:
 
 
 class Block(nn.Module):
-    """One pre-norm transformer block: self-attention and a two-layer perceptron, each on the residual stream."""
+    """One pre-norm transformer block: self-attention, then a two-layer perceptron, each with a residual."""
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
@@ -105,7 +107,7 @@ class Tower(nn.Module):
 
 
 def load_state(path: Path, prefix: str) -> dict[str, torch.Tensor]:
-    """Reads a tower's weights as float32, renamed from transformers' layout to this module's, q, k and v fused.
+    """Reads a tower's weights as float32, renamed from transformers' layout to this one, q, k and v fused.
 
     Args:
         path: A safetensors file.
@@ -131,7 +133,7 @@ def unit_norm(x: torch.Tensor) -> torch.Tensor:
 
 
 def choose_device(instance_kind: str, device_id: str) -> torch.device:
-    """The torch device of a model instance, from Triton's `model_instance_kind` and `model_instance_device_id`."""
+    """The torch device for Triton's `model_instance_kind` and `model_instance_device_id`."""
     return torch.device("cuda", int(device_id)) if instance_kind == "GPU" else torch.device("cpu")
 
 
@@ -157,7 +159,7 @@ def _cpu_has_bfloat16() -> bool:
 
 
 def set_cpu_threads(wanted: int) -> int:
-    """Sets torch's threads for one pass (0: one for each core this process may use) and returns the number."""
+    """Sets torch's threads for one pass (0: one for each core this process may use); returns the number."""
     threads = wanted or len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     return threads

@@ -1,10 +1,11 @@
 """Encoded images to pixel values, bit by bit as transformers' PIL image processor for CLIP makes them.
 
-`load_image` there applies the EXIF orientation and converts to RGB; the processor then resizes in uint8 (shortest
-edge, or a fixed size) and crops the centre, padding with zeros what is too small. Normalisation is not done here:
-it belongs to the vision encoder.
+`load_image` there applies the EXIF orientation and converts to RGB; the processor then resizes in uint8
+(shortest edge, or a fixed size) and crops the centre, padding with zeros what is too small. Normalisation is
+not done here: it belongs to the vision encoder.
 
-Source: `image_utils.py`, `image_transforms.py` and `image_processing_backends.py` in huggingface/transformers.
+Source: `image_utils.py`, `image_transforms.py` and `image_processing_backends.py` in
+    huggingface/transformers.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# The header is checked against the limit before anything is decoded; Pillow's own warning would only fill the log.
+# The header is checked against the limit before anything is decoded; Pillow's own warning would only fill
+# the log.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
@@ -52,7 +54,7 @@ class ImageSettings:
 
 
 def resized_size(width: int, height: int, settings: ImageSettings) -> tuple[int, int]:
-    """The (width, height) that an image is resized to; the longer edge is rounded down, as transformers does."""
+    """The (width, height) that an image is resized to; the longer edge is rounded down."""
     if settings.resize is None:
         return width, height
     if isinstance(settings.resize, tuple):
@@ -151,7 +153,8 @@ class ImageDecoder:
         ):
             if w * h > self._max_pixels:
                 raise ImageError(
-                    f"is too large: {w} x {h} pixels{kind}, the limit is {self._max_pixels} (max_image_pixels)"
+                    f"is too large: {w} x {h} pixels{kind}, "
+                    f"the limit is {self._max_pixels} (max_image_pixels)"
                 )
 
     def _fit(self, image: Image.Image) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Scoring: cosine similarities of unit-norm embeddings, scaled to logits, and their softmax over the labels."""
+"""Scoring: cosines of unit-norm embeddings, scaled to logits, and their softmax over the labels."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def check_embeds(embeds: Embeds) -> None:
         raise RequestError(f"nothing to rank: image_embeds {list(image)}, text_embeds {list(text)}")
     if image[2] != text[2]:
         raise RequestError(
-            f"image_embeds have {image[2]} dimensions and text_embeds {text[2]}; both must come from one checkpoint"
+            f"image_embeds have {image[2]} dimensions and text_embeds {text[2]}; "
+            "both must come from one checkpoint"
         )
 
 

@@ -1,7 +1,7 @@
 """The label-embedding cache: least recently used first out, bounded in bytes, keyed by a label's UTF-8 bytes.
 
-One cache belongs to one model instance and is used from one thread. Counting is the caller's: the cache only says
-what it evicted.
+One cache belongs to one model instance and is used from one thread. Counting is the caller's: the cache only
+says what it evicted.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 ENTRY_OVERHEAD_BYTES = 400
-"""What an entry takes besides its label and its numbers: bytes and array headers, the tuple, the table's slots."""
+"""What an entry takes besides label and numbers: headers of bytes and array, the tuple, the table's slots."""
 
 
 class LabelEmbedding(NamedTuple):

@@ -1,7 +1,7 @@
 """CLIP's tokenizer and text tower with its projection: strings to unit-norm text embeddings.
 
-A pass is padded to its longest text, not to the 77 positions of the tower: attention is causal and the embedding is
-read at the end token, so padding after it changes nothing.
+A pass is padded to its longest text, not to the 77 positions of the tower: attention is causal and the
+embedding is read at the end token, so padding after it changes nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from clip_groups import bucket_slices
 from clip_tower import Tower, TowerConfig, load_state, unit_norm
 
 LEGACY_EOS_TOKEN_ID = 2
-"""Checkpoints made before transformers 4.31 carry this wrong id; they are read at the highest token id instead."""
+"""Checkpoints made before transformers 4.31 carry this wrong id; they are read at the highest token id."""
 
 
 class TextTokenizer:
@@ -28,7 +28,8 @@ class TextTokenizer:
 
     Args:
         path: A `tokenizer.json`.
-        max_length: Positions of the tower; longer texts are truncated as the tokenizer does, the end token kept.
+        max_length: Positions of the tower; longer texts are truncated as the tokenizer does, the end token
+            kept.
     """
 
     def __init__(self, path: Path, max_length: int) -> None:
@@ -40,7 +41,7 @@ class TextTokenizer:
         self._truncating.enable_truncation(max_length)
 
     def __call__(self, texts: Sequence[str]) -> tuple[list[list[int]], list[int]]:
-        """Returns the token ids of each text, at most `max_length`, and its number of tokens before truncation."""
+        """Returns each text's token ids, at most `max_length`, and its number of tokens before truncation."""
         ids = [encoding.ids for encoding in self._whole.encode_batch(list(texts))]
         counts = [len(one) for one in ids]
         for index, count in enumerate(counts):
@@ -81,7 +82,7 @@ class TextModel(nn.Module):
 
 
 def load_text_model(version_directory: Path) -> TextModel:
-    """Builds the tower from `text.json` and `text.safetensors` of a version directory, in float32 on the CPU."""
+    """Builds the tower from `text.json` and `text.safetensors`, in float32 on the CPU."""
     settings = json.loads((version_directory / "text.json").read_text(encoding="utf-8"))
     state = load_state(version_directory / "text.safetensors", "text_model.")
     state = {name.removeprefix("embeddings."): tensor for name, tensor in state.items()}

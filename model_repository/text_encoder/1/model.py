@@ -29,7 +29,7 @@ class TritonPythonModel:
     """Inputs, outputs and parameters stand in `config.pbtxt`."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Loads tokenizer and tower, encodes once at the largest bucket, and fills the cache from its label file."""
+        """Loads tokenizer and tower, encodes once at the largest bucket, and encodes the label file."""
         parameters = Parameters(json.loads(args["model_config"]))
         directory = Path(__file__).parent
         device = choose_device(args["model_instance_kind"], args["model_instance_device_id"])

@@ -1,7 +1,7 @@
 """CLIP's vision tower with its projection: uint8 pixels to unit-norm image embeddings.
 
-The pixel normalisation ((x / 255 - mean) / std) is folded into the patch embedding's weights and bias, so the device
-takes bytes. Decoding and resizing stand in `image_preprocess`.
+The pixel normalisation ((x / 255 - mean) / std) is folded into the patch embedding's weights and bias, so
+the device takes bytes. Decoding and resizing stand in `image_preprocess`.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def fold_normalisation(weight: torch.Tensor, settings: dict[str, Any]) -> tuple[
 
 
 def load_vision_model(version_directory: Path) -> VisionModel:
-    """Builds the tower from `vision.json` and `vision.safetensors` of a version directory, in float32 on the CPU."""
+    """Builds the tower from `vision.json` and `vision.safetensors`, in float32 on the CPU."""
     settings = json.loads((version_directory / "vision.json").read_text(encoding="utf-8"))
     state = load_state(version_directory / "vision.safetensors", "vision_model.")
     weight, bias = fold_normalisation(state.pop("embeddings.patch_embedding.weight"), settings)

@@ -1,4 +1,4 @@
-"""Triton model `vision_encoder`: pixel values to unit-norm image embeddings, all requests of a batch in one go."""
+"""Triton model `vision_encoder`: pixel values to unit-norm image embeddings, a dynamic batch in one go."""
 
 import json
 from pathlib import Path

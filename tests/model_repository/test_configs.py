@@ -1,0 +1,63 @@
+"""The configurations: one contract on both sides of the wire, and nothing that stalls or corrupts."""
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
+
+from repository import ENSEMBLES, MODELS, SHARED_HELPERS, SOURCE
+from tritonclip import _wire
+
+
+def config_of(model):
+    return text_format.Parse((SOURCE / model / "config.pbtxt").read_text(encoding="utf-8"), ModelConfig())
+
+
+def datatype(tensor):
+    return DataType.Name(tensor.data_type).removeprefix("TYPE_").replace("STRING", "BYTES")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_batches_rows(model):
+    config = config_of(model)
+    assert config.name == model
+    assert config.max_batch_size == 64
+
+
+@pytest.mark.parametrize("model", SHARED_HELPERS)
+def test_python_models_take_ragged_rows_by_plain_dynamic_batching(model):
+    config = config_of(model)
+    assert config.backend == "python"
+    assert all(each.allow_ragged_batch for each in config.input)
+    # Any queue policy, priority or preferred size stalls or caps the batcher.
+    assert config.HasField("dynamic_batching")
+    assert config.dynamic_batching.ByteSize() == 0
+
+
+@pytest.mark.parametrize("model", ENSEMBLES)
+def test_ensembles_are_strict_sequences(model):
+    """Each step waits for the one before it; two at once corrupt memory in releases before 26.05."""
+    config = config_of(model)
+    steps = config.ensemble_scheduling.step
+    for before, step in zip(steps, steps[1:], strict=False):
+        assert set(before.output_map.values()) & set(step.input_map.values()), (
+            before.model_name,
+            step.model_name,
+        )
+
+
+@pytest.mark.parametrize("model", _wire.PUBLIC_MODELS, ids=lambda model: model.name)
+def test_the_client_and_the_server_agree(model):
+    config = config_of(model.name)
+
+    def contract(tensors):
+        return {(each.name, datatype(each), tuple(each.dims)) for each in tensors}
+
+    def known(tensors):
+        return {(each.name, each.datatype, each.dims) for each in tensors}
+
+    assert known(model.inputs) == contract(config.input)
+    assert known(model.outputs) == contract(config.output)
+
+
+def test_the_public_models_are_the_ensembles():
+    assert {model.name for model in _wire.PUBLIC_MODELS} == set(ENSEMBLES)
