@@ -91,7 +91,7 @@ def locate(source: str, revision: str | None = None) -> CheckpointFiles:
     return CheckpointFiles(source, commit, directory, weights, _digest(weights))
 
 
-def read_checkpoint(files: CheckpointFiles, *, random: bool = False) -> Checkpoint:
+def read_checkpoint(files: CheckpointFiles) -> Checkpoint:
     """Reads and checks a checkpoint.
 
     Raises:
@@ -106,7 +106,7 @@ def read_checkpoint(files: CheckpointFiles, *, random: bool = False) -> Checkpoi
         source=files.source,
         revision=files.revision,
         sha256=files.sha256,
-        random=random,
+        random=False,
         vision=_vision_settings(config, normalisation),
         text=_text_settings(config),
         processor=processor,

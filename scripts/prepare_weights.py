@@ -4,16 +4,36 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 
 from checkpoint import Checkpoint, CheckpointError, locate, read_checkpoint
 from random_checkpoint import ARCHITECTURES, write_random_checkpoint
-from repository import RepositoryError, fingerprint, holds, write_version
+from repository import RepositoryError, check_parameters, fingerprint, holds, write_version
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 RANDOM_SEED = 0
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a version goes and what is changed in it.
+
+    Attributes:
+        output: The model repository.
+        version: Number of the version directory.
+        parameters: Changed parameters of `config.pbtxt`, by model.
+        labels: File of labels to encode at load.
+        force: Replace a version that holds another checkpoint.
+    """
+
+    output: Path
+    version: int
+    parameters: dict[str, dict[str, str]]
+    labels: Path | None
+    force: bool
 
 
 @click.command()
@@ -33,7 +53,7 @@ RANDOM_SEED = 0
     "--labels", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Labels to encode at load."
 )
 @click.option(
-    "--random", "architecture", type=click.Choice(list(ARCHITECTURES)), help="Random weights, full size."
+    "--random", "architecture", type=click.Choice(list(ARCHITECTURES)), help="Random full-size weights."
 )
 @click.option(
     "--keep-checkpoint", type=click.Path(path_type=Path), help="Also keep the random checkpoint here."
@@ -57,62 +77,59 @@ def main(
     """
     if (checkpoint is None) == (architecture is None):
         raise click.UsageError("give either a CHECKPOINT or --random")
+    target = Target(output, version, _parameters(settings, precision), labels, force)
     try:
-        parameters = _parameters(settings, precision)
+        check_parameters(target.parameters)
         if architecture is not None:
-            _prepare_random(architecture, keep_checkpoint, output, version, parameters, labels, force)
+            _prepare_random(architecture, keep_checkpoint, target)
         else:
-            _prepare(str(checkpoint), revision, output, version, parameters, labels, force)
-    except (CheckpointError, RepositoryError) as error:
+            _prepare(str(checkpoint), revision, target)
+    except (CheckpointError, RepositoryError, OSError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
 
 
-def _prepare(
-    source: str,
-    revision: str | None,
-    output: Path,
-    version: int,
-    parameters: dict[str, dict[str, str]],
-    labels: Path | None,
-    force: bool,
-) -> None:
+def _prepare(source: str, revision: str | None, target: Target) -> None:
     files = locate(source, revision)
-    made_of = fingerprint(f"{source} {files.revision} {files.sha256}", parameters, labels)
-    if holds(output, version, made_of):
-        click.echo(f"{output} is up to date: version {version} holds {source}")
-        return
-    content = read_checkpoint(files)
-    write_version(
-        content, output, version, made_of=made_of, parameters=parameters, labels=labels, force=force
-    )
-    _report(content, output, version)
+    made_of = fingerprint(f"{source} {files.revision} {files.sha256}", target.parameters, target.labels)
+    if not _is_up_to_date(target, made_of, source):
+        _write(read_checkpoint(files), target, made_of)
 
 
-def _prepare_random(
-    architecture: str,
-    keep: Path | None,
-    output: Path,
-    version: int,
-    parameters: dict[str, dict[str, str]],
-    labels: Path | None,
-    force: bool,
-) -> None:
+def _prepare_random(architecture: str, keep: Path | None, target: Target) -> None:
     source = f"random {architecture}"
-    made_of = fingerprint(f"{source} seed {RANDOM_SEED}", parameters, labels)
-    if holds(output, version, made_of) and (keep is None or keep.is_dir()):
-        click.echo(f"{output} is up to date: version {version} holds {source}")
+    made_of = fingerprint(f"{source} seed {RANDOM_SEED}", target.parameters, target.labels)
+    if (keep is None or keep.is_dir()) and _is_up_to_date(target, made_of, source):
         return
     with tempfile.TemporaryDirectory() as scratch:
         directory = keep or Path(scratch)
         write_random_checkpoint(architecture, directory, RANDOM_SEED)
-        files = locate(str(directory))
-        content = read_checkpoint(files, random=True)
-        content = Checkpoint(**{**vars(content), "source": source, "revision": f"seed {RANDOM_SEED}"})
-        write_version(
-            content, output, version, made_of=made_of, parameters=parameters, labels=labels, force=force
-        )
-    _report(content, output, version)
+        content = read_checkpoint(locate(str(directory)))
+        _write(replace(content, source=source, revision=f"seed {RANDOM_SEED}", random=True), target, made_of)
+
+
+def _is_up_to_date(target: Target, made_of: str, source: str) -> bool:
+    if not holds(target.output, target.version, made_of):
+        return False
+    click.echo(f"{target.output} is up to date: version {target.version} holds {source}")
+    return True
+
+
+def _write(checkpoint: Checkpoint, target: Target, made_of: str) -> None:
+    write_version(
+        checkpoint,
+        target.output,
+        target.version,
+        made_of=made_of,
+        parameters=target.parameters,
+        labels=target.labels,
+        force=target.force,
+    )
+    size = sum(tensor.numel() for tensor in checkpoint.tensors.values())
+    click.echo(
+        f"{target.output}: version {target.version} holds {checkpoint.source} "
+        f"({size / 1e6:.1f} M parameters, sha256 {checkpoint.sha256[:12]})"
+    )
 
 
 def _parameters(settings: tuple[str, ...], precision: str | None) -> dict[str, dict[str, str]]:
@@ -126,14 +143,6 @@ def _parameters(settings: tuple[str, ...], precision: str | None) -> dict[str, d
             raise click.UsageError(f"--set {setting}: write it as MODEL.NAME=VALUE")
         parameters.setdefault(model, {})[key] = value
     return parameters
-
-
-def _report(checkpoint: Checkpoint, output: Path, version: int) -> None:
-    size = sum(tensor.numel() for tensor in checkpoint.tensors.values())
-    click.echo(
-        f"{output}: version {version} holds {checkpoint.source} ({size / 1e6:.1f} M parameters, "
-        f"sha256 {checkpoint.sha256[:12]})"
-    )
 
 
 if __name__ == "__main__":

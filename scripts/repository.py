@@ -24,10 +24,10 @@ from checkpoint import Checkpoint, file_sha256
 
 SOURCE = Path(__file__).resolve().parent.parent / "model_repository"
 SHARED_HELPERS = {
-    "image_preprocess": ("clip_groups.py",),
-    "vision_encoder": ("clip_groups.py", "clip_info.py", "clip_tower.py"),
-    "text_encoder": ("clip_groups.py", "clip_info.py", "clip_tower.py"),
-    "similarity": ("clip_groups.py",),
+    "image_preprocess": ("clip_groups.py", "clip_responder.py"),
+    "vision_encoder": ("clip_groups.py", "clip_responder.py", "clip_info.py", "clip_tower.py"),
+    "text_encoder": ("clip_groups.py", "clip_responder.py", "clip_info.py", "clip_tower.py"),
+    "similarity": ("clip_groups.py", "clip_responder.py"),
 }
 """What each Python model takes from `model_repository/common/`."""
 ENSEMBLES = ("clip_zero_shot", "clip_image_embedding", "clip_text_embedding")
@@ -39,6 +39,24 @@ STAGING_PREFIX = ".staging-"
 
 class RepositoryError(ValueError):
     """A repository that cannot be written as asked; the text says why and what to do."""
+
+
+def check_parameters(parameters: Mapping[str, Mapping[str, str]]) -> None:
+    """Refuses changes of parameters that no `config.pbtxt` has.
+
+    Raises:
+        RepositoryError: Names the model or the parameter, and those there are.
+    """
+    for model, changes in parameters.items():
+        if model not in SHARED_HELPERS:
+            raise RepositoryError(
+                f"there is no model '{model}' with parameters; those are {', '.join(SHARED_HELPERS)}"
+            )
+        known = _source_configuration(model).parameters
+        for name in changes.keys() - known.keys():
+            raise RepositoryError(
+                f"{model} has no parameter '{name}'; it has {', '.join(sorted(known)) or 'none'}"
+            )
 
 
 def fingerprint(checkpoint_key: str, parameters: Mapping[str, Mapping[str, str]], labels: Path | None) -> str:
@@ -82,7 +100,7 @@ def write_version(
         force: Replace a version that holds another checkpoint.
 
     Raises:
-        RepositoryError: An unknown parameter, or the version holds another checkpoint and `force` is not set.
+        RepositoryError: The version holds another checkpoint and `force` is not set.
     """
     if not force:
         _refuse_other_checkpoint(checkpoint, output, version)
@@ -137,15 +155,14 @@ def _stage_model(
 
 def _configuration(model: str, checkpoint: Checkpoint, changes: Mapping[str, str]) -> str:
     """The model's `config.pbtxt`, its parameters changed as asked and the checkpoint's identity added."""
-    config = ModelConfig()
-    text_format.Parse((SOURCE / model / "config.pbtxt").read_text(encoding="utf-8"), config)
-    unknown = sorted(changes.keys() - config.parameters.keys())
-    if unknown:
-        known = ", ".join(sorted(config.parameters)) or "none"
-        raise RepositoryError(f"{model} has no parameter '{unknown[0]}'; it has: {known}")
+    config = _source_configuration(model)
     for name, value in (dict(changes) | _identity(checkpoint)).items():
         config.parameters[name].string_value = value
     return str(text_format.MessageToString(config, as_utf8=True))
+
+
+def _source_configuration(model: str) -> Any:
+    return text_format.Parse((SOURCE / model / "config.pbtxt").read_text(encoding="utf-8"), ModelConfig())
 
 
 def _identity(checkpoint: Checkpoint) -> dict[str, str]:

@@ -35,7 +35,9 @@ DOCKER_HINT = "run the same model repository in NVIDIA's container instead (see 
 LOG_LINES_KEPT = 2000
 STUB_END_S = 5.0
 COUNTER = re.compile(r"^nv_(?:inference|ensemble)\w*(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
-PENDING = re.compile(r"^nv_inference_pending_request_count\{[^}]*\} (\S+)$", re.MULTILINE)
+INSIDE = re.compile(
+    r"^(?:nv_inference_pending_request_count|tritonclip_requests_executing)\{[^}]*\} (\S+)$", re.MULTILINE
+)
 
 
 class LaunchError(RuntimeError):
@@ -339,7 +341,7 @@ class EmbeddedTriton:
         return "\n".join((telling or list(self._log))[-12:])
 
     def _drain(self, quiet_s: float = 0.5) -> None:
-        """Waits until nothing is queued and no counter has moved for `quiet_s`, or the time is over."""
+        """Waits until nothing is queued or executing for `quiet_s`, or the time is over."""
         deadline = time.monotonic() + self.options.drain_timeout_s
         quiet_since, before = time.monotonic(), ""
         while time.monotonic() < deadline and time.monotonic() - quiet_since < quiet_s:
@@ -348,7 +350,7 @@ class EmbeddedTriton:
             except OSError:
                 return
             now = " ".join(COUNTER.findall(metrics))
-            if now != before or any(float(count) > 0 for count in PENDING.findall(metrics)):
+            if now != before or any(float(count) > 0 for count in INSIDE.findall(metrics)):
                 quiet_since, before = time.monotonic(), now
             time.sleep(0.05)
 

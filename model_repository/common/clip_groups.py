@@ -1,21 +1,16 @@
-"""Request groups: from the requests of one dynamic batch to one response each.
+"""Request groups: reading, checking, joining and cutting back the elements of requests.
 
-Every row of a request is one independent group (n images ranked against m labels). This module reads and
-checks the elements of a group, joins the groups of a dynamic batch for one pass, and turns each outcome into
-a response, so that one bad request never reaches another. It knows nothing of images, tokens or models.
-`pb_utils` is handed in, because it is empty while a model is imported.
+Every row of a request is one independent group (n images ranked against m labels). This module knows
+nothing of images, tokens or models, and nothing of Triton: `clip_responder` turns requests into calls of it.
 """
 
 from __future__ import annotations
 
-import secrets
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-Group = TypeVar("Group")
 Outputs = dict[str, np.ndarray]
 """Output tensors of one request by name."""
 
@@ -130,65 +125,3 @@ def split_rows(joined: np.ndarray, counts: Sequence[int]) -> list[np.ndarray]:
     """Cuts [sum(counts), ...] back into one view per group, in order."""
     ends = np.cumsum(counts)
     return [joined[end - count : end] for end, count in zip(ends, counts, strict=True)]
-
-
-def answer(
-    pb_utils: Any,
-    requests: Sequence[Any],
-    parse: Callable[[Any], Group],
-    run: Callable[[list[Group]], list[Outputs | Exception]],
-) -> list[Any]:
-    """Answers every request of a dynamic batch, joining all the valid ones into one call of `run`.
-
-    Args:
-        pb_utils: Triton's `triton_python_backend_utils`.
-        requests: The requests that Triton merged.
-        parse: Reads and checks one request; raises RequestError where it cannot be served.
-        run: Works on all groups at once; gives for each its outputs, or the error that befell it alone.
-
-    Returns:
-        One InferenceResponse per request, in order: outputs, INVALID_ARG for a RequestError, INTERNAL for any
-        other exception, whose details go to the server's log under an id and not to the caller.
-    """
-    outcomes: list[Any] = [_attempt(parse, request) for request in requests]
-    valid = [index for index, outcome in enumerate(outcomes) if not isinstance(outcome, Exception)]
-    for index, result in zip(valid, _run_joined(run, [outcomes[index] for index in valid]), strict=True):
-        outcomes[index] = result
-    return [_response(pb_utils, outcome) for outcome in outcomes]
-
-
-def _attempt(parse: Callable[[Any], Group], request: Any) -> Group | Exception:
-    try:
-        return parse(request)
-    except Exception as error:
-        return error
-
-
-def _run_joined(
-    run: Callable[[list[Group]], list[Outputs | Exception]], groups: list[Group]
-) -> list[Outputs | Exception]:
-    """Runs all groups at once; where that fails as a whole, each alone, so that only the culprit fails."""
-    if not groups:
-        return []
-    try:
-        return run(groups)
-    except Exception as error:
-        if len(groups) == 1:
-            return [error]
-        return [outcome for group in groups for outcome in _run_joined(run, [group])]
-
-
-def _response(pb_utils: Any, outcome: Outputs | Exception) -> Any:
-    if isinstance(outcome, RequestError):
-        return _failure(pb_utils, str(outcome), pb_utils.TritonError.INVALID_ARG)
-    if isinstance(outcome, Exception):
-        incident = secrets.token_hex(4)
-        details = "".join(traceback.format_exception(outcome))
-        pb_utils.Logger.log_error(f"incident {incident}: {details}")
-        text = f"internal error, incident {incident}: the server's log has the details"
-        return _failure(pb_utils, text, pb_utils.TritonError.INTERNAL)
-    return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in outcome.items()])
-
-
-def _failure(pb_utils: Any, text: str, code: int) -> Any:
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, code))

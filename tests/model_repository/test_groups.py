@@ -4,12 +4,12 @@ import pytest
 from clip_groups import (
     Parameters,
     RequestError,
-    _run_joined,
     bucket_slices,
     element,
     read_elements,
     split_rows,
 )
+from clip_responder import run_joined
 
 
 def texts(*rows):
@@ -71,7 +71,7 @@ def test_a_failing_pass_is_repeated_group_by_group():
             raise MemoryError("too much")
         return [{"got": group} for group in groups]
 
-    outcomes = _run_joined(run, ["a", "poison", "b"])
+    outcomes = run_joined(run, ["a", "poison", "b"])
     assert outcomes[0] == {"got": "a"}
     assert isinstance(outcomes[1], MemoryError)
     assert outcomes[2] == {"got": "b"}

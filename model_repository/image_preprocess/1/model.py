@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from clip_groups import Outputs, Parameters, RequestError, answer, element, read_elements
+from clip_groups import Outputs, Parameters, RequestError, element, read_elements
 from clip_images import ImageDecoder, ImageError, ImageSettings
+from clip_responder import Responder
 
 
 class ImageGroups(NamedTuple):
@@ -26,6 +27,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Reads the checkpoint's image settings and starts the threads."""
+        self._responder = Responder(pb_utils, args)
         parameters = Parameters(json.loads(args["model_config"]))
         settings = json.loads((Path(__file__).parent / "processor.json").read_text(encoding="utf-8"))
         self._max_images = parameters.integer("max_images", minimum=1)
@@ -40,7 +42,7 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answers all requests of a dynamic batch; a bad one alone gets an error."""
-        return answer(pb_utils, requests, self._parse, self._run)
+        return self._responder.answer(requests, self._parse, self._run)
 
     def finalize(self) -> None:
         """Ends the threads."""

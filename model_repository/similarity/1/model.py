@@ -6,7 +6,8 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from clip_groups import Outputs, answer
+from clip_groups import Outputs
+from clip_responder import Responder
 from clip_scores import Embeds, check_embeds, score
 
 
@@ -15,12 +16,13 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Reads the checkpoint's logit scale."""
+        self._responder = Responder(pb_utils, args)
         settings = json.loads((Path(__file__).parent / "similarity.json").read_text(encoding="utf-8"))
         self._logit_scale = float(settings["logit_scale"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answers all requests of a dynamic batch; a bad one alone gets an error."""
-        return answer(pb_utils, requests, self._parse, self._run)
+        return self._responder.answer(requests, self._parse, self._run)
 
     def _parse(self, request: Any) -> Embeds:
         names = ("image_embeds", "text_embeds")

@@ -8,9 +8,10 @@ import torch
 import triton_python_backend_utils as pb_utils
 
 from clip_cache import LabelCache
-from clip_groups import Outputs, Parameters, answer, read_elements, split_rows
+from clip_groups import Outputs, Parameters, read_elements, split_rows
 from clip_info import publish_model_info
 from clip_labels import CacheCounts, LabelEmbedder, check_label, read_label_file
+from clip_responder import Responder
 from clip_text import TextEncoder, TextTokenizer, load_text_model
 from clip_tower import PRECISIONS, choose_device, choose_precision, set_cpu_threads
 
@@ -30,6 +31,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Loads tokenizer and tower, encodes once at the largest bucket, and encodes the label file."""
+        self._responder = Responder(pb_utils, args)
         parameters = Parameters(json.loads(args["model_config"]))
         directory = Path(__file__).parent
         device = choose_device(args["model_instance_kind"], args["model_instance_device_id"])
@@ -58,7 +60,7 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answers all requests of a dynamic batch; a bad one alone gets an error."""
-        return answer(pb_utils, requests, self._parse, self._run)
+        return self._responder.answer(requests, self._parse, self._run)
 
     def _parse(self, request: Any) -> TextGroups:
         tensor = pb_utils.get_input_tensor_by_name(request, "text").as_numpy()

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils
 
-from clip_groups import Outputs, Parameters, RequestError, answer, check_count, split_rows
+from clip_groups import Outputs, Parameters, RequestError, check_count, split_rows
 from clip_info import publish_model_info
+from clip_responder import Responder
 from clip_tower import PRECISIONS, choose_device, choose_precision, set_cpu_threads
 from clip_vision import ImageEncoder, load_vision_model
 
@@ -19,6 +20,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the tower, casts it, and encodes once at the smallest and at the largest bucket."""
+        self._responder = Responder(pb_utils, args)
         parameters = Parameters(json.loads(args["model_config"]))
         directory = Path(__file__).parent
         device = choose_device(args["model_instance_kind"], args["model_instance_device_id"])
@@ -39,7 +41,7 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answers all requests of a dynamic batch; a bad one alone gets an error."""
-        return answer(pb_utils, requests, self._parse, self._run)
+        return self._responder.answer(requests, self._parse, self._run)
 
     def _parse(self, request: Any) -> np.ndarray:
         pixels = pb_utils.get_input_tensor_by_name(request, "pixel_values").as_numpy()

@@ -1,0 +1,179 @@
+"""The launcher and `serve.py`: what they refuse, what they clean up, and that a stop loses nothing."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+
+import pytest
+from calls import together
+from conftest import ROOT
+from support import encode, noise
+
+import triton_launcher
+from triton_launcher import (
+    EmbeddedTriton,
+    LaunchError,
+    ServerOptions,
+    find_installation,
+    remove_stale_regions,
+)
+from tritonclip import Client, ServerUnavailableError
+
+ANY_PORT = ServerOptions(http_port=0, grpc_port=0, metrics_port=0)
+
+
+def stubs_of(pid):
+    """The stub processes in the server's process group."""
+    listed = subprocess.run(
+        ["ps", "-o", "args=", "-g", str(pid)], capture_output=True, text=True, check=False
+    )
+    return [line for line in listed.stdout.splitlines() if "triton_python_backend_stub" in line]
+
+
+def regions():
+    return set(triton_launcher.SHARED_MEMORY.glob(triton_launcher.REGION_PATTERN))
+
+
+def test_a_stop_leaves_nothing_behind(demo_repository):
+    before = regions()
+    with EmbeddedTriton(demo_repository, ANY_PORT) as server:
+        pid = server.pid
+        assert len(stubs_of(pid)) == 4
+        assert len(regions()) > len(before)
+        with Client(server.grpc_url) as client:
+            assert client.health().ok
+    assert not stubs_of(pid)
+    assert regions() <= before
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    with Client(server.grpc_url) as client, pytest.raises(ServerUnavailableError):
+        client.health(timeout_s=2)
+
+
+def test_two_servers_run_side_by_side(server, demo_repository):
+    with EmbeddedTriton(demo_repository, ANY_PORT) as other:
+        for each in (server, other):
+            with Client(each.grpc_url) as client:
+                assert client.health().ok
+    with Client(server.grpc_url) as client:
+        assert client.classify(encode(noise(64, 64), "PNG"), ["cat"])
+
+
+def test_a_model_that_does_not_load_ends_the_start_with_its_reason(demo_repository, tmp_path):
+    broken = shutil.copytree(demo_repository, tmp_path / "models")
+    (broken / "similarity" / "1" / "similarity.json").write_text("{}")
+    server = EmbeddedTriton(broken, ANY_PORT)
+    with pytest.raises(LaunchError, match="(?s)ended while it was loading.*logit_scale"):
+        server.start()
+    assert not regions_of_nobody()
+
+
+def regions_of_nobody():
+    return remove_stale_regions()
+
+
+def test_a_directory_that_is_no_repository_is_refused(tmp_path):
+    with pytest.raises(
+        LaunchError, match=r"is no model repository: write one with scripts/prepare_weights\.py"
+    ):
+        EmbeddedTriton(tmp_path, ANY_PORT).start()
+
+
+def test_a_port_in_use_is_named(demo_repository):
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        with pytest.raises(LaunchError, match=rf"cannot bind gRPC to 127\.0\.0\.1:{port} .*in use"):
+            EmbeddedTriton(
+                demo_repository, ServerOptions(http_port=0, grpc_port=port, metrics_port=0)
+            ).start()
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_other_platforms_are_pointed_to_the_container(monkeypatch, platform):
+    monkeypatch.setattr(sys, "platform", platform)
+    with pytest.raises(LaunchError, match=f"no embedded Triton for {platform}: .*container"):
+        find_installation()
+
+
+def test_a_missing_wheel_is_named(monkeypatch):
+    monkeypatch.setattr(triton_launcher.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(LaunchError, match="nvidia-pytriton is not installed.*container"):
+        find_installation()
+
+
+def test_only_regions_that_nobody_uses_are_removed(server):
+    in_use = regions()
+    stale = triton_launcher.SHARED_MEMORY / f"triton_python_backend_shm_region_{uuid.uuid4()}"
+    stale.write_bytes(b"left by a server that was killed")
+    assert stale.name in remove_stale_regions()
+    assert not stale.exists()
+    assert in_use <= regions()
+
+
+@pytest.fixture
+def serving(demo_repository):
+    """`serve.py` as a process, and the address that it printed once it was ready."""
+    command = [sys.executable, "scripts/serve.py", str(demo_repository)]
+    command += [f"--{name}-port=0" for name in ("http", "grpc", "metrics")]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    line = process.stdout.readline()
+    yield process, re.search(r"ready: grpc (\S+),", line).group(1)
+    if process.poll() is None:
+        process.terminate()
+    process.wait(30)
+    process.stdout.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serve_stops_cleanly_on_a_signal(serving, number):
+    process, url = serving
+    with Client(url) as client:
+        assert client.health().ok
+    process.send_signal(number)
+    assert process.wait(30) == 0
+    assert f"stopped on {number.name}" in process.stdout.read()
+    with Client(url) as client, pytest.raises(ServerUnavailableError):
+        client.health(timeout_s=2)
+
+
+def test_a_stop_finishes_the_requests_inside(serving):
+    """Each call spends longer in one step than the launcher waits for quiet."""
+    process, url = serving
+    images = [encode(noise(1500, 1500, seed), "JPEG", quality=85) for seed in range(2)] * 20
+
+    def call(index):
+        if index == 0:
+            time.sleep(1)
+            process.send_signal(signal.SIGTERM)
+            return process.wait(60)
+        with Client(url, timeout_s=60) as client:
+            return client.embed_images(images).shape
+
+    assert together(4, call) == [0, (40, 512), (40, 512), (40, 512)]
+
+
+def test_serve_says_in_a_line_what_it_cannot_serve(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "scripts/serve.py", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {tmp_path} is no model repository")
