@@ -23,11 +23,13 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from checkpoint import Checkpoint, file_sha256
 
 SOURCE = Path(__file__).resolve().parent.parent / "model_repository"
+_SERVING = ("clip_groups.py", "clip_responder.py")
+_ENCODING = (*_SERVING, "clip_info.py", "clip_openmp.py", "clip_tower.py")
 SHARED_HELPERS = {
-    "image_preprocess": ("clip_groups.py", "clip_responder.py"),
-    "vision_encoder": ("clip_groups.py", "clip_responder.py", "clip_info.py", "clip_tower.py"),
-    "text_encoder": ("clip_groups.py", "clip_responder.py", "clip_info.py", "clip_tower.py"),
-    "similarity": ("clip_groups.py", "clip_responder.py"),
+    "image_preprocess": _SERVING,
+    "vision_encoder": _ENCODING,
+    "text_encoder": _ENCODING,
+    "similarity": _SERVING,
 }
 """What each Python model takes from `model_repository/common/`."""
 ENSEMBLES = ("clip_zero_shot", "clip_image_embedding", "clip_text_embedding")

@@ -56,8 +56,11 @@ def test_a_stop_leaves_nothing_behind(demo_repository):
         client.health(timeout_s=2)
 
 
-def test_two_servers_run_side_by_side(server, demo_repository):
+def test_two_servers_run_side_by_side(server, demo_repository, monkeypatch):
+    monkeypatch.setenv("OMP_DISPLAY_ENV", "TRUE")
     with EmbeddedTriton(demo_repository, ANY_PORT) as other:
+        # Both encoders' threads sleep while they wait; spinning ones starve each other on busy cores.
+        assert sum("OMP_WAIT_POLICY = 'PASSIVE'" in line for line in other.log) == 2
         for each in (server, other):
             with Client(each.grpc_url) as client:
                 assert client.health().ok

@@ -1,10 +1,12 @@
 """Triton model `text_encoder`: texts to unit-norm text embeddings, through the label-embedding cache."""
 
+import clip_openmp  # noqa: F401  Before torch is.
+
+# isort: split
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 import triton_python_backend_utils as pb_utils
 
 from clip_cache import LabelCache
@@ -56,7 +58,6 @@ class TritonPythonModel:
         self._info = publish_model_info(
             pb_utils, args, directory, precision=str(dtype).removeprefix("torch.")
         )
-        torch.set_grad_enabled(False)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answers all requests of a dynamic batch; a bad one alone gets an error."""

@@ -1,11 +1,13 @@
 """Triton model `vision_encoder`: pixel values to unit-norm image embeddings, a dynamic batch in one go."""
 
+import clip_openmp  # noqa: F401  Before torch is.
+
+# isort: split
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import triton_python_backend_utils as pb_utils
 
 from clip_groups import Outputs, Parameters, RequestError, check_count, split_rows
@@ -37,7 +39,6 @@ class TritonPythonModel:
         self._info = publish_model_info(
             pb_utils, args, directory, precision=str(dtype).removeprefix("torch.")
         )
-        torch.set_grad_enabled(False)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answers all requests of a dynamic batch; a bad one alone gets an error."""
