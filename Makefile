@@ -21,11 +21,11 @@ $(INSTALLED): pyproject.toml constraints.txt client/pyproject.toml
 	@touch $@
 
 demo: install
-	@$(BIN)/python scripts/prepare_weights.py $(CHECKPOINT) --output $(REPOSITORY)
+	@$(BIN)/python scripts/prepare_weights.py $(CHECKPOINT) --output $(REPOSITORY) --force
 	@$(BIN)/python scripts/demo/run.py $(REPOSITORY)
 
 serve: install
-	@$(BIN)/python scripts/prepare_weights.py $(CHECKPOINT) --output $(REPOSITORY)
+	@$(BIN)/python scripts/prepare_weights.py $(CHECKPOINT) --output $(REPOSITORY) --force
 	@exec $(BIN)/python scripts/serve.py $(REPOSITORY)
 
 test: install

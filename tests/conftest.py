@@ -67,3 +67,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "server" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.server)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints the figures that tests recorded, such as the largest difference from transformers."""
+    measured = [report for report in terminalreporter.getreports("passed") if report.user_properties]
+    if measured:
+        terminalreporter.section("measured")
+    for report in measured:
+        figures = ", ".join(f"{name} {value:.7g}" for name, value in report.user_properties)
+        terminalreporter.write_line(f"{report.nodeid.partition('::')[2]}: {figures}")

@@ -33,9 +33,9 @@ def classify(client: Client, image: Path, labels: list[str]) -> tuple[list[Predi
     return ranking, statistics.median(times_ms)
 
 
-def cells(ranking: list[Prediction]) -> list[str]:
-    """The best labels with their scores in per cent."""
-    return [f"{found['label']} [dim]{found['score']:.1%}[/dim]" for found in ranking[:SHOWN]]
+def listing(ranking: list[Prediction]) -> str:
+    """The best labels, one a line, with their scores in per cent."""
+    return "\n".join(f"{found['score']:6.1%}  {found['label']}" for found in ranking[:SHOWN])
 
 
 @click.command()
@@ -46,27 +46,29 @@ def cells(ranking: list[Prediction]) -> list[str]:
 def main(repository: Path, images: Path) -> None:
     """Serves REPOSITORY, classifies the sample images, prints the rankings, and stops the server."""
     samples = json.loads((images / "labels.json").read_text(encoding="utf-8"))
-    labels: list[str] = samples["labels"]
+    labels: list[str] = samples["candidate_labels"]
+    expected: dict[str, str] = samples["expected"]
     console = Console()
     start = time.perf_counter()
     try:
         with EmbeddedTriton(repository, ServerOptions(http_port=0, grpc_port=0, metrics_port=0)) as server:
             console.print(f"Triton serves {repository}, ready after {time.perf_counter() - start:.1f} s")
-            table = Table(
-                "image", *("best", "second", "third"), "gRPC ms", "HTTP ms", title="Zero-shot classification"
+            table, right = (
+                Table("image", f"best {SHOWN} of {len(labels)} labels", "gRPC", "HTTP", box=None),
+                0,
             )
             with Client(server.grpc_url) as grpc, Client(server.http_url, protocol="http") as http:
-                grpc.classify(
-                    images / next(iter(samples["images"])), labels
-                )  # The labels are encoded once, here.
-                for name in samples["images"]:
+                grpc.classify(images / next(iter(expected)), labels)  # The labels are encoded once, here.
+                for name, label in expected.items():
                     ranking, grpc_ms = classify(grpc, images / name, labels)
                     same, http_ms = classify(http, images / name, labels)
                     if ranking != same:
                         raise click.ClickException(f"{name}: gRPC and HTTP disagree: {ranking} and {same}")
-                    table.add_row(name, *cells(ranking), f"{grpc_ms:.1f}", f"{http_ms:.1f}")
+                    table.add_row(name, listing(ranking), f"{grpc_ms:.1f} ms", f"{http_ms:.1f} ms")
+                    right += ranking[0]["label"] == label
             console.print(table)
-            console.print(f"{len(labels)} labels: {', '.join(labels)}", style="dim")
+            console.print(f"{right} of {len(expected)} images are what their names say. ", end="")
+            console.print(f"Times: median of {REPEATS} calls.")
         console.print("Triton stopped")
     except LaunchError as error:
         raise click.ClickException(str(error)) from error

@@ -114,7 +114,7 @@ def test_scores_equal_those_of_the_pipeline(case, record_property):
         [[{each["label"]: each["score"] for each in one}[label] for label in LABELS] for one in answers]
     )
     worst = np.abs(scores - reference.scores).max()
-    record_property("worst_score_error", float(worst))
+    record_property("largest score error", float(worst))
     assert worst < SCORE_TOLERANCE[precision]
 
 
@@ -130,7 +130,7 @@ def test_embeddings_equal_those_of_the_model(case, record_property):
         assert ours.dtype == np.float32
         np.testing.assert_allclose(np.linalg.norm(ours, axis=-1), 1, atol=1e-5)
         cosine = (ours * theirs).sum(axis=-1).min()
-        record_property(f"least_{kind}_cosine", float(cosine))
+        record_property(f"least {kind} cosine", float(cosine))
         assert cosine >= LEAST_COSINE[precision]
 
 

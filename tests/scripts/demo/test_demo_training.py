@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import CLIPImageProcessorPil
 
-import train
+import demo_training
 from demo_scenes import BRIGHT
-from train import DrawnBatches, contrastive_loss, learning_rate_factor, normalise, plain_share
+from demo_training import DrawnBatches, contrastive_loss, learning_rate_factor, normalise, plain_share
 
 
 def test_loss_is_clips_where_each_picture_has_one_caption():
@@ -27,7 +27,7 @@ def test_loss_does_not_punish_equal_captions():
 
 def test_learning_rate_rises_then_falls_to_zero():
     factors = [learning_rate_factor(step, 1000) for step in range(1001)]
-    assert max(factors) == 1.0 == factors[train.WARMUP_STEPS]
+    assert max(factors) == 1.0 == factors[demo_training.WARMUP_STEPS]
     assert factors[0] < 0.1 and factors[-1] == pytest.approx(0, abs=1e-9)
 
 
@@ -38,7 +38,7 @@ def test_plain_share_goes_from_all_to_none():
 
 
 def test_batches_are_reproducible_and_start_plain(monkeypatch):
-    monkeypatch.setattr(train, "BATCH", 12)
+    monkeypatch.setattr(demo_training, "BATCH", 12)
     first, again, other = (DrawnBatches(seed, 100)[0] for seed in (3, 3, 4))
     assert torch.equal(first[0], again[0]) and first[1] == again[1] and torch.equal(first[2], again[2])
     assert not torch.equal(first[0], other[0])
