@@ -6,6 +6,7 @@ The same scene and the same generator state give the same picture. What it shows
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -53,7 +54,8 @@ def sample_shade(rng: np.random.Generator, name: str) -> Colour:
     """A random shade of a named colour or of grey: sRGB, 0..255."""
     shades = np.array(GREYS if name == "grey" else COLOURS[name], dtype=np.float64)
     mixed = rng.dirichlet(np.full(len(shades), 0.7)) @ shades + rng.normal(0, 5, 3)
-    return tuple(int(v) for v in np.clip(mixed, 0, 255))
+    red, green, blue = (int(v) for v in np.clip(mixed, 0, 255))
+    return red, green, blue
 
 
 def shape_mask(name: str, pixels: int, degrees: float) -> Image.Image:
@@ -122,7 +124,7 @@ def _outlines() -> dict[str, list[tuple[np.ndarray, int]]]:
         (-a, -a),
     ]
     shaft = [(-0.95, -0.22), (0.1, -0.22), (0.1, -0.7), (0.95, 0), (0.1, 0.7), (0.1, 0.22), (-0.95, 0.22)]
-    polygons = {
+    polygons: dict[str, list[tuple[Any, int]]] = {
         "circle": [(ellipse(0.95, 0.95), 255)],
         "square": [([(-0.75, -0.75), (0.75, -0.75), (0.75, 0.75), (-0.75, 0.75)], 255)],
         "triangle": [([(0, -0.95), (0.9, 0.7), (-0.9, 0.7)], 255)],

@@ -7,6 +7,7 @@ draws no pixel and writes no sentence.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,7 +119,7 @@ def digit_rows(half: str) -> np.ndarray:
     return {"train": rows[:middle], "test": rows[middle:]}[half]
 
 
-def contrast(first: tuple[float, ...], second: tuple[float, ...]) -> float:
+def contrast(first: Sequence[float] | np.ndarray, second: Sequence[float]) -> float:
     """Euclidean distance of two sRGB colours (0..255)."""
     return float(np.linalg.norm(np.subtract(first, second)))
 
@@ -166,7 +167,7 @@ def sample_digit(
         background = _sample_background(rng, colour)
     name = DIGITS[load_glyphs()[1][row]]
     if size == "large" and rng.random() < 0.3:
-        places = ((0.5, 0.5, 1.0),)
+        places: tuple[tuple[float, float, float], ...] = ((0.5, 0.5, 1.0),)
     else:
         places = _sample_places(rng, (0.6, 1.0) if size == "large" else SIZES[size], 1)
     return Scene("digit", name, colour, size, background, places, int(row))

@@ -134,8 +134,10 @@ def train(model: CLIPModel, tokenizer: CLIPTokenizer, steps: int, seed: int) -> 
         model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for stepper in (*optimizers, *schedules):
-            stepper.step()
+        for optimizer in optimizers:
+            optimizer.step()
+        for schedule in schedules:
+            schedule.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(MAX_LOGIT_SCALE))
         losses.append(loss.item())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -66,7 +67,7 @@ def write_samples(output: Path, seed: int) -> dict[str, str]:
     rng = np.random.default_rng(seed)
     labels = {}
 
-    def save(name: str, label: str, picture: Image.Image, **options: object) -> None:
+    def save(name: str, label: str, picture: Image.Image, **options: Any) -> None:
         picture.save(output / name, **options)
         labels[name] = label
 
