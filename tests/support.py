@@ -13,7 +13,7 @@ from transformers.image_transforms import convert_to_rgb
 
 EXIF_ORIENTATION = 0x0112
 REFERENCE_WHITENS = "return_numpy" in inspect.signature(convert_to_rgb).parameters
-"""Whether this transformers makes a transparent colour white, as the server does; 5.20, for Python 3.10, does not."""
+"""Whether transformers makes a transparent colour white, as the server does; for Python 3.10 it does not."""
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:
