@@ -16,6 +16,9 @@ DEMO_CHECKPOINT = ROOT / "scripts" / "demo" / "checkpoint"
 SMALL_CACHE_BYTES = 4_000_000
 """Of the shared server: holds fewer than the 10,000 labels that one test sends."""
 
+PRELOADED_LABELS = ["This is a photo of a preloaded label.", "ein vorab kodiertes Etikett"]
+"""Of the shared server: encoded when it loads."""
+
 Prepare = Callable[..., Path]
 
 
@@ -49,10 +52,13 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo_repository(prepare: Prepare) -> Path:
-    """The demo checkpoint in float32, with a small label cache."""
+def demo_repository(prepare: Prepare, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo checkpoint in float32, with a small label cache and labels to encode at load."""
+    labels = tmp_path_factory.mktemp("labels") / "labels.txt"
+    labels.write_text("\n".join(PRELOADED_LABELS), encoding="utf-8")
     cache = f"text_encoder.cache_bytes={SMALL_CACHE_BYTES}"
-    return prepare("scripts/demo/checkpoint", "--precision", "float32", "--set", cache)
+    options = ("--precision", "float32", "--set", cache, "--labels", labels)
+    return prepare("scripts/demo/checkpoint", *options)
 
 
 @pytest.fixture(scope="session")

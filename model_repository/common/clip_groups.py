@@ -7,7 +7,7 @@ nothing of images, tokens or models, and nothing of Triton: `clip_responder` tur
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -85,7 +85,15 @@ def check_count(kind: str, shape: Sequence[int], limit: int) -> None:
         )
 
 
-def read_elements(kind: str, tensor: np.ndarray, *, max_count: int, max_bytes: int) -> list[bytes]:
+class Elements(NamedTuple):
+    """The elements of a request's BYTES tensor."""
+
+    items: list[bytes]
+    shape: tuple[int, ...]
+    """[rows, elements per row]."""
+
+
+def read_elements(kind: str, tensor: np.ndarray, *, max_count: int, max_bytes: int) -> Elements:
     """The elements of a BYTES tensor, checked for number and total size.
 
     Args:
@@ -98,14 +106,14 @@ def read_elements(kind: str, tensor: np.ndarray, *, max_count: int, max_bytes: i
         RequestError: No elements, too many, or too many bytes.
     """
     check_count(kind, tensor.shape, max_count)
-    elements = tensor.ravel().tolist()
-    total = sum(map(len, elements))
+    items = tensor.ravel().tolist()
+    total = sum(map(len, items))
     if total > max_bytes:
         raise RequestError(
             f"request too large: {total} bytes of {kind}s, the limit is {max_bytes} (max_request_bytes); "
             "split the request"
         )
-    return elements
+    return Elements(items, tensor.shape)
 
 
 def bucket_slices(count: int, largest: int) -> Iterator[slice]:

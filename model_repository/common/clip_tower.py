@@ -22,6 +22,8 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
+from clip_groups import Parameters
+
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -132,9 +134,17 @@ def unit_norm(x: torch.Tensor) -> torch.Tensor:
     return x / x.norm(dim=-1, keepdim=True)
 
 
-def choose_device(instance_kind: str, device_id: str) -> torch.device:
-    """The torch device for Triton's `model_instance_kind` and `model_instance_device_id`."""
-    return torch.device("cuda", int(device_id)) if instance_kind == "GPU" else torch.device("cpu")
+def set_up_torch(args: dict[str, str], parameters: Parameters) -> tuple[torch.device, torch.dtype]:
+    """The device of a model instance and the dtype of its matrix products; sets the threads of a CPU pass.
+
+    Args:
+        args: What Triton hands to `initialize`.
+        parameters: `precision` and `threads` (0: one for each core that this process may use).
+    """
+    gpu = args["model_instance_kind"] == "GPU"
+    device = torch.device("cuda", int(args["model_instance_device_id"])) if gpu else torch.device("cpu")
+    torch.set_num_threads(parameters.integer("threads") or len(os.sched_getaffinity(0)))
+    return device, choose_precision(parameters.choice("precision", PRECISIONS), device)
 
 
 def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
@@ -156,10 +166,3 @@ def _cpu_has_bfloat16() -> bool:
         return False
     flags = next((line.split() for line in lines if line.startswith(("flags", "Features"))), [])
     return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
-
-
-def set_cpu_threads(wanted: int) -> int:
-    """Sets torch's threads for one pass (0: one for each core this process may use); returns the number."""
-    threads = wanted or len(os.sched_getaffinity(0))
-    torch.set_num_threads(threads)
-    return threads

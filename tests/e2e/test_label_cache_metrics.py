@@ -1,6 +1,9 @@
 """The label-embedding cache, seen from outside: by the metrics of the running server."""
 
 from calls import bytes_tensor, cache_counts, infer, parameters, together
+from conftest import PRELOADED_LABELS
+
+from triton_launcher import EmbeddedTriton, ServerOptions
 
 DISTINCT = 10_000
 
@@ -14,6 +17,14 @@ def embed(server, labels):
 def moved(server, before):
     after = cache_counts(server)
     return {name: after[name] - before[name] for name in after}
+
+
+def test_labels_of_the_file_were_encoded_at_load(demo_repository):
+    with EmbeddedTriton(demo_repository, ServerOptions(http_port=0, grpc_port=0, metrics_port=0)) as fresh:
+        assert cache_counts(fresh)["misses_total"] == cache_counts(fresh)["entries"] == len(PRELOADED_LABELS)
+        embed(fresh, PRELOADED_LABELS)
+        assert cache_counts(fresh)["misses_total"] == len(PRELOADED_LABELS)
+        assert cache_counts(fresh)["hits_total"] == len(PRELOADED_LABELS)
 
 
 def test_a_repeated_label_is_never_encoded_twice(server):

@@ -31,7 +31,9 @@ def test_rows_are_cut_back_in_order():
 
 
 def test_elements_come_flat_and_keep_trailing_zeros():
-    assert read_elements("image", texts([b"a\0", b"b"], [b"", b"d"]), max_count=4, max_bytes=4) == [
+    group = read_elements("image", texts([b"a\0", b"b"], [b"", b"d"]), max_count=4, max_bytes=4)
+    assert group.shape == (2, 2)
+    assert group.items == [
         b"a\0",
         b"b",
         b"",

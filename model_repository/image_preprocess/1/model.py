@@ -4,22 +4,14 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from clip_groups import Outputs, Parameters, RequestError, element, read_elements
+from clip_groups import Elements, Outputs, Parameters, RequestError, element, read_elements
 from clip_images import ImageDecoder, ImageError, ImageSettings
 from clip_responder import Responder
-
-
-class ImageGroups(NamedTuple):
-    """The encoded images of one request."""
-
-    images: list[bytes]
-    shape: tuple[int, ...]
-    """[rows, images per row]."""
 
 
 class TritonPythonModel:
@@ -48,15 +40,14 @@ class TritonPythonModel:
         """Ends the threads."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _parse(self, request: Any) -> ImageGroups:
+    def _parse(self, request: Any) -> Elements:
         tensor = pb_utils.get_input_tensor_by_name(request, "image").as_numpy()
-        images = read_elements("image", tensor, max_count=self._max_images, max_bytes=self._max_request_bytes)
-        return ImageGroups(images, tensor.shape)
+        return read_elements("image", tensor, max_count=self._max_images, max_bytes=self._max_request_bytes)
 
-    def _run(self, groups: list[ImageGroups]) -> list[Outputs | Exception]:
-        images = [image for group in groups for image in group.images]
+    def _run(self, groups: list[Elements]) -> list[Outputs | Exception]:
+        images = [image for group in groups for image in group.items]
         decoded = self._pool.map(self._decode, images)
-        return [self._join(group, [next(decoded) for _ in group.images]) for group in groups]
+        return [self._join(group, [next(decoded) for _ in group.items]) for group in groups]
 
     def _decode(self, encoded: bytes) -> np.ndarray | Exception:
         try:
@@ -64,7 +55,7 @@ class TritonPythonModel:
         except Exception as error:
             return error
 
-    def _join(self, group: ImageGroups, decoded: list[np.ndarray | Exception]) -> Outputs | Exception:
+    def _join(self, group: Elements, decoded: list[np.ndarray | Exception]) -> Outputs | Exception:
         for position, image in enumerate(decoded):
             if isinstance(image, ImageError):
                 return RequestError(f"{element('image', position, group.shape)} {image}")

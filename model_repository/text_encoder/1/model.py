@@ -5,27 +5,19 @@ import clip_openmp  # noqa: F401  Before torch is.
 # isort: split
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
 from clip_cache import LabelCache
-from clip_groups import Outputs, Parameters, read_elements, split_rows
+from clip_groups import Elements, Outputs, Parameters, read_elements, split_rows
 from clip_info import publish_model_info
 from clip_labels import CacheCounts, LabelEmbedder, check_label, read_label_file
 from clip_responder import Responder
 from clip_text import TextEncoder, TextTokenizer, load_text_model
-from clip_tower import PRECISIONS, choose_device, choose_precision, set_cpu_threads
+from clip_tower import set_up_torch
 
 PRELOADED_LABELS = "preload_labels.txt"
-
-
-class TextGroups(NamedTuple):
-    """The texts of one request."""
-
-    texts: list[bytes]
-    shape: tuple[int, ...]
-    """[rows, texts per row]."""
 
 
 class TritonPythonModel:
@@ -36,9 +28,7 @@ class TritonPythonModel:
         self._responder = Responder(pb_utils, args)
         parameters = Parameters(json.loads(args["model_config"]))
         directory = Path(__file__).parent
-        device = choose_device(args["model_instance_kind"], args["model_instance_device_id"])
-        dtype = choose_precision(parameters.choice("precision", PRECISIONS), device)
-        set_cpu_threads(parameters.integer("threads"))
+        device, dtype = set_up_torch(args, parameters)
         self._max_labels = parameters.integer("max_labels", minimum=1)
         self._max_request_bytes = parameters.integer("max_request_bytes", minimum=1)
         self._max_label_bytes = parameters.integer("max_label_bytes", minimum=1)
@@ -63,19 +53,19 @@ class TritonPythonModel:
         """Answers all requests of a dynamic batch; a bad one alone gets an error."""
         return self._responder.answer(requests, self._parse, self._run)
 
-    def _parse(self, request: Any) -> TextGroups:
+    def _parse(self, request: Any) -> Elements:
         tensor = pb_utils.get_input_tensor_by_name(request, "text").as_numpy()
-        texts = read_elements("label", tensor, max_count=self._max_labels, max_bytes=self._max_request_bytes)
-        for position, text in enumerate(texts):
+        group = read_elements("label", tensor, max_count=self._max_labels, max_bytes=self._max_request_bytes)
+        for position, text in enumerate(group.items):
             check_label(text, position, tensor.shape, self._max_label_bytes)
-        return TextGroups(texts, tensor.shape)
+        return group
 
-    def _run(self, groups: list[TextGroups]) -> list[Outputs | Exception]:
+    def _run(self, groups: list[Elements]) -> list[Outputs | Exception]:
         embeds, token_counts, counts = self._embedder.embed(
-            [text for group in groups for text in group.texts]
+            [text for group in groups for text in group.items]
         )
         self._count(counts)
-        sizes = [len(group.texts) for group in groups]
+        sizes = [len(group.items) for group in groups]
         parts = zip(groups, split_rows(embeds, sizes), split_rows(token_counts, sizes), strict=True)
         return [
             {"text_embeds": rows.reshape(*group.shape, -1), "token_counts": tokens.reshape(group.shape)}

@@ -13,7 +13,7 @@ import triton_python_backend_utils as pb_utils
 from clip_groups import Outputs, Parameters, RequestError, check_count, split_rows
 from clip_info import publish_model_info
 from clip_responder import Responder
-from clip_tower import PRECISIONS, choose_device, choose_precision, set_cpu_threads
+from clip_tower import set_up_torch
 from clip_vision import ImageEncoder, load_vision_model
 
 
@@ -25,9 +25,7 @@ class TritonPythonModel:
         self._responder = Responder(pb_utils, args)
         parameters = Parameters(json.loads(args["model_config"]))
         directory = Path(__file__).parent
-        device = choose_device(args["model_instance_kind"], args["model_instance_device_id"])
-        dtype = choose_precision(parameters.choice("precision", PRECISIONS), device)
-        set_cpu_threads(parameters.integer("threads"))
+        device, dtype = set_up_torch(args, parameters)
         self._max_images = parameters.integer("max_images", minimum=1)
         max_bucket = parameters.integer("max_bucket", minimum=1)
         model = load_vision_model(directory)
