@@ -10,6 +10,7 @@ Importing the package loads neither `tritonclient` nor any model library.
 
 from tritonclip._checks import DEFAULT_HYPOTHESIS_TEMPLATE, DEFAULT_LABELS
 from tritonclip._types import Health, ImageInput, Prediction
+from tritonclip.async_client import AsyncClient
 from tritonclip.client import Client
 from tritonclip.errors import (
     DeadlineExceededError,
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "DEFAULT_HYPOTHESIS_TEMPLATE",
     "DEFAULT_LABELS",
+    "AsyncClient",
     "Client",
     "DeadlineExceededError",
     "Health",

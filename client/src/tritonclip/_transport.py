@@ -5,7 +5,8 @@ The transports are imported when a client is made: `tritonclient` takes longer t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from tritonclip._config import Settings
@@ -38,6 +39,30 @@ class Transport(Protocol):
         """Close all connections; calling it again does nothing."""
 
 
+class AsyncTransport(Protocol):
+    """The twin of `Transport` for asyncio: belongs to one event loop, takes any number of calls at once.
+
+    A cancelled task cancels its call.
+    """
+
+    async def infer(
+        self, model: Model, inputs: Tensors, outputs: Sequence[Tensor], *, timeout_s: float, request_id: str
+    ) -> Tensors:
+        """See `Transport.infer`."""
+
+    async def server_live(self, *, timeout_s: float) -> bool:
+        """See `Transport.server_live`."""
+
+    async def server_ready(self, *, timeout_s: float) -> bool:
+        """See `Transport.server_ready`."""
+
+    async def model_ready(self, model: Model, *, timeout_s: float) -> bool:
+        """See `Transport.model_ready`."""
+
+    async def close(self) -> None:
+        """See `Transport.close`."""
+
+
 def build_request(
     triton: Any, model: Model, inputs: Tensors, outputs: Sequence[Tensor]
 ) -> tuple[list[Any], list[Any]]:
@@ -62,7 +87,7 @@ def open_transport(settings: Settings) -> Transport:
     Raises:
         MissingExtraError: If `tritonclient` lacks the protocol's dependencies.
     """
-    try:
+    with _missing_extra(settings.protocol):
         if settings.protocol == "grpc":
             from tritonclip._transport_grpc import GrpcTransport
 
@@ -70,8 +95,26 @@ def open_transport(settings: Settings) -> Transport:
         from tritonclip._transport_http import HttpTransport
 
         return HttpTransport(settings)
+
+
+def open_async_transport(settings: Settings) -> AsyncTransport:
+    """The twin of `open_transport` for asyncio."""
+    with _missing_extra(settings.protocol):
+        if settings.protocol == "grpc":
+            from tritonclip._transport_aio_grpc import AsyncGrpcTransport
+
+            return AsyncGrpcTransport(settings)
+        from tritonclip._transport_aio_http import AsyncHttpTransport
+
+        return AsyncHttpTransport(settings)
+
+
+@contextmanager
+def _missing_extra(protocol: str) -> Iterator[None]:
+    try:
+        yield
     except (ImportError, RuntimeError) as error:  # tritonclient raises RuntimeError for a missing extra
         raise MissingExtraError(
-            f"protocol {settings.protocol!r} needs a part of tritonclient that is not installed: "
-            f"pip install 'tritonclient[{settings.protocol}]'"
+            f"protocol {protocol!r} needs a part of tritonclient that is not installed: "
+            f"pip install 'tritonclient[{protocol}]'"
         ) from error

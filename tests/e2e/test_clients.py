@@ -1,0 +1,185 @@
+"""One test body for all clients: with and without asyncio, over gRPC and HTTP, on the real server."""
+
+import asyncio
+import inspect
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+from support import encode, noise, varied_images
+
+from tritonclip import (
+    DEFAULT_LABELS,
+    AsyncClient,
+    Client,
+    DeadlineExceededError,
+    InvalidInputError,
+    ServerUnavailableError,
+)
+
+SAMPLE = ROOT / "scripts" / "demo" / "images" / "red_circle.jpg"
+LABELS = ["a red circle", "a blue square", "the digit 7"]
+METHODS = ["classify", "embed_images", "embed_texts", "similarity", "health", "close"]
+
+
+class Waiting:
+    """An AsyncClient whose every call is waited for, so that one test body serves both clients."""
+
+    def __init__(self, client, loop):
+        self._client, self._loop = client, loop
+
+    def __getattr__(self, name):
+        attribute = getattr(self._client, name)
+        if not inspect.iscoroutinefunction(attribute):
+            return attribute
+        return lambda *args, **options: self._loop.run_until_complete(attribute(*args, **options))
+
+
+@pytest.fixture(params=["grpc", "http"])
+def protocol(request):
+    return request.param
+
+
+@pytest.fixture
+def url(server, protocol):
+    return server.grpc_url if protocol == "grpc" else server.http_url
+
+
+@pytest.fixture(params=[Client, AsyncClient])
+def make(request, protocol):
+    """Makes a client of the kind under test; all are closed after the test."""
+    loop, made = asyncio.new_event_loop(), []
+
+    def _make(url, **options):
+        if request.param is Client:
+            client = Client(url, protocol=protocol, **options)
+        else:
+
+            async def on_loop():
+                return AsyncClient(url, protocol=protocol, **options)
+
+            client = Waiting(loop.run_until_complete(on_loop()), loop)
+        made.append(client)
+        return client
+
+    yield _make
+    for client in made:
+        client.close()
+    # aiohttp and grpc.aio finish closing in a later turn of the loop.
+    loop.run_until_complete(asyncio.sleep(0.05))
+    loop.close()
+
+
+@pytest.fixture
+def client(make, url):
+    return make(url, timeout_s=60)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_twins_have_the_same_signatures(name):
+    ours, theirs = (inspect.signature(getattr(kind, name)) for kind in (Client, AsyncClient))
+    assert ours == theirs
+    assert inspect.getdoc(getattr(Client, name)) == inspect.getdoc(getattr(AsyncClient, name))
+    assert inspect.iscoroutinefunction(getattr(AsyncClient, name))
+
+
+def test_the_twins_have_the_same_public_names():
+    public = [{name for name in dir(kind) if not name.startswith("_")} for kind in (Client, AsyncClient)]
+    assert public[0] == public[1]
+
+
+def test_all_clients_give_the_same_answers(client, server):
+    with Client(server.grpc_url) as reference:
+        assert client.classify(SAMPLE, LABELS) == reference.classify(SAMPLE, LABELS)
+        np.testing.assert_array_equal(client.embed_texts(LABELS), reference.embed_texts(LABELS))
+
+
+def test_images_come_in_every_form(client):
+    image = Image.open(SAMPLE)
+    forms = [SAMPLE, str(SAMPLE), SAMPLE.read_bytes(), image, np.asarray(image)]
+    for form in forms:
+        best = client.classify(form, LABELS)[0]
+        assert best["label"] == "a red circle"
+    assert [one[0]["label"] for one in client.classify(forms, LABELS)] == ["a red circle"] * len(forms)
+
+
+def test_the_answer_has_the_pipelines_form(client):
+    ranked = client.classify(SAMPLE, LABELS)
+    assert [list(found) for found in ranked] == [["score", "label"]] * 3
+    assert sum(found["score"] for found in ranked) == pytest.approx(1, abs=1e-6)
+    assert client.classify(SAMPLE, LABELS, top_k=1) == ranked[:1]
+    assert client.classify(SAMPLE, LABELS, threshold=0.5) == ranked[:1]
+    assert {found["label"] for found in client.classify(SAMPLE)} == set(DEFAULT_LABELS)
+
+
+def test_similarity_is_the_cosine_of_the_embeddings(client):
+    images = [SAMPLE, varied_images()["photo.jpg"]]
+    cosines = client.similarity(images, LABELS)
+    np.testing.assert_allclose(cosines, client.embed_images(images) @ client.embed_texts(LABELS).T, atol=1e-6)
+    assert cosines.shape == (2, 3)
+    assert client.embed_images(SAMPLE).shape == client.embed_texts("a cat").shape == (512,)
+
+
+def test_health_is_told(client):
+    assert client.health().ok
+
+
+def test_server_errors_name_index_model_and_endpoint(client, url, protocol):
+    broken = encode(noise(300, 300), "JPEG")[:3000]
+    with pytest.raises(InvalidInputError, match="image 1 cannot be decoded") as caught:
+        client.classify([SAMPLE, broken], LABELS)
+    assert caught.value.model == "clip_zero_shot"
+    assert caught.value.endpoint == f"{protocol}://{url}"
+
+
+def test_a_deadline_holds_and_the_client_works_on(client):
+    images = [encode(noise(1500, 1500), "JPEG")] * 20
+    with pytest.raises(DeadlineExceededError, match="no answer within 0.05 s"):
+        client.embed_images(images, timeout_s=0.05)
+    assert client.classify(SAMPLE, LABELS)[0]["label"] == "a red circle"
+
+
+def test_a_closed_port_is_an_unavailable_server(make):
+    client = make("127.0.0.1:9", timeout_s=5)
+    with pytest.raises(ServerUnavailableError, match="127.0.0.1:9"):
+        client.classify(SAMPLE, LABELS)
+
+
+def test_a_closed_client_says_so(client):
+    client.close()
+    client.close()
+    with pytest.raises(RuntimeError, match=r"used after close\(\); make a new"):
+        client.classify(SAMPLE, LABELS)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_many_tasks_share_one_async_client(server, protocol):
+    images = list(varied_images().values())
+    url = server.grpc_url if protocol == "grpc" else server.http_url
+
+    async def embed_all():
+        async with AsyncClient(url, protocol=protocol, timeout_s=60) as client:
+            together = await asyncio.gather(*(client.embed_images(image) for image in images))
+            task = asyncio.create_task(client.embed_images(images * 4))
+            await asyncio.sleep(0.05)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            return together, await client.embed_images(images)
+
+    together, joined = asyncio.run(embed_all())
+    np.testing.assert_allclose(np.stack(together), joined, atol=1e-5)
+
+
+def test_pictures_opened_from_memory_keep_their_turn(client):
+    turned = varied_images()["exif_6.jpg"]
+    opened = Image.open(io.BytesIO(turned))
+    np.testing.assert_allclose(client.embed_images(opened), client.embed_images(turned), atol=1e-5)
+
+
+def test_paths_may_be_relative(client, monkeypatch):
+    monkeypatch.chdir(SAMPLE.parent)
+    assert client.classify(Path("red_circle.jpg"), LABELS)[0]["label"] == "a red circle"
