@@ -173,6 +173,7 @@ def _identity(checkpoint: Checkpoint) -> dict[str, str]:
         "revision": checkpoint.revision,
         "sha256": checkpoint.sha256,
         "random_weights": str(checkpoint.random).lower(),
+        "logit_scale": f"{checkpoint.logit_scale:.9g}",
     }
 
 

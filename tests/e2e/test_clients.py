@@ -1,16 +1,18 @@
 """One test body for all clients: with and without asyncio, over gRPC and HTTP, on the real server."""
 
 import asyncio
+import hashlib
 import inspect
 import io
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import DEMO_CHECKPOINT, ROOT
 from PIL import Image
 from support import encode, noise, varied_images
 
+from repository import ENSEMBLES
 from tritonclip import (
     DEFAULT_LABELS,
     AsyncClient,
@@ -22,7 +24,7 @@ from tritonclip import (
 
 SAMPLE = ROOT / "scripts" / "demo" / "images" / "red_circle.jpg"
 LABELS = ["a red circle", "a blue square", "the digit 7"]
-METHODS = ["classify", "embed_images", "embed_texts", "similarity", "health", "close"]
+METHODS = ["classify", "embed_images", "embed_texts", "similarity", "health", "models", "close"]
 
 
 class Waiting:
@@ -125,6 +127,17 @@ def test_similarity_is_the_cosine_of_the_embeddings(client):
 
 def test_health_is_told(client):
     assert client.health().ok
+
+
+def test_models_name_their_weights(client):
+    models = {model.name: model for model in client.models()}
+    assert set(models) == set(ENSEMBLES)
+    weights = (DEMO_CHECKPOINT / "model.safetensors").read_bytes()
+    for model in models.values():
+        assert model.sha256 == hashlib.sha256(weights).hexdigest()
+        assert model.checkpoint == "scripts/demo/checkpoint"
+        assert not model.random_weights
+        assert 1 < model.logit_scale <= 100
 
 
 def test_server_errors_name_index_model_and_endpoint(client, url, protocol):

@@ -9,8 +9,9 @@ Importing the package loads neither `tritonclient` nor any model library.
 """
 
 from tritonclip._checks import DEFAULT_HYPOTHESIS_TEMPLATE, DEFAULT_LABELS
-from tritonclip._types import Health, ImageInput, Prediction
+from tritonclip._types import Health, ImageInput, ModelInfo, Prediction
 from tritonclip.async_client import AsyncClient
+from tritonclip.classifier import ZeroShotClassifier
 from tritonclip.client import Client
 from tritonclip.errors import (
     DeadlineExceededError,
@@ -35,8 +36,10 @@ __all__ = [
     "InferenceError",
     "InvalidInputError",
     "MissingExtraError",
+    "ModelInfo",
     "ModelNotReadyError",
     "Prediction",
     "ServerUnavailableError",
     "TritonClipError",
+    "ZeroShotClassifier",
 ]

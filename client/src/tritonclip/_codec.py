@@ -6,7 +6,7 @@ A request is one request group: the batch dimension is 1, then n images or m tex
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from tritonclip import _wire
 from tritonclip._checks import check_labels, check_template, check_texts, check_threshold, check_top_k
-from tritonclip._types import Prediction, Tensors
-from tritonclip.errors import InferenceError, InvalidInputError
+from tritonclip._types import ModelInfo, Prediction, Tensors
+from tritonclip.errors import InferenceError, InvalidInputError, ModelNotReadyError
 
 T = TypeVar("T")
 MAX_TENSOR_BYTES = 2**31 - 2**20  # gRPC and protobuf end at 2 GiB a message; 1 MiB is for the rest
@@ -119,6 +119,44 @@ def decode_predictions(
         InferenceError: If the scores are missing, of another shape or dtype, or not finite.
     """
     scores = _group(outputs, _wire.SCORES, (n, len(labels)), _wire.ZERO_SHOT)  # [n, m]
+    return rank(scores, labels, top_k=top_k, threshold=threshold)
+
+
+def decode_embeddings(outputs: Tensors, tensor: _wire.Tensor, *, n: int, model: _wire.Model) -> Embeddings:
+    """Embeddings float32 [1, n, d] to an array of the caller's own, [n, d].
+
+    Raises:
+        InferenceError: If they are missing, of another shape or dtype, or not finite.
+    """
+    return _group(outputs, tensor, (n, None), model).copy()  # received arrays are read-only
+
+
+def decode_model_info(model: _wire.Model, parameters: Mapping[str, str]) -> ModelInfo:
+    """The parameters of a model's configuration to what they say of its weights.
+
+    Raises:
+        ModelNotReadyError: If one is missing.
+    """
+    try:
+        return ModelInfo(
+            name=model.name,
+            checkpoint=parameters["checkpoint"],
+            revision=parameters["revision"],
+            sha256=parameters["sha256"],
+            random_weights=parameters["random_weights"] == "true",
+            logit_scale=float(parameters["logit_scale"]),
+        )
+    except KeyError as error:
+        raise ModelNotReadyError(
+            f"its configuration has no parameter {error}; prepare the repository with prepare_weights.py",
+            model=model.name,
+        ) from error
+
+
+def rank(
+    scores: npt.NDArray[np.float32], labels: Sequence[str], *, top_k: int | None, threshold: float | None
+) -> list[list[Prediction]]:
+    """Scores float32 [n, m] to n lists of predictions, highest score first; ties keep the labels' order."""
     order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
     ranked = np.take_along_axis(scores, order, axis=1)
     return [
@@ -129,15 +167,6 @@ def decode_predictions(
         ]
         for row_scores, row_columns in zip(ranked.tolist(), order.tolist(), strict=True)
     ]
-
-
-def decode_embeddings(outputs: Tensors, tensor: _wire.Tensor, *, n: int, model: _wire.Model) -> Embeddings:
-    """Embeddings float32 [1, n, d] to an array of the caller's own, [n, d].
-
-    Raises:
-        InferenceError: If they are missing, of another shape or dtype, or not finite.
-    """
-    return _group(outputs, tensor, (n, None), model).copy()  # received arrays are read-only
 
 
 def similarity(image_embeds: Embeddings, text_embeds: Embeddings) -> Embeddings:

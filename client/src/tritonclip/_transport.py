@@ -35,6 +35,9 @@ class Transport(Protocol):
     def model_ready(self, model: Model, *, timeout_s: float) -> bool:
         """Whether the model is loaded and ready."""
 
+    def model_parameters(self, model: Model, *, timeout_s: float) -> dict[str, str]:
+        """The parameters of the model's configuration."""
+
     def close(self) -> None:
         """Close all connections; calling it again does nothing."""
 
@@ -59,6 +62,9 @@ class AsyncTransport(Protocol):
     async def model_ready(self, model: Model, *, timeout_s: float) -> bool:
         """See `Transport.model_ready`."""
 
+    async def model_parameters(self, model: Model, *, timeout_s: float) -> dict[str, str]:
+        """See `Transport.model_parameters`."""
+
     async def close(self) -> None:
         """See `Transport.close`."""
 
@@ -79,6 +85,16 @@ def read_answer(result: Any, outputs: Sequence[Tensor]) -> Tensors:
     """The outputs that a `tritonclient` InferResult holds, by name; the codec misses those that it lacks."""
     arrays = {tensor.name: result.as_numpy(tensor.name) for tensor in outputs}
     return {name: array for name, array in arrays.items() if array is not None}
+
+
+def grpc_parameters(reply: Any) -> dict[str, str]:
+    """The parameters of a `get_model_config` answer over gRPC."""
+    return {name: entry.string_value for name, entry in reply.config.parameters.items()}
+
+
+def http_parameters(reply: Any) -> dict[str, str]:
+    """The parameters of a `get_model_config` answer over HTTP."""
+    return {name: entry["string_value"] for name, entry in reply.get("parameters", {}).items()}
 
 
 def open_transport(settings: Settings) -> Transport:

@@ -9,7 +9,7 @@ import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 
 from tritonclip._config import Settings
-from tritonclip._transport import build_request, read_answer
+from tritonclip._transport import build_request, grpc_parameters, read_answer
 from tritonclip._transport_grpc import CHANNEL_ARGS
 from tritonclip._types import Tensors
 from tritonclip._wire import Model, Tensor
@@ -57,6 +57,13 @@ class AsyncGrpcTransport:
         return await self._call(
             lambda: self._client.is_model_ready(model.name, client_timeout=timeout_s), model, timeout_s
         )
+
+    async def model_parameters(self, model: Model, *, timeout_s: float) -> dict[str, str]:
+        """See `Transport`."""
+        reply = await self._call(
+            lambda: self._client.get_model_config(model.name, client_timeout=timeout_s), model, timeout_s
+        )
+        return grpc_parameters(reply)
 
     async def close(self) -> None:
         """See `Transport`."""

@@ -12,7 +12,7 @@ import tritonclient.http.aio as triton
 from tritonclient.utils import InferenceServerException
 
 from tritonclip._config import Settings
-from tritonclip._transport import build_request, read_answer
+from tritonclip._transport import build_request, http_parameters, read_answer
 from tritonclip._types import Tensors
 from tritonclip._wire import Model, Tensor
 from tritonclip.errors import from_failure
@@ -59,6 +59,11 @@ class AsyncHttpTransport:
     async def model_ready(self, model: Model, *, timeout_s: float) -> bool:
         """See `Transport`."""
         return bool(await self._call(lambda client: client.is_model_ready(model.name), model, timeout_s))
+
+    async def model_parameters(self, model: Model, *, timeout_s: float) -> dict[str, str]:
+        """See `Transport`."""
+        reply = await self._call(lambda client: client.get_model_config(model.name), model, timeout_s)
+        return http_parameters(reply)
 
     async def close(self) -> None:
         """See `Transport`."""

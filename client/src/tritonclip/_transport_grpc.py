@@ -10,7 +10,7 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from tritonclip._config import Settings
-from tritonclip._transport import build_request, read_answer
+from tritonclip._transport import build_request, grpc_parameters, read_answer
 from tritonclip._types import Tensors
 from tritonclip._wire import Model, Tensor
 from tritonclip.errors import from_failure
@@ -59,6 +59,11 @@ class GrpcTransport:
     def model_ready(self, model: Model, *, timeout_s: float) -> bool:
         """See `Transport`."""
         return self._ask(partial(self._client.is_model_ready, model.name), model, timeout_s)
+
+    def model_parameters(self, model: Model, *, timeout_s: float) -> dict[str, str]:
+        """See `Transport`."""
+        ask = partial(self._client.get_model_config, model.name, client_timeout=timeout_s)
+        return self._call(lambda: grpc_parameters(ask()), model, timeout_s)
 
     def close(self) -> None:
         """See `Transport`. Calls that still run in other threads are cancelled."""

@@ -13,7 +13,7 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 from tritonclip._config import Settings
-from tritonclip._transport import build_request, read_answer
+from tritonclip._transport import build_request, http_parameters, read_answer
 from tritonclip._types import Tensors
 from tritonclip._wire import Model, Tensor
 from tritonclip.errors import from_failure
@@ -103,6 +103,12 @@ class HttpTransport:
     def model_ready(self, model: Model, *, timeout_s: float) -> bool:
         """See `Transport`."""
         return self._call(lambda client: bool(client.is_model_ready(model.name)), model, timeout_s)
+
+    def model_parameters(self, model: Model, *, timeout_s: float) -> dict[str, str]:
+        """See `Transport`."""
+        return self._call(
+            lambda client: http_parameters(client.get_model_config(model.name)), model, timeout_s
+        )
 
     def close(self) -> None:
         """See `Transport`. Calls that still run in other threads end first and then close their own."""

@@ -33,6 +33,27 @@ class Prediction(TypedDict):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """What a server says of a model; embeddings may be compared where `sha256` is equal.
+
+    Attributes:
+        name: The model's name.
+        checkpoint: Hub id or directory that its weights were prepared from.
+        revision: The hub's commit, or "local".
+        sha256: Of the weights, hexadecimal.
+        random_weights: The weights are random numbers, for load tests.
+        logit_scale: The multiplier from cosine to logit (about 100 for OpenAI's weights).
+    """
+
+    name: str
+    checkpoint: str
+    revision: str
+    sha256: str
+    random_weights: bool
+    logit_scale: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Health:
     """The state of a server that answered.
 

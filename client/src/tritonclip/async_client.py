@@ -13,7 +13,7 @@ from tritonclip._base import BaseClient
 from tritonclip._checks import DEFAULT_HYPOTHESIS_TEMPLATE
 from tritonclip._images import encode_images
 from tritonclip._transport import open_async_transport
-from tritonclip._types import Health, ImageInput, Prediction
+from tritonclip._types import Health, ImageInput, ModelInfo, Prediction
 from tritonclip.errors import InferenceError
 
 T = TypeVar("T")
@@ -168,6 +168,21 @@ class AsyncClient(BaseClient):
                 for model in _wire.PUBLIC_MODELS
             }
         return Health(live=live, ready=ready, models=models)
+
+    async def models(self, *, timeout_s: float | None = None) -> list[ModelInfo]:
+        """Ask which weights each public model serves, within one deadline.
+
+        Raises:
+            ModelNotReadyError: If a model was not prepared by tritonclip's `prepare_weights.py`.
+        """
+        self._check_open()
+        with self._one_deadline(timeout_s) as rest_s:
+            return [
+                _codec.decode_model_info(
+                    model, await self._transport.model_parameters(model, timeout_s=rest_s())
+                )
+                for model in _wire.PUBLIC_MODELS
+            ]
 
     async def close(self) -> None:
         """Close all connections; the client cannot be used after. Calling it again does nothing."""

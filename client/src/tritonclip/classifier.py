@@ -1,0 +1,191 @@
+"""A fixed label set: its prompts are embedded once; then only images travel, and the scores are taken here.
+
+It is for large or lasting label sets, such as ImageNet's 1,000 classes by 80 templates. For labels that
+change with each request `Client.classify` is the shorter way.
+
+Source: "Learning Transferable Visual Models From Natural Language Supervision" (Radford et al., 2021),
+section 3.1.4, for the averaging of templates.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Sequence
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
+
+from tritonclip._checks import (
+    DEFAULT_HYPOTHESIS_TEMPLATE,
+    check_labels,
+    check_template,
+    check_threshold,
+    check_top_k,
+)
+from tritonclip._codec import rank
+from tritonclip._types import ImageInput, ModelInfo, Prediction
+from tritonclip.client import Client, ImageT
+from tritonclip.errors import InvalidInputError
+
+PROMPTS_A_REQUEST = 1000
+Array = npt.NDArray[np.float32]
+
+
+class ZeroShotClassifier:
+    """Ranks a fixed set of labels for any number of images; safe for threads.
+
+    Args:
+        client: Where prompts and images are embedded.
+        labels: Candidate labels; one string is split at its commas; None: `DEFAULT_LABELS`.
+        templates: Sentences with one `{}` for the label. A label's embedding is the mean of its prompts'
+            embeddings, scaled to L2 norm 1.
+
+    Attributes:
+        labels: The labels, in their order.
+        templates: The templates.
+        text_embeds: float32 [m, d], unit L2 norm, one row a label.
+
+    Raises:
+        InvalidInputError: A label or template is malformed.
+        TritonClipError: The server could not embed the prompts; see `Client`.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        labels: list[str] | tuple[str, ...] | str | None = None,
+        *,
+        templates: str | Sequence[str] = DEFAULT_HYPOTHESIS_TEMPLATE,
+    ) -> None:
+        given = [templates] if isinstance(templates, str) else list(templates)
+        if not given:
+            raise InvalidInputError("templates: the list is empty; give at least one template")
+        self.labels = tuple(check_labels(labels))
+        self.templates = tuple(check_template(template) for template in given)
+        self._client = client
+        self._model = _zero_shot_model(client)
+        self.text_embeds = self._embed_labels()
+
+    @overload
+    def __call__(
+        self,
+        images: list[ImageT] | tuple[ImageT, ...],
+        candidate_labels: list[str] | tuple[str, ...] | str | None = None,
+        *,
+        hypothesis_template: str = ...,
+        top_k: int | None = ...,
+        threshold: float | None = ...,
+        timeout_s: float | None = ...,
+    ) -> list[list[Prediction]]: ...
+
+    @overload
+    def __call__(
+        self,
+        images: ImageInput,
+        candidate_labels: list[str] | tuple[str, ...] | str | None = None,
+        *,
+        hypothesis_template: str = ...,
+        top_k: int | None = ...,
+        threshold: float | None = ...,
+        timeout_s: float | None = ...,
+    ) -> list[Prediction]: ...
+
+    def __call__(
+        self,
+        images: ImageInput | list[ImageT] | tuple[ImageT, ...],
+        candidate_labels: list[str] | tuple[str, ...] | str | None = None,
+        *,
+        hypothesis_template: str = DEFAULT_HYPOTHESIS_TEMPLATE,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        timeout_s: float | None = None,
+    ) -> list[Prediction] | list[list[Prediction]]:
+        """Rank the labels, called like transformers' zero-shot-image-classification pipeline.
+
+        Args:
+            images: One image, or a list or tuple of them; see `Client.classify`.
+            candidate_labels: Labels for this call alone, which the server ranks; None: the fixed ones.
+            hypothesis_template: For `candidate_labels`; the fixed labels have their templates.
+            top_k: Keep only this many labels an image, the best.
+            threshold: Keep only scores of at least this much, 0 to 1.
+            timeout_s: Deadline of this call in seconds; None: the client's.
+
+        Returns:
+            `[{"score": float, "label": str}, ...]`, highest score first; a list of these for a list.
+        """
+        if candidate_labels is not None:
+            return self._client.classify(
+                images,
+                candidate_labels,
+                hypothesis_template=hypothesis_template,
+                top_k=top_k,
+                threshold=threshold,
+                timeout_s=timeout_s,
+            )
+        keep, floor = check_top_k(top_k), check_threshold(threshold)
+        embeds = np.atleast_2d(self._client.embed_images(images, timeout_s=timeout_s))
+        ranked = rank(self.scores(embeds), self.labels, top_k=keep, threshold=floor)
+        return ranked if isinstance(images, (list, tuple)) else ranked[0]
+
+    def scores(self, image_embeds: Array) -> Array:
+        """Softmax over the labels, as the server takes it.
+
+        Args:
+            image_embeds: float32 [n, d], unit L2 norm.
+
+        Returns:
+            float32 [n, m], each row adding up to 1.
+        """
+        logits = np.float32(self._model.logit_scale) * (image_embeds @ self.text_embeds.T)
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float32)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write labels, templates and embeddings to an `.npz` file, for `load`."""
+        with open(path, "wb") as file:
+            np.savez(
+                file,
+                labels=np.array(self.labels),
+                templates=np.array(self.templates),
+                text_embeds=self.text_embeds,
+                sha256=np.array(self._model.sha256),
+            )
+
+    @classmethod
+    def load(cls, client: Client, path: str | os.PathLike[str]) -> ZeroShotClassifier:
+        """Read a saved classifier; nothing is embedded anew.
+
+        Raises:
+            InvalidInputError: Not such a file, or made with other weights than the server's.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                content = {name: file[name] for name in ("labels", "templates", "text_embeds", "sha256")}
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise InvalidInputError(f"{os.fspath(path)!r} is no saved classifier: {error}") from error
+        model = _zero_shot_model(client)
+        if str(content["sha256"]) != model.sha256:
+            raise InvalidInputError(
+                f"{os.fspath(path)!r} was made with other weights than the server's ({model.checkpoint}); "
+                "make the classifier anew"
+            )
+        loaded = cls.__new__(cls)
+        loaded.labels, loaded.templates = (tuple(content[name].tolist()) for name in ("labels", "templates"))
+        loaded.text_embeds, loaded._client, loaded._model = content["text_embeds"], client, model
+        return loaded
+
+    def _embed_labels(self) -> Array:
+        """Embeds label after label, each with all its templates: float32 [m, d], unit L2 norm."""
+        prompts = [template.format(label) for label in self.labels for template in self.templates]
+        parts = [
+            self._client.embed_texts(prompts[start : start + PROMPTS_A_REQUEST])
+            for start in range(0, len(prompts), PROMPTS_A_REQUEST)
+        ]
+        means = np.concatenate(parts).reshape(len(self.labels), len(self.templates), -1).mean(axis=1)
+        return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), dtype=np.float32)
+
+
+def _zero_shot_model(client: Client) -> ModelInfo:
+    return next(model for model in client.models() if model.name == "clip_zero_shot")
