@@ -5,7 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tritonclip import DEFAULT_HYPOTHESIS_TEMPLATE, DEFAULT_LABELS, InferenceError, InvalidInputError, _wire
+from tritonclip import (
+    DEFAULT_HYPOTHESIS_TEMPLATE,
+    DEFAULT_LABELS,
+    InferenceError,
+    InvalidInputError,
+    TruncatedTextWarning,
+    _wire,
+)
 from tritonclip import _codec as codec
 from tritonclip._types import Tensors
 
@@ -17,18 +24,37 @@ def classify(images: list[bytes], labels: Any = ("a", "b"), **options: Any) -> c
 
 
 def scores(*rows: list[float]) -> Tensors:
-    return {"scores": np.array([rows], dtype=np.float32)}
+    return {
+        "scores": np.array([rows], dtype=np.float32),
+        "token_counts": np.full((1, len(rows[0])), 9, dtype=np.int32),
+    }
 
 
 def test_classify_request_is_one_group() -> None:
     call = classify([b"\xff\0\0", b"", b"three"], ["Katze", "犬"])
     image, labels = call.inputs["image"], call.inputs["labels"]
     assert call.model.name == "clip_zero_shot"
-    assert [output.name for output in call.outputs] == ["scores"]
+    assert [output.name for output in call.outputs] == ["scores", "token_counts"]
     assert (image.shape, labels.shape) == ((1, 3), (1, 2))
     assert image.dtype == labels.dtype == object
     assert image[0].tolist() == [b"\xff\0\0", b"", b"three"]
     assert labels[0].tolist() == [b"This is a photo of Katze.", "This is a photo of 犬.".encode()]
+
+
+def test_a_cut_label_is_named() -> None:
+    outputs = scores([0.25, 0.75]) | {"token_counts": np.array([[77, 78]], dtype=np.int32)}
+    with pytest.warns(TruncatedTextWarning, match="label 1 has 78 tokens and was cut at 77: 'b'") as caught:
+        classify([b"x"], ["a", "b"]).decode(outputs)
+    assert len(caught) == 1
+
+
+def test_answers_without_sound_token_counts_are_refused() -> None:
+    outputs = scores([0.25, 0.75])
+    call = classify([b"x"], ["a", "b"])
+    with pytest.raises(InferenceError, match="holds no 'token_counts'"):
+        call.decode({"scores": outputs["scores"]})
+    with pytest.raises(InferenceError, match="token_counts: expected int32"):
+        call.decode(outputs | {"token_counts": np.zeros((1, 3), np.int32)})
 
 
 def test_embedding_requests() -> None:

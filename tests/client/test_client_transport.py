@@ -226,6 +226,7 @@ def test_http_goes_on_after_a_deadline(answers: Answers) -> None:
 
 EMBEDDINGS = b"""{"outputs": [
     {"name": "text_embeds", "datatype": "FP32", "shape": [1, 2, 2], "data": [1, 0, 0.6, 0.8]},
+    {"name": "token_counts", "datatype": "INT32", "shape": [1, 2], "data": [3, 3]},
     {"name": "image_embeds", "datatype": "FP32", "shape": [1, 1, 2], "data": [0.6, 0.8]}
 ]}"""
 

@@ -20,6 +20,7 @@ from tritonclip import (
     DeadlineExceededError,
     InvalidInputError,
     ServerUnavailableError,
+    TruncatedTextWarning,
 )
 
 SAMPLE = ROOT / "scripts" / "demo" / "images" / "red_circle.jpg"
@@ -127,6 +128,14 @@ def test_similarity_is_the_cosine_of_the_embeddings(client):
 
 def test_health_is_told(client):
     assert client.health().ok
+
+
+def test_cut_labels_and_texts_are_named(client):
+    long = "word " * 200
+    with pytest.warns(TruncatedTextWarning, match="label 1 has .* tokens and was cut at 77: 'word word"):
+        client.classify(SAMPLE, ["a red circle", long])
+    with pytest.warns(TruncatedTextWarning, match="text 0 has"):
+        client.embed_texts([long, "short"])
 
 
 def test_models_name_their_weights(client):

@@ -21,6 +21,7 @@ from tritonclip.errors import (
     ModelNotReadyError,
     ServerUnavailableError,
     TritonClipError,
+    TruncatedTextWarning,
 )
 
 __version__ = "0.1.0"
@@ -41,5 +42,6 @@ __all__ = [
     "Prediction",
     "ServerUnavailableError",
     "TritonClipError",
+    "TruncatedTextWarning",
     "ZeroShotClassifier",
 ]

@@ -6,6 +6,8 @@ A request is one request group: the batch dimension is 1, then n images or m tex
 
 from __future__ import annotations
 
+import textwrap
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -16,7 +18,7 @@ import numpy.typing as npt
 from tritonclip import _wire
 from tritonclip._checks import check_labels, check_template, check_texts, check_threshold, check_top_k
 from tritonclip._types import ModelInfo, Prediction, Tensors
-from tritonclip.errors import InferenceError, InvalidInputError, ModelNotReadyError
+from tritonclip.errors import InferenceError, InvalidInputError, ModelNotReadyError, TruncatedTextWarning
 
 T = TypeVar("T")
 MAX_TENSOR_BYTES = 2**31 - 2**20  # gRPC and protobuf end at 2 GiB a message; 1 MiB is for the rest
@@ -52,14 +54,20 @@ def classify_call(
     names = check_labels(labels)
     template = check_template(hypothesis_template)
     keep, floor = check_top_k(top_k), check_threshold(threshold)
+
+    def decode(outputs: Tensors) -> list[list[Prediction]]:
+        ranked = decode_predictions(outputs, names, n=len(images), top_k=keep, threshold=floor)
+        warn_of_cuts(outputs, names, kind="label", model=_wire.ZERO_SHOT)
+        return ranked
+
     return Call(
         model=_wire.ZERO_SHOT,
         inputs={
             _wire.IMAGE.name: bytes_tensor(images),
             _wire.LABELS.name: text_tensor([template.format(name) for name in names]),
         },
-        outputs=(_wire.SCORES,),
-        decode=lambda outputs: decode_predictions(outputs, names, n=len(images), top_k=keep, threshold=floor),
+        outputs=(_wire.SCORES, _wire.TOKEN_COUNTS),
+        decode=decode,
     )
 
 
@@ -77,12 +85,18 @@ def embed_images_call(images: Sequence[bytes]) -> Call[Embeddings]:
 def embed_texts_call(texts: object) -> tuple[Call[Embeddings], bool]:
     """Embed m texts to float32 [m, d], unit L2 norm; also tells whether a single text was given."""
     checked, single = check_texts(texts)
-    model, output = _wire.TEXT_EMBEDDING, _wire.TEXT_EMBEDS
+    model = _wire.TEXT_EMBEDDING
+
+    def decode(outputs: Tensors) -> Embeddings:
+        embeds = decode_embeddings(outputs, _wire.TEXT_EMBEDS, n=len(checked), model=model)
+        warn_of_cuts(outputs, checked, kind="text", model=model)
+        return embeds
+
     call = Call(
         model=model,
         inputs={_wire.TEXT.name: text_tensor(checked)},
-        outputs=(output,),
-        decode=lambda outputs: decode_embeddings(outputs, output, n=len(checked), model=model),
+        outputs=(_wire.TEXT_EMBEDS, _wire.TOKEN_COUNTS),
+        decode=decode,
     )
     return call, single
 
@@ -108,6 +122,22 @@ def bytes_tensor(values: Sequence[bytes]) -> npt.NDArray[np.object_]:
 def text_tensor(texts: Sequence[str]) -> npt.NDArray[np.object_]:
     """Texts to object [1, m] of UTF-8 bytes."""
     return bytes_tensor([text.encode("utf-8") for text in texts])
+
+
+def warn_of_cuts(outputs: Tensors, texts: Sequence[str], *, kind: str, model: _wire.Model) -> None:
+    """Warns by TruncatedTextWarning of the texts that were cut, from `token_counts` int32 [1, m].
+
+    Raises:
+        InferenceError: If the counts are missing, or of another shape or dtype.
+    """
+    counts = _array(outputs, _wire.TOKEN_COUNTS, (len(texts),), np.dtype(np.int32), model)
+    for index in np.flatnonzero(counts > _wire.MAX_TOKENS).tolist():
+        warnings.warn(
+            f"{kind} {index} has {counts[index]} tokens and was cut at {_wire.MAX_TOKENS}: "
+            f"{textwrap.shorten(texts[index], 60)!r}",
+            TruncatedTextWarning,
+            stacklevel=2,
+        )
 
 
 def decode_predictions(
@@ -178,6 +208,20 @@ def _group(
     outputs: Tensors, tensor: _wire.Tensor, shape: tuple[int | None, ...], model: _wire.Model
 ) -> npt.NDArray[Any]:
     """The one request group of an output, float32 of the given shape (None: any length) and finite."""
+    array = _array(outputs, tensor, shape, np.dtype(np.float32), model)
+    if not np.isfinite(array).all():
+        raise InferenceError(f"{tensor.name}: the answer holds NaN or infinity", model=model.name)
+    return array
+
+
+def _array(
+    outputs: Tensors,
+    tensor: _wire.Tensor,
+    shape: tuple[int | None, ...],
+    dtype: np.dtype[Any],
+    model: _wire.Model,
+) -> npt.NDArray[Any]:
+    """The one request group of an output, of the given shape (None: any length) and dtype."""
     array = outputs.get(tensor.name)
     if array is None:
         raise InferenceError(f"the answer holds no {tensor.name!r}", model=model.name)
@@ -185,12 +229,10 @@ def _group(
     fits = len(array.shape) == len(wanted) and all(
         want in (None, got) for want, got in zip(wanted, array.shape, strict=True)
     )
-    if not fits or array.dtype != np.float32:
+    if not fits or array.dtype != dtype:
         expected = ", ".join("?" if want is None else str(want) for want in wanted)
         raise InferenceError(
-            f"{tensor.name}: expected float32 [{expected}], got {array.dtype} {list(array.shape)}",
+            f"{tensor.name}: expected {dtype} [{expected}], got {array.dtype} {list(array.shape)}",
             model=model.name,
         )
-    if not np.isfinite(array).all():
-        raise InferenceError(f"{tensor.name}: the answer holds NaN or infinity", model=model.name)
     return array[0]  # type: ignore[no-any-return]

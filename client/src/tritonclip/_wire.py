@@ -27,6 +27,8 @@ class Model:
     outputs: tuple[Tensor, ...]
 
 
+MAX_TOKENS = 77  # of a text, start and end included; every CLIP's text tower has so many positions
+
 IMAGE = Tensor("image", "BYTES", (-1,))  # encoded image files
 LABELS = Tensor("labels", "BYTES", (-1,))  # UTF-8
 TEXT = Tensor("text", "BYTES", (-1,))  # UTF-8

@@ -79,6 +79,10 @@ class MissingExtraError(TritonClipError, ImportError):
     """An optional dependency is not installed. Run the pip line in the message."""
 
 
+class TruncatedTextWarning(UserWarning):
+    """A label or text has more tokens than CLIP reads: its end was cut off. Shorten it."""
+
+
 _BY_STATUS: dict[str, type[TritonClipError]] = {
     "INVALID_ARGUMENT": InvalidInputError,
     "400": InvalidInputError,
