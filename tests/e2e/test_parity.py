@@ -118,6 +118,7 @@ def test_scores_equal_those_of_the_pipeline(case, record_property):
     assert worst < SCORE_TOLERANCE[precision]
 
 
+@pytest.mark.filterwarnings("ignore::tritonclip.TruncatedTextWarning")
 def test_embeddings_equal_those_of_the_model(case, record_property):
     client, reference, precision = case
     images = client.embed_images(list(varied_images().values()))
@@ -134,6 +135,7 @@ def test_embeddings_equal_those_of_the_model(case, record_property):
         assert cosine >= LEAST_COSINE[precision]
 
 
+@pytest.mark.filterwarnings("ignore::tritonclip.TruncatedTextWarning")
 def test_both_protocols_give_the_same_answer(served):
     server, _, _ = served
     images = list(varied_images().values())[:8]

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 import uuid
 
 import pytest
@@ -123,7 +124,7 @@ def test_only_regions_that_nobody_uses_are_removed(server):
 
 @pytest.fixture
 def serving(demo_repository):
-    """`serve.py` as a process, and the address that it printed once it was ready."""
+    """`serve.py` as a process, and the addresses (gRPC, metrics) that it printed once it was ready."""
     command = [sys.executable, "scripts/serve.py", str(demo_repository)]
     command += [f"--{name}-port=0" for name in ("http", "grpc", "metrics")]
     process = subprocess.Popen(
@@ -135,7 +136,7 @@ def serving(demo_repository):
         start_new_session=True,
     )
     line = process.stdout.readline()
-    yield process, re.search(r"ready: grpc (\S+),", line).group(1)
+    yield process, *re.search(r"ready: grpc (\S+), http \S+, metrics (\S+)", line).groups()
     if process.poll() is None:
         process.terminate()
     process.wait(30)
@@ -144,7 +145,7 @@ def serving(demo_repository):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serve_stops_cleanly_on_a_signal(serving, number):
-    process, url = serving
+    process, url, _ = serving
     with Client(url) as client:
         assert client.health().ok
     process.send_signal(number)
@@ -154,14 +155,25 @@ def test_serve_stops_cleanly_on_a_signal(serving, number):
         client.health(timeout_s=2)
 
 
+def wait_until_inside(metrics_url, requests):
+    """Waits until the server has read so many requests and finished none of them."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with urllib.request.urlopen(f"http://{metrics_url}/metrics") as reply:
+            if sum(map(float, triton_launcher.INSIDE.findall(reply.read().decode()))) >= requests:
+                return
+        time.sleep(0.02)
+    pytest.fail(f"{requests} requests did not come in")
+
+
 def test_a_stop_finishes_the_requests_inside(serving):
     """Each call spends longer in one step than the launcher waits for quiet."""
-    process, url = serving
+    process, url, metrics_url = serving
     images = [encode(noise(1500, 1500, seed), "JPEG", quality=85) for seed in range(2)] * 20
 
     def call(index):
         if index == 0:
-            time.sleep(1)
+            wait_until_inside(metrics_url, requests=3)
             process.send_signal(signal.SIGTERM)
             return process.wait(60)
         with Client(url, timeout_s=60) as client:

@@ -6,7 +6,6 @@ A request is one request group: the batch dimension is 1, then n images or m tex
 
 from __future__ import annotations
 
-import textwrap
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from tritonclip._types import ModelInfo, Prediction, Tensors
 from tritonclip.errors import InferenceError, InvalidInputError, ModelNotReadyError, TruncatedTextWarning
 
 T = TypeVar("T")
+SHOWN_CHARACTERS = 60
 MAX_TENSOR_BYTES = 2**31 - 2**20  # gRPC and protobuf end at 2 GiB a message; 1 MiB is for the rest
 Embeddings = npt.NDArray[np.float32]
 
@@ -134,7 +134,7 @@ def warn_of_cuts(outputs: Tensors, texts: Sequence[str], *, kind: str, model: _w
     for index in np.flatnonzero(counts > _wire.MAX_TOKENS).tolist():
         warnings.warn(
             f"{kind} {index} has {counts[index]} tokens and was cut at {_wire.MAX_TOKENS}: "
-            f"{textwrap.shorten(texts[index], 60)!r}",
+            f"{texts[index][:SHOWN_CHARACTERS]!r}",
             TruncatedTextWarning,
             stacklevel=2,
         )
