@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ from tritonclip.errors import (
     ModelNotReadyError,
     ServerUnavailableError,
     TritonClipError,
+    TruncatedTextWarning,
 )
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNAVAILABLE = 0, 1, 2, 3
@@ -33,11 +35,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code; every error is one line on stderr."""
+    """Run the command and return its exit code; every error or warning is one line on stderr."""
     try:
-        code = cli.main(
-            args=None if args is None else list(args), prog_name="tritonclip", standalone_mode=False
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", TruncatedTextWarning)
+            warnings.showwarning = _show_warning
+            code = cli.main(
+                args=None if args is None else list(args), prog_name="tritonclip", standalone_mode=False
+            )
         return code if isinstance(code, int) else EXIT_OK
     except click.ClickException as error:
         return _fail(error.format_message(), error.exit_code)
@@ -52,6 +57,10 @@ def main(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, as `head`, has what it wants; spare Python's own complaint at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
+
+
+def _show_warning(message: Warning | str, *details: object, **more: object) -> None:
+    click.echo(f"tritonclip: warning: {message}", err=True)
 
 
 def _fail(message: str, code: int) -> int:
