@@ -20,7 +20,6 @@ import sysconfig
 import tempfile
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -327,10 +326,11 @@ class EmbeddedTriton:
             time.sleep(0.05)
 
     def _is_ready(self) -> bool:
+        """Whether every model is ready and the metrics, which Triton serves last, can be read."""
         try:
             with urllib.request.urlopen(f"http://{self.http_url}/v2/health/ready", timeout=2) as reply:
-                return bool(reply.status == 200)
-        except (urllib.error.URLError, OSError):
+                return bool(reply.status == 200) and bool(self.metrics())
+        except OSError:  # urllib's own errors are OSErrors too
             return False
 
     def _failure(self) -> str:
