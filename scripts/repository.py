@@ -70,8 +70,10 @@ def fingerprint(checkpoint_key: str, parameters: Mapping[str, Mapping[str, str]]
         labels: File of labels to encode at load.
     """
     files = sorted(path for path in SOURCE.rglob("*") if path.suffix in (".py", ".pbtxt"))
+    # These two decide what is written beside the code: settings, identity, manifests.
+    files += [SOURCE.parent / "scripts" / name for name in ("checkpoint.py", "repository.py")]
     parts = [checkpoint_key, json.dumps(parameters, sort_keys=True), file_sha256(labels) if labels else ""]
-    parts += [f"{path.relative_to(SOURCE)} {file_sha256(path)}" for path in files]
+    parts += [f"{path.relative_to(SOURCE.parent)} {file_sha256(path)}" for path in files]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
