@@ -22,9 +22,9 @@ PRELOADED_LABELS = ["This is a photo of a preloaded label.", "ein vorab kodierte
 Prepare = Callable[..., Path]
 
 
-def run_prepare(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Runs `scripts/prepare_weights.py` as a user does."""
-    command = [sys.executable, "scripts/prepare_weights.py", *map(str, arguments)]
+def run_script(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Runs a script of `scripts/` as a user does."""
+    command = [sys.executable, f"scripts/{script}", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
@@ -34,7 +34,7 @@ def prepare(tmp_path_factory: pytest.TempPathFactory) -> Prepare:
 
     def _prepare(*arguments: object) -> Path:
         repository = tmp_path_factory.mktemp("repository") / "models"
-        done = run_prepare(*arguments, "--output", repository)
+        done = run_script("prepare_weights.py", *arguments, "--output", repository)
         assert done.returncode == 0, done.stderr
         return repository
 

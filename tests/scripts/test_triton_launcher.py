@@ -13,7 +13,7 @@ import uuid
 
 import pytest
 from calls import together
-from conftest import ROOT
+from conftest import ROOT, run_script
 from support import encode, noise
 
 import triton_launcher
@@ -183,12 +183,6 @@ def test_a_stop_finishes_the_requests_inside(serving):
 
 
 def test_serve_says_in_a_line_what_it_cannot_serve(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "scripts/serve.py", str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_script("serve.py", tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {tmp_path} is no model repository")
