@@ -158,9 +158,12 @@ def _stage_model(
 
 
 def _configuration(model: str, checkpoint: Checkpoint, changes: Mapping[str, str]) -> str:
-    """The model's `config.pbtxt`, its parameters changed as asked and the checkpoint's identity added."""
+    """The model's `config.pbtxt`, its parameters changed as asked and the checkpoint's facts added."""
     config = _source_configuration(model)
-    for name, value in (dict(changes) | _identity(checkpoint)).items():
+    facts = _identity(checkpoint)
+    if model == "vision_encoder":  # for clients that send it pixels of their own
+        facts["processor"] = json.dumps(checkpoint.processor, sort_keys=True, separators=(",", ":"))
+    for name, value in (dict(changes) | facts).items():
         config.parameters[name].string_value = value
     return str(text_format.MessageToString(config, as_utf8=True))
 

@@ -22,8 +22,8 @@ import threading
 import time
 import urllib.request
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -57,6 +57,7 @@ class ServerOptions:
         drain_timeout_s: How long a stop waits for requests inside the server.
         exit_timeout_s: How long Triton may take to end once drained; it waits that long for idle HTTP
             connections.
+        flags: Further flags of `tritonserver` by name, without the dashes; they come last.
     """
 
     host: str = "127.0.0.1"
@@ -67,6 +68,7 @@ class ServerOptions:
     start_timeout_s: float = 300.0
     drain_timeout_s: float = 30.0
     exit_timeout_s: float = 3.0
+    flags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -293,8 +295,9 @@ class EmbeddedTriton:
             "metrics-port": self.metrics_url.rpartition(":")[2],
             "allow-gpu-metrics": str(Path("/dev/nvidiactl").exists()).lower(),
         }
+        further = [f"--{name}={value}" for name, value in self.options.flags.items()]
         options = [f"--{name}={value}" for name, value in flags.items()]
-        return [str(installation.server), *options, "--disable-auto-complete-config"]
+        return [str(installation.server), *options, "--disable-auto-complete-config", *further]
 
     def _refuse_used_ports(self) -> None:
         for name, url in (("HTTP", self.http_url), ("gRPC", self.grpc_url), ("metrics", self.metrics_url)):
@@ -337,7 +340,11 @@ class EmbeddedTriton:
         """The lines of the log that say what went wrong; its end where none does."""
         if self._reader is not None:
             self._reader.join(timeout=2)
-        telling = [line for line in self._log if re.match(r"E\d|.*(Error|error): ", line)]
+        telling = [
+            line
+            for line in self._log
+            if re.match(r"E\d|.*(?:(?:Error|error): |: unrecognized option )", line)
+        ]
         return "\n".join((telling or list(self._log))[-12:])
 
     def _drain(self, quiet_s: float = 0.5) -> None:

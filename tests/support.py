@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import time
 from functools import cache
 
 import numpy as np
@@ -53,6 +54,15 @@ def _transparent(width: int, height: int) -> Image.Image:
     image = noise(width, height, seed=7).convert("RGBA")
     image.putalpha(Image.linear_gradient("L").resize((width, height)))
     return image
+
+
+def settled_statistics(client):
+    """A client's `statistics()` by model, once they stand still: Triton counts after it has answered."""
+    before, now = None, client.statistics()
+    while now != before:
+        time.sleep(0.2)
+        before, now = now, client.statistics()
+    return {one.name: one for one in now}
 
 
 @cache

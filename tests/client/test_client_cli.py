@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import json
+import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import click
 import pytest
 from PIL import Image
 
-from tritonclip import Health, Prediction, _cli, _report
-from tritonclip._cli import main, split_items
+from tritonclip import Health, ModelInfo, _cli, _report
+from tritonclip._cli import main
+from tritonclip._cli_options import parse_headers
+from tritonclip._types import ModelStatistics
 
 
 @pytest.fixture
@@ -36,42 +40,36 @@ def failure(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str
     return code, err
 
 
-def test_images_then_labels(image: str) -> None:
-    assert split_items([image, image, "a cat", "a dog"]) == ([image, image], ["a cat", "a dog"])
-    assert split_items([image]) == ([image], [])
-
-
-def test_a_directory_is_a_label_but_not_first(image: str, tmp_path: Path, capsys: Any) -> None:
-    assert split_items([image, str(tmp_path)]) == ([image], [str(tmp_path)])
-    assert failure(capsys, "classify", tmp_path, "a cat") == (
-        2,
-        f"tritonclip: error: {tmp_path}: is a directory; the arguments begin with at least one image file\n",
-    )
-
-
 @pytest.mark.parametrize(
     ("args", "part"),
     [
         (["classify", "missing.jpg", "a cat"], "missing.jpg: no such file"),
         (["classify", "IMAGE", "missing.jpg", "a cat"], "missing.jpg: no such file; if it is a label"),
-        (["classify", "IMAGE", "a cat", "IMAGE"], "images go before the labels"),
+        (["classify", "IMAGE", "a cat", "--label", "a dog"], "a cat: no such file"),
         (["classify", "IMAGE", "--labels-file", "missing.txt"], "--labels-file missing.txt: cannot read"),
         (["classify", "IMAGE", "--label", " "], "label 0: it is blank"),
         (["classify", "IMAGE", "--template", "no place"], "hypothesis_template"),
         (["classify", "IMAGE", "--top-k", "0"], "top_k"),
         (["classify", "IMAGE", "--top-k", "two"], "--top-k"),
         (["classify", "IMAGE", "--threshold", "2"], "threshold"),
+        (["classify", "IMAGE", "--batch-size", "0"], "batch_size"),
         (["classify", "IMAGE", "--protocol", "soap"], "--protocol"),
-        (["classify", "IMAGE", "--url", "https://host"], "encrypted"),
         (["classify", "IMAGE", "--url", "http://host", "--protocol", "grpc"], "contradicts"),
         (["classify", "IMAGE", "--timeout", "0"], "timeout_s"),
+        (["classify", "IMAGE", "--header", "no colon"], "NAME:VALUE"),
+        (["classify", "IMAGE", "--json", "--csv"], "--json and --csv: choose one"),
+        (["classify", "IMAGE", "--json", "-o", "x.json"], "--json is for standard output"),
+        (["classify", "IMAGE", "--resume"], "--resume needs --output"),
+        (["classify", "IMAGE", "-o", "x.npy"], "must end in .jsonl, .csv or .json"),
         (["classify"], "IMAGE"),
         (["embed"], "IMAGE_OR_TEXT"),
-        (["embed", "missing.jpg"], "image 0: no such file"),
-        (["embed", "IMAGE", "--output", "vectors.txt"], ".npy"),
-        (["embed", "--text", " "], "text 0"),
+        (["embed", "missing.jpg"], "missing.jpg: no such file"),
+        (["embed", "IMAGE", "--output", "vectors.txt"], ".npy or .parquet"),
+        (["similarity", "IMAGE"], "no text to compare with"),
+        (["similarity", "IMAGE", "-t", " "], "text 0: it is blank"),
         (["paint"], "paint"),
         (["health", "extra"], "extra"),
+        (["completion", "tcsh"], "tcsh"),
         ([], "Missing command"),
     ],
 )
@@ -82,37 +80,37 @@ def test_usage_and_input_errors(args: list[str], part: str, image: str, capsys: 
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-@pytest.mark.parametrize("command", ["classify", "embed", "health"])
-def test_no_server(command: str, protocol: str, image: str, nobody: str, capsys: Any) -> None:
-    args = [] if command == "health" else [image]
-    code, err = failure(capsys, command, *args, "--url", nobody, "--protocol", protocol)
+@pytest.mark.parametrize("command", ["models", "stats"])
+def test_no_server(command: str, protocol: str, nobody: str, capsys: Any) -> None:
+    code, err = failure(capsys, command, "--url", nobody, "--protocol", protocol, "--attempts", "1")
     assert code == 3
     assert f"{protocol}://{nobody}" in err
 
 
+def test_no_server_for_a_file_leaves_no_journal(image: str, nobody: str, tmp_path: Path, capsys: Any) -> None:
+    output = ["-o", tmp_path / "out.csv", "--url", nobody, "--attempts", "1"]
+    code, _ = failure(capsys, "classify", image, *output)
+    assert code == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["cat.png"]
+
+
+def test_health_of_a_server_that_does_not_answer(nobody: str, capsys: Any) -> None:
+    assert main(["health", "--json", "--url", nobody, "--attempts", "1"]) == 3
+    out, err = capsys.readouterr()
+    endpoint = f"grpc://{nobody}"
+    assert json.loads(out) == {"ok": False, "endpoints": [{"endpoint": endpoint, "ok": False}]}
+    assert err.startswith("tritonclip: error: ")
+    assert err.count("\n") == 1
+
+
 def test_environment_names_the_server(nobody: str, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITONCLIP_URL", f"http://{nobody}")
-    code, err = failure(capsys, "health")
+    code, err = failure(capsys, "models", "--attempts", "1")
     assert code == 3
     assert f"http://{nobody}" in err
 
 
-def test_labels_file(tmp_path: Path) -> None:
-    path = tmp_path / "labels.txt"
-    path.write_bytes("\ufeffKatze, grau\r\n\n  Hund \n# 1".encode())
-    assert _cli._read_labels(path) == ["Katze, grau", "Hund", "# 1"]
-
-
-@pytest.mark.parametrize(("content", "part"), [(b"\n \n", "holds no label"), (b"\xff\n", "cannot read")])
-def test_wrong_labels_files(content: bytes, part: str, tmp_path: Path, image: str, capsys: Any) -> None:
-    path = tmp_path / "labels.txt"
-    path.write_bytes(content)
-    code, err = failure(capsys, "classify", image, "--labels-file", path)
-    assert code == 2
-    assert part in err
-
-
-@pytest.mark.parametrize("args", [["--help"], ["classify", "--help"], ["embed", "-h"], ["health", "-h"]])
+@pytest.mark.parametrize("args", [["--help"], ["classify", "--help"], ["similarity", "-h"], ["health", "-h"]])
 def test_help_tells_the_exit_codes(args: list[str], capsys: Any) -> None:
     assert main(args) == 0
     text = " ".join(capsys.readouterr().out.split())
@@ -126,40 +124,97 @@ def test_version(capsys: Any) -> None:
     assert tritonclip.__version__ in capsys.readouterr().out
 
 
-def test_command_in_a_process(nobody: str) -> None:
+def in_process(*args: str, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     code = "import sys; from tritonclip._cli import main; sys.exit(main())"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, "health", "--url", f"http://{nobody}"],
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, *args],
+        env={**os.environ, **(environ or {})},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_command_in_a_process(nobody: str) -> None:
+    done = in_process("models", "--url", f"http://{nobody}", "--attempts", "1")
     assert done.returncode == 3
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
 
 
-def test_tables_show_every_label_and_the_time(capsys: Any) -> None:
-    rows: list[list[Prediction]] = [
-        [{"score": 0.75, "label": "[bold]cat[/bold]"}, {"score": 0.25, "label": "dog"}],
-        [],
-    ]
-    _report.predictions(["a.jpg", "b.jpg"], rows, 12.345)
-    out = capsys.readouterr().out
-    lines = out.splitlines()
-    assert lines[0] == "a.jpg"
-    cat, dog = (next(line for line in lines if name in line) for name in ("[bold]cat[/bold]", "dog"))
-    assert "0.7500" in cat
-    assert "0.2500" in dog
-    assert cat.count("━") > dog.count("━") > 0
-    assert lines[-1] == "2 images in 12.3 ms"
+def test_full_standard_output() -> None:
+    code = "import sys; from tritonclip._cli import main; sys.exit(main())"
+    with open("/dev/full", "w") as full:
+        line = [sys.executable, "-c", code, "completion", "zsh"]
+        done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("tritonclip: error: cannot write to standard output: ")
+    assert done.stderr.count("\n") == 1
 
 
-def test_embeddings_and_health_tables(capsys: Any) -> None:
-    _report.embeddings(["a cat"], np.array([[0.5, -0.25]], np.float32), 1.0, Path("v.npy"))
-    out = capsys.readouterr().out
-    assert "+0.5000 -0.2500" in out
-    assert "wrote float32 [1, 2] to v.npy" in out
-    _report.health("grpc://h:1", Health(live=True, ready=False, models={"clip_zero_shot": True}))
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script(shell: str, capsys: Any) -> None:
+    assert main(["completion", shell]) == 0
+    assert "_TRITONCLIP_COMPLETE" in capsys.readouterr().out
+
+
+def test_completion_completes() -> None:
+    environ = {
+        "_TRITONCLIP_COMPLETE": "bash_complete",
+        "COMP_WORDS": "tritonclip classify --lab",
+        "COMP_CWORD": "2",
+    }
+    done = in_process(environ=environ)
+    assert done.stdout.splitlines() == ["plain,--label", "plain,--labels-file"]
+
+
+def test_health_table(capsys: Any) -> None:
+    state = Health(live=True, ready=False, models={"clip_zero_shot": True})
+    _report.health([("grpc://h:1", state), ("grpc://h:2", None)])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert lines == [["grpc://h:1"], ["live", "yes"], ["ready", "NO"], ["clip_zero_shot", "yes"]]
+    one = [["grpc://h:1"], ["live", "yes"], ["ready", "NO"], ["clip_zero_shot", "yes"]]
+    assert lines == [*one, ["grpc://h:2"], ["answers", "NO"]]
+
+
+def test_models_and_statistics(capsys: Any) -> None:
+    info = ModelInfo(
+        name="m", checkpoint="a/b", revision="c" * 40, sha256="d" * 64, random_weights=True, logit_scale=100.0
+    )
+    _report.models([info])
+    out = capsys.readouterr().out
+    assert "d" * 64 in out
+    assert "RANDOM" in out
+    _report.statistics(
+        [
+            ModelStatistics(
+                name="text_encoder",
+                version="1",
+                requests=7,
+                failures=1,
+                rows=6,
+                executions=4,
+                mean_ms=1.25,
+                queue_ms=0.75,
+                compute_ms=1.0,
+            )
+        ]
+    )
+    row = capsys.readouterr().out.splitlines()[1].split()
+    assert row == ["text_encoder", "7", "1", "4", "1.5", "1.2", "0.8", "1.0"]
+
+
+def test_headers() -> None:
+    assert parse_headers(("X-Team: vision", "a:b:c")) == {"X-Team": "vision", "a": "b:c"}
+    for wrong in ("secret", ": secret"):
+        with pytest.raises(click.UsageError) as info:
+            parse_headers((wrong,))
+        assert "secret" not in info.value.format_message()
+
+
+def test_messages_are_one_line_and_repeated_warnings_one(capsys: Any) -> None:
+    show = _cli._warner()
+    for text in ("label 1\nhas [bold]many[/bold] tokens " + "x" * 200, "other", "other"):
+        show(text, UserWarning, "file", 1)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("tritonclip: warning: label 1 has [bold]many[/bold] tokens xxx")
+    assert lines[1:] == ["tritonclip: warning: other"]

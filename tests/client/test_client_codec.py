@@ -14,13 +14,13 @@ from tritonclip import (
     _wire,
 )
 from tritonclip import _codec as codec
+from tritonclip._checks import check_texts
 from tritonclip._types import Tensors
 
 
 def classify(images: list[bytes], labels: Any = ("a", "b"), **options: Any) -> codec.Call[Any]:
-    return codec.classify_call(
-        images, labels, **{"hypothesis_template": DEFAULT_HYPOTHESIS_TEMPLATE, **options}
-    )
+    plain = {"hypothesis_template": DEFAULT_HYPOTHESIS_TEMPLATE, "top_k": None, "threshold": None}
+    return codec.classify_call(images, codec.Ranking.check(labels, **(plain | options)))
 
 
 def scores(*rows: list[float]) -> Tensors:
@@ -59,16 +59,25 @@ def test_answers_without_sound_token_counts_are_refused() -> None:
 
 def test_embedding_requests() -> None:
     images = codec.embed_images_call([b"one", b"two\0"])
-    texts, single = codec.embed_texts_call(["{} stays", "as it is"])
+    texts = codec.embed_texts_call(["{} stays", "as it is"])
+    pixels = codec.embed_pixels_call(np.zeros((2, 3, 4, 5), np.uint8))
     assert images.inputs["image"].tolist() == [[b"one", b"two\0"]]
     assert texts.inputs["text"].tolist() == [[b"{} stays", b"as it is"]]
-    assert (images.model, texts.model, single) == (_wire.IMAGE_EMBEDDING, _wire.TEXT_EMBEDDING, False)
-    assert codec.embed_texts_call("one, not two")[0].inputs["text"].tolist() == [[b"one, not two"]]
-    assert codec.embed_texts_call("one")[1]
+    assert pixels.inputs["pixel_values"].shape == (1, 2, 3, 4, 5)
+    models = (_wire.IMAGE_EMBEDDING, _wire.TEXT_EMBEDDING, _wire.VISION_ENCODER)
+    assert (images.model, texts.model, pixels.model) == models
+    assert check_texts("one, not two") == (["one, not two"], True)
+    assert check_texts(["one"]) == (["one"], False)
 
 
 @pytest.mark.parametrize(
-    "call", [classify([b"x"]), codec.embed_images_call([b"x"]), codec.embed_texts_call("x")[0]]
+    "call",
+    [
+        classify([b"x"]),
+        codec.embed_images_call([b"x"]),
+        codec.embed_pixels_call(np.zeros((1, 3, 2, 2), np.uint8)),
+        codec.embed_texts_call(["x"]),
+    ],
 )
 def test_requests_hold_what_the_model_takes(call: codec.Call[Any]) -> None:
     assert list(call.inputs) == [tensor.name for tensor in call.model.inputs]
@@ -160,9 +169,18 @@ def test_answers_that_make_no_sense(outputs: Tensors, part: str) -> None:
 
 
 def test_embeddings_that_make_no_sense() -> None:
-    call, _ = codec.embed_texts_call(["a", "b"])
+    call = codec.embed_texts_call(["a", "b"])
     with pytest.raises(InferenceError, match=r"text_embeds: expected float32 \[1, 2, \?\]"):
         call.decode({"text_embeds": np.zeros((1, 3, 4), np.float32)})
+
+
+def test_scores_are_the_softmax_of_the_scaled_cosines() -> None:
+    images, texts = np.eye(2, dtype=np.float32), np.array([[1, 0], [0.6, 0.8]], np.float32)
+    logits = 100 * np.array([[1, 0.6], [0, 0.8]])
+    wanted = np.exp(logits - logits.max(1, keepdims=True))
+    wanted /= wanted.sum(1, keepdims=True)
+    np.testing.assert_allclose(codec.scores(images, texts, 100.0), wanted, rtol=1e-4)
+    assert codec.scores(images, texts, 100.0).dtype == np.float32
 
 
 def test_similarity_is_the_cosine() -> None:
@@ -211,7 +229,7 @@ def test_wrong_labels(labels: Any, part: str) -> None:
 )
 def test_wrong_texts(texts: Any, part: str) -> None:
     with pytest.raises(InvalidInputError, match=part):
-        codec.embed_texts_call(texts)
+        check_texts(texts)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ def settings(url: str | None = None, env: dict[str, str] | None = None, **option
 
 
 def test_defaults() -> None:
-    assert settings() == Settings(url="localhost:8001", protocol="grpc", timeout_s=30.0)
+    assert settings() == Settings(urls=("localhost:8001",), protocol="grpc", timeout_s=30.0)
     assert settings(protocol="http").endpoint == "http://localhost:8000"
 
 
@@ -30,6 +31,12 @@ def test_defaults() -> None:
         ("http://host/clip/v1/", "http://host:8000/clip/v1"),
         ("[::1]", "grpc://[::1]:8001"),
         ("http://[::1]:9", "http://[::1]:9"),
+        ("https://host", "https://host:443"),
+        ("grpcs://host:9", "grpcs://host:9"),
+        ("https://host/clip", "https://host:443/clip"),
+        ("a, b:9", "grpc://a:8001,b:9"),
+        ("http://a,b", "http://a:8000,b:8000"),
+        ("grpcs://a:1,grpcs://b:2", "grpcs://a:1,b:2"),
     ],
 )
 def test_urls(url: str, endpoint: str) -> None:
@@ -38,7 +45,8 @@ def test_urls(url: str, endpoint: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["https://host", "ftp://host", "://host", "host:", "host:0", "host:65536", "host:x", "host:²", ":8001", "grpc://",
+    ["a,", "a,,b", "http://a,grpc://b", "a,grpc://b", "http://a,https://b", "ftp://host",
+     "://host", "host:", "host:0", "host:65536", "host:x", "host:²", ":8001", "grpc://",
      "a b:1", "::1", "host:1/path", "http://user@host", "http://host:1/?a=b", "http://host:1/#a"],
 )  # fmt: skip
 def test_wrong_urls(url: str) -> None:
@@ -48,10 +56,10 @@ def test_wrong_urls(url: str) -> None:
 
 def test_argument_then_environment_then_default() -> None:
     env = {"TRITONCLIP_URL": "env:1", "TRITONCLIP_PROTOCOL": "http", "TRITONCLIP_TIMEOUT_S": "2.5"}
-    assert settings(env=env) == Settings(url="env:1", protocol="http", timeout_s=2.5)
-    assert settings("arg:2", env) == Settings(url="arg:2", protocol="http", timeout_s=2.5)
+    assert settings(env=env) == Settings(urls=("env:1",), protocol="http", timeout_s=2.5)
+    assert settings("arg:2", env) == Settings(urls=("arg:2",), protocol="http", timeout_s=2.5)
     assert settings("arg:2", env, protocol="grpc", timeout_s=1) == Settings(
-        url="arg:2", protocol="grpc", timeout_s=1.0
+        urls=("arg:2",), protocol="grpc", timeout_s=1.0
     )
     assert settings("grpc://arg:2", env).protocol == "grpc"
     assert settings(env={"TRITONCLIP_URL": "http://env"}).endpoint == "http://env:8000"
@@ -82,7 +90,7 @@ def test_wrong_environment(env: dict[str, str]) -> None:
 
 def test_settings_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        settings().url = "other:1"  # type: ignore[misc]
+        settings().urls = ("other:1",)  # type: ignore[misc]
 
 
 def test_client_reads_the_process_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,3 +100,69 @@ def test_client_reads_the_process_environment(monkeypatch: pytest.MonkeyPatch) -
         assert (client.endpoint, client.timeout_s) == ("http://env-host:7", 3.0)
         assert repr(client) == "<tritonclip.Client http://env-host:7, timeout_s=3>"
     assert "closed" in repr(client)
+
+
+def test_the_api_key_is_a_header_that_is_never_shown() -> None:
+    by_argument = settings(api_key="s3cret", headers={"X-Team": "a"})
+    assert by_argument.headers == {"authorization": "Bearer s3cret", "x-team": "a"}
+    assert settings(env={"TRITONCLIP_API_KEY": "s3cret"}).headers == {"authorization": "Bearer s3cret"}
+    assert "s3cret" not in repr(by_argument)
+    with Client(api_key="s3cret") as client:
+        assert "s3cret" not in repr(client)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("", "x"),
+        ("a b", "x"),
+        ("ä", "x"),
+        (3, "x"),
+        ("Content-Length", "9"),
+        ("grpc-timeout", "1S"),
+        ("x", "a\nb"),
+        ("x", "ä"),
+        ("x", 1),
+    ],
+)
+def test_wrong_headers(name: Any, value: Any) -> None:
+    with pytest.raises(InvalidInputError, match="headers: "):
+        settings(headers={name: value})
+
+
+def test_tls_files(tmp_path: Path) -> None:
+    ca, other = tmp_path / "ca.pem", tmp_path / "other.pem"
+    ca.touch(), other.touch()
+    found = settings("grpcs://host", ca_file=ca, cert_file=other, key_file=str(other))
+    assert (found.ca_file, found.cert_file, found.key_file) == (str(ca), str(other), str(other))
+    env = {"TRITONCLIP_CA_FILE": str(ca), "TRITONCLIP_CERT_FILE": "", "TRITONCLIP_KEY_FILE": ""}
+    assert settings("https://host", env).ca_file == str(ca)
+    with pytest.raises(InvalidInputError, match="ca_file: no such file: .*missing"):
+        settings("https://host", ca_file=tmp_path / "missing")
+    with pytest.raises(InvalidInputError, match="belong together"):
+        settings("https://host", cert_file=other)
+    with pytest.raises(InvalidInputError, match="begins with https://"):
+        settings("http://host", ca_file=ca)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("compression", "brotli"),
+        ("preprocess", "both"),
+        ("attempts", 0),
+        ("attempts", 6),
+        ("attempts", True),
+        ("keepalive_s", 0),
+        ("fetch_timeout_s", -1),
+        ("fetch_max_bytes", 0),
+    ],
+)
+def test_wrong_options(name: str, value: Any) -> None:
+    with pytest.raises(InvalidInputError, match=name):
+        settings(**{name: value})
+
+
+def test_an_unknown_option_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="timeout"):
+        Client(timeout=3)  # type: ignore[call-arg]

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import http.client
 import pickle
+import ssl
 
 import pytest
 from tritonclient.utils import InferenceServerException
 
 from tritonclip import errors
 from tritonclip.errors import (
+    AccessDeniedError,
+    CertificateError,
     DeadlineExceededError,
     InferenceError,
     InvalidInputError,
@@ -22,6 +25,7 @@ LEAVES = {
     ServerUnavailableError: Exception,
     DeadlineExceededError: TimeoutError,
     ModelNotReadyError: Exception,
+    AccessDeniedError: Exception,
     InferenceError: Exception,
     MissingExtraError: ImportError,
 }
@@ -58,6 +62,8 @@ def test_errors_carry_their_parts_through_pickle(kind: type[TritonClipError]) ->
         ("NOT_FOUND", "404", ModelNotReadyError),
         ("UNAVAILABLE", "503", ServerUnavailableError),
         ("INTERNAL", "500", InferenceError),
+        ("UNAUTHENTICATED", "401", AccessDeniedError),
+        ("PERMISSION_DENIED", "403", AccessDeniedError),
         ("DEADLINE_EXCEEDED", "504", DeadlineExceededError),
         ("RESOURCE_EXHAUSTED", "429", ServerUnavailableError),
         ("UNIMPLEMENTED", "501", InferenceError),
@@ -85,7 +91,12 @@ def test_both_protocols_map_alike(grpc_status: str, http_status: str, kind: type
 )
 def test_tritons_prefixes_are_removed(prefix: str) -> None:
     error = mapped(InferenceServerException(prefix + "label 3: blank", status="400"))
-    assert error.message == "label 3: blank"
+    assert error.message == "label 3: blank. Correct this label, or leave it out."
+
+
+def test_a_cure_that_the_server_names_is_left_alone() -> None:
+    error = mapped(InferenceServerException("label 3 is blank; give it a character", status="400"))
+    assert error.message == "label 3 is blank; give it a character"
 
 
 @pytest.mark.parametrize(
@@ -132,7 +143,9 @@ def test_too_large_is_the_callers_fault() -> None:
 
 def test_restricted_is_not_retried() -> None:
     text = "This protocol is restricted, expecting header 'triton-grpc-protocol-key'"
-    assert type(mapped(InferenceServerException(text, status="StatusCode.UNAVAILABLE"))) is InferenceError
+    error = mapped(InferenceServerException(text, status="StatusCode.UNAVAILABLE"))
+    assert type(error) is AccessDeniedError
+    assert "api_key" in error.message
 
 
 @pytest.mark.parametrize(
@@ -141,6 +154,7 @@ def test_restricted_is_not_retried() -> None:
         (TimeoutError("timed out"), DeadlineExceededError, "2.5 s"),
         (ConnectionRefusedError(111, "Connection refused"), ServerUnavailableError, "Connection refused"),
         (OSError(113, "No route to host"), ServerUnavailableError, "No route to host"),
+        (ssl.SSLError(1, "certificate verify failed"), ServerUnavailableError, "encrypted connection failed"),
         (http.client.HTTPException("Expected HTTP/"), ServerUnavailableError, "not an HTTP port"),
         (ValueError("Expecting value"), InferenceError, "ValueError: Expecting value"),
     ],
@@ -151,9 +165,19 @@ def test_failures_without_a_status(error: Exception, kind: type[TritonClipError]
     assert part in result.message
 
 
+def test_certificates_are_not_an_outage() -> None:
+    for text, kind in (
+        ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed", CertificateError),
+        ("[SSL] record layer failure", ServerUnavailableError),
+    ):
+        error = errors.from_failure(ssl.SSLError(1, text), model=None, endpoint="https://h:1", timeout_s=1)
+        assert type(error) is kind
+        assert "ca_file" in error.message
+
+
 def test_long_texts_are_cut() -> None:
     error = mapped(InferenceServerException("x" * 5000, status="500"))
-    assert error.message == "x" * 1000 + " [cut]. See the server's log."
+    assert error.message == "x" * 1000 + " [cut]. See the server's log, and report it."
 
 
 def test_statusless_triton_errors_and_empty_texts() -> None:

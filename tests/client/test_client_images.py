@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from PIL import Image
 from support import REFERENCE_WHITENS
 
 from tritonclip import InvalidInputError
+from tritonclip._fetch import Fetcher
 from tritonclip._images import WEBP_MAX_SIDE_PX, encode_image, encode_images
 
 RNG = np.random.default_rng(7)
@@ -37,6 +40,36 @@ def test_files_and_bytes_pass_untouched(tmp_path: Path) -> None:
     assert not single
     assert result == [content] * 6
     assert {type(item) for item in result} == {bytes}
+
+
+def test_binary_files_are_read_from_where_they_stand_and_stay_open(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("member", b"content")
+    with (
+        zipfile.ZipFile(path).open("member") as member,
+        path.open("rb", buffering=0) as raw,
+        tempfile.SpooledTemporaryFile() as spooled,
+    ):
+        spooled.write(b"a header, content")
+        spooled.seek(10)
+        memory = io.BytesIO(b"content")
+        files = [member, raw, spooled, memory]
+        assert encode_images(files)[0] == [b"content", path.read_bytes(), b"content", b"content"]
+        assert not any(file.closed for file in files)  # type: ignore[attr-defined]
+
+
+def test_urls_go_through_the_fetcher() -> None:
+    fetch = Fetcher(max_bytes=5).fetch
+    assert encode_images(["data:,hello", b"x"], fetch) == ([b"hello", b"x"], False)
+    assert encode_image("DATA:,hello", 0, fetch) == b"hello"
+    with pytest.raises(InvalidInputError, match="^image 1: 'data:,hello!' is larger than 5 bytes"):
+        encode_images([b"x", "data:,hello!"], fetch)
+
+
+class GivesNothing:
+    def read(self) -> None:
+        """As a raw file that does not block."""
 
 
 def test_single_and_many() -> None:
@@ -132,6 +165,8 @@ def test_wrong_inputs_are_named_by_index(tmp_path: Path) -> None:
     empty = tmp_path / "empty.jpg"
     empty.touch()
     broken = Image.open(io.BytesIO(encoded(Image.fromarray(RGB))[:60]))
+    closed = io.BytesIO(b"content")
+    closed.close()
     for wrong, part in [
         (tmp_path / "missing.jpg", "no such file.*missing.jpg"),
         (str(tmp_path), "is a directory"),
@@ -143,6 +178,10 @@ def test_wrong_inputs_are_named_by_index(tmp_path: Path) -> None:
         ("data:image/png;base64,AAAA", "fetch it yourself"),
         (Image.new("RGB", (0, 3)), "no pixels"),
         (broken, "cannot decode"),
+        (io.BytesIO(), "the file object is empty or at its end"),
+        (io.StringIO("text"), "text mode; give a binary file"),
+        (closed, "cannot read the file object: .*closed"),
+        (GivesNothing(), "gave NoneType instead of bytes"),
         (None, "got NoneType"),
         (3, "got int"),
         ([b"x"], "got list"),

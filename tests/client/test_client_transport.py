@@ -175,7 +175,7 @@ def test_http_to_a_port_that_speaks_something_else() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=greet)
         thread.start()
-        with Client(f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+        with Client(f"http://127.0.0.1:{listener.getsockname()[1]}", attempts=1) as client:
             with pytest.raises(ServerUnavailableError, match="not an HTTP port"):
                 client.classify(b"x")
         thread.join()

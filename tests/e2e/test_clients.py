@@ -1,6 +1,7 @@
 """One test body for all clients: with and without asyncio, over gRPC and HTTP, on the real server."""
 
 import asyncio
+import base64
 import hashlib
 import inspect
 import io
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import DEMO_CHECKPOINT, ROOT
 from PIL import Image
-from support import encode, noise, varied_images
+from support import encode, noise, settled_statistics, varied_images
 
 from repository import ENSEMBLES
 from tritonclip import (
@@ -25,68 +26,21 @@ from tritonclip import (
 
 SAMPLE = ROOT / "scripts" / "demo" / "images" / "red_circle.jpg"
 LABELS = ["a red circle", "a blue square", "the digit 7"]
-METHODS = ["classify", "embed_images", "embed_texts", "similarity", "health", "models", "close"]
+CALLS = ["classify", "embed_images", "embed_texts", "similarity", "health", "models", "statistics", "close"]
+BULK = ["classify_many", "embed_images_many", "embed_texts_many"]
 
 
-class Waiting:
-    """An AsyncClient whose every call is waited for, so that one test body serves both clients."""
-
-    def __init__(self, client, loop):
-        self._client, self._loop = client, loop
-
-    def __getattr__(self, name):
-        attribute = getattr(self._client, name)
-        if not inspect.iscoroutinefunction(attribute):
-            return attribute
-        return lambda *args, **options: self._loop.run_until_complete(attribute(*args, **options))
-
-
-@pytest.fixture(params=["grpc", "http"])
-def protocol(request):
-    return request.param
-
-
-@pytest.fixture
-def url(server, protocol):
-    return server.grpc_url if protocol == "grpc" else server.http_url
-
-
-@pytest.fixture(params=[Client, AsyncClient])
-def make(request, protocol):
-    """Makes a client of the kind under test; all are closed after the test."""
-    loop, made = asyncio.new_event_loop(), []
-
-    def _make(url, **options):
-        if request.param is Client:
-            client = Client(url, protocol=protocol, **options)
-        else:
-
-            async def on_loop():
-                return AsyncClient(url, protocol=protocol, **options)
-
-            client = Waiting(loop.run_until_complete(on_loop()), loop)
-        made.append(client)
-        return client
-
-    yield _make
-    for client in made:
-        client.close()
-    # aiohttp and grpc.aio finish closing in a later turn of the loop.
-    loop.run_until_complete(asyncio.sleep(0.05))
-    loop.close()
-
-
-@pytest.fixture
-def client(make, url):
-    return make(url, timeout_s=60)
-
-
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", CALLS + BULK)
 def test_the_twins_have_the_same_signatures(name):
     ours, theirs = (inspect.signature(getattr(kind, name)) for kind in (Client, AsyncClient))
+    if name in BULK:  # these differ in what they take and give: AsyncIterable and AsyncIterator
+        ours, theirs = (
+            [(one.name, one.kind, one.default) for one in signature.parameters.values()]
+            for signature in (ours, theirs)
+        )
     assert ours == theirs
     assert inspect.getdoc(getattr(Client, name)) == inspect.getdoc(getattr(AsyncClient, name))
-    assert inspect.iscoroutinefunction(getattr(AsyncClient, name))
+    assert inspect.iscoroutinefunction(getattr(AsyncClient, name)) == (name in CALLS)
 
 
 def test_the_twins_have_the_same_public_names():
@@ -205,3 +159,29 @@ def test_pictures_opened_from_memory_keep_their_turn(client):
 def test_paths_may_be_relative(client, monkeypatch):
     monkeypatch.chdir(SAMPLE.parent)
     assert client.classify(Path("red_circle.jpg"), LABELS)[0]["label"] == "a red circle"
+
+
+def test_images_come_from_files_and_data_urls(client):
+    with SAMPLE.open("rb") as file:
+        from_file = client.embed_images(file)
+    data_url = "data:image/jpeg;base64," + base64.b64encode(SAMPLE.read_bytes()).decode()
+    np.testing.assert_array_equal(from_file, client.embed_images(SAMPLE))
+    np.testing.assert_array_equal(client.embed_images([data_url])[0], from_file)
+
+
+def test_statistics_count_what_the_models_did(client):
+    before = settled_statistics(client)
+    client.embed_images([SAMPLE, SAMPLE])
+    with pytest.raises(InvalidInputError):
+        client.embed_images(b"no image")
+    after = settled_statistics(client)
+    assert set(before) == set(ENSEMBLES) | {
+        "image_preprocess", "vision_encoder", "text_encoder", "similarity",
+    }  # fmt: skip
+    ensemble, encoder = ((before[name], after[name]) for name in ("clip_image_embedding", "vision_encoder"))
+    assert ensemble[1].requests == ensemble[0].requests + 1
+    assert ensemble[1].failures > ensemble[0].failures
+    assert encoder[1].rows == encoder[0].rows + 1
+    assert encoder[1].executions == encoder[0].executions + 1
+    assert after["vision_encoder"].mean_batch >= 1
+    assert 0 < after["vision_encoder"].compute_ms <= after["vision_encoder"].mean_ms

@@ -7,7 +7,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 from conftest import DEMO_CHECKPOINT
+from google.protobuf import text_format
 from safetensors.torch import load_file, save_file
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 import checkpoint
 import repository
@@ -68,6 +70,18 @@ def test_every_model_gets_its_parts_and_a_manifest(tmp_path):
     assert vision.keys().isdisjoint(text)
     assert vision.keys() | text.keys() == whole.keys() - {"logit_scale"}
     assert all(torch.equal(whole[name], tensor) for name, tensor in (vision | text).items())
+
+
+def test_a_client_finds_the_image_settings_where_it_sends_its_pixels(tmp_path, broken):
+    path = broken / "preprocessor_config.json"
+    changes = {"size": {"height": 200, "width": 240}, "do_center_crop": False, "resample": 2}
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    prepare(tmp_path, source=broken)
+    served = (tmp_path / "image_preprocess" / "1" / "processor.json").read_text()
+    config = text_format.Parse((tmp_path / "vision_encoder" / "config.pbtxt").read_text(), ModelConfig())
+    told = config.parameters["processor"].string_value
+    assert told == '{"convert_rgb":true,"crop":null,"resample":2,"resize":[200,240]}'
+    assert json.loads(told) == json.loads(served)
 
 
 def test_a_second_run_changes_nothing_and_says_so(tmp_path):

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 import uuid
+from dataclasses import replace
 
 import pytest
 from calls import together
@@ -67,6 +68,14 @@ def test_two_servers_run_side_by_side(server, demo_repository, monkeypatch):
                 assert client.health().ok
     with Client(server.grpc_url) as client:
         assert client.classify(encode(noise(64, 64), "PNG"), ["cat"])
+
+
+def test_further_flags_come_last_and_an_unknown_one_is_told(demo_repository):
+    options = replace(ANY_PORT, flags={"log-verbose": "1", "no-such-flag": "yes"})
+    server = EmbeddedTriton(demo_repository, options)
+    # The server ends at the first flag that it does not know: those before are known to it.
+    with pytest.raises(LaunchError, match="unrecognized option '--no-such-flag=yes'$"):
+        server.start()
 
 
 def test_a_model_that_does_not_load_ends_the_start_with_its_reason(demo_repository, tmp_path):

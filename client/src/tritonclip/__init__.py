@@ -8,12 +8,18 @@ with Client("localhost:8001") as clip:
 Importing the package loads neither `tritonclient` nor any model library.
 """
 
+from tritonclip._bulk import BulkOptions
 from tritonclip._checks import DEFAULT_HYPOTHESIS_TEMPLATE, DEFAULT_LABELS
-from tritonclip._types import Health, ImageInput, ModelInfo, Prediction
+from tritonclip._config import ClientOptions
+from tritonclip._files import find_images
+from tritonclip._request import RequestOptions
+from tritonclip._types import Health, ImageInput, ModelInfo, ModelStatistics, Prediction, Progress
 from tritonclip.async_client import AsyncClient
 from tritonclip.classifier import ZeroShotClassifier
 from tritonclip.client import Client
 from tritonclip.errors import (
+    AccessDeniedError,
+    CertificateError,
     DeadlineExceededError,
     InferenceError,
     InvalidInputError,
@@ -29,8 +35,12 @@ __version__ = "0.1.0"
 __all__ = [
     "DEFAULT_HYPOTHESIS_TEMPLATE",
     "DEFAULT_LABELS",
+    "AccessDeniedError",
     "AsyncClient",
+    "BulkOptions",
+    "CertificateError",
     "Client",
+    "ClientOptions",
     "DeadlineExceededError",
     "Health",
     "ImageInput",
@@ -39,9 +49,13 @@ __all__ = [
     "MissingExtraError",
     "ModelInfo",
     "ModelNotReadyError",
+    "ModelStatistics",
     "Prediction",
+    "Progress",
+    "RequestOptions",
     "ServerUnavailableError",
     "TritonClipError",
     "TruncatedTextWarning",
     "ZeroShotClassifier",
+    "find_images",
 ]

@@ -30,18 +30,22 @@ def check_texts(texts: object) -> tuple[list[str], bool]:
     return _check_strings(texts, field="texts", one="text"), False
 
 
+def check_text(value: object, index: int, kind: str = "text") -> str:
+    """One text of a list, or of a bulk run; raises like `check_labels`."""
+    if not isinstance(value, str):
+        raise InvalidInputError(f"{kind} {index}: expected a string, got {type(value).__name__}")
+    if not value.strip():
+        raise InvalidInputError(f"{kind} {index}: it is blank; give at least one character")
+    _check_utf8(value, f"{kind} {index}")
+    return value
+
+
 def _check_strings(values: object, *, field: str, one: str) -> list[str]:
     if not isinstance(values, (list, tuple)):
         raise InvalidInputError(f"{field}: expected a list of strings, got {type(values).__name__}")
     if not values:
         raise InvalidInputError(f"{field}: the list is empty; give at least one {one}")
-    for index, value in enumerate(values):
-        if not isinstance(value, str):
-            raise InvalidInputError(f"{one} {index}: expected a string, got {type(value).__name__}")
-        if not value.strip():
-            raise InvalidInputError(f"{one} {index}: it is blank; give at least one character")
-        _check_utf8(value, f"{one} {index}")
-    return list(values)
+    return [check_text(value, index, one) for index, value in enumerate(values)]
 
 
 def _check_utf8(text: str, where: str) -> None:

@@ -7,7 +7,7 @@ A request is one request group: the batch dimension is 1, then n images or m tex
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tritonclip import _wire
-from tritonclip._checks import check_labels, check_template, check_texts, check_threshold, check_top_k
-from tritonclip._types import ModelInfo, Prediction, Tensors
-from tritonclip.errors import InferenceError, InvalidInputError, ModelNotReadyError, TruncatedTextWarning
+from tritonclip._checks import check_labels, check_template, check_threshold, check_top_k
+from tritonclip._types import Prediction, Tensors
+from tritonclip.errors import InferenceError, InvalidInputError, TruncatedTextWarning
 
 T = TypeVar("T")
 SHOWN_CHARACTERS = 60
@@ -42,29 +42,62 @@ class Call(Generic[T]):
     decode: Callable[[Tensors], T]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """What images are ranked by, checked.
+
+    Attributes:
+        labels: The candidate labels as they were given.
+        template: The hypothesis template.
+        top_k: How many labels to keep; None for all.
+        threshold: The lowest score to keep; None for all.
+    """
+
+    labels: list[str]
+    template: str
+    top_k: int | None
+    threshold: float | None
+
+    @classmethod
+    def check(
+        cls, labels: object, *, hypothesis_template: object, top_k: object, threshold: object
+    ) -> Ranking:
+        """Check the arguments of a `classify`; raises InvalidInputError where one is malformed."""
+        return cls(
+            labels=check_labels(labels),
+            template=check_template(hypothesis_template),
+            top_k=check_top_k(top_k),
+            threshold=check_threshold(threshold),
+        )
+
+    @property
+    def prompts(self) -> list[str]:
+        """The texts that the text encoder sees."""
+        return [self.template.format(label) for label in self.labels]
+
+    def rank(self, scores: npt.NDArray[np.float32]) -> list[list[Prediction]]:
+        """Scores float32 [n, m] to n lists of predictions; see `rank`."""
+        return rank(scores, self.labels, top_k=self.top_k, threshold=self.threshold)
+
+
 def classify_call(
-    images: Sequence[bytes],
-    labels: object,
-    *,
-    hypothesis_template: object,
-    top_k: object = None,
-    threshold: object = None,
+    images: Sequence[bytes], ranking: Ranking, *, warn: bool = True
 ) -> Call[list[list[Prediction]]]:
     """Rank labels for n encoded images; the answer is one sorted list of predictions an image."""
-    names = check_labels(labels)
-    template = check_template(hypothesis_template)
-    keep, floor = check_top_k(top_k), check_threshold(threshold)
 
     def decode(outputs: Tensors) -> list[list[Prediction]]:
-        ranked = decode_predictions(outputs, names, n=len(images), top_k=keep, threshold=floor)
-        warn_of_cuts(outputs, names, kind="label", model=_wire.ZERO_SHOT)
-        return ranked
+        shape = (len(images), len(ranking.labels))
+        scores = _group(outputs, _wire.SCORES, shape, _wire.ZERO_SHOT)  # [n, m]
+        counts = decode_token_counts(outputs, len(ranking.labels), _wire.ZERO_SHOT)
+        if warn:
+            warn_of_cuts(counts, ranking.labels, kind="label")
+        return ranking.rank(scores)
 
     return Call(
         model=_wire.ZERO_SHOT,
         inputs={
             _wire.IMAGE.name: bytes_tensor(images),
-            _wire.LABELS.name: text_tensor([template.format(name) for name in names]),
+            _wire.LABELS.name: text_tensor(ranking.prompts),
         },
         outputs=(_wire.SCORES, _wire.TOKEN_COUNTS),
         decode=decode,
@@ -82,23 +115,32 @@ def embed_images_call(images: Sequence[bytes]) -> Call[Embeddings]:
     )
 
 
-def embed_texts_call(texts: object) -> tuple[Call[Embeddings], bool]:
-    """Embed m texts to float32 [m, d], unit L2 norm; also tells whether a single text was given."""
-    checked, single = check_texts(texts)
+def embed_pixels_call(pixels: npt.NDArray[np.uint8]) -> Call[Embeddings]:
+    """Embed n images that were resized and cropped here, uint8 [n, 3, h, w]; see `embed_images_call`."""
+    model, output = _wire.VISION_ENCODER, _wire.IMAGE_EMBEDS
+    _check_size(pixels.nbytes, len(pixels))
+    return Call(
+        model=model,
+        inputs={_wire.PIXEL_VALUES.name: pixels[np.newaxis]},
+        outputs=(output,),
+        decode=lambda outputs: decode_embeddings(outputs, output, n=len(pixels), model=model),
+    )
+
+
+def embed_texts_call(texts: Sequence[str]) -> Call[tuple[Embeddings, list[int]]]:
+    """Embed m checked texts to float32 [m, d], unit L2 norm, and the number of each one's tokens."""
     model = _wire.TEXT_EMBEDDING
 
-    def decode(outputs: Tensors) -> Embeddings:
-        embeds = decode_embeddings(outputs, _wire.TEXT_EMBEDS, n=len(checked), model=model)
-        warn_of_cuts(outputs, checked, kind="text", model=model)
-        return embeds
+    def decode(outputs: Tensors) -> tuple[Embeddings, list[int]]:
+        embeds = decode_embeddings(outputs, _wire.TEXT_EMBEDS, n=len(texts), model=model)
+        return embeds, decode_token_counts(outputs, len(texts), model)
 
-    call = Call(
+    return Call(
         model=model,
-        inputs={_wire.TEXT.name: text_tensor(checked)},
+        inputs={_wire.TEXT.name: text_tensor(texts)},
         outputs=(_wire.TEXT_EMBEDS, _wire.TOKEN_COUNTS),
         decode=decode,
     )
-    return call, single
 
 
 def bytes_tensor(values: Sequence[bytes]) -> npt.NDArray[np.object_]:
@@ -107,16 +149,19 @@ def bytes_tensor(values: Sequence[bytes]) -> npt.NDArray[np.object_]:
     Raises:
         InvalidInputError: If they are more than one message can hold.
     """
-    size_bytes = sum(len(value) + 4 for value in values)  # each with its length in front
-    if size_bytes > MAX_TENSOR_BYTES:
-        raise InvalidInputError(
-            f"the {len(values)} inputs have {size_bytes} bytes, over the limit of {MAX_TENSOR_BYTES} bytes "
-            "a request; send fewer at once"
-        )
+    _check_size(sum(len(value) + 4 for value in values), len(values))  # each with its length in front
     tensor = np.empty((1, len(values)), dtype=np.object_)
     for index, value in enumerate(values):
         tensor[0, index] = value
     return tensor
+
+
+def _check_size(size_bytes: int, count: int) -> None:
+    if size_bytes > MAX_TENSOR_BYTES:
+        raise InvalidInputError(
+            f"the {count} inputs have {size_bytes} bytes, over the limit of {MAX_TENSOR_BYTES} bytes "
+            "a request; send fewer at once"
+        )
 
 
 def text_tensor(texts: Sequence[str]) -> npt.NDArray[np.object_]:
@@ -124,32 +169,35 @@ def text_tensor(texts: Sequence[str]) -> npt.NDArray[np.object_]:
     return bytes_tensor([text.encode("utf-8") for text in texts])
 
 
-def warn_of_cuts(outputs: Tensors, texts: Sequence[str], *, kind: str, model: _wire.Model) -> None:
-    """Warns by TruncatedTextWarning of the texts that were cut, from `token_counts` int32 [1, m].
+def warn_of_cuts(
+    counts: Sequence[int], texts: Sequence[str], *, kind: str, indices: Sequence[int] | None = None
+) -> None:
+    """Warn by TruncatedTextWarning of the texts that were cut.
+
+    Args:
+        counts: The number of each text's tokens.
+        texts: The texts as the caller knows them.
+        kind: "label" or "text".
+        indices: The caller's index of each; None: 0, 1, 2 ...
+    """
+    for index, count, text in zip(indices or range(len(texts)), counts, texts, strict=True):
+        if count > _wire.MAX_TOKENS:
+            warnings.warn(
+                f"{kind} {index} has {count} tokens and was cut at {_wire.MAX_TOKENS}: "
+                f"{text[:SHOWN_CHARACTERS]!r}",
+                TruncatedTextWarning,
+                stacklevel=2,
+            )
+
+
+def decode_token_counts(outputs: Tensors, m: int, model: _wire.Model) -> list[int]:
+    """`token_counts` int32 [1, m] as numbers.
 
     Raises:
         InferenceError: If the counts are missing, or of another shape or dtype.
     """
-    counts = _array(outputs, _wire.TOKEN_COUNTS, (len(texts),), np.dtype(np.int32), model)
-    for index in np.flatnonzero(counts > _wire.MAX_TOKENS).tolist():
-        warnings.warn(
-            f"{kind} {index} has {counts[index]} tokens and was cut at {_wire.MAX_TOKENS}: "
-            f"{texts[index][:SHOWN_CHARACTERS]!r}",
-            TruncatedTextWarning,
-            stacklevel=2,
-        )
-
-
-def decode_predictions(
-    outputs: Tensors, labels: Sequence[str], *, n: int, top_k: int | None, threshold: float | None
-) -> list[list[Prediction]]:
-    """Scores float32 [1, n, m] to n lists of predictions, highest score first; ties keep the labels' order.
-
-    Raises:
-        InferenceError: If the scores are missing, of another shape or dtype, or not finite.
-    """
-    scores = _group(outputs, _wire.SCORES, (n, len(labels)), _wire.ZERO_SHOT)  # [n, m]
-    return rank(scores, labels, top_k=top_k, threshold=threshold)
+    counts: list[int] = _array(outputs, _wire.TOKEN_COUNTS, (m,), np.dtype(np.int32), model).tolist()
+    return counts
 
 
 def decode_embeddings(outputs: Tensors, tensor: _wire.Tensor, *, n: int, model: _wire.Model) -> Embeddings:
@@ -159,28 +207,6 @@ def decode_embeddings(outputs: Tensors, tensor: _wire.Tensor, *, n: int, model: 
         InferenceError: If they are missing, of another shape or dtype, or not finite.
     """
     return _group(outputs, tensor, (n, None), model).copy()  # received arrays are read-only
-
-
-def decode_model_info(model: _wire.Model, parameters: Mapping[str, str]) -> ModelInfo:
-    """The parameters of a model's configuration to what they say of its weights.
-
-    Raises:
-        ModelNotReadyError: If one is missing.
-    """
-    try:
-        return ModelInfo(
-            name=model.name,
-            checkpoint=parameters["checkpoint"],
-            revision=parameters["revision"],
-            sha256=parameters["sha256"],
-            random_weights=parameters["random_weights"] == "true",
-            logit_scale=float(parameters["logit_scale"]),
-        )
-    except KeyError as error:
-        raise ModelNotReadyError(
-            f"its configuration has no parameter {error}; prepare the repository with prepare_weights.py",
-            model=model.name,
-        ) from error
 
 
 def rank(
@@ -197,6 +223,13 @@ def rank(
         ]
         for row_scores, row_columns in zip(ranked.tolist(), order.tolist(), strict=True)
     ]
+
+
+def scores(image_embeds: Embeddings, text_embeds: Embeddings, logit_scale: float) -> Embeddings:
+    """Softmax over the labels, as the server takes it: float32 [n, d] and [m, d] -> [n, m], rows sum to 1."""
+    logits = np.float32(logit_scale) * (image_embeds @ text_embeds.T)
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
 def similarity(image_embeds: Embeddings, text_embeds: Embeddings) -> Embeddings:

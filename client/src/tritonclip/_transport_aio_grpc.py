@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import tenacity
 import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 
 from tritonclip._config import Settings
-from tritonclip._transport import build_request, grpc_parameters, read_answer
-from tritonclip._transport_grpc import CHANNEL_ARGS
+from tritonclip._request import Request
+from tritonclip._retry import within
+from tritonclip._transport import OneLoop, build_request, grpc_parameters, infer_options, read_answer
+from tritonclip._transport_grpc import client_options, grpc_failure
 from tritonclip._types import Tensors
 from tritonclip._wire import Model, Tensor
-from tritonclip.errors import from_failure
 
 T = TypeVar("T")
 
@@ -22,56 +24,79 @@ class AsyncGrpcTransport:
     """The `AsyncTransport` over gRPC."""
 
     def __init__(self, settings: Settings) -> None:
-        """Open the channel; it connects at the first call."""
-        self._endpoint = settings.endpoint
-        self._client = triton.InferenceServerClient(settings.url, channel_args=CHANNEL_ARGS)
+        """Resolve the servers; the channel is made by the first call, on its event loop."""
+        self._settings = settings
+        self._options = client_options(settings)
+        self._client: Any = None
+        self._loop = OneLoop()
 
     async def infer(
-        self, model: Model, inputs: Tensors, outputs: Sequence[Tensor], *, timeout_s: float, request_id: str
+        self, model: Model, inputs: Tensors, outputs: Sequence[Tensor], request: Request
     ) -> Tensors:
         """See `Transport`. At the deadline, or where the task is cancelled, the server is told."""
         tensors, wanted = build_request(triton, model, inputs, outputs)
 
-        async def send() -> Tensors:
-            result = await self._client.infer(
-                model.name, tensors, outputs=wanted, request_id=request_id, client_timeout=timeout_s
+        async def send(client: Any, **common: Any) -> Tensors:
+            result = await client.infer(
+                model.name,
+                tensors,
+                outputs=wanted,
+                compression_algorithm=self._settings.compression,
+                **infer_options(request) | common,
             )
             return read_answer(result, outputs)
 
-        return await self._call(send, model, timeout_s)
+        return await self._call(send, model, request)
 
-    async def server_live(self, *, timeout_s: float) -> bool:
+    async def server_live(self, request: Request) -> bool:
         """See `Transport`."""
-        return await self._call(
-            lambda: self._client.is_server_live(client_timeout=timeout_s), None, timeout_s
+        return bool(await self._call(lambda client, **common: client.is_server_live(**common), None, request))
+
+    async def server_ready(self, request: Request) -> bool:
+        """See `Transport`."""
+        return bool(
+            await self._call(lambda client, **common: client.is_server_ready(**common), None, request)
         )
 
-    async def server_ready(self, *, timeout_s: float) -> bool:
+    async def model_ready(self, model: Model, request: Request) -> bool:
         """See `Transport`."""
-        return await self._call(
-            lambda: self._client.is_server_ready(client_timeout=timeout_s), None, timeout_s
+        return bool(
+            await self._call(
+                lambda client, **common: client.is_model_ready(model.name, **common), model, request
+            )
         )
 
-    async def model_ready(self, model: Model, *, timeout_s: float) -> bool:
-        """See `Transport`."""
-        return await self._call(
-            lambda: self._client.is_model_ready(model.name, client_timeout=timeout_s), model, timeout_s
-        )
-
-    async def model_parameters(self, model: Model, *, timeout_s: float) -> dict[str, str]:
+    async def model_parameters(self, model: Model, request: Request) -> dict[str, str]:
         """See `Transport`."""
         reply = await self._call(
-            lambda: self._client.get_model_config(model.name, client_timeout=timeout_s), model, timeout_s
+            lambda client, **common: client.get_model_config(model.name, **common), model, request
         )
         return grpc_parameters(reply)
 
+    async def statistics(self, request: Request) -> list[dict[str, Any]]:
+        """See `Transport`."""
+        reply = await self._call(
+            lambda client, **common: client.get_inference_statistics(as_json=True, **common), None, request
+        )
+        return list(reply.get("model_stats", []))
+
     async def close(self) -> None:
         """See `Transport`."""
-        await self._client.close()
+        if self._client is not None:
+            await self._client.close()
 
-    async def _call(self, send: Callable[[], Awaitable[T]], model: Model | None, timeout_s: float) -> T:
+    async def _call(self, send: Callable[..., Awaitable[T]], model: Model | None, request: Request) -> T:
+        """Try until it works, is refused, or attempts or time are over."""
+        self._loop.check()
+        if self._client is None:
+            self._client = triton.InferenceServerClient(**self._options)
+        retrying = tenacity.AsyncRetrying(**within(self._settings.attempts, request.deadline))
+        return await retrying(self._try, send, model, request)
+
+    async def _try(self, send: Callable[..., Awaitable[T]], model: Model | None, request: Request) -> T:
         try:
-            return await send()
+            return await send(
+                self._client, client_timeout=request.deadline.left_s, headers=dict(request.headers)
+            )
         except (InferenceServerException, ValueError) as error:  # ValueError: the channel is closed
-            name = model.name if model else None
-            raise from_failure(error, model=name, endpoint=self._endpoint, timeout_s=timeout_s) from error
+            raise grpc_failure(error, model, request, self._settings) from error

@@ -2,28 +2,102 @@
 
 from __future__ import annotations
 
+import ipaddress
+import json
+import socket
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import tenacity
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from tritonclip._address import split_port
 from tritonclip._config import Settings
-from tritonclip._transport import build_request, grpc_parameters, read_answer
+from tritonclip._request import Request
+from tritonclip._retry import FIRST_WAIT_S, MAX_WAIT_S, within
+from tritonclip._transport import build_request, grpc_parameters, infer_options, read_answer
 from tritonclip._types import Tensors
 from tritonclip._wire import Model, Tensor
-from tritonclip.errors import from_failure
+from tritonclip.errors import ServerUnavailableError, from_failure
 
 T = TypeVar("T")
 
-# Given at all, these replace tritonclient's own, so its message sizes are said again.
-CHANNEL_ARGS = [
-    ("grpc.max_send_message_length", triton.MAX_GRPC_MESSAGE_SIZE),
-    ("grpc.max_receive_message_length", triton.MAX_GRPC_MESSAGE_SIZE),
-    # After an outage gRPC waits up to 120 s before it tries to connect again; calls fail meanwhile.
-    ("grpc.max_reconnect_backoff_ms", 2000),
-]
+SERVICE_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})  # over all addresses
+KEEPALIVE_TIMEOUT_MS = 20_000  # also how long Linux waits for a lost host to take what was sent
+
+
+def client_options(settings: Settings) -> dict[str, Any]:
+    """The arguments of `tritonclient`'s gRPC clients, with and without asyncio.
+
+    Raises:
+        ServerUnavailableError: If one of several host names cannot be resolved.
+    """
+    target, authority = resolve(settings)
+    return {
+        "url": target,
+        "channel_args": channel_args(settings) + authority,
+        "ssl": settings.secure,
+        "root_certificates": settings.ca_file,
+        "private_key": settings.key_file,
+        "certificate_chain": settings.cert_file,
+    }
+
+
+def channel_args(settings: Settings) -> list[tuple[str, Any]]:
+    """The channel's options. They replace tritonclient's own, so its message sizes are said again."""
+    return [
+        ("grpc.max_send_message_length", triton.MAX_GRPC_MESSAGE_SIZE),
+        ("grpc.max_receive_message_length", triton.MAX_GRPC_MESSAGE_SIZE),
+        ("grpc.keepalive_time_ms", int(settings.keepalive_s * 1000)),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.service_config", SERVICE_CONFIG),
+        ("grpc.service_config_disable_resolution", 1),
+        # After a failure calls fail until gRPC connects again: by default after 1 s, then up to 120 s.
+        ("grpc.initial_reconnect_backoff_ms", int(FIRST_WAIT_S * 1000)),
+        ("grpc.max_reconnect_backoff_ms", int(MAX_WAIT_S * 1000)),
+    ]
+
+
+def resolve(settings: Settings) -> tuple[str, list[tuple[str, Any]]]:
+    """What gRPC is to connect to, and the channel options that this needs.
+
+    One name is left to gRPC, which spreads the calls over all its addresses and asks again when they change.
+    gRPC takes no list of names, so several are resolved here; their certificates must be valid for the first.
+
+    Raises:
+        ServerUnavailableError: If one of several names cannot be resolved.
+    """
+    if len(settings.urls) == 1:
+        return settings.urls[0], []
+    found = [_addresses(url, settings) for url in settings.urls]
+    both = [version for version in (4, 6) if all(address[version] for address in found)]
+    if not both:
+        raise ServerUnavailableError(
+            "the servers have no common version of IP; give IPv4 addresses, or IPv6 addresses, for all",
+            endpoint=settings.endpoint,
+        )
+    targets = dict.fromkeys(target for address in found for target in address[both[0]])
+    authority = [("grpc.default_authority", settings.urls[0])]
+    if settings.secure:
+        authority.append(("grpc.ssl_target_name_override", split_port(settings.urls[0])[0]))
+    return f"ipv{both[0]}:{','.join(targets)}", authority
+
+
+def _addresses(url: str, settings: Settings) -> dict[int, list[str]]:
+    """The `address:port` of a `host:port`, by IP version."""
+    host, port = split_port(url)
+    try:
+        infos = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise ServerUnavailableError(
+            f"cannot resolve {host!r}: {error}. Check the URL.", endpoint=settings.endpoint
+        ) from error
+    found: dict[int, list[str]] = {4: [], 6: []}
+    for *_, address in infos:
+        ip = ipaddress.ip_address(str(address[0]).partition("%")[0])
+        found[ip.version].append(f"{ip}:{port}" if ip.version == 4 else f"[{ip}]:{port}")
+    return found
 
 
 class GrpcTransport:
@@ -31,50 +105,76 @@ class GrpcTransport:
 
     def __init__(self, settings: Settings) -> None:
         """Open the channel; it connects at the first call."""
-        self._endpoint = settings.endpoint
-        self._client = triton.InferenceServerClient(settings.url, channel_args=CHANNEL_ARGS)
+        self._settings = settings
+        self._client = triton.InferenceServerClient(**client_options(settings))
 
-    def infer(
-        self, model: Model, inputs: Tensors, outputs: Sequence[Tensor], *, timeout_s: float, request_id: str
-    ) -> Tensors:
+    def infer(self, model: Model, inputs: Tensors, outputs: Sequence[Tensor], request: Request) -> Tensors:
         """See `Transport`. At the deadline the call is cancelled on the server too."""
 
-        def send() -> Tensors:
+        def send(**common: Any) -> Tensors:
             tensors, wanted = build_request(triton, model, inputs, outputs)
             result = self._client.infer(
-                model.name, tensors, outputs=wanted, request_id=request_id, client_timeout=timeout_s
+                model.name,
+                tensors,
+                outputs=wanted,
+                compression_algorithm=self._settings.compression,
+                **infer_options(request) | common,
             )
             return read_answer(result, outputs)
 
-        return self._call(send, model, timeout_s)
+        return self._call(send, model, request)
 
-    def server_live(self, *, timeout_s: float) -> bool:
+    def server_live(self, request: Request) -> bool:
         """See `Transport`."""
-        return self._ask(self._client.is_server_live, None, timeout_s)
+        return self._call(lambda **common: bool(self._client.is_server_live(**common)), None, request)
 
-    def server_ready(self, *, timeout_s: float) -> bool:
+    def server_ready(self, request: Request) -> bool:
         """See `Transport`."""
-        return self._ask(self._client.is_server_ready, None, timeout_s)
+        return self._call(lambda **common: bool(self._client.is_server_ready(**common)), None, request)
 
-    def model_ready(self, model: Model, *, timeout_s: float) -> bool:
+    def model_ready(self, model: Model, request: Request) -> bool:
         """See `Transport`."""
-        return self._ask(partial(self._client.is_model_ready, model.name), model, timeout_s)
+        return self._call(
+            lambda **common: bool(self._client.is_model_ready(model.name, **common)), model, request
+        )
 
-    def model_parameters(self, model: Model, *, timeout_s: float) -> dict[str, str]:
+    def model_parameters(self, model: Model, request: Request) -> dict[str, str]:
         """See `Transport`."""
-        ask = partial(self._client.get_model_config, model.name, client_timeout=timeout_s)
-        return self._call(lambda: grpc_parameters(ask()), model, timeout_s)
+        return self._call(
+            lambda **common: grpc_parameters(self._client.get_model_config(model.name, **common)),
+            model,
+            request,
+        )
+
+    def statistics(self, request: Request) -> list[dict[str, Any]]:
+        """See `Transport`."""
+        reply = self._call(
+            lambda **common: self._client.get_inference_statistics(as_json=True, **common), None, request
+        )
+        return list(reply.get("model_stats", []))
 
     def close(self) -> None:
         """See `Transport`. Calls that still run in other threads are cancelled."""
         self._client.close()
 
-    def _ask(self, question: Callable[..., object], model: Model | None, timeout_s: float) -> bool:
-        return self._call(lambda: bool(question(client_timeout=timeout_s)), model, timeout_s)
+    def _call(self, send: Callable[..., T], model: Model | None, request: Request) -> T:
+        """Try, with what every call takes, until it works, is refused, or attempts or time are over."""
+        retrying = tenacity.Retrying(**within(self._settings.attempts, request.deadline))
+        answer: T = retrying(self._try, send, model, request)
+        return answer
 
-    def _call(self, send: Callable[[], T], model: Model | None, timeout_s: float) -> T:
+    def _try(self, send: Callable[..., T], model: Model | None, request: Request) -> T:
         try:
-            return send()
+            return send(client_timeout=request.deadline.left_s, headers=dict(request.headers))
         except (InferenceServerException, ValueError) as error:  # ValueError: the channel is closed
-            name = model.name if model else None
-            raise from_failure(error, model=name, endpoint=self._endpoint, timeout_s=timeout_s) from error
+            raise grpc_failure(error, model, request, self._settings) from error
+
+
+def grpc_failure(error: Exception, model: Model | None, request: Request, settings: Settings) -> Exception:
+    """The error of the package for what a gRPC call raised."""
+    return from_failure(
+        error,
+        model=model.name if model else None,
+        endpoint=settings.endpoint,
+        timeout_s=request.deadline.limit_s,
+    )

@@ -1,19 +1,33 @@
-"""HTTP by one `tritonclient` client a thread: it is built on gevent and not safe for threads."""
+"""HTTP by `tritonclient` clients of each thread's own: they are built on gevent and not safe for threads."""
 
 from __future__ import annotations
 
 import http.client
+import itertools
 import threading
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import gevent
+import gevent.ssl
+import tenacity
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 from tritonclip._config import Settings
-from tritonclip._transport import build_request, http_parameters, read_answer
+from tritonclip._request import Request
+from tritonclip._retry import within
+from tritonclip._transport import (
+    build_request,
+    http_compression,
+    http_parameters,
+    in_turn,
+    infer_options,
+    naming_all,
+    read_answer,
+    tls_context,
+)
 from tritonclip._types import Tensors
 from tritonclip._wire import Model, Tensor
 from tritonclip.errors import from_failure
@@ -22,11 +36,20 @@ T = TypeVar("T")
 
 
 class _Seat:
-    """One thread's client. `calls` counts those that run on it: several, if the caller uses greenlets."""
+    """One thread's client of one server.
 
-    def __init__(self, url: str) -> None:
+    `calls` counts those that run on it: several, if the caller uses greenlets.
+    """
+
+    def __init__(self, url: str, settings: Settings) -> None:
         # No limits on single socket operations: the deadline of the whole call stands over them.
-        self.client: Any = triton.InferenceServerClient(url, connection_timeout=None, network_timeout=None)
+        self.client: Any = triton.InferenceServerClient(
+            url,
+            connection_timeout=None,
+            network_timeout=None,
+            ssl=settings.secure,
+            ssl_context_factory=lambda: tls_context(gevent.ssl, settings),
+        )
         self.calls = 0
         self.dropped = False  # takes no new calls; closed by the last one that runs
 
@@ -75,40 +98,56 @@ class HttpTransport:
     def __init__(self, settings: Settings) -> None:
         """Keep the settings; each thread connects at its first call."""
         self._settings = settings
+        self._turn = itertools.count()  # of the servers, where there are several
         self._local = threading.local()
         self._lock = threading.Lock()  # guards the seats; never held during a call
         self._seats: weakref.WeakSet[_Seat] = weakref.WeakSet()
         self._closed = False
 
-    def infer(
-        self, model: Model, inputs: Tensors, outputs: Sequence[Tensor], *, timeout_s: float, request_id: str
-    ) -> Tensors:
+    def infer(self, model: Model, inputs: Tensors, outputs: Sequence[Tensor], request: Request) -> Tensors:
         """See `Transport`. At the deadline the connection is closed; the server still ends its work."""
 
         def send(client: Any) -> Tensors:
             tensors, wanted = build_request(triton, model, inputs, outputs)
-            result = client.infer(model.name, tensors, outputs=wanted, request_id=request_id)
+            result = client.infer(
+                model.name,
+                tensors,
+                outputs=wanted,
+                **http_compression(self._settings),
+                **infer_options(request),
+            )
             return read_answer(result, outputs)
 
-        return self._call(send, model, timeout_s)
+        return self._call(send, model, request)
 
-    def server_live(self, *, timeout_s: float) -> bool:
+    def server_live(self, request: Request) -> bool:
         """See `Transport`."""
-        return self._call(lambda client: bool(client.is_server_live()), None, timeout_s)
+        return self._ask(lambda client, headers: bool(client.is_server_live(headers)), None, request)
 
-    def server_ready(self, *, timeout_s: float) -> bool:
+    def server_ready(self, request: Request) -> bool:
         """See `Transport`."""
-        return self._call(lambda client: bool(client.is_server_ready()), None, timeout_s)
+        return self._ask(lambda client, headers: bool(client.is_server_ready(headers)), None, request)
 
-    def model_ready(self, model: Model, *, timeout_s: float) -> bool:
+    def model_ready(self, model: Model, request: Request) -> bool:
         """See `Transport`."""
-        return self._call(lambda client: bool(client.is_model_ready(model.name)), model, timeout_s)
-
-    def model_parameters(self, model: Model, *, timeout_s: float) -> dict[str, str]:
-        """See `Transport`."""
-        return self._call(
-            lambda client: http_parameters(client.get_model_config(model.name)), model, timeout_s
+        return self._ask(
+            lambda client, headers: bool(client.is_model_ready(model.name, headers=headers)), model, request
         )
+
+    def model_parameters(self, model: Model, request: Request) -> dict[str, str]:
+        """See `Transport`."""
+        return self._ask(
+            lambda client, headers: http_parameters(client.get_model_config(model.name, headers=headers)),
+            model,
+            request,
+        )
+
+    def statistics(self, request: Request) -> list[dict[str, Any]]:
+        """See `Transport`."""
+        reply = self._ask(
+            lambda client, headers: client.get_inference_statistics(headers=headers), None, request
+        )
+        return list(reply.get("model_stats", []))
 
     def close(self) -> None:
         """See `Transport`. Calls that still run in other threads end first and then close their own."""
@@ -125,42 +164,59 @@ class HttpTransport:
         """Close what was not closed: the seats are held elsewhere too."""
         self.close()
 
-    def _call(self, send: Callable[[Any], T], model: Model | None, timeout_s: float) -> T:
-        seat = self._sit_down()
-        deadline = gevent.Timeout(timeout_s)
+    def _ask(self, question: Callable[[Any, dict[str, str]], T], model: Model | None, request: Request) -> T:
+        return self._call(lambda client: question(client, dict(request.headers)), model, request)
+
+    def _call(self, send: Callable[[Any], T], model: Model | None, request: Request) -> T:
+        """Try until it works, is refused, or attempts or time are over; each try goes to the next server."""
+        retrying = tenacity.Retrying(**within(self._settings.attempts, request.deadline))
+        servers = in_turn(self._settings, self._turn)
+        with naming_all(self._settings):
+            answer: T = retrying(lambda: self._try(next(servers), send, model, request))
+        return answer
+
+    def _try(self, url: str, send: Callable[[Any], T], model: Model | None, request: Request) -> T:
+        seat = self._sit_down(url)
+        limit = gevent.Timeout(request.deadline.left_s)
+
+        def failure(error: Exception) -> Exception:
+            return from_failure(
+                error,
+                model=model.name if model else None,
+                endpoint=f"{self._settings.scheme}://{url}",
+                timeout_s=request.deadline.limit_s,
+            )
+
         try:
-            with deadline:
+            with limit:
                 return send(seat.client)
         except InferenceServerException as error:  # a whole answer: the connection stays good
-            raise self._error(error, model, timeout_s) from error
+            raise failure(error) from error
         except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: not JSON
             seat.dropped = True
-            raise self._error(error, model, timeout_s) from error
+            raise failure(error) from error
         except BaseException as error:
             seat.dropped = True  # the connection may be in the middle of an answer
-            if error is not deadline:  # Ctrl-C, or a limit of the caller's own around the call
+            if error is not limit:  # Ctrl-C, or a limit of the caller's own around the call
                 raise
-            raise self._error(TimeoutError(), model, timeout_s) from error
+            raise failure(TimeoutError()) from error
         finally:
             self._stand_up(seat)
 
-    def _error(self, error: Exception, model: Model | None, timeout_s: float) -> Exception:
-        name = model.name if model else None
-        return from_failure(error, model=name, endpoint=self._settings.endpoint, timeout_s=timeout_s)
-
-    def _sit_down(self) -> _Seat:
-        """This thread's seat, one call more on it."""
-        seat: _Seat | None = getattr(self._local, "seat", None)
+    def _sit_down(self, url: str) -> _Seat:
+        """This thread's seat at a server, one call more on it."""
+        seats: dict[str, _Seat] = self._local.__dict__.setdefault("seats", {})
+        seat = seats.get(url)
         with self._lock:
             if seat is not None and not seat.dropped:
                 seat.calls += 1
                 return seat
-        seat = _Seat(self._settings.url)
+        seat = _Seat(url, self._settings)
         _HUBS.enter(seat)
         with self._lock:
             seat.calls, seat.dropped = 1, self._closed
             self._seats.add(seat)
-        self._local.seat = seat
+        seats[url] = seat
         return seat
 
     def _stand_up(self, seat: _Seat) -> None:

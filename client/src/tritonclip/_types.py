@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypedDict, Union
+from typing import IO, Any, TypedDict, Union
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-#: One image: a path, the bytes of an encoded file, a PIL image, or uint8 pixels [h, w], [h, w, 3], [h, w, 4].
+#: One image: a path; a URL (http, https or data), which the client fetches; the bytes of an encoded file; a
+#: binary file object; a PIL image; or uint8 pixels [h, w], [h, w, 3] or [h, w, 4].
 ImageInput = Union[
-    str, "os.PathLike[str]", bytes, bytearray, memoryview, Image.Image, "npt.NDArray[np.uint8]"
+    str, "os.PathLike[str]", bytes, bytearray, memoryview, IO[bytes], Image.Image, "npt.NDArray[np.uint8]"
 ]
 
 #: The tensors of a request or an answer, by name.
@@ -71,3 +72,51 @@ class Health:
     def ok(self) -> bool:
         """Whether the server is live and ready, with every model."""
         return self.live and self.ready and all(self.models.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelStatistics:
+    """What a model has done since its server started, as Triton counts; ensembles and their steps apart.
+
+    Attributes:
+        name: The model's name.
+        version: Its version.
+        requests: Requests that were answered.
+        failures: Requests that failed, refused input included. Counted at the ensembles, not at their steps,
+            and by Triton 2.51 twice each.
+        rows: Request groups that were answered; Triton batches these.
+        executions: Dynamic batches; for an ensemble, its requests.
+        mean_ms: Mean time of a request inside the server, in milliseconds.
+        queue_ms: Of that, waiting for the model.
+        compute_ms: Of that, the model's own work, with taking inputs in and giving outputs out.
+    """
+
+    name: str
+    version: str
+    requests: int
+    failures: int
+    rows: int
+    executions: int
+    mean_ms: float
+    queue_ms: float
+    compute_ms: float
+
+    @property
+    def mean_batch(self) -> float:
+        """Request groups in a dynamic batch, on average; 0 where there was none."""
+        return self.rows / self.executions if self.executions else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a bulk run is.
+
+    Attributes:
+        done: Inputs whose results, errors included, were handed out.
+        failed: Of these, errors.
+        retries: Requests that were sent again because the server was unavailable or too slow.
+    """
+
+    done: int
+    failed: int
+    retries: int

@@ -27,10 +27,12 @@ class Model:
     outputs: tuple[Tensor, ...]
 
 
+DEADLINE_MS = "deadline_ms"  # request parameter: milliseconds that the caller still waits
 MAX_TOKENS = 77  # of a text, start and end included; every CLIP's text tower has so many positions
 
 IMAGE = Tensor("image", "BYTES", (-1,))  # encoded image files
 LABELS = Tensor("labels", "BYTES", (-1,))  # UTF-8
+PIXEL_VALUES = Tensor("pixel_values", "UINT8", (-1, 3, -1, -1))  # resized and cropped, RGB
 TEXT = Tensor("text", "BYTES", (-1,))  # UTF-8
 SCORES = Tensor("scores", "FP32", (-1, -1))  # softmax over the labels
 LOGITS = Tensor("logits", "FP32", (-1, -1))  # logit scale times cosine
@@ -41,5 +43,7 @@ TEXT_EMBEDS = Tensor("text_embeds", "FP32", (-1, -1))  # unit L2 norm
 ZERO_SHOT = Model("clip_zero_shot", (IMAGE, LABELS), (SCORES, LOGITS, TOKEN_COUNTS))
 IMAGE_EMBEDDING = Model("clip_image_embedding", (IMAGE,), (IMAGE_EMBEDS,))
 TEXT_EMBEDDING = Model("clip_text_embedding", (TEXT,), (TEXT_EMBEDS, TOKEN_COUNTS))
+
+VISION_ENCODER = Model("vision_encoder", (PIXEL_VALUES,), (IMAGE_EMBEDS,))  # for callers that preprocess
 
 PUBLIC_MODELS = (ZERO_SHOT, IMAGE_EMBEDDING, TEXT_EMBEDDING)

@@ -2,141 +2,141 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from types import TracebackType
-from typing import TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
+import tenacity
 
-from tritonclip import _codec, _wire
+from tritonclip import _bulk, _codec
 from tritonclip._base import BaseClient
 from tritonclip._checks import DEFAULT_HYPOTHESIS_TEMPLATE
-from tritonclip._images import encode_images
+from tritonclip._config import ClientOptions
+from tritonclip._request import Request, RequestOptions
+from tritonclip._steps import Flow, Work
 from tritonclip._transport import open_async_transport
-from tritonclip._types import Health, ImageInput, ModelInfo, Prediction
-from tritonclip.errors import InferenceError
+from tritonclip._types import Health, ImageInput, ModelInfo, ModelStatistics, Prediction
+from tritonclip.errors import TritonClipError
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 T = TypeVar("T")
+R = TypeVar("R")
 ImageT = TypeVar("ImageT", bound=ImageInput)
 Array = npt.NDArray[np.float32]
+Labels = list[str] | tuple[str, ...] | str | None
 
 
 class AsyncClient(BaseClient):
-    """A client of one server for asyncio; meant to be made once and shared by the tasks of one event loop.
+    """A client for asyncio, of one server or of several that serve the same.
 
+    It is meant to be made once and shared by the tasks of one event loop, with any number of calls in flight.
     It connects at its first call. Close it, or use it in an `async with` block. A cancelled task cancels its
-    call. Any number of calls may be in flight.
+    call.
 
-    The methods that call the server raise InvalidInputError (fix the input), ServerUnavailableError (retry),
-    DeadlineExceededError (allow more time), ModelNotReadyError (fix the deployment) and InferenceError
-    (report); all are TritonClipError.
+    The methods that call the server take `RequestOptions` by keyword: `timeout_s`, `request_id`, `priority`,
+    `headers`. They raise InvalidInputError (fix the input), ServerUnavailableError (retry),
+    DeadlineExceededError (allow more time), ModelNotReadyError (fix the deployment), AccessDeniedError (fix
+    the key) and InferenceError (report); all are TritonClipError.
     """
 
-    def __init__(
-        self, url: str | None = None, *, protocol: str | None = None, timeout_s: float | None = None
-    ) -> None:
+    def __init__(self, url: str | None = None, **options: Unpack[ClientOptions]) -> None:
         """See `BaseClient`; connects at the first call."""
-        super().__init__(url, protocol=protocol, timeout_s=timeout_s)
+        super().__init__(url, **options)
         self._transport = open_async_transport(self._settings)
 
     @overload
     async def classify(
         self,
         images: list[ImageT] | tuple[ImageT, ...],
-        labels: list[str] | tuple[str, ...] | str | None = None,
+        labels: Labels = None,
         *,
         hypothesis_template: str = ...,
         top_k: int | None = ...,
         threshold: float | None = ...,
-        timeout_s: float | None = ...,
-        request_id: str = ...,
+        **options: Unpack[RequestOptions],
     ) -> list[list[Prediction]]: ...
 
     @overload
     async def classify(
         self,
         images: ImageInput,
-        labels: list[str] | tuple[str, ...] | str | None = None,
+        labels: Labels = None,
         *,
         hypothesis_template: str = ...,
         top_k: int | None = ...,
         threshold: float | None = ...,
-        timeout_s: float | None = ...,
-        request_id: str = ...,
+        **options: Unpack[RequestOptions],
     ) -> list[Prediction]: ...
 
     async def classify(
         self,
         images: ImageInput | list[ImageT] | tuple[ImageT, ...],
-        labels: list[str] | tuple[str, ...] | str | None = None,
+        labels: Labels = None,
         *,
         hypothesis_template: str = DEFAULT_HYPOTHESIS_TEMPLATE,
         top_k: int | None = None,
         threshold: float | None = None,
-        timeout_s: float | None = None,
-        request_id: str = "",
+        **options: Unpack[RequestOptions],
     ) -> list[Prediction] | list[list[Prediction]]:
         """Rank candidate labels for one image or several, in one request.
 
         Args:
-            images: One image, or a list or tuple of them: paths, bytes of files, PIL images, uint8 arrays.
+            images: One `ImageInput` (path, URL, bytes, file object, PIL image, uint8 array), or a list or
+                tuple of them.
             labels: Candidate labels; one string is split at its commas; None: `DEFAULT_LABELS`.
             hypothesis_template: Sentence with one `{}` for the label; '{}' for labels that are sentences.
             top_k: Keep only this many labels an image, the best.
             threshold: Keep only scores of at least this much, 0 to 1.
-            timeout_s: Deadline of this call in seconds; None: the client's.
-            request_id: A name for this request in the server's log.
+            **options: See `RequestOptions`.
 
         Returns:
             `[{"score": float, "label": str}, ...]`, highest score first; a list of these for a list of
             images. The scores are a softmax over all labels: they sum to 1 before `top_k` and `threshold`.
         """
-        encoded, single = encode_images(images)
-        call = _codec.classify_call(
-            encoded, labels, hypothesis_template=hypothesis_template, top_k=top_k, threshold=threshold
+        request = self._start(options)
+        ranking = _codec.Ranking.check(
+            labels, hypothesis_template=hypothesis_template, top_k=top_k, threshold=threshold
         )
-        ranked = await self._run(call, self._timeout(timeout_s), request_id)
-        return ranked[0] if single else ranked
+        return await self._take(self._flows.classify(images, ranking), request)
 
     async def embed_images(
-        self,
-        images: ImageInput | list[ImageT] | tuple[ImageT, ...],
-        *,
-        timeout_s: float | None = None,
-        request_id: str = "",
+        self, images: ImageInput | list[ImageT] | tuple[ImageT, ...], **options: Unpack[RequestOptions]
     ) -> Array:
         """Embed images, in one request.
+
+        Args:
+            images: See `classify`.
+            **options: See `RequestOptions`.
 
         Returns:
             float32 [n, d], unit L2 norm; for a single image [d].
         """
-        encoded, single = encode_images(images)
-        embeds = await self._run(_codec.embed_images_call(encoded), self._timeout(timeout_s), request_id)
+        embeds, single = await self._take(self._flows.embed_images(images), self._start(options))
         return embeds[0] if single else embeds
 
     async def embed_texts(
-        self,
-        texts: str | list[str] | tuple[str, ...],
-        *,
-        timeout_s: float | None = None,
-        request_id: str = "",
+        self, texts: str | list[str] | tuple[str, ...], **options: Unpack[RequestOptions]
     ) -> Array:
         """Embed texts as they are, without a template, in one request.
 
         Returns:
             float32 [m, d], unit L2 norm; for a single text [d].
         """
-        call, single = _codec.embed_texts_call(texts)
-        embeds = await self._run(call, self._timeout(timeout_s), request_id)
+        embeds, single = await self._take(self._flows.embed_texts(texts), self._start(options))
         return embeds[0] if single else embeds
 
     async def similarity(
         self,
         images: ImageInput | list[ImageT] | tuple[ImageT, ...],
         texts: str | list[str] | tuple[str, ...],
-        *,
-        timeout_s: float | None = None,
-        request_id: str = "",
+        **options: Unpack[RequestOptions],
     ) -> Array:
         """Cosine of every image with every text.
 
@@ -146,47 +146,163 @@ class AsyncClient(BaseClient):
         Returns:
             float32 [n, m], -1 to 1; a single image or text gives n = 1 or m = 1.
         """
-        encoded, _ = encode_images(images)
-        texts_call, _ = _codec.embed_texts_call(texts)
-        with self._one_deadline(timeout_s) as rest_s:
-            text_embeds = await self._run(texts_call, rest_s(), request_id)
-            image_embeds = await self._run(_codec.embed_images_call(encoded), rest_s(), request_id)
-        return _codec.similarity(image_embeds, text_embeds)
+        return await self._take(self._flows.similarity(images, texts), self._start(options))
 
-    async def health(self, *, timeout_s: float | None = None) -> Health:
+    @overload
+    def classify_many(
+        self,
+        images: Iterable[ImageInput] | AsyncIterable[ImageInput] | str | os.PathLike[str],
+        labels: Labels = None,
+        *,
+        hypothesis_template: str = ...,
+        top_k: int | None = ...,
+        threshold: float | None = ...,
+        on_error: Literal["raise"] = ...,
+        **options: Unpack[_bulk.BulkOptions],
+    ) -> AsyncIterator[list[Prediction]]: ...
+
+    @overload
+    def classify_many(
+        self,
+        images: Iterable[ImageInput] | AsyncIterable[ImageInput] | str | os.PathLike[str],
+        labels: Labels = None,
+        *,
+        hypothesis_template: str = ...,
+        top_k: int | None = ...,
+        threshold: float | None = ...,
+        on_error: _bulk.OnError,
+        **options: Unpack[_bulk.BulkOptions],
+    ) -> AsyncIterator[list[Prediction] | TritonClipError]: ...
+
+    def classify_many(
+        self,
+        images: Iterable[ImageInput] | AsyncIterable[ImageInput] | str | os.PathLike[str],
+        labels: Labels = None,
+        *,
+        hypothesis_template: str = DEFAULT_HYPOTHESIS_TEMPLATE,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        on_error: _bulk.OnError = "raise",
+        **options: Unpack[_bulk.BulkOptions],
+    ) -> AsyncIterator[Any]:
+        """Rank candidate labels for any number of images, several requests at a time.
+
+        Args:
+            images: Any iterable of `ImageInput`, drawn as there is room; or a directory, a file or a pattern,
+                see `find_images`.
+            labels: See `classify`.
+            hypothesis_template: See `classify`.
+            top_k: See `classify`.
+            threshold: See `classify`.
+            on_error: `raise` ends the run at the first bad image; `return` hands out a TritonClipError in
+                its place and goes on. An outage longer than `patience_s` ends the run in either case.
+            **options: See `BulkOptions`.
+
+        Returns:
+            For each image, in order, what `classify` gives for one. The run begins with the first result
+            asked for, and memory does not grow with the number of images.
+        """
+        plan = _bulk.check_plan(_bulk.IMAGES_A_REQUEST, on_error=on_error, **options)
+        ranking = _codec.Ranking.check(
+            labels, hypothesis_template=hypothesis_template, top_k=top_k, threshold=threshold
+        )
+        return self._many(
+            _bulk.check_images_input(images),
+            plan,
+            lambda group: self._flows.classify_group(group, ranking),
+            begin=lambda: self._flows.begin_classify(ranking),
+        )
+
+    @overload
+    def embed_images_many(
+        self,
+        images: Iterable[ImageInput] | AsyncIterable[ImageInput] | str | os.PathLike[str],
+        *,
+        on_error: Literal["raise"] = ...,
+        **options: Unpack[_bulk.BulkOptions],
+    ) -> AsyncIterator[Array]: ...
+
+    @overload
+    def embed_images_many(
+        self,
+        images: Iterable[ImageInput] | AsyncIterable[ImageInput] | str | os.PathLike[str],
+        *,
+        on_error: _bulk.OnError,
+        **options: Unpack[_bulk.BulkOptions],
+    ) -> AsyncIterator[Array | TritonClipError]: ...
+
+    def embed_images_many(
+        self,
+        images: Iterable[ImageInput] | AsyncIterable[ImageInput] | str | os.PathLike[str],
+        *,
+        on_error: _bulk.OnError = "raise",
+        **options: Unpack[_bulk.BulkOptions],
+    ) -> AsyncIterator[Any]:
+        """Embed any number of images, several requests at a time; see `classify_many`.
+
+        Returns:
+            For each image, in order, float32 [d], unit L2 norm.
+        """
+        plan = _bulk.check_plan(_bulk.IMAGES_A_REQUEST, on_error=on_error, **options)
+        return self._many(_bulk.check_images_input(images), plan, self._flows.embed_images_group)
+
+    @overload
+    def embed_texts_many(
+        self,
+        texts: Iterable[str] | AsyncIterable[str],
+        *,
+        on_error: Literal["raise"] = ...,
+        **options: Unpack[_bulk.BulkOptions],
+    ) -> AsyncIterator[Array]: ...
+
+    @overload
+    def embed_texts_many(
+        self,
+        texts: Iterable[str] | AsyncIterable[str],
+        *,
+        on_error: _bulk.OnError,
+        **options: Unpack[_bulk.BulkOptions],
+    ) -> AsyncIterator[Array | TritonClipError]: ...
+
+    def embed_texts_many(
+        self,
+        texts: Iterable[str] | AsyncIterable[str],
+        *,
+        on_error: _bulk.OnError = "raise",
+        **options: Unpack[_bulk.BulkOptions],
+    ) -> AsyncIterator[Any]:
+        """Embed any number of texts, several requests at a time; see `classify_many`.
+
+        Returns:
+            For each text, in order, float32 [d], unit L2 norm.
+        """
+        plan = _bulk.check_plan(_bulk.TEXTS_A_REQUEST, on_error=on_error, **options)
+        return self._many(_bulk.check_texts_input(texts), plan, self._flows.embed_texts_group)
+
+    async def health(self, **options: Unpack[RequestOptions]) -> Health:
         """Ask whether the server is live and ready, and each public model, within one deadline.
 
         Raises:
             ServerUnavailableError: If no server answers: it has no health to tell.
         """
-        self._check_open()
-        with self._one_deadline(timeout_s) as rest_s:
-            live = await self._transport.server_live(timeout_s=rest_s())
-            ready = await self._transport.server_ready(timeout_s=rest_s())
-            models = {
-                model.name: await self._transport.model_ready(model, timeout_s=rest_s())
-                for model in _wire.PUBLIC_MODELS
-            }
-        return Health(live=live, ready=ready, models=models)
+        return await self._take(self._flows.health(), self._start(options))
 
-    async def models(self, *, timeout_s: float | None = None) -> list[ModelInfo]:
+    async def models(self, **options: Unpack[RequestOptions]) -> list[ModelInfo]:
         """Ask which weights each public model serves, within one deadline.
 
         Raises:
             ModelNotReadyError: If a model was not prepared by tritonclip's `prepare_weights.py`.
         """
-        self._check_open()
-        with self._one_deadline(timeout_s) as rest_s:
-            return [
-                _codec.decode_model_info(
-                    model, await self._transport.model_parameters(model, timeout_s=rest_s())
-                )
-                for model in _wire.PUBLIC_MODELS
-            ]
+        return await self._take(self._flows.models(), self._start(options))
+
+    async def statistics(self, **options: Unpack[RequestOptions]) -> list[ModelStatistics]:
+        """Ask what each model, steps of the ensembles included, has done since the server started."""
+        return await self._take(self._flows.statistics(), self._start(options))
 
     async def close(self) -> None:
         """Close all connections; the client cannot be used after. Calling it again does nothing."""
         self._closed = True
+        self._flows.fetcher.close()
         await self._transport.close()
 
     async def __aenter__(self) -> AsyncClient:
@@ -199,13 +315,59 @@ class AsyncClient(BaseClient):
         """Close the client."""
         await self.close()
 
-    async def _run(self, call: _codec.Call[T], timeout_s: float, request_id: str) -> T:
-        self._check_open()
-        outputs = await self._transport.infer(
-            call.model, call.inputs, call.outputs, timeout_s=timeout_s, request_id=request_id
-        )
+    async def _take(self, flow: Flow[T], request: Request) -> T:
+        """Take the steps of a flow, one after another, and give its answer."""
+        result: Any = None
+        error: Exception | None = None
         try:
-            return call.decode(outputs)
-        except InferenceError as error:
-            error.endpoint = self.endpoint
+            while True:
+                step = flow.send(result) if error is None else flow.throw(error)
+                result, error = None, None
+                try:
+                    if isinstance(step, Work):
+                        result = await asyncio.to_thread(step.do, request)
+                    else:
+                        result = await step.by(self._transport, request)
+                except TritonClipError as caught:
+                    error = caught
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        except TritonClipError as failure:
+            self._name_server(failure)
             raise
+
+    def _many(
+        self,
+        inputs: Iterable[Any] | AsyncIterable[Any],
+        plan: _bulk.Plan,
+        answer: Callable[[_bulk.Group[Any]], Flow[list[R | TritonClipError]]],
+        begin: Callable[[], Flow[None]] | None = None,
+    ) -> AsyncIterator[R | TritonClipError]:
+        """Check at once, and run when the first result is asked for."""
+        self._start(plan.request)
+        return self._run_many(inputs, plan, answer, begin)
+
+    async def _run_many(
+        self,
+        inputs: Iterable[Any] | AsyncIterable[Any],
+        plan: _bulk.Plan,
+        answer: Callable[[_bulk.Group[Any]], Flow[list[R | TritonClipError]]],
+        begin: Callable[[], Flow[None]] | None,
+    ) -> AsyncIterator[R | TritonClipError]:
+        tally: _bulk.Tally[R] = _bulk.Tally(plan)
+
+        async def patiently(make: Callable[[], Flow[T]]) -> T:
+            async def attempt() -> T:
+                return await self._take(make(), self._start(plan.request))
+
+            result: T = await tenacity.AsyncRetrying(**tally.retry_settings())(attempt)
+            tally.note_answer()
+            return result
+
+        if begin is not None:
+            await patiently(begin)
+        groups = _bulk.in_groups_async(inputs, plan.batch_size)
+        results = _bulk.in_order_async(groups, lambda group: patiently(lambda: answer(group)), plan, tally)
+        async with contextlib.aclosing(results):
+            async for result in results:
+                yield result

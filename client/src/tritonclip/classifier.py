@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Sequence
-from typing import overload
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from tritonclip._bulk import BulkOptions, OnError
 from tritonclip._checks import (
     DEFAULT_HYPOTHESIS_TEMPLATE,
     check_labels,
@@ -24,10 +25,14 @@ from tritonclip._checks import (
     check_threshold,
     check_top_k,
 )
-from tritonclip._codec import rank
+from tritonclip._codec import rank, scores
+from tritonclip._request import RequestOptions
 from tritonclip._types import ImageInput, ModelInfo, Prediction
 from tritonclip.client import Client, ImageT
-from tritonclip.errors import InvalidInputError
+from tritonclip.errors import InvalidInputError, TritonClipError
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 PROMPTS_A_REQUEST = 1000
 Array = npt.NDArray[np.float32]
@@ -71,63 +76,82 @@ class ZeroShotClassifier:
     @overload
     def __call__(
         self,
-        images: list[ImageT] | tuple[ImageT, ...],
+        image: list[ImageT] | tuple[ImageT, ...],
         candidate_labels: list[str] | tuple[str, ...] | str | None = None,
         *,
         hypothesis_template: str = ...,
         top_k: int | None = ...,
         threshold: float | None = ...,
-        timeout_s: float | None = ...,
+        **options: Unpack[RequestOptions],
     ) -> list[list[Prediction]]: ...
 
     @overload
     def __call__(
         self,
-        images: ImageInput,
+        image: ImageInput,
         candidate_labels: list[str] | tuple[str, ...] | str | None = None,
         *,
         hypothesis_template: str = ...,
         top_k: int | None = ...,
         threshold: float | None = ...,
-        timeout_s: float | None = ...,
+        **options: Unpack[RequestOptions],
     ) -> list[Prediction]: ...
 
     def __call__(
         self,
-        images: ImageInput | list[ImageT] | tuple[ImageT, ...],
+        image: ImageInput | list[ImageT] | tuple[ImageT, ...],
         candidate_labels: list[str] | tuple[str, ...] | str | None = None,
         *,
         hypothesis_template: str = DEFAULT_HYPOTHESIS_TEMPLATE,
         top_k: int | None = None,
         threshold: float | None = None,
-        timeout_s: float | None = None,
+        **options: Unpack[RequestOptions],
     ) -> list[Prediction] | list[list[Prediction]]:
         """Rank the labels, called like transformers' zero-shot-image-classification pipeline.
 
         Args:
-            images: One image, or a list or tuple of them; see `Client.classify`.
+            image: One image, or a list or tuple of them; see `Client.classify`.
             candidate_labels: Labels for this call alone, which the server ranks; None: the fixed ones.
             hypothesis_template: For `candidate_labels`; the fixed labels have their templates.
             top_k: Keep only this many labels an image, the best.
             threshold: Keep only scores of at least this much, 0 to 1.
-            timeout_s: Deadline of this call in seconds; None: the client's.
+            **options: See `RequestOptions`.
 
         Returns:
             `[{"score": float, "label": str}, ...]`, highest score first; a list of these for a list.
         """
         if candidate_labels is not None:
             return self._client.classify(
-                images,
+                image,
                 candidate_labels,
                 hypothesis_template=hypothesis_template,
                 top_k=top_k,
                 threshold=threshold,
-                timeout_s=timeout_s,
+                **options,
             )
         keep, floor = check_top_k(top_k), check_threshold(threshold)
-        embeds = np.atleast_2d(self._client.embed_images(images, timeout_s=timeout_s))
+        embeds = np.atleast_2d(self._client.embed_images(image, **options))
         ranked = rank(self.scores(embeds), self.labels, top_k=keep, threshold=floor)
-        return ranked if isinstance(images, (list, tuple)) else ranked[0]
+        return ranked if isinstance(image, (list, tuple)) else ranked[0]
+
+    def classify_many(
+        self,
+        images: Iterable[ImageInput] | str | os.PathLike[str],
+        *,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        on_error: OnError = "raise",
+        **options: Unpack[BulkOptions],
+    ) -> Iterator[Any]:
+        """Rank the fixed labels for any number of images; the twin of `Client.classify_many`."""
+        keep, floor = check_top_k(top_k), check_threshold(threshold)
+        embeds = self._client.embed_images_many(images, on_error=on_error, **options)
+        return (
+            one
+            if isinstance(one, TritonClipError)
+            else rank(self.scores(one[np.newaxis]), self.labels, top_k=keep, threshold=floor)[0]
+            for one in embeds
+        )
 
     def scores(self, image_embeds: Array) -> Array:
         """Softmax over the labels, as the server takes it.
@@ -138,9 +162,7 @@ class ZeroShotClassifier:
         Returns:
             float32 [n, m], each row adding up to 1.
         """
-        logits = np.float32(self._model.logit_scale) * (image_embeds @ self.text_embeds.T)
-        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float32)
+        return scores(image_embeds, self.text_embeds, self._model.logit_scale)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write labels, templates and embeddings to an `.npz` file, for `load`."""

@@ -3,8 +3,10 @@
     TritonClipError
     ├── InvalidInputError       (also ValueError)    fix the input
     ├── ServerUnavailableError                       retry, or check the address
+    │   └── CertificateError                         fix ca_file, cert_file or the URL
     ├── DeadlineExceededError   (also TimeoutError)  allow more time, or send less
     ├── ModelNotReadyError                           fix the deployment
+    ├── AccessDeniedError                            fix the API key or the headers
     ├── InferenceError                               report it
     └── MissingExtraError       (also ImportError)   install what is named
 
@@ -16,11 +18,17 @@ from __future__ import annotations
 
 import http.client
 import re
+import ssl
 
 MAX_TEXT_CHARS = 1000
 _PREFIX = re.compile(r"^(?:\[request id: [^\]]*\] |in ensemble '[^']*', )+")
 _NOT_READY = re.compile(r"Request for unknown model|.*\b(?:is not ready|has no available versions)\b")
 _RESTRICTED = re.compile(r".*\b(?:API|protocol) is restricted\b")
+_ONE_INPUT = re.compile(
+    r"(image|label|text) \d+\b[^;]*$"
+)  # the texts with a semicolon name a cure of their own
+# The texts of gRPC, and of this module, for a connection that was not made or did not last.
+_NO_CONNECTION = re.compile(r"all backends|handshake|\bconnect(?:ion)?\b|socket closed", re.IGNORECASE)
 _TOO_LARGE = re.compile(r".*message larger than max")
 # Texts of Triton itself: the codec always sends the same tensors, so it is the deployment that differs.
 _OTHER_TENSORS = re.compile(
@@ -63,12 +71,20 @@ class ServerUnavailableError(TritonClipError):
     """The server cannot be reached, is stopping, or takes no more work now. Retry, or check the URL."""
 
 
+class CertificateError(ServerUnavailableError):
+    """The server's certificate, or this client's, is not accepted. Fix the files or the URL; do not retry."""
+
+
 class DeadlineExceededError(TritonClipError, TimeoutError):
     """No answer within `timeout_s`. Allow more time, send less at once, or look at the server's load."""
 
 
 class ModelNotReadyError(TritonClipError):
     """The server has no such model ready, or another version of it. Fix the deployment; do not retry."""
+
+
+class AccessDeniedError(TritonClipError):
+    """The server refuses this client's key or headers. Fix `api_key` or `headers`; do not retry."""
 
 
 class InferenceError(TritonClipError):
@@ -87,6 +103,10 @@ _BY_STATUS: dict[str, type[TritonClipError]] = {
     "INVALID_ARGUMENT": InvalidInputError,
     "400": InvalidInputError,
     "413": InvalidInputError,
+    "UNAUTHENTICATED": AccessDeniedError,
+    "PERMISSION_DENIED": AccessDeniedError,
+    "401": AccessDeniedError,
+    "403": AccessDeniedError,
     "NOT_FOUND": ModelNotReadyError,
     "404": ModelNotReadyError,
     "UNAVAILABLE": ServerUnavailableError,
@@ -98,10 +118,17 @@ _BY_STATUS: dict[str, type[TritonClipError]] = {
     "504": DeadlineExceededError,
 }
 
+_ENCRYPTED = "the encrypted connection failed"
+_TLS_ADVICE = (
+    "Try again shortly; if that does not help, check the URL and the port, that ca_file holds the authority "
+    "of the server's certificate and the certificate this host's name, and whether the server asks for "
+    "cert_file and key_file."
+)
 _ADVICE: dict[type[TritonClipError], str] = {
     ServerUnavailableError: "Try again shortly; if that does not help, check the URL and the port.",
     ModelNotReadyError: "Check that the server has loaded tritonclip's model repository.",
-    InferenceError: "See the server's log.",
+    AccessDeniedError: "Check api_key and headers.",
+    InferenceError: "See the server's log, and report it.",
 }
 
 
@@ -122,6 +149,11 @@ def from_failure(
     """
     status, text = _status_and_text(error)
     kind = _kind(status, text)
+    secure = endpoint.startswith(("grpcs://", "https://"))
+    if secure and kind is ServerUnavailableError and _NO_CONNECTION.search(text):
+        text = text.removeprefix(f"{_ENCRYPTED}: ").rstrip(".")
+        kind = CertificateError if "certificate" in text.lower() else kind
+        return kind(f"{_ENCRYPTED}: {text}. {_TLS_ADVICE}", model=model, endpoint=endpoint)
     return kind(_message(kind, status, text, timeout_s), model=model, endpoint=endpoint)
 
 
@@ -136,8 +168,12 @@ def _status_and_text(error: BaseException) -> tuple[str, str]:
         return "DEADLINE_EXCEEDED", ""
     if isinstance(error, http.client.HTTPException):
         return "UNAVAILABLE", f"the connection broke, or this is not an HTTP port: {error}"
+    if isinstance(error, ssl.SSLError):
+        return "UNAVAILABLE", f"{_ENCRYPTED}: {error}"
+    if isinstance(error, (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)):
+        return "UNAVAILABLE", f"the connection broke: {error}"
     if isinstance(error, OSError):
-        return "UNAVAILABLE", f"cannot connect: {error}"
+        return "UNAVAILABLE", f"cannot connect: {str(error) or type(error).__name__}"
     status, message = getattr(error, "status", None), getattr(error, "message", None)
     if not (callable(status) and callable(message)):
         return "", f"{type(error).__name__}: {error}"
@@ -151,7 +187,7 @@ def _kind(status: str, text: str) -> type[TritonClipError]:
     if _NOT_READY.match(text) or _OTHER_TENSORS.match(text):
         return ModelNotReadyError
     if _RESTRICTED.match(text):  # arrives as UNAVAILABLE over gRPC, but a retry cannot help
-        return InferenceError
+        return AccessDeniedError
     if status == "RESOURCE_EXHAUSTED" and _TOO_LARGE.match(text):
         return InvalidInputError
     return _BY_STATUS.get(status, InferenceError)
@@ -164,5 +200,6 @@ def _message(kind: type[TritonClipError], status: str, text: str, timeout_s: flo
         return f"the request is too large: {text}. Send fewer or smaller images at once."
     if kind is ModelNotReadyError and _OTHER_TENSORS.match(text):
         return f"{text}. The server holds another version of the model repository than this client needs."
-    advice = _ADVICE.get(kind)
+    bad = _ONE_INPUT.match(text) if kind is InvalidInputError else None
+    advice = f"Correct this {bad[1]}, or leave it out." if bad else _ADVICE.get(kind)
     return f"{text.rstrip('.')}. {advice}" if advice else text

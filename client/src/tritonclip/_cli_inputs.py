@@ -1,0 +1,141 @@
+"""What the arguments of the command name: which are images, which labels, and the lists on standard input.
+
+Nothing is read further ahead than the run asks for: directories and lists may be longer than memory.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+
+from tritonclip._files import IMAGE_SUFFIXES, find_images
+from tritonclip.errors import InvalidInputError
+
+STDIN = "-"
+_CHUNK_BYTES = 65536
+_URL_SCHEMES = ("http://", "https://")
+
+
+def split_items(items: Sequence[str], *, only_images: bool = False) -> tuple[list[str], list[str]]:
+    """Split positional arguments into images, the leading ones that name any, and labels or texts.
+
+    Args:
+        items: The arguments.
+        only_images: Labels are given by options, so each argument has to name images.
+
+    Raises:
+        click.UsageError: If an image is missing, or a label looks like an image.
+    """
+    first_label = next((i for i, item in enumerate(items) if not _names_images(item)), len(items))
+    images, labels = list(items[:first_label]), list(items[first_label:])
+    if labels and (only_images or not images):
+        raise click.UsageError(f"{labels[0]}: no such file; {_expected(only_images)}")
+    for label in labels:
+        if Path(label).suffix.lower() in IMAGE_SUFFIXES or label.startswith(_URL_SCHEMES):
+            problem = "images go before the labels" if _names_images(label) else "no such file"
+            raise click.UsageError(f"{label}: {problem}; if it is a label, give it with an option")
+    if images.count(STDIN) > 1:
+        raise click.UsageError("- is given twice; standard input can be read only once")
+    return images, labels
+
+
+def _expected(only_images: bool) -> str:
+    if only_images:
+        return "where options give the labels or texts, each argument is a file, directory, pattern, URL or -"
+    return "the arguments begin with images: files, directories, patterns, URLs, or - for a list on stdin"
+
+
+def _names_images(item: str) -> bool:
+    if item == STDIN or item.startswith(_URL_SCHEMES):
+        return True
+    if os.path.exists(item):
+        return True
+    try:
+        return glob.has_magic(item) and any(True for _ in find_images(item))
+    except InvalidInputError:
+        return False
+
+
+def count_known(images: Sequence[str]) -> int | None:
+    """The number of inputs, if it is known before they are looked for."""
+    return None if any(not _is_single(item) for item in images) else len(images)
+
+
+def _is_single(item: str) -> bool:
+    return item.startswith(_URL_SCHEMES) or (item != STDIN and os.path.isfile(item))
+
+
+def check_not_empty(images: Sequence[str]) -> None:
+    """Look for the first image of each directory and pattern, so that a run does not stop halfway.
+
+    Raises:
+        InvalidInputError: If one holds none.
+    """
+    for item in images:
+        if item != STDIN and not _is_single(item):
+            next(find_images(item))
+
+
+def read_images(images: Sequence[str], *, null: bool = False) -> Iterator[str]:
+    """The paths and URLs that the arguments name, in order; lists come from standard input."""
+    for item in images:
+        if item == STDIN:
+            yield from (os.fsdecode(line) for line in stdin_items(null))
+        elif _is_single(item):
+            yield item
+        else:
+            yield from map(str, find_images(item))
+
+
+def read_texts(texts: Sequence[str], *, null: bool = False) -> Iterator[str]:
+    """The texts of the arguments; `-` stands for those on standard input, UTF-8."""
+    for text in texts:
+        if text == STDIN:
+            yield from (line.decode("utf-8", "surrogateescape") for line in stdin_items(null))
+        else:
+            yield text
+
+
+def stdin_items(null: bool) -> Iterator[bytes]:
+    """The entries on standard input that are not blank: its lines, or what NULs separate."""
+    entries = split_stream(sys.stdin.buffer, b"\0" if null else b"\n")
+    return (entry for entry in (e if null else e.rstrip(b"\r") for e in entries) if entry.strip())
+
+
+def split_stream(stream: BinaryIO, separator: bytes) -> Iterator[bytes]:
+    """The parts of a stream between separators, each as soon as it has arrived."""
+    # read1 takes what is there; read waits for all that it may get.
+    read: Callable[[int], bytes] = getattr(stream, "read1", stream.read)
+    rest = b""
+    while chunk := read(_CHUNK_BYTES):
+        *parts, rest = (rest + chunk).split(separator)
+        yield from parts
+    if rest:
+        yield rest
+
+
+def read_lines(path: Path, option: str, one: str) -> list[str]:
+    """The lines of a UTF-8 file that are not blank, stripped.
+
+    Args:
+        path: The file.
+        option: The option that named it, for the error's text.
+        one: What a line holds, "label" or "text".
+
+    Raises:
+        click.UsageError: If it cannot be read or holds none.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"{option} {path}: cannot read: {error}") from error
+    found = [line.strip() for line in lines if line.strip()]
+    if not found:
+        raise click.UsageError(f"{option} {path}: holds no {one}; write one a line")
+    return found

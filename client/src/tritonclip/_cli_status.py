@@ -1,0 +1,97 @@
+"""The subcommands that ask the server about itself, health, models and stats, and shell completion."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import click
+from click.shell_completion import get_completion_class
+
+from tritonclip import _report
+from tritonclip._cli_options import EXIT_OK, EXIT_UNAVAILABLE, EXITS, as_json, connection
+from tritonclip._types import Health
+from tritonclip.client import Client
+from tritonclip.errors import DeadlineExceededError, ServerUnavailableError
+
+_COMPLETION_HELP = """Print the script that completes the command in a shell. To install it:
+
+\b
+bash: tritonclip completion bash > ~/.tritonclip.bash
+      echo '. ~/.tritonclip.bash' >> ~/.bashrc
+zsh:  tritonclip completion zsh > ~/.tritonclip.zsh
+      echo '. ~/.tritonclip.zsh' >> ~/.zshrc
+fish: tritonclip completion fish > ~/.config/fish/completions/tritonclip.fish
+"""
+
+
+@click.command(epilog=EXITS)
+@connection
+@as_json
+def health(connect: dict[str, Any], as_json: bool) -> int:
+    """Ask each server of the URL whether it and its models are ready."""
+    with Client(**connect) as client:
+        endpoints = client.endpoints
+    states = [(endpoint, _health(endpoint, connect)) for endpoint in endpoints]
+    ok = all(state is not None and state.ok for _, state in states)
+    if as_json:
+        rows = [
+            {"endpoint": endpoint, "ok": state is not None and state.ok, **(asdict(state) if state else {})}
+            for endpoint, state in states
+        ]
+        _print_json({"ok": ok, "endpoints": rows})
+    else:
+        _report.health(states)
+    return EXIT_OK if ok else EXIT_UNAVAILABLE
+
+
+def _health(endpoint: str, connect: dict[str, Any]) -> Health | None:
+    """The state of one server; None, and a line on stderr, if it does not answer."""
+    try:
+        with Client(**{**connect, "url": endpoint}) as client:
+            return client.health()
+    except (ServerUnavailableError, DeadlineExceededError) as error:
+        _report.fail(str(error))
+        return None
+
+
+@click.command(epilog=EXITS)
+@connection
+@as_json
+def models(connect: dict[str, Any], as_json: bool) -> None:
+    """Show which weights the server's models were prepared from."""
+    with Client(**connect) as client:
+        infos = client.models()
+    if as_json:
+        _print_json({"models": [asdict(info) for info in infos]})
+    else:
+        _report.models(infos)
+
+
+@click.command(epilog=EXITS)
+@connection
+@as_json
+def stats(connect: dict[str, Any], as_json: bool) -> None:
+    """Show what each model has done since it was loaded: requests, batches and mean times in ms."""
+    with Client(**connect) as client:
+        found = client.statistics()
+    if as_json:
+        _print_json({"models": [{**asdict(model), "mean_batch": model.mean_batch} for model in found]})
+    else:
+        _report.statistics(found)
+
+
+@click.command(help=_COMPLETION_HELP)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that completes the command in a shell."""
+    make = get_completion_class(shell)
+    if make is None:
+        raise click.UsageError(f"{shell}: click has no completion for it")
+    group = click.get_current_context().find_root().command
+    click.echo(make(group, {}, "tritonclip", "_TRITONCLIP_COMPLETE").source())
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False))

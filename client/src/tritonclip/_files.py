@@ -1,0 +1,180 @@
+"""Paths, directories and patterns to the image files behind them, one after another.
+
+Nothing is opened here, and no more is held than the names in the directories on the way to the current file:
+a tree of a million files begins to come at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from tritonclip.errors import InvalidInputError
+
+#: Pillow's names of the formats that the server accepts by default, and the suffixes of their files.
+FORMAT_SUFFIXES = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "AVIF": (".avif", ".avifs"),
+    "JPEG2000": (".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
+}
+
+#: Suffixes, in lower case, of the files that a directory gives.
+IMAGE_SUFFIXES = frozenset(suffix for suffixes in FORMAT_SUFFIXES.values() for suffix in suffixes)
+
+_WILD = re.compile(r"[*?[]")
+
+
+def find_images(*patterns: str | os.PathLike[str]) -> Iterator[Path]:
+    """Find image files, one pattern after the other.
+
+    Args:
+        patterns: A file gives itself, whatever its suffix. A directory gives the files of `IMAGE_SUFFIXES` in
+            it and in the directories below, in the order of their names; hidden ones are left out, links are
+            followed. Anything else with `*`, `?` or `[` is a pattern, in which `**` stands for any number of
+            directories: a file that matches gives itself, a directory what is in it.
+
+    Returns:
+        The paths, found as they are asked for.
+
+    Raises:
+        InvalidInputError: If no pattern is given or one does not exist: at once. If one gives nothing, or a
+            directory cannot be read: when its turn has come.
+    """
+    if not patterns:
+        raise InvalidInputError("find_images: nothing given; give files, directories or patterns")
+    return _each([_Request.of(pattern) for pattern in patterns])
+
+
+@dataclass(frozen=True)
+class _Request:
+    """One pattern: where its search begins, and the parts still to match below; no parts: all images."""
+
+    text: str
+    start: Path
+    parts: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, pattern: object) -> _Request:
+        try:
+            text = os.fsdecode(pattern)  # type: ignore[arg-type]
+        except TypeError as error:
+            raise InvalidInputError(
+                f"find_images: expected a path or a pattern, got {type(pattern).__name__}"
+            ) from error
+        if os.path.exists(text):
+            return cls(text, Path(text))
+        parts = Path(text).parts
+        first = next((place for place, part in enumerate(parts) if _WILD.search(part)), None)
+        if first is None:
+            raise InvalidInputError(f"no such file or directory: {text!r}; check the path")
+        return cls(text, Path(*parts[:first]), parts[first:])
+
+
+def _each(requests: list[_Request]) -> Iterator[Path]:
+    for request in requests:
+        empty = True
+        for path in _search(request):
+            empty = False
+            yield path
+        if empty and request.parts:
+            raise InvalidInputError(f"no file matches {request.text!r}; check the pattern")
+        if empty:
+            raise InvalidInputError(
+                f"no image files in the directory {request.text!r}; files with one of the suffixes "
+                f"{' '.join(sorted(IMAGE_SUFFIXES))} count; name others one by one or by a pattern"
+            )
+
+
+class _Level:
+    """A directory on the way: its identity, and its entries that are still to come, the next one last.
+
+    `places` are those in the pattern's parts that may match in it; the one behind the last takes everything.
+    """
+
+    def __init__(self, path: Path, parts: tuple[str, ...], places: frozenset[int]) -> None:
+        self.path = path
+        self.rest: list[tuple[str, frozenset[int] | None]] = []  # a name and a directory's places
+        try:
+            status = path.stat()
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    below = _places_below(entry.name, parts, places)
+                    if below and entry.is_dir():
+                        self.rest.append((entry.name, below))
+                    elif _is_wanted(entry.name, parts, places) and entry.is_file():
+                        self.rest.append((entry.name, None))
+        except OSError as error:
+            raise InvalidInputError(
+                f"cannot list the directory {str(path)!r}: {error.strerror or error}; make it readable, "
+                "or leave it out"
+            ) from error
+        self.identity = (status.st_dev, status.st_ino)
+        self.rest.sort(key=lambda entry: entry[0], reverse=True)
+
+
+def _search(request: _Request) -> Iterator[Path]:
+    """Walk below the request's start, depth first."""
+    if not request.start.is_dir():
+        if not request.parts:
+            yield request.start
+        return
+    levels = [_Level(request.start, request.parts, _with_empty_runs({0}, request.parts))]
+    linked: set[tuple[int, int]] = set()
+    while levels:
+        if not levels[-1].rest:
+            levels.pop()
+            continue
+        name, places = levels[-1].rest.pop()
+        path = levels[-1].path / name
+        if places is None:
+            yield path
+            continue
+        level = _Level(path, request.parts, places)
+        if any(level.identity == above.identity for above in levels):
+            continue  # a link to a directory above would never end
+        if path.is_symlink():
+            if level.identity in linked:
+                continue  # directories with links to each other would multiply
+            linked.add(level.identity)
+        levels.append(level)
+
+
+def _places_below(name: str, parts: tuple[str, ...], places: frozenset[int]) -> frozenset[int]:
+    """The places that may match in the directory `name`; none if it need not be entered."""
+    hidden = name.startswith(".")
+    if len(parts) in places:
+        return frozenset() if hidden else frozenset({len(parts)})
+    stay = {place for place in places if parts[place] == "**" and not hidden}
+    go_on = {place + 1 for place in places if parts[place] != "**" and _matches(name, parts[place])}
+    return _with_empty_runs(stay | go_on, parts)
+
+
+def _is_wanted(name: str, parts: tuple[str, ...], places: frozenset[int]) -> bool:
+    """Whether a file of this name is given."""
+    if len(parts) in places:
+        return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+    return len(parts) - 1 in places and parts[-1] != "**" and _matches(name, parts[-1])
+
+
+def _with_empty_runs(places: set[int], parts: tuple[str, ...]) -> frozenset[int]:
+    """The places, and those behind each `**` among them, which may stand for no directory at all."""
+    reached = set(places)
+    for place, part in enumerate(parts):
+        if place in reached and part == "**":
+            reached.add(place + 1)
+    return frozenset(reached)
+
+
+def _matches(name: str, part: str) -> bool:
+    """As a shell has it: only a dot in the pattern matches a dot at the beginning."""
+    return fnmatchcase(name, part) and (part.startswith(".") or not name.startswith("."))

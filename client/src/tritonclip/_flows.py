@@ -1,0 +1,258 @@
+"""Every method of the clients as a flow of steps, and the state that calls share. Nothing is sent here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from tritonclip import _codec, _info, _wire
+from tritonclip._bulk import Group
+from tritonclip._checks import check_text, check_texts
+from tritonclip._config import Settings
+from tritonclip._fetch import Fetcher
+from tritonclip._images import Fetch, encode_image, encode_images, map_images
+from tritonclip._label_store import LabelStore
+from tritonclip._preprocess import preprocess_image, preprocess_images
+from tritonclip._request import Request
+from tritonclip._steps import Flow, ask, infer, work
+from tritonclip._types import Health, ModelInfo, ModelStatistics, Prediction
+from tritonclip.errors import InferenceError, InvalidInputError, TritonClipError
+
+E = TypeVar("E")
+R = TypeVar("R")
+Array = npt.NDArray[np.float32]
+PROMPTS_A_CALL = 1000  # of labels that are scored here; a server takes no more texts at once by default
+_ALONE = re.compile(r"^(image|text) 0\b")
+
+
+class Flows:
+    """The flows of one client.
+
+    Args:
+        settings: The client's.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.fetcher = Fetcher(settings.fetch_timeout_s, settings.fetch_max_bytes)
+        self._scores_here = settings.preprocess == "client"
+        self._labels = LabelStore()
+        self._vision_info: _info.VisionInfo | None = None
+
+    def classify(
+        self, images: object, ranking: _codec.Ranking
+    ) -> Flow[list[Prediction] | list[list[Prediction]]]:
+        """Rank labels for one image or several."""
+        ranked: list[list[Prediction]]
+        if self._scores_here:
+            text_embeds = yield from self._embed_labels(ranking)
+            image_embeds, single = yield from self.embed_images(images)
+            ranked = yield from self._rank(image_embeds, text_embeds, ranking)
+        else:
+            encoded, single = yield from work(lambda request: encode_images(images, self._fetch(request)))
+            ranked = yield from infer(_codec.classify_call(encoded, ranking))
+        return ranked[0] if single else ranked
+
+    def embed_images(self, images: object) -> Flow[tuple[Array, bool]]:
+        """Embed images to float32 [n, d]; also tells whether a single image was given."""
+        if self._scores_here:
+            vision = yield from self._vision()
+            pixels, single = yield from work(
+                lambda request: preprocess_images(images, vision.settings, self._fetch(request))
+            )
+            return (yield from infer(_codec.embed_pixels_call(pixels))), single
+        encoded, single = yield from work(lambda request: encode_images(images, self._fetch(request)))
+        return (yield from infer(_codec.embed_images_call(encoded))), single
+
+    def embed_texts(self, texts: object) -> Flow[tuple[Array, bool]]:
+        """Embed texts to float32 [m, d]; also tells whether a single text was given."""
+        checked, single = check_texts(texts)
+        return (yield from _send_texts(list(enumerate(checked)))), single
+
+    def similarity(self, images: object, texts: object) -> Flow[Array]:
+        """Cosine of every image with every text, float32 [n, m]."""
+        text_embeds, _ = yield from self.embed_texts(texts)
+        image_embeds, _ = yield from self.embed_images(images)
+        return _codec.similarity(image_embeds, text_embeds)
+
+    def health(self) -> Flow[Health]:
+        """The state of the server and of each public model."""
+        live = yield from ask(lambda transport, request: transport.server_live(request), bool)
+        ready = yield from ask(lambda transport, request: transport.server_ready(request), bool)
+        models = {}
+        for model in _wire.PUBLIC_MODELS:
+            models[model.name] = yield from _model_ready(model)
+        return Health(live=live, ready=ready, models=models)
+
+    def models(self) -> Flow[list[ModelInfo]]:
+        """The weights of each public model."""
+        infos = []
+        for model in _wire.PUBLIC_MODELS:
+            parameters = yield from _parameters(model)
+            infos.append(_info.decode_model_info(model, parameters))
+        return infos
+
+    def statistics(self) -> Flow[list[ModelStatistics]]:
+        """What each model has done."""
+        entries = yield from ask(
+            lambda transport, request: transport.statistics(request), list[dict[str, Any]]
+        )
+        return _info.decode_statistics(entries)
+
+    def _fetch(self, request: Request) -> Fetch:
+        """Fetches an image by its URL within the request's deadline."""
+        return lambda url, where: self.fetcher.fetch(url, where, request.deadline.left_s)
+
+    # Bulk: what comes before a run, and one group of it.
+
+    def begin_classify(self, ranking: _codec.Ranking) -> Flow[None]:
+        """Embed the labels before any image, so that a wrong or a cut one is told of, and once only."""
+        if self._scores_here:
+            yield from self._embed_labels(ranking)
+        else:
+            _, counts = yield from infer(_codec.embed_texts_call(ranking.prompts))
+            _codec.warn_of_cuts(counts, ranking.labels, kind="label")
+
+    def classify_group(
+        self, group: Group[Any], ranking: _codec.Ranking
+    ) -> Flow[list[list[Prediction] | TritonClipError]]:
+        """Rank labels for each image of a group."""
+        if not self._scores_here:
+            return (
+                yield from _answer_group(
+                    group,
+                    lambda image, index, request: encode_image(image, index, self._fetch(request)),
+                    lambda items: infer(_codec.classify_call([one for _, one in items], ranking, warn=False)),
+                )
+            )
+        text_embeds = yield from self._embed_labels(ranking, warn=False)
+        ranked: list[list[Prediction] | TritonClipError] = []
+        for embed in (yield from self.embed_images_group(group)):
+            if isinstance(embed, TritonClipError):
+                ranked.append(embed)
+            else:
+                ranked += yield from self._rank(embed[np.newaxis], text_embeds, ranking)
+        return ranked
+
+    def embed_images_group(self, group: Group[Any]) -> Flow[list[Array | TritonClipError]]:
+        """Embed each image of a group, float32 [d]."""
+        if not self._scores_here:
+            return (
+                yield from _answer_group(
+                    group,
+                    lambda image, index, request: encode_image(image, index, self._fetch(request)),
+                    lambda items: infer(_codec.embed_images_call([one for _, one in items])),
+                )
+            )
+        vision = yield from self._vision()
+        return (
+            yield from _answer_group(
+                group,
+                lambda image, index, request: preprocess_image(
+                    image, index, vision.settings, self._fetch(request)
+                ),
+                lambda items: infer(_codec.embed_pixels_call(_stack([one for _, one in items]))),
+            )
+        )
+
+    def embed_texts_group(self, group: Group[Any]) -> Flow[list[Array | TritonClipError]]:
+        """Embed each text of a group, float32 [d]."""
+        return (yield from _answer_group(group, lambda text, index, _: check_text(text, index), _send_texts))
+
+    # Scores taken here: preprocess="client".
+
+    def _vision(self) -> Flow[_info.VisionInfo]:
+        """The checkpoint's image settings and its logit scale, asked for once."""
+        if self._vision_info is None:
+            self._vision_info = _info.decode_vision((yield from _parameters(_wire.VISION_ENCODER)))
+        return self._vision_info
+
+    def _embed_labels(self, ranking: _codec.Ranking, *, warn: bool = True) -> Flow[Array]:
+        """The labels' embeddings float32 [m, d]; only those that are not kept are asked for."""
+        prompts, joined = ranking.prompts, None
+        while joined is None:
+            fresh = self._labels.missing(prompts)
+            embeds: list[Array] = []
+            counts: list[int] = []
+            for start in range(0, len(fresh), PROMPTS_A_CALL):
+                part = yield from infer(_codec.embed_texts_call(fresh[start : start + PROMPTS_A_CALL]))
+                embeds.extend(part[0])
+                counts.extend(part[1])
+            joined = self._labels.join(prompts, fresh, embeds, counts)
+        if warn:
+            _codec.warn_of_cuts(joined[1], ranking.labels, kind="label")
+        return joined[0]
+
+    def _rank(
+        self, image_embeds: Array, text_embeds: Array, ranking: _codec.Ranking
+    ) -> Flow[list[list[Prediction]]]:
+        vision = yield from self._vision()
+        return ranking.rank(_codec.scores(image_embeds, text_embeds, vision.logit_scale))
+
+
+def _model_ready(model: _wire.Model) -> Flow[bool]:
+    return (yield from ask(lambda transport, request: transport.model_ready(model, request), bool))
+
+
+def _parameters(model: _wire.Model) -> Flow[dict[str, str]]:
+    return (
+        yield from ask(lambda transport, request: transport.model_parameters(model, request), dict[str, str])
+    )
+
+
+def _send_texts(items: Sequence[tuple[int, str]]) -> Flow[Array]:
+    """Checked texts with the caller's indices to float32 [m, d]."""
+    indices, texts = [index for index, _ in items], [text for _, text in items]
+    embeds, counts = yield from infer(_codec.embed_texts_call(texts))
+    _codec.warn_of_cuts(counts, texts, kind="text", indices=indices)
+    return embeds
+
+
+def _stack(pixels: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    if len({one.shape for one in pixels}) > 1:
+        raise InvalidInputError("the images differ in size, and this checkpoint crops none")
+    return np.stack(pixels)
+
+
+def _answer_group(
+    group: Group[Any],
+    prepare: Callable[[Any, int, Request], E],
+    send: Callable[[Sequence[tuple[int, E]]], Flow[Iterable[R]]],
+) -> Flow[list[R | TritonClipError]]:
+    """Prepare a group's inputs and send them in one request; each bad one gets an error of its own."""
+
+    def attempt(value: Any, index: int, request: Request) -> E | TritonClipError:
+        try:
+            return prepare(value, index, request)
+        except TritonClipError as error:
+            return error
+
+    prepared = yield from work(
+        lambda request: map_images(lambda value, index: attempt(value, index, request), group)
+    )
+    good = [
+        (index, one)
+        for (index, _), one in zip(group, prepared, strict=True)
+        if not isinstance(one, TritonClipError)
+    ]
+    answers = iter((yield from _each_alone(good, send)) if good else ())
+    return [one if isinstance(one, TritonClipError) else next(answers) for one in prepared]
+
+
+def _each_alone(
+    items: Sequence[tuple[int, E]], send: Callable[[Sequence[tuple[int, E]]], Flow[Iterable[R]]]
+) -> Flow[list[R | TritonClipError]]:
+    """Send all at once; where that is refused or fails, each half, so that only the bad ones fail."""
+    try:
+        return list((yield from send(items)))
+    except (InvalidInputError, InferenceError) as error:
+        if len(items) == 1:
+            # The server's index is that in the request; the caller knows another one.
+            error.message = _ALONE.sub(rf"\1 {items[0][0]}", error.message)
+            return [error]
+    middle = len(items) // 2
+    first = yield from _each_alone(items[:middle], send)
+    return first + (yield from _each_alone(items[middle:], send))

@@ -1,0 +1,87 @@
+"""What goes with one call beside its tensors: the deadline, a name, a priority, headers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+from tritonclip._config import Settings, check_headers, check_seconds
+from tritonclip.errors import InvalidInputError
+
+MAX_PRIORITY = 2**32 - 1
+
+
+class RequestOptions(TypedDict, total=False):
+    """The keyword arguments of every call.
+
+    Attributes:
+        timeout_s: Deadline of the call in seconds; None: the client's. It holds for all that the call does,
+            and the server is told what is left of it.
+        request_id: A name for the request in the server's log.
+        priority: Passed on to Triton: 1 is the highest level, 0 the model's default. It counts only where a
+            model's configuration has priority levels.
+        headers: Sent with this call's requests, in addition to the client's.
+    """
+
+    timeout_s: float | None
+    request_id: str
+    priority: int
+    headers: Mapping[str, str] | None
+
+
+class Deadline:
+    """The end of a time that begins now."""
+
+    def __init__(self, limit_s: float) -> None:
+        self.limit_s = limit_s
+        self._end = time.monotonic() + limit_s
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that are left, never quite 0."""
+        return max(self._end - time.monotonic(), 1e-6)
+
+    @property
+    def left_ms(self) -> int:
+        """Whole milliseconds that are left, at least 1."""
+        return max(int(self.left_s * 1000), 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One call's options, checked, with its deadline running."""
+
+    deadline: Deadline
+    request_id: str = ""
+    priority: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def start_request(
+    settings: Settings,
+    *,
+    timeout_s: float | None = None,
+    request_id: str = "",
+    priority: int = 0,
+    headers: Mapping[str, str] | None = None,
+) -> Request:
+    """Check the options of a call, see `RequestOptions`, and start its deadline.
+
+    Raises:
+        InvalidInputError: If an option is malformed.
+    """
+    limit_s = settings.timeout_s if timeout_s is None else check_seconds("timeout_s", timeout_s)
+    if not isinstance(request_id, str):
+        raise InvalidInputError(f"request_id: expected a string, got {type(request_id).__name__}")
+    if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= MAX_PRIORITY:
+        raise InvalidInputError(
+            f"priority: expected a whole number from 0 to {MAX_PRIORITY}, got {priority!r}"
+        )
+    return Request(
+        deadline=Deadline(limit_s),
+        request_id=request_id,
+        priority=priority,
+        headers={**settings.headers, **check_headers(headers)},
+    )

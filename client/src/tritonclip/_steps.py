@@ -1,0 +1,55 @@
+"""How a method is written once for both clients: as a generator of steps, which a client takes one by one.
+
+A step is blocking work done here, or something sent to the server. The generator gets each step's result, or
+its error, and returns the method's answer. `Client` takes the steps in the calling thread, `AsyncClient` does
+the work in another thread and awaits what is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from tritonclip._codec import Call
+from tritonclip._request import Request
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Work:
+    """Blocking work, such as reading files or decoding images."""
+
+    do: Callable[[Request], Any]
+
+
+@dataclass(frozen=True)
+class Send:
+    """A method of the transport, called with it; gives the result, or with asyncio an awaitable of it."""
+
+    by: Callable[[Any, Request], Any]
+
+
+Step = Work | Send
+Flow = Generator[Step, Any, T]
+
+
+def work(do: Callable[[Request], T]) -> Flow[T]:
+    """Do something that blocks, within the request's deadline."""
+    result: T = yield Work(do)
+    return result
+
+
+def ask(by: Callable[[Any, Request], Any], kind: type[T]) -> Flow[T]:
+    """Ask the server something by a method of the transport, which gives a `kind`."""
+    answer: T = yield Send(by)
+    return answer
+
+
+def infer(call: Call[T]) -> Flow[T]:
+    """Send a call, and decode its answer."""
+    outputs = yield Send(
+        lambda transport, request: transport.infer(call.model, call.inputs, call.outputs, request)
+    )
+    return call.decode(outputs)

@@ -1,0 +1,288 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tritonclip import InvalidInputError
+from tritonclip._cli_formats import (
+    CLASSIFY,
+    EMBED,
+    PARQUET_ROWS,
+    SIMILARITY,
+    Kind,
+    check_suffix,
+    inputs_path,
+    print_json,
+    write_csv,
+    write_file,
+    write_json,
+    write_jsonl,
+)
+from tritonclip._records import Journal, decimals, dump_record, journal_path, reason, shown
+
+HEADER = {"command": "classify", "labels": ["cat", "dog"], "sha256": ["ab"]}
+CAT = {"input": "a.jpg", "predictions": [{"score": 0.75, "label": "cat"}, {"score": 0.25, "label": "dog"}]}
+BAD = {"input": "b, \n.jpg", "error": "cannot be decoded"}
+NONE = {"input": "c.jpg", "predictions": []}
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "out.jsonl"
+
+
+def journal_of(target: Path, *records: dict[str, Any], header: dict[str, Any] = HEADER) -> Journal:
+    journal = Journal(target, header, resume=False)
+    for record in records:
+        journal.append(record)
+    return journal
+
+
+def written(writer: Any, kind: Kind, *records: dict[str, Any]) -> str:
+    file = io.StringIO()
+    writer(kind, records, file)
+    return file.getvalue()
+
+
+def vector(*values: float) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
+def test_reasons_name_neither_the_place_nor_the_server() -> None:
+    error = InvalidInputError("image 17: no such\nfile", model="m", endpoint="grpc://h:1")
+    assert reason(error) == "no such file"
+    assert reason(InvalidInputError("text 3 has no end")) == "has no end"
+    assert reason(InvalidInputError("image 3")) == "image 3"
+    assert reason(InvalidInputError("images 3")) == "images 3"
+
+
+def test_names_that_are_no_text() -> None:
+    assert shown("käse\udcff.jpg") == "käse\\xff.jpg"
+
+
+def test_decimals_give_the_float32_back() -> None:
+    values = np.random.default_rng(0).normal(size=1000).astype(np.float32)
+    printed = json.loads(json.dumps(decimals(values)))
+    assert (np.array(printed, np.float32) == values).all()
+    assert json.dumps(decimals(vector(0.1))) == "[0.1]"
+
+
+def test_journal_is_on_the_disk_at_once(target: Path) -> None:
+    journal = journal_of(target, CAT)
+    assert [json.loads(line) for line in journal_path(target).read_text().splitlines()] == [HEADER, CAT]
+    journal.close()
+    assert journal_path(target).exists()
+
+
+def test_journal_resumes_after_a_torn_line(target: Path) -> None:
+    journal_of(target, CAT, BAD).close()
+    path = journal_path(target)
+    whole = path.read_bytes()
+    path.write_bytes(whole + json.dumps(NONE).encode()[:-4])
+    journal = Journal(target, HEADER, resume=True)
+    assert path.read_bytes() == whole
+    assert (len(journal), journal.failed) == (2, 1)
+    journal.append(NONE)
+    assert list(journal.records()) == [CAT, BAD, NONE]
+    journal.close()
+
+
+def test_journal_begins_anew_where_its_first_line_is_torn(target: Path) -> None:
+    journal_path(target).write_text('{"command": "cla')
+    journal = Journal(target, HEADER, resume=True)
+    journal.append(CAT)
+    assert list(journal.records()) == [CAT]
+    journal.close()
+
+
+def test_journal_without_resume_is_refused_with_both_ways_out(target: Path) -> None:
+    journal_of(target, CAT).close()
+    with pytest.raises(InvalidInputError, match="--resume, or delete that file"):
+        Journal(target, HEADER, resume=False)
+    with closing(Journal(target, HEADER, resume=True)) as journal:
+        assert len(journal) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [({"labels": ["cat"]}, "another labels;"), ({"sha256": ["cd"], "template": "{}"}, "sha256, template;")],
+)
+def test_journal_of_another_run_is_refused_and_kept(change: Any, names: str, target: Path) -> None:
+    journal_of(target, CAT).close()
+    before = journal_path(target).read_bytes()
+    with pytest.raises(InvalidInputError, match=names):
+        Journal(target, {**HEADER, **change}, resume=True)
+    assert journal_path(target).read_bytes() == before
+
+
+def test_damaged_journal_is_refused(target: Path) -> None:
+    journal_of(target, CAT).close()
+    with journal_path(target).open("ab") as file:
+        file.write(b"\0\0\0\n")
+    with pytest.raises(InvalidInputError, match="line 3 is damaged"):
+        Journal(target, HEADER, resume=True)
+
+
+def test_journal_in_use_is_refused(target: Path) -> None:
+    journal = journal_of(target, CAT)
+    with pytest.raises(InvalidInputError, match="in use"):
+        Journal(target, HEADER, resume=True)
+    journal.close()
+
+
+def test_journal_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="cannot write"):
+        Journal(tmp_path / "missing" / "out.csv", HEADER, resume=False)
+
+
+def test_empty_journal_is_removed(target: Path) -> None:
+    journal_of(target).close()
+    assert not journal_path(target).exists()
+
+
+def test_remaining_inputs_count_duplicates(target: Path) -> None:
+    journal = journal_of(target, CAT, CAT, {"input": "caf\\xe9.jpg", "error": "no"})
+    inputs = ["a.jpg", "b.jpg", "a.jpg", "a.jpg", "caf\udce9.jpg", "b.jpg"]
+    assert list(journal.remaining(iter(inputs))) == ["b.jpg", "a.jpg", "b.jpg"]
+    assert list(journal.remaining(iter(inputs))) == ["b.jpg", "a.jpg", "b.jpg"]
+    journal.close()
+
+
+def test_remaining_inputs_are_read_as_they_are_needed(target: Path) -> None:
+    journal = journal_of(target)
+    inputs = iter(["a", "b", "c"])
+    remaining = journal.remaining(inputs)
+    assert next(remaining) == "a"
+    assert next(inputs) == "b"
+    journal.close()
+
+
+def test_embeddings_pass_through_the_journal_bit_for_bit(target: Path) -> None:
+    values = vector(0.1, -0.0, 1e-42, 3.4e38)
+    journal = journal_of(target, {"input": "a", "embedding": values})
+    (record,) = journal.records()
+    assert record["embedding"].tobytes() == values.tobytes()
+    assert journal.dim == 4
+    journal.close()
+    again = Journal(target, HEADER, resume=True)
+    assert again.dim == 4
+    again.close()
+
+
+def test_jsonl() -> None:
+    lines = written(write_jsonl, CLASSIFY, CAT, BAD, NONE).splitlines()
+    assert [json.loads(line) for line in lines] == [CAT, BAD, NONE]
+    assert dump_record({"input": "Ä", "embedding": vector(0.1)}) == '{"input": "Ä", "embedding": [0.1]}'
+
+
+def test_csv_has_a_row_for_each_label_and_loses_no_input() -> None:
+    rows = list(csv.reader(io.StringIO(written(write_csv, CLASSIFY, CAT, BAD, NONE))))
+    assert rows == [
+        ["input", "label", "score", "error"],
+        ["a.jpg", "cat", "0.75", ""],
+        ["a.jpg", "dog", "0.25", ""],
+        ["b, \n.jpg", "", "", "cannot be decoded"],
+        ["c.jpg", "", "", ""],
+    ]
+
+
+def test_csv_of_similarities_and_embeddings() -> None:
+    record = {"input": "a", "similarities": [{"text": "cat", "cosine": 0.5}]}
+    assert written(write_csv, SIMILARITY, record) == "input,text,cosine,error\na,cat,0.5,\n"
+    text = written(write_csv, EMBED, {"input": "a", "embedding": vector(0.1, 2)}, BAD)
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert json.loads(rows[0]["embedding"]) == [0.1, 2.0]
+    assert (rows[1]["embedding"], rows[1]["error"]) == ("", "cannot be decoded")
+
+
+@pytest.mark.parametrize("records", [(), (CAT,), (CAT, BAD, NONE)])
+def test_json_document(records: Any) -> None:
+    assert json.loads(written(write_json, CLASSIFY, *records)) == {"results": list(records)}
+    document = json.loads(written(print_json, CLASSIFY, *records))
+    assert document["results"] == list(records)
+    assert document["elapsed_ms"] >= 0
+
+
+def test_nothing_is_printed_before_the_first_record() -> None:
+    file = io.StringIO()
+    with pytest.raises(ZeroDivisionError):
+        print_json(CLASSIFY, ({"input": 1 // zero} for zero in [0]), file)
+    assert file.getvalue() == ""
+
+
+@pytest.mark.parametrize("kind", [CLASSIFY, SIMILARITY])
+@pytest.mark.parametrize("name", ["out.npy", "out.parquet", "out.txt", "out", "jsonl"])
+def test_other_suffixes_are_refused(kind: Kind, name: str) -> None:
+    with pytest.raises(Exception, match=r"must end in \.jsonl, \.csv or \.json$"):
+        check_suffix(kind, Path(name))
+
+
+def embed_journal(path: Path, *records: dict[str, Any]) -> Journal:
+    return journal_of(path, *records, header={"command": "embed"})
+
+
+def test_npy_has_nan_for_failed_inputs_and_names_its_rows(tmp_path: Path) -> None:
+    path = tmp_path / "out.v1.npy"
+    journal = embed_journal(path, BAD, {"input": "a", "embedding": vector(0.1, 2)})
+    write_file(EMBED, journal, path)
+    array = np.load(path)
+    assert array.dtype == np.float32
+    np.testing.assert_array_equal(array, [[np.nan, np.nan], vector(0.1, 2)])
+    assert inputs_path(path) == tmp_path / "out.v1.inputs.jsonl"
+    assert [json.loads(line) for line in inputs_path(path).read_text().splitlines()] == [BAD, {"input": "a"}]
+    journal.close()
+    assert {file.suffix for file in tmp_path.iterdir()} == {".npy", ".jsonl", ".partial"}
+
+
+def test_npy_of_failures_only(tmp_path: Path) -> None:
+    path = tmp_path / "out.npy"
+    journal = embed_journal(path, BAD, BAD)
+    write_file(EMBED, journal, path)
+    assert np.load(path).shape == (2, 0)
+    journal.close()
+
+
+@pytest.mark.parametrize("count", [1, PARQUET_ROWS + 1])
+def test_parquet(count: int, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "out.parquet"
+    good = [{"input": str(i), "embedding": vector(i, 0.1)} for i in range(count)]
+    journal = embed_journal(path, BAD, *good)
+    write_file(EMBED, journal, path)
+    journal.close()
+    table = parquet.read_table(path)
+    assert str(table.schema.field("embedding").type).startswith("fixed_size_list<")
+    rows = table.to_pylist()
+    assert (rows[0]["input"], rows[0]["error"]) == (BAD["input"], BAD["error"])
+    assert np.isnan(rows[0]["embedding"]).all()
+    assert rows[1:] == [
+        {"input": r["input"], "embedding": r["embedding"].tolist(), "error": None} for r in good
+    ]
+
+
+def test_parquet_of_failures_only(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "out.parquet"
+    journal = embed_journal(path, BAD)
+    write_file(EMBED, journal, path)
+    journal.close()
+    assert parquet.read_table(path).column("error").to_pylist() == [BAD["error"]]
+
+
+def test_file_that_cannot_be_written_leaves_the_journal(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    journal = journal_of(path, CAT)
+    path.mkdir()
+    (path / "full").touch()
+    with pytest.raises(InvalidInputError, match="cannot write"):
+        write_file(CLASSIFY, journal, path)
+    journal.close()
+    with closing(Journal(path, HEADER, resume=True)) as journal:
+        assert list(journal.records()) == [CAT]
