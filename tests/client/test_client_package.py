@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.resources
 import inspect
 import subprocess
 import sys
@@ -7,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import text_format
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from tritonclient.grpc import model_config_pb2
 
 import tritonclip
@@ -43,6 +47,27 @@ def test_import_loads_no_transport_and_no_model_library() -> None:
     }
     heavy |= {"rich", "click", "aiohttp", "sklearn", "urllib3", "pyarrow"}
     assert not heavy & set(done.stdout.split())
+
+
+def test_the_package_needs_no_model_library() -> None:
+    needed, waiting = set(), ["tritonclip"]
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name in needed:
+            continue
+        needed.add(name)
+        for line in importlib.metadata.requires(name) or ():
+            requirement = Requirement(line)
+            extras = ["http", "grpc", ""] if name == "tritonclient" else [""]
+            marker = requirement.marker
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in extras):
+                waiting.append(requirement.name)
+    assert {"tritonclient", "numpy", "pillow", "grpcio", "aiohttp"} <= needed
+    assert not {"torch", "transformers", "tokenizers", "scikit-learn", "pyarrow", "nvidia-pytriton"} & needed
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert (importlib.resources.files("tritonclip") / "py.typed").is_file()
 
 
 @pytest.mark.parametrize(("protocol", "other"), [("grpc", "gevent"), ("http", "grpc")])
