@@ -9,7 +9,7 @@ from typing import Any
 import click
 import numpy as np
 
-from tritonclip._checks import DEFAULT_HYPOTHESIS_TEMPLATE, check_labels, check_template, check_texts
+from tritonclip._checks import DEFAULT_HYPOTHESIS_TEMPLATE, check_texts
 from tritonclip._cli_formats import CLASSIFY, EMBED, SIMILARITY
 from tritonclip._cli_inputs import (
     check_not_empty,
@@ -21,6 +21,7 @@ from tritonclip._cli_inputs import (
 )
 from tritonclip._cli_options import EXITS, Output, connection, many, null, output, preprocess
 from tritonclip._cli_run import Run
+from tritonclip._codec import Ranking
 from tritonclip._records import Record
 from tritonclip.client import Client
 from tritonclip.errors import TritonClipError
@@ -83,12 +84,8 @@ def classify(
     """
     images, words = split_items(items, only_images=bool(labels or labels_file))
     words += [*labels, *(read_lines(labels_file, "--labels-file", "label") if labels_file else [])]
-    checked = check_labels(words or None)
-    options: dict[str, Any] = {
-        "hypothesis_template": check_template(template),
-        "top_k": top_k,
-        "threshold": threshold,
-    }
+    options: dict[str, Any] = {"hypothesis_template": template, "top_k": top_k, "threshold": threshold}
+    checked = Ranking.check(words or None, **options).labels
     with _client(connect, preprocess) as client:
         return _over_images(
             client,

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
+from tritonclip._bulk import check_plan
+
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNAVAILABLE = 0, 1, 2, 3
 EXITS = """Exit codes: 0 ok; 1 server or inference error; 2 usage or invalid input; 3 server
 unavailable, not ready, or too slow; 130 interrupted."""
@@ -53,6 +55,13 @@ def _grouped(into: str, make: Callable[..., Any], options: Options) -> Callable[
 
 def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _many(**values: Any) -> dict[str, Any]:
+    """Checked here, so that a wrong one is told of before any server is asked."""
+    given = _given(**values)
+    check_plan(1, on_error="return", **given)
+    return given
 
 
 def _client_options(*, header: tuple[str, ...], **values: Any) -> dict[str, Any]:
@@ -123,7 +132,7 @@ connection = _grouped(
 
 many = _grouped(
     "many",
-    _given,
+    _many,
     {
         "batch_size": click.option("--batch-size", type=int, help="Inputs in a request."),
         "concurrency": click.option("--concurrency", type=int, help="Requests under way at once."),

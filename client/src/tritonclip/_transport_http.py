@@ -50,11 +50,16 @@ class _Seat:
             ssl=settings.secure,
             ssl_context_factory=lambda: tls_context(gevent.ssl, settings),
         )
+        # A deadline in the middle of a call leaves its socket outside the pool, with nobody to close it.
+        self._sockets: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.client._client_stub._connection_pool.after_connect = self._sockets.add
         self.calls = 0
         self.dropped = False  # takes no new calls; closed by the last one that runs
 
     def close(self) -> None:
         self.client.close()
+        for socket in list(self._sockets):
+            socket.close()
         _HUBS.leave(self)
 
 
@@ -78,7 +83,7 @@ class _Hubs:
             self._by_thread.setdefault(threading.current_thread(), (hub, set()))[1].add(seat)
         for other, seats in left:
             for abandoned in seats:
-                abandoned.client.close()
+                abandoned.client.close()  # with the thread no call is left, and so no socket outside
             if other is not hub:  # under gevent's monkey patch all "threads" share one living hub
                 other.loop.destroy()
 
