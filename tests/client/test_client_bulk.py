@@ -55,6 +55,14 @@ def test_large_inputs_make_small_groups(tmp_path: Path) -> None:
     assert [len(group) for group in bulk.in_groups(inputs, 16)] == [2, 2, 2]
 
 
+def test_texts_are_weighed_by_themselves_and_not_by_files_of_their_name(tmp_path: Path) -> None:
+    big = tmp_path / "big.jpg"
+    big.write_bytes(bytes(bulk.MAX_GROUP_BYTES))
+    texts: list[Any] = [str(big), "x" * bulk.MAX_GROUP_BYTES, "short", 4]
+    groups = bulk.in_groups(texts, 16, bulk.text_bytes)
+    assert [len(group) for group in groups] == [2, 2]
+
+
 @pytest.mark.parametrize("count", [0, 1, 3, 100])
 def test_results_come_in_the_inputs_order(count: int) -> None:
     wanted = [2 * value for value in range(count)]

@@ -23,7 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, cast
 
-from tritonclip._config import check_seconds
+from tritonclip._config import check_seconds, check_whole
 from tritonclip._files import find_images
 from tritonclip._request import RequestOptions
 from tritonclip._retry import is_outage, patiently
@@ -90,8 +90,10 @@ def check_plan(
     if on_error not in ("raise", "return"):
         raise InvalidInputError(f"on_error {on_error!r}: expected 'raise' or 'return'")
     return Plan(
-        batch_size=_whole("batch_size", default_size if batch_size is None else batch_size, MAX_BATCH_SIZE),
-        concurrency=_whole(
+        batch_size=check_whole(
+            "batch_size", default_size if batch_size is None else batch_size, MAX_BATCH_SIZE
+        ),
+        concurrency=check_whole(
             "concurrency", CONCURRENCY if concurrency is None else concurrency, MAX_CONCURRENCY
         ),
         patience_s=check_seconds("patience_s", patience_s),
@@ -99,12 +101,6 @@ def check_plan(
         on_progress=on_progress,
         request=cast(RequestOptions, request),
     )
-
-
-def _whole(name: str, value: object, largest: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
-        raise InvalidInputError(f"{name}: expected a whole number from 1 to {largest}, got {value!r}")
-    return value
 
 
 def check_images_input(images: Any) -> Any:
@@ -170,10 +166,10 @@ class Tally(Generic[R]):
 
 
 class Grouper(Generic[I]):
-    """Joins inputs into groups, bounded in number and, where sizes are known without reading, in bytes."""
+    """Joins inputs into groups, bounded in number and, by `size_of`, in bytes."""
 
-    def __init__(self, batch_size: int) -> None:
-        self._batch_size = batch_size
+    def __init__(self, batch_size: int, size_of: Callable[[I], int]) -> None:
+        self._batch_size, self._size_of = batch_size, size_of
         self._count = 0
         self._group: Group[I] = []
         self._bytes = 0
@@ -182,7 +178,7 @@ class Grouper(Generic[I]):
         """Take one more input; gives the group that it completes."""
         self._group.append((self._count, item))
         self._count += 1
-        self._bytes += size_bytes(item)
+        self._bytes += self._size_of(item)
         full = len(self._group) >= self._batch_size or self._bytes >= MAX_GROUP_BYTES
         return self.rest() if full else None
 
@@ -192,47 +188,55 @@ class Grouper(Generic[I]):
         return group
 
 
-def size_bytes(item: object) -> int:
-    """What an input will about weigh in a request, in bytes; 0 where only reading it would tell."""
-    if isinstance(item, (bytes, bytearray, memoryview)):
-        return len(item)
-    if isinstance(item, (str, os.PathLike)):
+def image_bytes(image: object) -> int:
+    """What an image will about weigh in a request, in bytes; 0 where only reading it would tell."""
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return len(image)
+    if isinstance(image, (str, os.PathLike)):
         try:
-            return os.stat(item).st_size
-        except (OSError, ValueError):  # a text, a URL, or a file whose error will be told later
+            return os.stat(image).st_size
+        except (OSError, ValueError):  # a URL, or a file whose error will be told later
             return 0
-    size = getattr(item, "nbytes", 0)  # arrays
+    size = getattr(image, "nbytes", 0)  # arrays
     return size if isinstance(size, int) else 0
 
 
-def in_groups(inputs: Iterable[I], batch_size: int) -> Iterator[Group[I]]:
+def text_bytes(text: object) -> int:
+    """What a text will about weigh in a request, in bytes; 0 for what is none and will be refused."""
+    return len(text) if isinstance(text, str) else 0
+
+
+def in_groups(
+    inputs: Iterable[I], batch_size: int, size_of: Callable[[I], int] = image_bytes
+) -> Iterator[Group[I]]:
     """The inputs, drawn as they are needed, in groups."""
-    grouper: Grouper[I] = Grouper(batch_size)
+    grouper = Grouper(batch_size, size_of)
     for item in inputs:
-        group = grouper.add(item)
-        if group:
+        if group := grouper.add(item):
             yield group
-    rest = grouper.rest()
-    if rest:
+    if rest := grouper.rest():
         yield rest
 
 
-async def in_groups_async(inputs: Iterable[I] | AsyncIterable[I], batch_size: int) -> AsyncIterator[Group[I]]:
+async def in_groups_async(
+    inputs: Iterable[I] | AsyncIterable[I], batch_size: int, size_of: Callable[[I], int] = image_bytes
+) -> AsyncIterator[Group[I]]:
     """The twin of `in_groups`."""
-    grouper: Grouper[I] = Grouper(batch_size)
+    grouper = Grouper(batch_size, size_of)
+    async for item in _each(inputs):
+        if group := grouper.add(item):
+            yield group
+    if rest := grouper.rest():
+        yield rest
+
+
+async def _each(inputs: Iterable[I] | AsyncIterable[I]) -> AsyncIterator[I]:
     if isinstance(inputs, AsyncIterable):
         async for item in inputs:
-            group = grouper.add(item)
-            if group:
-                yield group
+            yield item
     else:
         for item in inputs:
-            group = grouper.add(item)
-            if group:
-                yield group
-    rest = grouper.rest()
-    if rest:
-        yield rest
+            yield item
 
 
 def in_order(

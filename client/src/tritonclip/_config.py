@@ -181,13 +181,15 @@ class Settings:
                 "Compression | None",
                 compression and _one_of("compression", compression, get_args(Compression)),
             ),
-            attempts=_whole("attempts", DEFAULT_ATTEMPTS if attempts is None else attempts, MAX_ATTEMPTS),
+            attempts=check_whole(
+                "attempts", DEFAULT_ATTEMPTS if attempts is None else attempts, MAX_ATTEMPTS
+            ),
             keepalive_s=check_seconds(
                 "keepalive_s", DEFAULT_KEEPALIVE_S if keepalive_s is None else keepalive_s
             ),
             preprocess=cast(Preprocess, _one_of("preprocess", preprocess, get_args(Preprocess))),
             fetch_timeout_s=check_seconds("fetch_timeout_s", fetch_timeout_s),
-            fetch_max_bytes=_whole("fetch_max_bytes", fetch_max_bytes, 2**31),
+            fetch_max_bytes=check_whole("fetch_max_bytes", fetch_max_bytes, 2**31),
         )
         _check_tls(settings)
         return settings
@@ -230,7 +232,8 @@ def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:
     return cast(str, value)
 
 
-def _whole(name: str, value: Any, largest: int) -> int:
+def check_whole(name: str, value: object, largest: int) -> int:
+    """Return a whole number, or raise InvalidInputError unless it is from 1 to `largest`."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
         raise InvalidInputError(f"{name}: expected a whole number from 1 to {largest}, got {value!r}")
     return value

@@ -25,7 +25,7 @@ from tritonclip.errors import InferenceError, InvalidInputError, TritonClipError
 E = TypeVar("E")
 R = TypeVar("R")
 Array = npt.NDArray[np.float32]
-PROMPTS_A_CALL = 1000  # of labels that are scored here; a server takes no more texts at once by default
+PROMPTS_A_CALL = 1000  # of labels that are scored in the client; a server need not take more at once
 _ALONE = re.compile(r"^(image|text) 0\b")
 
 

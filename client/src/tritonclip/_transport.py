@@ -16,7 +16,13 @@ from tritonclip._config import Settings
 from tritonclip._request import Request
 from tritonclip._types import Tensors
 from tritonclip._wire import DEADLINE_MS, Model, Tensor
-from tritonclip.errors import InvalidInputError, MissingExtraError, ServerUnavailableError
+from tritonclip.errors import (
+    InvalidInputError,
+    MissingExtraError,
+    ServerUnavailableError,
+    TritonClipError,
+    from_failure,
+)
 
 
 class Transport(Protocol):
@@ -153,6 +159,14 @@ def naming_all(settings: Settings) -> Iterator[None]:
     except ServerUnavailableError as error:
         error.endpoint = settings.endpoint
         raise
+
+
+def call_failure(
+    error: Exception, *, model: Model | None, request: Request, endpoint: str
+) -> TritonClipError:
+    """The error of the package for what a call of `tritonclient` raised; see `from_failure`."""
+    name = model.name if model else None
+    return from_failure(error, model=name, endpoint=endpoint, timeout_s=request.deadline.limit_s)
 
 
 def read_answer(result: Any, outputs: Sequence[Tensor]) -> Tensors:

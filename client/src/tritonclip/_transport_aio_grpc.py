@@ -12,8 +12,15 @@ from tritonclient.utils import InferenceServerException
 from tritonclip._config import Settings
 from tritonclip._request import Request
 from tritonclip._retry import within
-from tritonclip._transport import OneLoop, build_request, grpc_parameters, infer_options, read_answer
-from tritonclip._transport_grpc import client_options, grpc_failure
+from tritonclip._transport import (
+    OneLoop,
+    build_request,
+    call_failure,
+    grpc_parameters,
+    infer_options,
+    read_answer,
+)
+from tritonclip._transport_grpc import client_options
 from tritonclip._types import Tensors
 from tritonclip._wire import Model, Tensor
 
@@ -99,4 +106,5 @@ class AsyncGrpcTransport:
                 self._client, client_timeout=request.deadline.left_s, headers=dict(request.headers)
             )
         except (InferenceServerException, ValueError) as error:  # ValueError: the channel is closed
-            raise grpc_failure(error, model, request, self._settings) from error
+            endpoint = self._settings.endpoint
+            raise call_failure(error, model=model, request=request, endpoint=endpoint) from error

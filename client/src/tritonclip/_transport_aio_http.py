@@ -8,6 +8,7 @@ import io
 import itertools
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import aiohttp
@@ -21,6 +22,7 @@ from tritonclip._retry import within
 from tritonclip._transport import (
     OneLoop,
     build_request,
+    call_failure,
     http_compression,
     http_parameters,
     in_turn,
@@ -31,7 +33,6 @@ from tritonclip._transport import (
 )
 from tritonclip._types import Tensors
 from tritonclip._wire import Model, Tensor
-from tritonclip.errors import from_failure
 
 T = TypeVar("T")
 
@@ -143,15 +144,8 @@ class AsyncHttpTransport:
     async def _try(
         self, url: str, send: Callable[[Any], Awaitable[T]], model: Model | None, request: Request
     ) -> T:
-
-        def failure(error: Exception) -> Exception:
-            return from_failure(
-                error,
-                model=model.name if model else None,
-                endpoint=f"{self._settings.scheme}://{url}",
-                timeout_s=request.deadline.limit_s,
-            )
-
+        endpoint = f"{self._settings.scheme}://{url}"
+        failure = partial(call_failure, model=model, request=request, endpoint=endpoint)
         session = self._session(url)
         try:
             return await asyncio.wait_for(send(session), request.deadline.left_s)

@@ -16,10 +16,10 @@ from tritonclip._address import split_port
 from tritonclip._config import Settings
 from tritonclip._request import Request
 from tritonclip._retry import FIRST_WAIT_S, MAX_WAIT_S, within
-from tritonclip._transport import build_request, grpc_parameters, infer_options, read_answer
+from tritonclip._transport import build_request, call_failure, grpc_parameters, infer_options, read_answer
 from tritonclip._types import Tensors
 from tritonclip._wire import Model, Tensor
-from tritonclip.errors import ServerUnavailableError, from_failure
+from tritonclip.errors import ServerUnavailableError
 
 T = TypeVar("T")
 
@@ -167,14 +167,5 @@ class GrpcTransport:
         try:
             return send(client_timeout=request.deadline.left_s, headers=dict(request.headers))
         except (InferenceServerException, ValueError) as error:  # ValueError: the channel is closed
-            raise grpc_failure(error, model, request, self._settings) from error
-
-
-def grpc_failure(error: Exception, model: Model | None, request: Request, settings: Settings) -> Exception:
-    """The error of the package for what a gRPC call raised."""
-    return from_failure(
-        error,
-        model=model.name if model else None,
-        endpoint=settings.endpoint,
-        timeout_s=request.deadline.limit_s,
-    )
+            endpoint = self._settings.endpoint
+            raise call_failure(error, model=model, request=request, endpoint=endpoint) from error

@@ -7,6 +7,7 @@ import itertools
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import gevent
@@ -20,6 +21,7 @@ from tritonclip._request import Request
 from tritonclip._retry import within
 from tritonclip._transport import (
     build_request,
+    call_failure,
     http_compression,
     http_parameters,
     in_turn,
@@ -30,7 +32,6 @@ from tritonclip._transport import (
 )
 from tritonclip._types import Tensors
 from tritonclip._wire import Model, Tensor
-from tritonclip.errors import from_failure
 
 T = TypeVar("T")
 
@@ -183,15 +184,8 @@ class HttpTransport:
     def _try(self, url: str, send: Callable[[Any], T], model: Model | None, request: Request) -> T:
         seat = self._sit_down(url)
         limit = gevent.Timeout(request.deadline.left_s)
-
-        def failure(error: Exception) -> Exception:
-            return from_failure(
-                error,
-                model=model.name if model else None,
-                endpoint=f"{self._settings.scheme}://{url}",
-                timeout_s=request.deadline.limit_s,
-            )
-
+        endpoint = f"{self._settings.scheme}://{url}"
+        failure = partial(call_failure, model=model, request=request, endpoint=endpoint)
         try:
             with limit:
                 return send(seat.client)

@@ -277,7 +277,9 @@ class AsyncClient(BaseClient):
             For each text, in order, float32 [d], unit L2 norm.
         """
         plan = _bulk.check_plan(_bulk.TEXTS_A_REQUEST, on_error=on_error, **options)
-        return self._many(_bulk.check_texts_input(texts), plan, self._flows.embed_texts_group)
+        return self._many(
+            _bulk.check_texts_input(texts), plan, self._flows.embed_texts_group, size_of=_bulk.text_bytes
+        )
 
     async def health(self, **options: Unpack[RequestOptions]) -> Health:
         """Ask whether the server is live and ready, and each public model, within one deadline.
@@ -342,10 +344,11 @@ class AsyncClient(BaseClient):
         plan: _bulk.Plan,
         answer: Callable[[_bulk.Group[Any]], Flow[list[R | TritonClipError]]],
         begin: Callable[[], Flow[None]] | None = None,
+        size_of: Callable[[Any], int] = _bulk.image_bytes,
     ) -> AsyncIterator[R | TritonClipError]:
         """Check at once, and run when the first result is asked for."""
         self._start(plan.request)
-        return self._run_many(inputs, plan, answer, begin)
+        return self._run_many(inputs, plan, answer, begin, size_of)
 
     async def _run_many(
         self,
@@ -353,6 +356,7 @@ class AsyncClient(BaseClient):
         plan: _bulk.Plan,
         answer: Callable[[_bulk.Group[Any]], Flow[list[R | TritonClipError]]],
         begin: Callable[[], Flow[None]] | None,
+        size_of: Callable[[Any], int],
     ) -> AsyncIterator[R | TritonClipError]:
         tally: _bulk.Tally[R] = _bulk.Tally(plan)
 
@@ -366,7 +370,7 @@ class AsyncClient(BaseClient):
 
         if begin is not None:
             await patiently(begin)
-        groups = _bulk.in_groups_async(inputs, plan.batch_size)
+        groups = _bulk.in_groups_async(inputs, plan.batch_size, size_of)
         results = _bulk.in_order_async(groups, lambda group: patiently(lambda: answer(group)), plan, tally)
         async with contextlib.aclosing(results):
             async for result in results:

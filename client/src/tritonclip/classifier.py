@@ -26,6 +26,7 @@ from tritonclip._checks import (
     check_top_k,
 )
 from tritonclip._codec import rank, scores
+from tritonclip._flows import PROMPTS_A_CALL
 from tritonclip._request import RequestOptions
 from tritonclip._types import ImageInput, ModelInfo, Prediction
 from tritonclip.client import Client, ImageT
@@ -34,7 +35,6 @@ from tritonclip.errors import InvalidInputError, TritonClipError
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-PROMPTS_A_REQUEST = 1000
 Array = npt.NDArray[np.float32]
 
 
@@ -202,8 +202,8 @@ class ZeroShotClassifier:
         """Embeds label after label, each with all its templates: float32 [m, d], unit L2 norm."""
         prompts = [template.format(label) for label in self.labels for template in self.templates]
         parts = [
-            self._client.embed_texts(prompts[start : start + PROMPTS_A_REQUEST])
-            for start in range(0, len(prompts), PROMPTS_A_REQUEST)
+            self._client.embed_texts(prompts[start : start + PROMPTS_A_CALL])
+            for start in range(0, len(prompts), PROMPTS_A_CALL)
         ]
         means = np.concatenate(parts).reshape(len(self.labels), len(self.templates), -1).mean(axis=1)
         return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), dtype=np.float32)

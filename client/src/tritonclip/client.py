@@ -276,7 +276,9 @@ class Client(BaseClient):
             For each text, in order, float32 [d], unit L2 norm.
         """
         plan = _bulk.check_plan(_bulk.TEXTS_A_REQUEST, on_error=on_error, **options)
-        return self._many(_bulk.check_texts_input(texts), plan, self._flows.embed_texts_group)
+        return self._many(
+            _bulk.check_texts_input(texts), plan, self._flows.embed_texts_group, size_of=_bulk.text_bytes
+        )
 
     def health(self, **options: Unpack[RequestOptions]) -> Health:
         """Ask whether the server is live and ready, and each public model, within one deadline.
@@ -338,10 +340,11 @@ class Client(BaseClient):
         plan: _bulk.Plan,
         answer: Callable[[_bulk.Group[Any]], Flow[list[R | TritonClipError]]],
         begin: Callable[[], Flow[None]] | None = None,
+        size_of: Callable[[Any], int] = _bulk.image_bytes,
     ) -> Iterator[R | TritonClipError]:
         """Check at once, and run when the first result is asked for."""
         self._start(plan.request)
-        return self._run_many(inputs, plan, answer, begin)
+        return self._run_many(inputs, plan, answer, begin, size_of)
 
     def _run_many(
         self,
@@ -349,6 +352,7 @@ class Client(BaseClient):
         plan: _bulk.Plan,
         answer: Callable[[_bulk.Group[Any]], Flow[list[R | TritonClipError]]],
         begin: Callable[[], Flow[None]] | None,
+        size_of: Callable[[Any], int],
     ) -> Iterator[R | TritonClipError]:
         tally: _bulk.Tally[R] = _bulk.Tally(plan)
         ended = threading.Event()
@@ -361,5 +365,5 @@ class Client(BaseClient):
 
         if begin is not None:
             patiently(begin)
-        groups = _bulk.in_groups(inputs, plan.batch_size)
+        groups = _bulk.in_groups(inputs, plan.batch_size, size_of)
         yield from _bulk.in_order(groups, lambda group: patiently(lambda: answer(group)), plan, tally, ended)
