@@ -10,11 +10,12 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+
+if TYPE_CHECKING:
+    import torch  # loaded where tensors are read: that a repository is up to date is known without
 
 HUB_FILES = ["*.json", "merges.txt", "*.safetensors"]
 PICKLED_WEIGHTS = "pytorch_model.bin"
@@ -186,6 +187,9 @@ def _read_config(files: CheckpointFiles) -> Any:
 
 
 def _read_tensors(files: CheckpointFiles) -> dict[str, torch.Tensor]:
+    import torch
+    from safetensors.torch import load_file
+
     tensors: dict[str, torch.Tensor] = {}
     for path in files.weights:
         try:
@@ -201,6 +205,7 @@ def _read_tensors(files: CheckpointFiles) -> dict[str, torch.Tensor]:
 
 
 def _check_tensors(source: str, config: Any, tensors: dict[str, torch.Tensor]) -> None:
+    import torch
     from transformers import CLIPModel
 
     with torch.device("meta"):

@@ -13,9 +13,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import CLIPConfig, CLIPModel
-
 DEMO_CHECKPOINT = Path(__file__).resolve().parent / "demo" / "checkpoint"
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "vit-b-32": {},
@@ -45,6 +42,9 @@ def write_random_checkpoint(architecture: str, directory: Path, seed: int = 0) -
         directory: Where to; made if need be.
         seed: Of torch's generator.
     """
+    import torch  # these two take seconds, and most users have weights
+    from transformers import CLIPConfig, CLIPModel
+
     tokenizer_config = json.loads((DEMO_CHECKPOINT / "config.json").read_text(encoding="utf-8"))[
         "text_config"
     ]
