@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf import text_format
-from safetensors.torch import save_file
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from checkpoint import Checkpoint, file_sha256
@@ -34,6 +33,8 @@ SHARED_HELPERS = {
 """What each Python model takes from `model_repository/common/`."""
 ENSEMBLES = ("clip_zero_shot", "clip_image_embedding", "clip_text_embedding")
 MODELS = (*SHARED_HELPERS, *ENSEMBLES)
+SIZES = ("instances", "max_batch_size")
+"""What `config.pbtxt` says of a Python model outside its parameters and a deployment may want otherwise."""
 MANIFEST = "manifest.json"
 PRELOADED_LABELS = "preload_labels.txt"
 STAGING_PREFIX = ".staging-"
@@ -44,7 +45,7 @@ class RepositoryError(ValueError):
 
 
 def check_parameters(parameters: Mapping[str, Mapping[str, str]]) -> None:
-    """Refuses changes of parameters that no `config.pbtxt` has.
+    """Refuses changes of parameters that no `config.pbtxt` has, and sizes that are none.
 
     Raises:
         RepositoryError: Names the model or the parameter, and those there are.
@@ -55,10 +56,12 @@ def check_parameters(parameters: Mapping[str, Mapping[str, str]]) -> None:
                 f"there is no model '{model}' with parameters; those are {', '.join(SHARED_HELPERS)}"
             )
         known = _source_configuration(model).parameters
-        for name in changes.keys() - known.keys():
-            raise RepositoryError(
-                f"{model} has no parameter '{name}'; it has {', '.join(sorted(known)) or 'none'}"
-            )
+        for name, value in changes.items():
+            if name not in known and name not in SIZES:
+                names = ", ".join([*sorted(known), *SIZES])
+                raise RepositoryError(f"{model} has no parameter '{name}'; it has {names}")
+            if name in SIZES and not (value.isascii() and value.isdigit() and int(value) > 0):
+                raise RepositoryError(f"{model}.{name} must be a whole number of at least 1, not '{value}'")
 
 
 def fingerprint(checkpoint_key: str, parameters: Mapping[str, Mapping[str, str]], labels: Path | None) -> str:
@@ -99,7 +102,7 @@ def write_version(
         output: The model repository; made where it does not exist.
         version: The version directory's number.
         made_of: The `fingerprint` to note in the manifests.
-        parameters: Parameters of `config.pbtxt` to change, by model.
+        parameters: Parameters and `SIZES` of `config.pbtxt` to change, by model.
         labels: File of labels that `text_encoder` encodes at load, one a line.
         force: Replace a version that holds another checkpoint.
 
@@ -164,7 +167,12 @@ def _configuration(model: str, checkpoint: Checkpoint, changes: Mapping[str, str
     if model == "vision_encoder":  # for clients that send it pixels of their own
         facts["processor"] = json.dumps(checkpoint.processor, sort_keys=True, separators=(",", ":"))
     for name, value in (dict(changes) | facts).items():
-        config.parameters[name].string_value = value
+        if name == "instances":
+            config.instance_group[0].count = int(value)
+        elif name == "max_batch_size":
+            config.max_batch_size = int(value)
+        else:
+            config.parameters[name].string_value = value
     return str(text_format.MessageToString(config, as_utf8=True))
 
 
@@ -184,13 +192,21 @@ def _identity(checkpoint: Checkpoint) -> dict[str, str]:
 
 def _vision_part(checkpoint: Checkpoint, directory: Path) -> None:
     _write_json(directory / "vision.json", checkpoint.vision)
-    save_file(checkpoint.tower("vision_model.", "visual_projection.weight"), directory / "vision.safetensors")
+    _save_tower(
+        checkpoint.tower("vision_model.", "visual_projection.weight"), directory / "vision.safetensors"
+    )
 
 
 def _text_part(checkpoint: Checkpoint, directory: Path) -> None:
     _write_json(directory / "text.json", checkpoint.text)
-    save_file(checkpoint.tower("text_model.", "text_projection.weight"), directory / "text.safetensors")
+    _save_tower(checkpoint.tower("text_model.", "text_projection.weight"), directory / "text.safetensors")
     (directory / "tokenizer.json").write_text(checkpoint.tokenizer, encoding="utf-8")
+
+
+def _save_tower(tensors: dict[str, Any], path: Path) -> None:
+    from safetensors.torch import save_file  # and with it torch, which an up-to-date repository needs not
+
+    save_file(tensors, path)
 
 
 def _preprocess_part(checkpoint: Checkpoint, directory: Path) -> None:

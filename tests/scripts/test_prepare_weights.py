@@ -136,11 +136,26 @@ def test_parameters_are_changed_where_asked(tmp_path):
     assert '"float32"' in (output / "vision_encoder" / "config.pbtxt").read_text()
 
 
+def test_instances_and_batch_sizes_are_changed_where_asked(tmp_path):
+    output = tmp_path / "models"
+    sizes = ("image_preprocess.instances=4", "vision_encoder.max_batch_size=256")
+    prepare(output, *(word for size in sizes for word in ("--set", size)))
+    texts = [
+        (output / model / "config.pbtxt").read_text() for model in ("image_preprocess", "vision_encoder")
+    ]
+    preprocess, vision = (text_format.Parse(text, ModelConfig()) for text in texts)
+    assert (preprocess.instance_group[0].count, vision.instance_group[0].count) == (4, 1)
+    assert (preprocess.max_batch_size, vision.max_batch_size) == (64, 256)
+    assert "instances" not in preprocess.parameters
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
         ("text_encoder.cash=1", "no parameter 'cash'; it has cache_bytes"),
         ("encoder.x=1", "no model 'encoder'"),
+        ("vision_encoder.instances=0", "vision_encoder.instances must be a whole number of at least 1"),
+        ("similarity.max_batch_size=many", "similarity.max_batch_size must be a whole number"),
     ],
 )
 def test_unknown_parameters_are_refused(tmp_path, setting, message):
