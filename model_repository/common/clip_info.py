@@ -1,7 +1,7 @@
 """Which weights a model instance serves, and how: one Prometheus series with the facts as its labels.
 
-The same checkpoint facts stand in the `parameters` of the model's configuration; the precision in use is
-known only once `auto` has met the device.
+The same checkpoint facts stand in the `parameters` of the model's configuration; the precision and the way of
+execution in use are known only once `auto` has met the device.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 
-def publish_model_info(pb_utils: Any, args: dict[str, str], directory: Path, precision: str) -> list[Any]:
+def publish_model_info(
+    pb_utils: Any, args: dict[str, str], directory: Path, precision: str, execution: str
+) -> list[Any]:
     """Publishes `tritonclip_model_info` (always 1) and logs the same facts.
 
     Args:
@@ -19,6 +21,7 @@ def publish_model_info(pb_utils: Any, args: dict[str, str], directory: Path, pre
         args: What Triton hands to `initialize`.
         directory: The version directory, with its `manifest.json`.
         precision: dtype of the matrix products in use.
+        execution: How the tower is run: eager, compiled or cuda_graphs.
 
     Returns:
         The objects that must stay alive for the series to be shown.
@@ -32,6 +35,7 @@ def publish_model_info(pb_utils: Any, args: dict[str, str], directory: Path, pre
         "revision": checkpoint["revision"],
         "sha256": checkpoint["sha256"],
         "precision": precision,
+        "execution": execution,
     }
     family = pb_utils.MetricFamily(
         name="tritonclip_model_info",

@@ -7,9 +7,10 @@ from conftest import DEMO_CHECKPOINT
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPConfig, CLIPModel
 
 from checkpoint import locate, read_checkpoint
+from clip_encoder import HostEncoder
 from clip_text import TextEncoder, TextTokenizer, load_text_model
-from clip_tower import choose_precision
-from clip_vision import ImageEncoder, load_vision_model
+from clip_tower import choose_precision, cpu_has_bfloat16
+from clip_vision import load_vision_model
 from repository import PARTS
 
 TEXTS = [
@@ -93,7 +94,7 @@ def pixels():
 
 def test_image_embeddings_equal_those_of_transformers(model, pixels):
     reference, directory = model
-    embeds = ImageEncoder(load_vision_model(directory), CPU, max_bucket=4).encode(pixels)
+    embeds = HostEncoder(load_vision_model(directory), CPU, max_bucket=4).encode([pixels[:2], pixels[2:]])
     assert embeds.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(embeds, axis=-1), 1, atol=1e-6)
     assert cosines(embeds, reference_images(reference, directory, pixels)).min() > 1 - 1e-6
@@ -120,12 +121,12 @@ def test_buckets_and_neighbours_change_nothing(model):
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_stays_close_to_float32(model, pixels, precision):
     reference, directory = model
-    dtype = choose_precision(precision, CPU)
+    dtype = choose_precision(precision, CPU, exact_on_cpu=False)
     vision, text = load_vision_model(directory), load_text_model(directory)
     vision.set_precision(dtype)
     text.set_precision(dtype)
     assert vision.tower.layers[0].fc1.weight.dtype is dtype
-    images = ImageEncoder(vision, CPU, 8).encode(pixels)
+    images = HostEncoder(vision, CPU, 8).encode([pixels])
     assert images.dtype == np.float32
     assert cosines(images, reference_images(reference, directory, pixels)).min() > 0.9999
     tokenizer = TextTokenizer(directory / "tokenizer.json", 77)
@@ -134,6 +135,13 @@ def test_half_precision_stays_close_to_float32(model, pixels, precision):
 
 
 def test_auto_takes_float16_on_a_gpu():
-    assert choose_precision("auto", torch.device("cuda", 0)) is torch.float16
-    assert choose_precision("auto", CPU) in (torch.float32, torch.bfloat16)
-    assert choose_precision("float32", torch.device("cuda", 0)) is torch.float32
+    gpu = torch.device("cuda", 0)
+    assert choose_precision("auto", gpu, exact_on_cpu=False) is torch.float16
+    assert choose_precision("auto", gpu, exact_on_cpu=True) is torch.float16
+    assert choose_precision("float32", gpu, exact_on_cpu=False) is torch.float32
+
+
+def test_auto_takes_bfloat16_on_a_cpu_that_has_it_but_for_labels():
+    fast = torch.bfloat16 if cpu_has_bfloat16() else torch.float32
+    assert choose_precision("auto", CPU, exact_on_cpu=False) is fast
+    assert choose_precision("auto", CPU, exact_on_cpu=True) is torch.float32

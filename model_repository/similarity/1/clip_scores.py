@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clip_groups import Outputs, RequestError
+from clip_groups import Outputs, RequestError, split_rows
 
 
 class Embeds(NamedTuple):
@@ -38,11 +38,12 @@ def check_embeds(embeds: Embeds) -> None:
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Softmax over the last axis: float32 [..., m] -> float32 [..., m], each row adding up to 1."""
     weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return weights / weights.sum(axis=-1, keepdims=True)
+    weights /= weights.sum(axis=-1, keepdims=True)
+    return weights
 
 
 def score(groups: list[Embeds], logit_scale: float) -> list[Outputs]:
-    """Ranks every group, those of one shape together in one product.
+    """Ranks every group; the softmax is taken over all groups of one shape at once.
 
     Args:
         groups: The embeddings of each request.
@@ -51,18 +52,17 @@ def score(groups: list[Embeds], logit_scale: float) -> list[Outputs]:
     Returns:
         For each request `scores` and `logits`, float32 [rows, n, m].
     """
-    by_shape: dict[tuple[tuple[int, ...], ...], list[int]] = defaultdict(list)
+    by_shape: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index, group in enumerate(groups):
-        by_shape[(group.image.shape[1:], group.text.shape[1:])].append(index)
+        by_shape[(group.image.shape[1], group.text.shape[1])].append(index)
     results: list[Outputs] = [{} for _ in groups]
-    for indices in by_shape.values():
-        images = np.concatenate([groups[index].image for index in indices])  # [rows, n, dim]
-        texts = np.concatenate([groups[index].text for index in indices])  # [rows, m, dim]
-        logits = np.float32(logit_scale) * (images @ texts.transpose(0, 2, 1))  # [rows, n, m]
-        scores = softmax(logits)
-        start = 0
-        for index in indices:
-            end = start + len(groups[index].image)
-            results[index] = {"scores": scores[start:end], "logits": logits[start:end]}
-            start = end
+    for shape, indices in by_shape.items():
+        counts = [len(groups[index].image) for index in indices]
+        logits = np.empty((sum(counts), *shape), np.float32)  # [rows, n, m]
+        for index, part in zip(indices, split_rows(logits, counts), strict=True):
+            image, text = groups[index]
+            np.matmul(np.float32(logit_scale) * image, text.transpose(0, 2, 1), out=part)
+        parts = zip(indices, split_rows(logits, counts), split_rows(softmax(logits), counts), strict=True)
+        for index, own_logits, own_scores in parts:
+            results[index] = {"scores": own_scores, "logits": own_logits}
     return results

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clip_cache import LabelCache, LabelEmbedding
+from clip_cache import ABSENT, LabelCache
 from clip_groups import RequestError, element
 
 Encode = Callable[[Sequence[str]], tuple[np.ndarray, list[int]]]
@@ -63,22 +63,19 @@ class LabelEmbedder:
         Returns:
             float32 [n, dim] of unit L2 norm, int32 [n] token counts, and what the cache did.
         """
-        found = {label: self._cache.get(label) for label in dict.fromkeys(labels)}
-        missing = [label for label, entry in found.items() if entry is None]
-        counts = CacheCounts(hits=len(labels) - len(missing), misses=len(missing))
-        if missing:
-            embeds, token_counts = self._encode([label.decode("utf-8") for label in missing])
-            for label, embedding, token_count in zip(missing, embeds, token_counts, strict=True):
-                # A copy of its own, so that a kept row does not keep the whole pass alive.
-                entry = LabelEmbedding(embedding.copy(), token_count)
-                found[label] = entry
-                counts.evictions += self._cache.put(label, entry)
-        entries = [found[label] for label in labels]
-        return (
-            np.stack([entry.embedding for entry in entries]),  # type: ignore[union-attr]
-            np.array([entry.token_count for entry in entries], np.int32),  # type: ignore[union-attr]
-            counts,
-        )
+        rows = self._cache.find(labels)
+        embeds, token_counts = self._cache.rows(rows)
+        missing = np.flatnonzero(rows == ABSENT)
+        if not len(missing):
+            return embeds, token_counts, CacheCounts(hits=len(labels))
+        number = {label: place for place, label in enumerate(dict.fromkeys(labels[at] for at in missing))}
+        new_embeds, new_counts = self._encode([label.decode("utf-8") for label in number])
+        wanted = [number[labels[at]] for at in missing]
+        embeds[missing] = new_embeds[wanted]
+        token_counts[missing] = np.array(new_counts, np.int32)[wanted]
+        entries = zip(number, new_embeds, new_counts, strict=True)
+        evictions = sum(self._cache.put(*entry) for entry in entries)
+        return embeds, token_counts, CacheCounts(len(labels) - len(number), len(number), evictions)
 
 
 def read_label_file(path: Path) -> list[bytes]:

@@ -60,16 +60,15 @@ class TextModel(nn.Module):
         self.eos_token_id: int = settings["eos_token_id"]
         self.token_embedding = nn.Embedding(settings["vocab_size"], width)
         self.position_embedding = nn.Embedding(settings["max_position_embeddings"], width)
-        self.tower = Tower(config, causal=True)
+        self.tower = Tower(config)
         self.final_layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.text_projection = nn.Linear(width, settings["projection_dim"], bias=False)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """int64 [n, tokens], padded on the right -> float32 [n, dim], unit L2 norm."""
         x = self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]  # [n, tokens, width]
-        x = self.tower(x)
-        pooled = x[torch.arange(len(ids), device=ids.device), self._end_positions(ids)]  # [n, width]
-        return unit_norm(self.text_projection(self.final_layer_norm(pooled)))
+        x = self.tower(x, self._end_positions(ids))  # [n, width]
+        return unit_norm(self.text_projection(self.final_layer_norm(x)))
 
     def _end_positions(self, ids: torch.Tensor) -> torch.Tensor:
         if self.eos_token_id == LEGACY_EOS_TOKEN_ID:
@@ -84,7 +83,7 @@ class TextModel(nn.Module):
 def load_text_model(version_directory: Path) -> TextModel:
     """Builds the tower from `text.json` and `text.safetensors`, in float32 on the CPU."""
     settings = json.loads((version_directory / "text.json").read_text(encoding="utf-8"))
-    state = load_state(version_directory / "text.safetensors", "text_model.")
+    state = load_state(version_directory / "text.safetensors", "text_model.", settings["hidden_act"])
     state = {name.removeprefix("embeddings."): tensor for name, tensor in state.items()}
     with torch.device("meta"):
         model = TextModel(settings)

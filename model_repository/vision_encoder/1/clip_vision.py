@@ -10,11 +10,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from clip_groups import bucket_slices
 from clip_tower import Tower, TowerConfig, load_state, unit_norm
 
 PIXEL_CENTRE = 128
@@ -33,7 +31,7 @@ class VisionModel(nn.Module):
         self.class_embedding = nn.Parameter(torch.empty(1, 1, width))
         self.position_embedding = nn.Parameter(torch.empty(self.grid**2, width))
         self.pre_layrnorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.tower = Tower(config, causal=False)
+        self.tower = Tower(config)
         self.post_layernorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.visual_projection = nn.Linear(width, settings["projection_dim"], bias=False)
 
@@ -48,7 +46,7 @@ class VisionModel(nn.Module):
         x = self.patch_embedding(patches).float() + self.position_embedding  # [n, grid ** 2, width]
         x = torch.cat([self.class_embedding.expand(n, -1, -1), x], dim=1)  # [n, 1 + grid ** 2, width]
         x = self.tower(self.pre_layrnorm(x))
-        return unit_norm(self.visual_projection(self.post_layernorm(x[:, 0])))
+        return unit_norm(self.visual_projection(self.post_layernorm(x)))
 
     def set_precision(self, dtype: torch.dtype) -> None:
         """Casts the large matrices; norms and the final projection stay float32."""
@@ -76,7 +74,7 @@ def fold_normalisation(weight: torch.Tensor, settings: dict[str, Any]) -> tuple[
 def load_vision_model(version_directory: Path) -> VisionModel:
     """Builds the tower from `vision.json` and `vision.safetensors`, in float32 on the CPU."""
     settings = json.loads((version_directory / "vision.json").read_text(encoding="utf-8"))
-    state = load_state(version_directory / "vision.safetensors", "vision_model.")
+    state = load_state(version_directory / "vision.safetensors", "vision_model.", settings["hidden_act"])
     weight, bias = fold_normalisation(state.pop("embeddings.patch_embedding.weight"), settings)
     positions = state.pop("embeddings.position_embedding.weight")
     state["patch_embedding.weight"], state["patch_embedding.bias"] = weight, bias
@@ -86,26 +84,3 @@ def load_vision_model(version_directory: Path) -> VisionModel:
         model = VisionModel(settings)
     model.load_state_dict(state, assign=True)
     return model.eval().requires_grad_(False)
-
-
-class ImageEncoder:
-    """Encodes any number of images, in passes of bucket sizes.
-
-    Args:
-        model: The tower, cast and moved already.
-        device: Where the tower lives.
-        max_bucket: Images of the largest pass.
-    """
-
-    def __init__(self, model: VisionModel, device: torch.device, max_bucket: int) -> None:
-        self._model, self._device, self._max_bucket = model, device, max_bucket
-
-    @torch.inference_mode()
-    def encode(self, pixels: np.ndarray) -> np.ndarray:
-        """uint8 [n, 3, size, size] -> float32 [n, dim], unit L2 norm."""
-        images = torch.from_numpy(pixels)
-        passes = [
-            self._model(images[part].to(self._device))
-            for part in bucket_slices(len(images), self._max_bucket)
-        ]
-        return torch.cat(passes).cpu().numpy()

@@ -8,35 +8,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import triton_python_backend_utils as pb_utils
 
+from clip_encoder import Encoder, GraphEncoder, HostEncoder
 from clip_groups import Outputs, Parameters, RequestError, check_count, split_rows
 from clip_info import publish_model_info
 from clip_responder import Responder
-from clip_tower import set_up_torch
-from clip_vision import ImageEncoder, load_vision_model
+from clip_tower import cpu_has_bfloat16, set_up_torch
+from clip_vision import VisionModel, load_vision_model
 
 
 class TritonPythonModel:
     """Inputs, outputs and parameters stand in `config.pbtxt`."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Loads the tower, casts it, and encodes once at the smallest and at the largest bucket."""
+        """Loads the tower, casts it, compiles or captures it, and encodes once."""
         self._responder = Responder(pb_utils, args)
         parameters = Parameters(json.loads(args["model_config"]))
         directory = Path(__file__).parent
-        device, dtype = set_up_torch(args, parameters)
+        device, dtype = set_up_torch(args, parameters, exact_on_cpu=False)
         self._max_images = parameters.integer("max_images", minimum=1)
-        max_bucket = parameters.integer("max_bucket", minimum=1)
         model = load_vision_model(directory)
         model.set_precision(dtype)
         self._size: int = model.grid * model.patch
-        self._encoder = ImageEncoder(model.to(device), device, max_bucket)
-        for count in (1, max_bucket):
-            self._encoder.encode(np.zeros((count, 3, self._size, self._size), np.uint8))
-        self._info = publish_model_info(
-            pb_utils, args, directory, precision=str(dtype).removeprefix("torch.")
-        )
+        self._encoder, execution = _build_encoder(model.to(device), device, directory, parameters)
+        self._encoder.encode([np.zeros((1, 3, self._size, self._size), np.uint8)])
+        precision = str(dtype).removeprefix("torch.")
+        self._info = publish_model_info(pb_utils, args, directory, precision=precision, execution=execution)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answers all requests of a dynamic batch; a bad one alone gets an error."""
@@ -54,9 +53,35 @@ class TritonPythonModel:
 
     def _run(self, groups: list[np.ndarray]) -> list[Outputs | Exception]:
         images = [group.reshape(-1, *group.shape[2:]) for group in groups]
-        embeds = self._encoder.encode(np.concatenate(images))
+        embeds = self._encoder.encode(images)
         parts = split_rows(embeds, [len(part) for part in images])
         return [
             {"image_embeds": part.reshape(*group.shape[:2], -1)}
             for group, part in zip(groups, parts, strict=True)
         ]
+
+
+def _build_encoder(
+    model: VisionModel, device: torch.device, directory: Path, parameters: Parameters
+) -> tuple[Encoder, str]:
+    """The fastest way to run the tower that works here, and its name."""
+    max_bucket = parameters.integer("max_bucket", minimum=1)
+    wanted = parameters.choice("compile", ("auto", "on", "off"))
+    if device.type == "cuda":
+        try:
+            return GraphEncoder(model, device, max_bucket, model.grid * model.patch), "cuda_graphs"
+        except RuntimeError as error:
+            pb_utils.Logger.log_warn(f"no CUDA graphs, each kernel is launched by itself: {error}")
+    elif wanted == "on" or (wanted == "auto" and _bfloat16_is_fast(model)):
+        from clip_compile import CompileError, load_or_compile
+
+        try:
+            return HostEncoder(load_or_compile(model, directory, max_bucket), device, max_bucket), "compiled"
+        except CompileError as error:
+            pb_utils.Logger.log_warn(f"the vision tower is not compiled, but served as it is: {error}")
+    return HostEncoder(model, device, max_bucket), "eager"
+
+
+def _bfloat16_is_fast(model: VisionModel) -> bool:
+    """Where compiling pays: packed bfloat16 weights do, while in float32 the compiled tower is no faster."""
+    return model.patch_embedding.weight.dtype == torch.bfloat16 and cpu_has_bfloat16()

@@ -1,0 +1,191 @@
+"""Any number of images through the vision tower, in passes of bounded size: on the CPU, and on a GPU.
+
+On a GPU a pass is one CUDA graph, so that its hundred kernels cost one launch, and the images of all requests
+go through one pinned buffer: one copy in, one copy out. While one pass computes, the next one is staged.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from clip_groups import bucket_slices
+
+Forward = Callable[[torch.Tensor], torch.Tensor]
+"""uint8 [n, 3, size, size] -> float32 [n, dim], unit L2 norm."""
+
+
+class Encoder(Protocol):
+    """Both encoders."""
+
+    def encode(self, groups: Sequence[np.ndarray]) -> np.ndarray:
+        """uint8 [n_i, 3, size, size] each -> float32 [sum(n_i), dim], unit L2 norm."""
+
+
+class HostEncoder:
+    """Encodes where the tower runs without CUDA graphs.
+
+    Args:
+        forward: The tower.
+        device: Where it lives.
+        max_bucket: Images of the largest pass.
+    """
+
+    def __init__(self, forward: Forward, device: torch.device, max_bucket: int) -> None:
+        self._forward, self._device, self._max_bucket = forward, device, max_bucket
+
+    @torch.inference_mode()
+    def encode(self, groups: Sequence[np.ndarray]) -> np.ndarray:
+        """uint8 [n_i, 3, size, size] each -> float32 [sum(n_i), dim], unit L2 norm."""
+        images = torch.from_numpy(groups[0] if len(groups) == 1 else np.concatenate(groups))
+        passes = [
+            self._forward(images[part].to(self._device))
+            for part in bucket_slices(len(images), self._max_bucket)
+        ]
+        return torch.cat(passes).cpu().numpy()
+
+
+class Captured(NamedTuple):
+    """A pass of a fixed size that can be repeated."""
+
+    replay: Callable[[], None]
+    embeds: torch.Tensor
+    """float32 [size, dim] on the device: what the last `replay` made."""
+
+
+Capture = Callable[[Forward, torch.Tensor], Captured]
+"""Records the pass over a tensor, which later holds other images whenever the pass is replayed."""
+
+
+def cuda_graph(forward: Forward, pixels: torch.Tensor, pool: Any) -> Captured:
+    """Captures the pass over `pixels`, uint8 [size, 3, side, side] on the GPU, as one CUDA graph.
+
+    Args:
+        forward: The tower.
+        pixels: What the pass reads at each replay.
+        pool: Memory that graphs share which are never replayed at the same time.
+    """
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # libraries choose and set up their kernels outside of the capture
+        for _ in range(2):
+            forward(pixels)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool):
+        embeds = forward(pixels)
+    return Captured(graph.replay, embeds)
+
+
+def graph_sizes(largest: int) -> list[int]:
+    """The sizes of the passes to capture: powers of two up to 8, then eighths of the largest.
+
+    Example: 1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64.
+    """
+    step = max(8, largest // 8)
+    small = [size for size in (1, 2, 4) if size < largest]
+    return [
+        *small,
+        *(size for size in range(8, step, 8) if size < largest),
+        *range(step, largest, step),
+        largest,
+    ]
+
+
+class _Slot:
+    """Host buffers of a pass under way; pinned where there is a GPU."""
+
+    def __init__(self, pixels: torch.Tensor, embeds: torch.Tensor) -> None:
+        self._cuda = pixels.is_cuda
+        self.pixels = torch.empty(pixels.shape, dtype=pixels.dtype, pin_memory=self._cuda)
+        self.embeds = torch.empty(embeds.shape, dtype=embeds.dtype, pin_memory=self._cuda)
+        self._done = torch.cuda.Event() if self._cuda else None
+        self.target: np.ndarray | None = None
+        """Where the embeddings of the pass belong; None when nothing is under way."""
+
+    def record(self, target: np.ndarray) -> None:
+        """Notes that a pass was launched."""
+        self.target = target
+        if self._done is not None:
+            self._done.record()
+
+    def collect(self) -> None:
+        """Waits for the pass, if one is under way, and hands its embeddings over."""
+        if self.target is None:
+            return
+        if self._done is not None:
+            self._done.synchronize()
+        self.target[:] = self.embeds[: len(self.target)].numpy()
+        self.target = None
+
+
+class GraphEncoder:
+    """Encodes on a GPU: a captured pass for each of some sizes, the smallest that holds the images taken.
+
+    Args:
+        forward: The tower.
+        device: Where it lives.
+        max_bucket: Images of the largest pass.
+        side: Height and width of an image.
+        capture: How a pass is recorded; None: as a CUDA graph.
+    """
+
+    @torch.inference_mode()
+    def __init__(
+        self,
+        forward: Forward,
+        device: torch.device,
+        max_bucket: int,
+        side: int,
+        capture: Capture | None = None,
+    ) -> None:
+        if capture is None:
+            capture = partial(cuda_graph, pool=torch.cuda.graph_pool_handle())
+        self._sizes = graph_sizes(max_bucket)
+        self._pixels = torch.zeros((max_bucket, 3, side, side), dtype=torch.uint8, device=device)
+        self._passes = {size: capture(forward, self._pixels[:size]) for size in reversed(self._sizes)}
+        self._slots = [_Slot(self._pixels, self._passes[max_bucket].embeds) for _ in range(2)]
+
+    @torch.inference_mode()
+    def encode(self, groups: Sequence[np.ndarray]) -> np.ndarray:
+        """uint8 [n_i, 3, size, size] each -> float32 [sum(n_i), dim], unit L2 norm."""
+        total, largest = sum(map(len, groups)), self._sizes[-1]
+        result = np.empty((total, self._slots[0].embeds.shape[1]), np.float32)
+        pieces = _pieces(groups, largest)
+        for number, start in enumerate(range(0, total, largest)):
+            slot = self._slots[number % 2]
+            slot.collect()
+            count = min(largest, total - start)
+            filled = 0
+            while filled < count:
+                piece = next(pieces)
+                slot.pixels.numpy()[filled : filled + len(piece)] = piece
+                filled += len(piece)
+            self._launch(slot, count, result[start : start + count])
+        for slot in self._slots:
+            slot.collect()
+        return result
+
+    def _launch(self, slot: _Slot, count: int, target: np.ndarray) -> None:
+        captured = self._passes[self._sizes[bisect_left(self._sizes, count)]]
+        self._pixels[:count].copy_(slot.pixels[:count], non_blocking=True)
+        captured.replay()
+        slot.embeds[:count].copy_(captured.embeds[:count], non_blocking=True)
+        slot.record(target)
+
+
+def _pieces(groups: Sequence[np.ndarray], largest: int) -> Iterator[np.ndarray]:
+    """The groups in order, cut where a pass of `largest` images is full."""
+    position = 0
+    for group in groups:
+        start = 0
+        while start < len(group):
+            piece = group[start : start + largest - position % largest]
+            yield piece
+            start += len(piece)
+            position += len(piece)

@@ -1,0 +1,71 @@
+"""Passes: what is captured once and replayed gives what the tower gives, whatever the groups are."""
+
+import numpy as np
+import pytest
+import torch
+
+from clip_encoder import Captured, GraphEncoder, HostEncoder, graph_sizes
+
+CPU = torch.device("cpu")
+SIDE, DIM = 4, 5
+
+
+class Tower:
+    """A stand-in for the tower: some function of each image alone."""
+
+    def __init__(self):
+        self.weight = torch.randn(3 * SIDE * SIDE, DIM, generator=torch.Generator().manual_seed(0))
+        self.sizes = []
+
+    def __call__(self, pixels):
+        self.sizes.append(len(pixels))
+        return pixels.flatten(1).float() @ self.weight
+
+
+def replayed(forward, pixels):
+    """Captures a pass as a CUDA graph does: the same memory in, the same memory out, at every replay."""
+    embeds = torch.full((len(pixels), DIM), torch.nan)
+    return Captured(lambda: embeds.copy_(forward(pixels)), embeds)
+
+
+@pytest.mark.parametrize(
+    "counts", [[1], [3], [8], [11], [16], [17], [1] * 16, [5, 1, 30, 2], [16, 16, 16], [40], [15, 2, 15]]
+)
+def test_graphs_give_what_the_tower_gives(counts):
+    random = np.random.default_rng(sum(counts))
+    groups = [random.integers(0, 256, (count, 3, SIDE, SIDE), dtype=np.uint8) for count in counts]
+    encoder = GraphEncoder(Tower(), CPU, 16, SIDE, capture=replayed)
+    expected = HostEncoder(Tower(), CPU, 16).encode(groups)
+    for _ in range(2):
+        found = encoder.encode(groups)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_graph_is_captured_for_each_size_and_the_smallest_that_fits_is_taken():
+    tower = Tower()
+    encoder = GraphEncoder(tower, CPU, 64, SIDE, capture=replayed)
+    images = np.zeros((70, 3, SIDE, SIDE), np.uint8)
+    encoder.encode([images[:13]])
+    encoder.encode([images])
+    assert tower.sizes == [16, 64, 8]
+
+
+@pytest.mark.parametrize(
+    ("largest", "sizes"),
+    [
+        (1, [1]),
+        (4, [1, 2, 4]),
+        (20, [1, 2, 4, 8, 16, 20]),
+        (64, [1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64]),
+        (256, [1, 2, 4, 8, 16, 24, 32, 64, 96, 128, 160, 192, 224, 256]),
+    ],
+)
+def test_graph_sizes(largest, sizes):
+    assert graph_sizes(largest) == sizes
+
+
+def test_the_host_cuts_images_into_buckets():
+    tower = Tower()
+    HostEncoder(tower, CPU, 16).encode([np.zeros((20, 3, SIDE, SIDE), np.uint8)] * 2)
+    assert tower.sizes == [16, 16, 8]
