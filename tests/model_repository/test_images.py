@@ -9,7 +9,8 @@ from support import REFERENCE_WHITENS, encode, noise, photos, varied_images
 from transformers.image_utils import load_image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from clip_images import ImageDecoder, ImageError, ImageSettings, crop_centre, resized_size
+from clip_geometry import crop_centre, resized_size
+from clip_images import ImageDecoder, ImageError, ImageSettings
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 CLIP = ImageSettings(resize=224, resample=3, crop=(224, 224))
@@ -64,7 +65,7 @@ def test_other_processor_settings_are_followed(name, settings, options):
 
 def test_the_crop_is_padded_with_zeros_where_the_image_is_smaller():
     pixels = np.full((3, 8, 3), 9, np.uint8)
-    cropped = crop_centre(pixels, (6, 4))
+    cropped = np.asarray(crop_centre(Image.fromarray(pixels), (6, 4)))
     assert cropped.shape == (6, 4, 3)
     assert cropped[:, 0, 0].tolist() == [0, 0, 9, 9, 9, 0]
 
@@ -135,3 +136,11 @@ def test_an_extreme_aspect_ratio_is_refused_by_what_it_would_grow_to():
     with pytest.raises(ImageError, match="224000 x 224 pixels once resized, the limit is 1000000"):
         decoder(max_pixels=1_000_000).decode(encode(noise(30_000, 30), "PNG"))
     assert decoder(max_pixels=1_000_000).decode(encode(noise(3000, 300), "PNG")).shape == (3, 224, 224)
+
+
+def test_pixels_are_written_to_the_place_they_are_given():
+    place = np.zeros((2, 3, 224, 224), np.uint8)
+    encoded = encode(photos()[0], "JPEG")
+    assert decoder().decode(encoded, place[1]).base is place
+    np.testing.assert_array_equal(place[1], reference(encoded))
+    assert not place[0].any()

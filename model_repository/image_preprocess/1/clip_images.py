@@ -13,12 +13,16 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import ceil
-from typing import Any
+from math import ceil, inf
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
+
+from clip_geometry import ImageSettings, Turn, crop_centre, resized_size
+
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, in pixels."""
 
 # The header is checked against the limit before anything is decoded; Pillow's own warning would only fill
 # the log.
@@ -29,53 +33,15 @@ class ImageError(ValueError):
     """An image that cannot be used: the text completes "image 3 ..."."""
 
 
-@dataclass(frozen=True)
-class ImageSettings:
-    """How a checkpoint wants its images, from `processor.json` of the version directory.
-
-    Attributes:
-        resize: (height, width), the shortest edge as one number, or None.
-        resample: One of `PIL.Image.Resampling`.
-        crop: (height, width) of the centre crop, or None.
-        convert_rgb: Whether a transparent colour is put onto white.
-    """
-
-    resize: tuple[int, int] | int | None
-    resample: int
-    crop: tuple[int, int] | None
-    convert_rgb: bool = True
-
-    @classmethod
-    def from_dict(cls, settings: dict[str, Any]) -> ImageSettings:
-        """Reads the JSON form, in which tuples are lists."""
-        resize, crop = settings["resize"], settings["crop"]
-        size = tuple(resize) if isinstance(resize, list) else resize
-        return cls(size, settings["resample"], tuple(crop) if crop else None, settings["convert_rgb"])
-
-
-def resized_size(width: int, height: int, settings: ImageSettings) -> tuple[int, int]:
-    """The (width, height) that an image is resized to; the longer edge is rounded down."""
-    if settings.resize is None:
-        return width, height
-    if isinstance(settings.resize, tuple):
-        return settings.resize[1], settings.resize[0]
-    edge = settings.resize
-    if width <= height:
-        return edge, int(edge * height / width)
-    return int(edge * width / height), edge
-
-
-def crop_centre(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Cuts (height, width) out of the middle of uint8 [h, w, 3], after padding with zeros what is smaller."""
-    height, width = pixels.shape[:2]
-    crop_height, crop_width = size
-    top, left = (height - crop_height) // 2, (width - crop_width) // 2
-    if top < 0 or left < 0:
-        padded = np.zeros((max(height, crop_height), max(width, crop_width), 3), np.uint8)
-        pad_top, pad_left = ceil((len(padded) - height) / 2), ceil((padded.shape[1] - width) / 2)
-        padded[pad_top : pad_top + height, pad_left : pad_left + width] = pixels
-        pixels, top, left = padded, top + pad_top, left + pad_left
-    return pixels[top : top + crop_height, left : left + crop_width]
+def draft_ratio(text: str) -> float:
+    """Reads the parameter `jpeg_draft`: 0, or a number of at least 1; ValueError where it is neither."""
+    try:
+        ratio = float(text)
+    except ValueError:
+        ratio = -1
+    if ratio == 0 or 1 <= ratio < inf:
+        return ratio
+    raise ValueError(f"parameter 'jpeg_draft' must be 0 or a number of at least 1, not '{text}'")
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -96,6 +62,22 @@ def on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(background, image.convert("RGBA")).convert("RGB")
 
 
+def check_size(width: int, height: int, settings: ImageSettings, max_pixels: int) -> None:
+    """Refuses an image of more pixels than allowed, or that would have more once resized.
+
+    Raises:
+        ImageError: Names the size and the limit.
+    """
+    for kind, (w, h) in (
+        ("", (width, height)),
+        (" once resized", resized_size(width, height, settings)),
+    ):
+        if w * h > max_pixels:
+            raise ImageError(
+                f"is too large: {w} x {h} pixels{kind}, the limit is {max_pixels} (max_image_pixels)"
+            )
+
+
 class ImageDecoder:
     """Decodes, resizes and crops one image at a time; safe to share between threads.
 
@@ -103,10 +85,15 @@ class ImageDecoder:
         settings: What the checkpoint wants.
         formats: Pillow's names of the formats to accept; the others are never tried.
         max_pixels: Limit on width x height, of the file and of its resized form.
+        draft: Least ratio of a decoded JPEG's edges to the resized ones: larger JPEGs are decoded at 1/2, 1/4
+            or 1/8 of their size, which changes the pixels. 0: never.
     """
 
-    def __init__(self, settings: ImageSettings, formats: Sequence[str], max_pixels: int) -> None:
+    def __init__(
+        self, settings: ImageSettings, formats: Sequence[str], max_pixels: int, draft: float = 0
+    ) -> None:
         self._settings, self._formats, self._max_pixels = settings, tuple(formats), max_pixels
+        self._draft_ratio = draft if settings.resize is not None else 0
         Image.MAX_IMAGE_PIXELS = max_pixels
         Image.init()
         unknown = [name for name in self._formats if name not in Image.OPEN]
@@ -115,17 +102,34 @@ class ImageDecoder:
                 f"image_formats names formats that this Pillow cannot read: {', '.join(unknown)}"
             )
 
-    def decode(self, encoded: bytes) -> np.ndarray:
-        """An encoded file -> uint8 [3, height, width].
+    def decode(self, encoded: bytes, out: np.ndarray | None = None) -> np.ndarray:
+        """Decodes an encoded file.
+
+        Args:
+            encoded: The file.
+            out: uint8 [3, height, width] to write to, of `ImageSettings.output_size`; a new array where None.
+
+        Returns:
+            uint8 [3, height, width].
 
         Raises:
             ImageError: Not an image, damaged, of a format not accepted, or too large.
         """
+        image = self._fit(*self._open(encoded))
+        if out is None:
+            out = np.empty((3, image.height, image.width), np.uint8)
+        for plane, band in zip(out, image.split(), strict=True):
+            plane[...] = np.asarray(band)
+        return out
+
+    def _open(self, encoded: bytes) -> tuple[Image.Image, tuple[int, int], Box | None]:
+        """The upright image, the (width, height) to resize it to, and the part of it to resize."""
         if not encoded:
             raise ImageError("is empty: it has 0 bytes")
         try:
             with Image.open(io.BytesIO(encoded), formats=self._formats) as image:
-                self._check_size(image.width, image.height)
+                check_size(*image.size, self._settings, self._max_pixels)
+                drafted = self._draft(image)
                 upright = upright_rgb(image)
                 if self._settings.convert_rgb:
                     upright = on_white(upright)
@@ -144,24 +148,32 @@ class ImageDecoder:
             raise ImageError(
                 f"cannot be decoded, it is truncated or damaged ({type(error).__name__}: {error})"
             ) from error
-        return self._fit(upright)
+        size, box = drafted or (resized_size(*upright.size, self._settings), None)
+        return upright, size, box
 
-    def _check_size(self, width: int, height: int) -> None:
-        for kind, (w, h) in (
-            ("", (width, height)),
-            (" once resized", resized_size(width, height, self._settings)),
-        ):
-            if w * h > self._max_pixels:
-                raise ImageError(
-                    f"is too large: {w} x {h} pixels{kind}, "
-                    f"the limit is {self._max_pixels} (max_image_pixels)"
-                )
+    def _draft(self, image: Image.Image) -> tuple[tuple[int, int], Box] | None:
+        """Has libjpeg decode a JPEG smaller where that is asked for and enough.
 
-    def _fit(self, image: Image.Image) -> np.ndarray:
-        size = resized_size(image.width, image.height, self._settings)
+        Returns:
+            What the upright image is to be resized to, by its true size, and the part of the decoded one that
+            the file fills: an edge of 683 pixels comes out as 342, of which it fills 341.5. None where the
+            image is decoded whole.
+        """
+        if not self._draft_ratio or not isinstance(image, JpegImageFile):
+            return None
+        turn, (width, height) = Turn.of(image), image.size
+        target = resized_size(*turn.size(width, height), self._settings)
+        least_width, least_height = (max(1, ceil(self._draft_ratio * edge)) for edge in turn.size(*target))
+        drafted = image.draft(None, (least_width, least_height))
+        if drafted is None or image.size == (width, height):
+            return None
+        filled_width, filled_height = turn.size(*drafted[1][2:])  # type: ignore[arg-type]
+        upright_width, upright_height = turn.size(*image.size)
+        left = upright_width - filled_width if turn.mirrored else 0
+        top = upright_height - filled_height if turn.flipped else 0
+        return target, (left, top, left + filled_width, top + filled_height)
+
+    def _fit(self, image: Image.Image, size: tuple[int, int], box: Box | None) -> Image.Image:
         if self._settings.resize is not None:
-            image = image.resize(size, self._settings.resample)
-        pixels = np.asarray(image)
-        if self._settings.crop is not None:
-            pixels = crop_centre(pixels, self._settings.crop)
-        return pixels.transpose(2, 0, 1)  # [h, w, 3] -> [3, h, w]
+            image = image.resize(size, self._settings.resample, box)
+        return image if self._settings.crop is None else crop_centre(image, self._settings.crop)

@@ -1,16 +1,16 @@
 """Triton model `image_preprocess`: encoded images to pixel values, decoded in a pool of threads."""
 
+import importlib
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from clip_groups import Elements, Outputs, Parameters, RequestError, element, read_elements
-from clip_images import ImageDecoder, ImageError, ImageSettings
+from clip_batch import BatchDecoder, threads_of_instance
+from clip_groups import Elements, Parameters, read_elements
+from clip_images import ImageDecoder, ImageSettings, draft_ratio
 from clip_responder import Responder
 
 
@@ -20,46 +20,50 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Reads the checkpoint's image settings and starts the threads."""
         self._responder = Responder(pb_utils, args)
-        parameters = Parameters(json.loads(args["model_config"]))
-        settings = json.loads((Path(__file__).parent / "processor.json").read_text(encoding="utf-8"))
+        config = json.loads(args["model_config"])
+        parameters = Parameters(config)
         self._max_images = parameters.integer("max_images", minimum=1)
         self._max_request_bytes = parameters.integer("max_request_bytes", minimum=1)
-        self._decoder = ImageDecoder(
-            ImageSettings.from_dict(settings),
+        cores = len(os.sched_getaffinity(0))
+        threads = parameters.integer("threads") or threads_of_instance(config["instance_group"], cores)
+        content = (Path(__file__).parent / "processor.json").read_text(encoding="utf-8")
+        settings = ImageSettings.from_dict(json.loads(content))
+        decoder = ImageDecoder(
+            settings,
             parameters.text("image_formats").split(","),
             parameters.integer("max_image_pixels", minimum=1),
+            draft_ratio(parameters.text("jpeg_draft")),
         )
-        threads = parameters.integer("threads") or len(os.sched_getaffinity(0))
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        gpu = _gpu_decoder(parameters, settings, args)
+        self._batches = BatchDecoder(decoder.decode, settings.output_size, threads, gpu)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answers all requests of a dynamic batch; a bad one alone gets an error."""
-        return self._responder.answer(requests, self._parse, self._run)
+        return self._responder.answer(requests, self._parse, self._batches.run)
 
     def finalize(self) -> None:
         """Ends the threads."""
-        self._pool.shutdown(cancel_futures=True)
+        self._batches.close()
 
     def _parse(self, request: Any) -> Elements:
         tensor = pb_utils.get_input_tensor_by_name(request, "image").as_numpy()
         return read_elements("image", tensor, max_count=self._max_images, max_bytes=self._max_request_bytes)
 
-    def _run(self, groups: list[Elements]) -> list[Outputs | Exception]:
-        images = [image for group in groups for image in group.items]
-        decoded = self._pool.map(self._decode, images)
-        return [self._join(group, [next(decoded) for _ in group.items]) for group in groups]
 
-    def _decode(self, encoded: bytes) -> np.ndarray | Exception:
-        try:
-            return self._decoder.decode(encoded)
-        except Exception as error:
-            return error
-
-    def _join(self, group: Elements, decoded: list[np.ndarray | Exception]) -> Outputs | Exception:
-        for position, image in enumerate(decoded):
-            if isinstance(image, ImageError):
-                return RequestError(f"{element('image', position, group.shape)} {image}")
-            if isinstance(image, Exception):
-                return image
-        pixels = np.stack(decoded)  # type: ignore[arg-type]
-        return {"pixel_values": pixels.reshape(*group.shape, *pixels.shape[1:])}
+def _gpu_decoder(parameters: Parameters, settings: ImageSettings, args: dict[str, str]) -> Any:
+    """The decoder that `jpeg_decoder` asks for beside Pillow; None where it asks for none or has none."""
+    device = parameters.integer("jpeg_gpu")
+    if parameters.choice("jpeg_decoder", ("pillow", "nvjpeg")) == "pillow":
+        return None
+    if args["model_instance_kind"] == "GPU":
+        device = int(args["model_instance_device_id"])
+    if "JPEG" not in parameters.text("image_formats").split(","):
+        return None
+    try:
+        nvjpeg = importlib.import_module("clip_nvjpeg")  # imports torch, which takes seconds
+        limit = parameters.integer("max_image_pixels", minimum=1)
+        return nvjpeg.NvJpeg(settings, limit, nvjpeg.load_decoder(device), pb_utils.Logger.log_warn)
+    except Exception as error:
+        text = f"jpeg_decoder 'nvjpeg' cannot be used, Pillow decodes: {type(error).__name__}: {error}"
+        pb_utils.Logger.log_warn(text)
+        return None
