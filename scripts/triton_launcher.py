@@ -124,6 +124,7 @@ def _libpython_directory(python: str) -> Path:
         Path(str(sysconfig.get_config_var(key) or "")) for key in ("LIBDIR", "LDLIBRARYDIR", "LIBPL")
     ]
     candidates += [Path(sys.base_prefix) / "lib", *Path("/usr/lib").glob("*-linux-gnu")]
+    candidates.append(Path(sys.prefix) / "lib")  # of a virtual environment that brings one of its own
     for directory in candidates:
         if (directory / name).exists():
             return directory

@@ -195,3 +195,12 @@ def test_serve_says_in_a_line_what_it_cannot_serve(tmp_path):
     done = run_script("serve.py", tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {tmp_path} is no model repository")
+
+
+def test_a_virtual_environment_may_bring_the_libpython(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    with pytest.raises(LaunchError, match="libpython9.9"):
+        triton_launcher._libpython_directory("9.9")
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "libpython9.9.so.1.0").touch()
+    assert triton_launcher._libpython_directory("9.9") == tmp_path / "lib"
