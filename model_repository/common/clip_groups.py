@@ -116,17 +116,14 @@ def read_elements(kind: str, tensor: np.ndarray, *, max_count: int, max_bytes: i
     return Elements(items, tensor.shape)
 
 
-def bucket_slices(count: int, largest: int) -> Iterator[slice]:
-    """Cuts `count` items into passes of bucket sizes (powers of two up to `largest`), largest first.
+def pass_slices(count: int, largest: int) -> Iterator[slice]:
+    """Cuts `count` items into as few passes of at most `largest` as will do, of sizes as even as can be.
 
-    Example: 37 items with a largest bucket of 16 are passes of 16, 16, 4 and 1.
+    Example: 37 items, of which a pass takes 16 at most, are passes of 12, 12 and 13.
     """
-    start, bucket = 0, largest
-    while start < count:
-        while bucket > count - start:
-            bucket //= 2
-        yield slice(start, start + bucket)
-        start += bucket
+    passes = -(-count // largest)
+    for number in range(passes):
+        yield slice(count * number // passes, count * (number + 1) // passes)
 
 
 def split_rows(joined: np.ndarray, counts: Sequence[int]) -> list[np.ndarray]:

@@ -65,7 +65,8 @@ def test_graph_sizes(largest, sizes):
     assert graph_sizes(largest) == sizes
 
 
-def test_the_host_cuts_images_into_buckets():
+def test_the_host_takes_as_few_passes_as_will_do():
     tower = Tower()
-    HostEncoder(tower, CPU, 16).encode([np.zeros((20, 3, SIDE, SIDE), np.uint8)] * 2)
-    assert tower.sizes == [16, 16, 8]
+    for count in (15, 20):
+        HostEncoder(tower, CPU, 16).encode([np.zeros((count, 3, SIDE, SIDE), np.uint8)] * 2)
+    assert tower.sizes == [15, 15, 13, 13, 14]

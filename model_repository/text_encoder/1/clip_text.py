@@ -16,7 +16,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from clip_groups import bucket_slices
+from clip_groups import pass_slices
 from clip_tower import Tower, TowerConfig, load_state, unit_norm
 
 LEGACY_EOS_TOKEN_ID = 2
@@ -92,7 +92,7 @@ def load_text_model(version_directory: Path) -> TextModel:
 
 
 class TextEncoder:
-    """Encodes any number of texts, in passes of bucket sizes, texts of like length together.
+    """Encodes any number of texts, in passes of bounded size, texts of like length together.
 
     Args:
         model: The tower, cast and moved already.
@@ -119,7 +119,7 @@ class TextEncoder:
         ids, counts = self._tokenizer(texts)
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
         embeds = np.empty((len(ids), self._model.text_projection.out_features), np.float32)
-        for part in bucket_slices(len(ids), self._max_bucket):
+        for part in pass_slices(len(ids), self._max_bucket):
             chosen = order[part]
             embeds[chosen] = self._model(self._padded([ids[index] for index in chosen])).cpu().numpy()
         return embeds, counts

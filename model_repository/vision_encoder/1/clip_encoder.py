@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from clip_groups import bucket_slices
+from clip_groups import pass_slices
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 """uint8 [n, 3, size, size] -> float32 [n, dim], unit L2 norm."""
@@ -45,7 +45,7 @@ class HostEncoder:
         images = torch.from_numpy(groups[0] if len(groups) == 1 else np.concatenate(groups))
         passes = [
             self._forward(images[part].to(self._device))
-            for part in bucket_slices(len(images), self._max_bucket)
+            for part in pass_slices(len(images), self._max_bucket)
         ]
         return torch.cat(passes).cpu().numpy()
 
