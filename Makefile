@@ -1,5 +1,6 @@
 # make demo: classify the sample images on a real Triton.   make test: run all tests.
 # make serve: serve until Ctrl-C.   make check: format, lint, types.   make format: mend what check finds in style.
+# make benchmark: measure the system against others, in about 20 minutes.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.10 python3; do \
 	command -v $$python >/dev/null && $$python -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' \
 	2>/dev/null && echo $$python && break; done)
@@ -10,7 +11,7 @@ REPOSITORY ?= build/repositories/$(subst /,--,$(CHECKPOINT))
 INSTALLED := $(VENV)/.installed
 MODELS := image_preprocess vision_encoder text_encoder similarity
 
-.PHONY: install demo serve test check format clean
+.PHONY: install demo serve test benchmark check format clean
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt client/pyproject.toml
@@ -21,7 +22,7 @@ $(INSTALLED): pyproject.toml constraints.txt client/pyproject.toml
 	@touch $@
 
 demo: install
-	@$(BIN)/python scripts/prepare_weights.py $(CHECKPOINT) --output $(REPOSITORY) --force
+	@$(BIN)/python scripts/prepare_weights.py $(CHECKPOINT) --output $(REPOSITORY) --force --set vision_encoder.compile=off
 	@$(BIN)/python scripts/demo/run.py $(REPOSITORY)
 
 serve: install
@@ -31,11 +32,14 @@ serve: install
 test: install
 	$(BIN)/python -m pytest
 
+benchmark: install
+	$(BIN)/python scripts/benchmark.py
+
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict client/src
-	MYPYPATH=client/src:scripts/demo $(BIN)/mypy --no-incremental scripts/*.py scripts/demo/*.py
+	MYPYPATH=client/src:scripts/demo $(BIN)/mypy --no-incremental scripts/*.py scripts/demo/*.py scripts/benchmarks/*.py
 	for model in $(MODELS); do \
 		MYPYPATH=model_repository/common $(BIN)/mypy --no-incremental model_repository/$$model/1/*.py || exit 1; done
 

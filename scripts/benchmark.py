@@ -1,90 +1,166 @@
-"""Measures the served system: `benchmark.py [REPOSITORY]`, full-size random weights by default.
+"""Measures this system against what a user would write or pick instead, and against the machine's limits.
 
-JPEG photographs of 640 x 427 pixels, ten labels a request, from a number of callers at a time, over gRPC.
+`benchmark.py [CHECKPOINT]`, full-size random weights by default. Everything is measured in one run, in turns,
+so that a machine that drifts favours none: each figure is the median over the rounds, with the least and
+the most. The load comes from the same cores, over loopback, from real JPEG files. The parts stand in
+`benchmarks/`.
 """
 
 from __future__ import annotations
 
-import io
-import itertools
-import statistics
+import json
+import signal
+import sys
 import tempfile
-import threading
-import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
+from types import FrameType
 
 import click
-from PIL import Image
 from rich.console import Console
-from rich.table import Table
-from sklearn.datasets import load_sample_images
 
+import perf_analyzer
+from benchmarks import machine, report, workload
+from benchmarks.contenders import Contender, TritonContender, make_contenders
+from benchmarks.measurements import MEASUREMENTS, Bench, Figures, Measurement
+from benchmarks.plots import write_plots
 from prepare_weights import main as prepare_weights
-from triton_launcher import EmbeddedTriton, ServerOptions
-from tritonclip import Client
 
-LABELS = [f"a photo of {thing}" for thing in "cat dog car house tree boat plane flower bridge face".split()]
-
-
-def photographs() -> list[bytes]:
-    """JPEG files of scikit-learn's two sample photographs."""
-    files = []
-    for array in load_sample_images().images:
-        file = io.BytesIO()
-        Image.fromarray(array).save(file, "JPEG", quality=90)
-        files.append(file.getvalue())
-    return files
-
-
-def measure(url: str, callers: int, images: int, seconds: float) -> list[float]:
-    """Sends requests from `callers` threads for some seconds; returns the latency of each, in seconds."""
-    latencies: list[float] = []
-    photos = list(itertools.islice(itertools.cycle(photographs()), images))
-    with Client(url, timeout_s=120) as client:
-        end = time.perf_counter() + seconds
-
-        def call() -> None:
-            while (start := time.perf_counter()) < end:
-                client.classify(photos, LABELS, hypothesis_template="{}")
-                latencies.append(time.perf_counter() - start)
-
-        threads = [threading.Thread(target=call) for _ in range(callers)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    return latencies
+ROOT = Path(__file__).resolve().parent.parent
+RANDOM = "vit-b-32"
+PHOTOS, LARGE_PHOTOS = 64, 8
+QUICK_SECONDS = 0.5
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @click.command()
-@click.argument("repository", type=click.Path(path_type=Path), required=False)
-@click.option("--callers", default="1,4,16", show_default=True, help="Numbers of callers at a time.")
-@click.option("--images", default="1", show_default=True, help="Numbers of images a request.")
-@click.option("--seconds", default=15.0, show_default=True, help="Length of one measurement.")
-@click.option("--rounds", default=3, show_default=True, help="Interleaved repetitions; the median is shown.")
-def main(repository: Path | None, callers: str, images: str, seconds: float, rounds: int) -> None:
-    """Measures requests/s, images/s and latency of REPOSITORY on the embedded Triton of this machine."""
-    settings = list(itertools.product(map(int, images.split(",")), map(int, callers.split(","))))
-    results: dict[tuple[int, int], list[tuple[float, float, float]]] = {setting: [] for setting in settings}
+@click.argument("checkpoint", required=False)
+@click.option("--rounds", default=3, show_default=True, help="Interleaved repetitions.")
+@click.option("--seconds", default=10.0, show_default=True, help="About the length of one measurement.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=ROOT / "build" / "benchmark",
+    help="Folder for benchmark.json, benchmark.md and the plots.  [default: build/benchmark]",
+)
+@click.option("--only", help="Names of measurements, with * as a wildcard, separated by commas.")
+@click.option("--quick", is_flag=True, help="One short round, to see that everything works.")
+def main(
+    checkpoint: str | None, rounds: int, seconds: float, output: Path, only: str | None, quick: bool
+) -> None:
+    """Measures CHECKPOINT (a directory or hub id); full-size random weights of ViT-B/32 without one."""
+    measurements = choose(only)
+    if quick:
+        rounds, seconds = 1, QUICK_SECONDS
+    output.mkdir(parents=True, exist_ok=True)
+    console = Console(highlight=False)
+    for number in STOP_SIGNALS:
+        signal.signal(number, _on_signal)
     with tempfile.TemporaryDirectory() as scratch:
-        if repository is None:
-            repository = Path(scratch) / "models"
-            prepare_weights(["--random", "vit-b-32", "--output", str(repository)], standalone_mode=False)
-        start = time.perf_counter()
-        with EmbeddedTriton(repository, ServerOptions(http_port=0, grpc_port=0, metrics_port=0)) as server:
-            Console().print(f"ready after {time.perf_counter() - start:.1f} s")
-            measure(server.grpc_url, callers=4, images=1, seconds=3)
-            for _ in range(rounds):
-                for setting in settings:
-                    latencies = measure(server.grpc_url, setting[1], setting[0], seconds)
-                    tail = statistics.quantiles(latencies, n=20)[-1]
-                    results[setting].append((len(latencies) / seconds, statistics.median(latencies), tail))
-    table = Table("images a request", "callers", "requests/s", "images/s", "median ms", "p95 ms")
-    for setting, rows in results.items():
-        rate, median_s, tail_s = (statistics.median(column) for column in zip(*rows, strict=True))
-        figures = f"{rate:.1f}", f"{rate * setting[0]:.1f}", f"{median_s * 1e3:.0f}", f"{tail_s * 1e3:.0f}"
-        table.add_row(*map(str, setting), *figures)
-    Console().print(table)
+        result = measure(measurements, checkpoint, rounds, seconds, Path(scratch), console)
+    report.write(result, output)
+    write_plots(result.rounds, output)
+    report.show(result, console)
+    console.print(f"written to {output}")
+
+
+def choose(only: str | None) -> list[Measurement]:
+    """The measurements whose names match one of the patterns; all without any.
+
+    Raises:
+        click.BadParameter: A pattern that matches none.
+    """
+    if only is None:
+        return list(MEASUREMENTS)
+    names, patterns = [measurement.name for measurement in MEASUREMENTS], only.split(",")
+    for pattern in patterns:
+        if not any(fnmatch(name, pattern) for name in names):
+            raise click.BadParameter(f"no measurement is named {pattern}; there are {', '.join(names)}")
+    return [one for one in MEASUREMENTS if any(fnmatch(one.name, pattern) for pattern in patterns)]
+
+
+def measure(
+    measurements: list[Measurement],
+    checkpoint: str | None,
+    rounds: int,
+    seconds: float,
+    scratch: Path,
+    console: Console,
+) -> report.Result:
+    """Prepares everything, starts the contenders, measures in turns, and ends them whatever happens."""
+    model = prepare(checkpoint, scratch, large=any(one.name.startswith("large") for one in measurements))
+    program = perf_analyzer.install(ROOT / "build" / "perf_analyzer")
+    contenders = make_contenders(
+        {measurement.contender for measurement in measurements},
+        model=model,
+        repository=scratch / "models",
+        photos=scratch / "photos",
+        labels=scratch / "labels.json",
+        logs=scratch,
+    )
+    bench = Bench(contenders, scratch, program)
+    facts = machine.describe()
+    figures: dict[str, list[Figures]] = {measurement.name: [] for measurement in measurements}
+    with ExitStack() as stack:
+        for contender in contenders.values():
+            stack.callback(contender.stop)
+            contender.start()
+            console.print(f"{contender.name} is ready after {contender.ready_s:.1f} s")
+            if isinstance(contender, TritonContender):
+                with turn(contender):
+                    facts["versions"]["triton"] = machine.triton_version(contender.server.http_url)
+        for measurement in measurements:
+            with turn(contenders[measurement.contender]):
+                measurement.warm_up(bench, seconds)
+        for number in range(rounds):
+            for measurement in measurements:
+                with turn(contenders[measurement.contender]):
+                    found = measurement.run(bench, seconds)
+                figures[measurement.name].append(found)
+                rate = f"{found['images_per_s']:.1f} images/s"
+                console.print(f"round {number + 1} of {rounds}: {measurement.name} {rate}")
+    settings = {"checkpoint": checkpoint or f"random {RANDOM}", "rounds": rounds, "seconds": seconds}
+    settings["requests"] = bench.requests
+    ready_s = {name: contender.ready_s for name, contender in contenders.items()}
+    return report.Result(figures, facts, settings, ready_s)
+
+
+@contextmanager
+def turn(contender: Contender) -> Iterator[None]:
+    """Lets one contender run while the others are paused."""
+    contender.resume()
+    try:
+        yield
+    finally:
+        contender.pause()
+
+
+def prepare(checkpoint: str | None, scratch: Path, large: bool) -> str:
+    """Fills the scratch folder with the model repository, photos, large ones too where wanted, and labels.
+
+    Returns:
+        The checkpoint as transformers takes it.
+    """
+    workload.write_photos(scratch / "photos", PHOTOS, workload.PHOTO_SIZE)
+    if large:
+        workload.write_photos(scratch / "large", LARGE_PHOTOS, workload.LARGE_PHOTO_SIZE)
+    labels = json.dumps(workload.labels(workload.LABEL_COUNT))
+    (scratch / "labels.json").write_text(labels, encoding="utf-8")
+    source, model = [checkpoint], checkpoint
+    if model is None:
+        model = str(scratch / "checkpoint")
+        source = ["--random", RANDOM, "--keep-checkpoint", model]
+    prepare_weights([*source, "--output", str(scratch / "models")], standalone_mode=False)
+    return model
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    # A second signal must not interrupt what ends the contenders, which this exit sets going.
+    for each in STOP_SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

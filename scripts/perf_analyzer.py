@@ -7,17 +7,23 @@ libraries among those of nvidia-pytriton.
 from __future__ import annotations
 
 import base64
-import csv
 import importlib.util
 import json
 import os
+import re
+import resource
 import struct
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 WHEEL = "tritonclient==2.51.0"
 LIBRARIES = ("libb64.so.0d", "libcudart.so.12")
@@ -71,7 +77,7 @@ def _library(name: str) -> Path:
 
 
 def write_images(path: Path, images: Iterable[bytes], images_a_request: int) -> int:
-    """Write the requests of an image model as perf_analyzer reads them; it sends them again and again.
+    """Write the requests of an image model, as `write_requests` does.
 
     Args:
         path: JSON file to write.
@@ -81,16 +87,48 @@ def write_images(path: Path, images: Iterable[bytes], images_a_request: int) -> 
     Returns:
         The number of requests.
     """
-    group: list[bytes] = []
-    entries = []
-    for image in images:
-        group.append(struct.pack("<I", len(image)) + image)
-        if len(group) == images_a_request:
-            content = base64.b64encode(b"".join(group)).decode()
-            entries.append({"image": {"b64": content, "shape": [images_a_request]}})
-            group = []
+    files = iter(images)
+    groups = iter(lambda: list(islice(files, images_a_request)), [])
+    return write_requests(path, ({"image": group} for group in groups if len(group) == images_a_request))
+
+
+def write_requests(path: Path, requests: Iterable[Mapping[str, Sequence[bytes]]]) -> int:
+    """Write requests as perf_analyzer reads them; it sends them again and again.
+
+    Args:
+        path: JSON file to write.
+        requests: The elements of each BYTES input of each request, by the input's name.
+
+    Returns:
+        The number of requests.
+    """
+    entries = [{name: _tensor(elements) for name, elements in request.items()} for request in requests]
     path.write_text(json.dumps({"data": entries}), encoding="utf-8")
     return len(entries)
+
+
+def _tensor(elements: Sequence[bytes]) -> dict[str, Any]:
+    content = b"".join(struct.pack("<I", len(element)) + element for element in elements)
+    return {"b64": base64.b64encode(content).decode(), "shape": [len(elements)]}
+
+
+@dataclass(frozen=True)
+class Load:
+    """What perf_analyzer measured.
+
+    Attributes:
+        requests_per_s: Requests a second, from the first one sent to the last one answered.
+        p50_ms: Median latency of a request.
+        p95_ms: Its 95th percentile.
+        p99_ms: Its 99th percentile.
+        cpu_ms: CPU time of perf_analyzer for a request, its start and the reading of the requests included.
+    """
+
+    requests_per_s: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    cpu_ms: float
 
 
 def requests_per_second(
@@ -103,36 +141,89 @@ def requests_per_second(
     callers: int,
     requests: int,
 ) -> float:
-    """Send so many requests from so many callers at a time, over gRPC, and measure the throughput.
+    """Like `measure`, but returns the throughput only: requests a second."""
+    load = measure(
+        program,
+        model=model,
+        grpc_url=grpc_url,
+        inputs=inputs,
+        shapes=shapes,
+        callers=callers,
+        requests=requests,
+    )
+    return load.requests_per_s
+
+
+def measure(
+    program: Path,
+    *,
+    model: str,
+    grpc_url: str,
+    inputs: Path,
+    shapes: Sequence[str],
+    callers: int,
+    requests: int,
+    timeout_s: float = 600.0,
+) -> Load:
+    """Send so many requests from so many callers at a time, over gRPC.
 
     Args:
         program: From `install`.
         model: The model to call.
         grpc_url: `host:port`.
-        inputs: JSON file, as from `write_images`.
+        inputs: JSON file, as from `write_requests`.
         shapes: Of the inputs, as `image:16`.
         callers: Requests in flight.
         requests: How many to send.
+        timeout_s: When to give up.
 
     Returns:
-        Requests a second.
+        Throughput, latencies and the load generator's own cost.
 
     Raises:
         PerfAnalyzerError: With what it printed.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        table = Path(scratch) / "result.csv"
+        profile = Path(scratch) / "profile.json"
         command = [str(program), "-m", model, "-u", grpc_url, "-i", "grpc", "-b", "1"]
         command += ["--input-data", str(inputs), "--concurrency-range", str(callers)]
-        command += ["--request-count", str(requests), "-f", str(table)]
+        command += ["--request-count", str(requests), "--profile-export-file", str(profile)]
+        # With a thread a caller, an answer can come before all have started: that one it then awaits forever.
+        command += ["--async"]
         for shape in shapes:
             command += ["--shape", shape]
         environment = {**os.environ, "LD_LIBRARY_PATH": _library_path(program)}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode or not table.exists():
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        try:
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, check=False, timeout=timeout_s
+            )
+        except subprocess.TimeoutExpired as error:
+            raise PerfAnalyzerError(f"perf_analyzer did not end within {timeout_s:.0f} s") from error
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        if done.returncode or not profile.exists():
             raise PerfAnalyzerError(f"perf_analyzer failed: {(done.stdout + done.stderr)[-1000:]}")
-        with table.open(encoding="utf-8") as file:
-            return float(next(csv.DictReader(file))["Inferences/Second"])
+        cpu_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return summarise(profile.read_bytes(), cpu_s * 1e3 / requests)
+
+
+def summarise(profile: bytes, cpu_ms: float) -> Load:
+    """Reads the times of all requests out of what perf_analyzer exports.
+
+    Its own table will not do: it divides by a duration that it rounds up to whole seconds. The export is no
+    valid JSON where a request holds bytes that are no UTF-8, so only the times are looked for.
+
+    Args:
+        profile: The exported file.
+        cpu_ms: For `Load`.
+    """
+    starts = [int(found) for found in re.findall(rb'"timestamp":(\d+)', profile)]
+    ends = [int(found) for found in re.findall(rb'"response_timestamps":\[(\d+)', profile)]
+    if not starts or len(starts) != len(ends):
+        raise PerfAnalyzerError(f"perf_analyzer sent {len(starts)} requests and got {len(ends)} answers")
+    latencies_ms = [(end - start) / 1e6 for start, end in zip(starts, ends, strict=True)]
+    p50_ms, p95_ms, p99_ms = map(float, np.percentile(latencies_ms, (50, 95, 99)))
+    return Load(len(starts) / (max(ends) - min(starts)) * 1e9, p50_ms, p95_ms, p99_ms, cpu_ms)
 
 
 def _library_path(program: Path) -> str:

@@ -1,0 +1,106 @@
+"""A contender: LitServe, as strong as a user makes it by hand: `litserve_server MODEL PORT WORKERS`.
+
+Requests are batched; images are decoded in a pool of threads, resized and cropped as CLIP's processor does;
+label embeddings are kept; only the vision tower runs for a request; bfloat16 where the CPU has instructions
+for it. Each of several workers gets its share of the cores.
+"""
+
+import io
+import json
+import os
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, cast
+
+import litserve as ls
+import numpy as np
+import torch
+from fastapi import Request, UploadFile
+from PIL import Image, ImageOps
+from starlette.datastructures import FormData
+from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
+
+MAX_BATCH_SIZE = 16
+BATCH_TIMEOUT_S = 0.02
+TEMPLATE = "This is a photo of {}."
+
+
+class ClassifierAPI(ls.LitAPI):
+    """Zero-shot classification of one image a request."""
+
+    def __init__(self, model: str, threads: int) -> None:
+        super().__init__(max_batch_size=MAX_BATCH_SIZE, batch_timeout=BATCH_TIMEOUT_S)
+        self.path, self.threads = model, threads
+
+    def setup(self, device: str) -> None:
+        """Loads the model in a worker."""
+        torch.set_num_threads(self.threads)
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        self.dtype = torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
+        self.model = CLIPModel.from_pretrained(self.path, dtype=self.dtype).eval()
+        self.tokenizer = AutoTokenizer.from_pretrained(self.path)
+        processor = CLIPImageProcessorPil.from_pretrained(self.path)
+        self.edge, self.crop = processor.size["shortest_edge"], processor.crop_size["height"]
+        self.mean = torch.tensor(processor.image_mean).view(3, 1, 1) * 255
+        self.std = torch.tensor(processor.image_std).view(3, 1, 1) * 255
+        self.pool = ThreadPoolExecutor(self.threads)
+        self.label_embeds: dict[str, torch.Tensor] = {}
+
+    def decode_request(self, request: Request) -> tuple[Future[np.ndarray], str]:
+        """Takes a multipart form; starts decoding in the pool: a batch's images are decoded side by side."""
+        form = cast(FormData, request)
+        image = cast(UploadFile, form["image"]).file.read()
+        return self.pool.submit(self._pixels, image), str(form["labels"])
+
+    def batch(self, inputs: list[Any]) -> tuple[torch.Tensor, list[str]]:
+        """uint8 [n, 3, size, size] and the labels of each request."""
+        pixels, labels = zip(*inputs, strict=True)
+        return torch.from_numpy(np.stack([future.result() for future in pixels])), list(labels)
+
+    @torch.inference_mode()
+    def predict(self, batch: tuple[torch.Tensor, list[str]]) -> list[list[float]]:
+        """The scores of each image's labels."""
+        pixels, labels = batch
+        normalised = ((pixels - self.mean) / self.std).to(self.dtype)
+        embeds = self.model.get_image_features(pixel_values=normalised).pooler_output.float()
+        embeds = embeds / embeds.norm(dim=-1, keepdim=True)
+        scale = self.model.logit_scale.exp().float()
+        return [
+            (scale * embed @ self._embed_labels(texts).T).softmax(-1).tolist()
+            for embed, texts in zip(embeds, labels, strict=True)
+        ]
+
+    def unbatch(self, output: list[list[float]]) -> list[list[float]]:
+        """One answer a request."""
+        return output
+
+    def encode_response(self, output: list[float]) -> dict[str, list[float]]:
+        """The answer as JSON."""
+        return {"scores": output}
+
+    def _pixels(self, image: bytes) -> np.ndarray:
+        decoded = ImageOps.exif_transpose(Image.open(io.BytesIO(image))).convert("RGB")
+        scale = self.edge / min(decoded.size)
+        width, height = (max(self.edge, int(length * scale)) for length in decoded.size)
+        resized = decoded.resize((width, height), Image.Resampling.BICUBIC)
+        left, top = (width - self.crop) // 2, (height - self.crop) // 2
+        return np.asarray(resized.crop((left, top, left + self.crop, top + self.crop))).transpose(2, 0, 1)
+
+    def _embed_labels(self, labels: str) -> torch.Tensor:
+        if labels not in self.label_embeds:
+            texts = [TEMPLATE.format(label) for label in json.loads(labels)]
+            tokens = self.tokenizer(texts, padding=True, return_tensors="pt")
+            embeds = self.model.get_text_features(**tokens).pooler_output.float()
+            self.label_embeds[labels] = embeds / embeds.norm(dim=-1, keepdim=True)
+        return self.label_embeds[labels]
+
+
+if __name__ == "__main__":
+    model, port, workers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    cores = len(os.sched_getaffinity(0))
+    api = ClassifierAPI(model, max(1, cores // workers))
+    server = ls.LitServer(api, accelerator="cpu", workers_per_device=workers, timeout=600)
+    server.run(
+        host="127.0.0.1", port=port, num_api_servers=1, generate_client_file=False, log_level="warning"
+    )
