@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -66,6 +67,11 @@ def server(demo_repository: Path) -> Iterator[EmbeddedTriton]:
     """The shared server, on the demo checkpoint in float32."""
     with EmbeddedTriton(demo_repository, ServerOptions(http_port=0, grpc_port=0, metrics_port=0)) as running:
         yield running
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keeps what servers compile in the checkout, away from the user's own cache."""
+    os.environ.setdefault("TRITONCLIP_CACHE_DIR", str(ROOT / "build" / "compiled"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
