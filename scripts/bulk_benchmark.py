@@ -103,7 +103,7 @@ def perf_analyzer_rate(url: str, files: list[Path], scratch: Path, size: int, ca
     inputs = scratch / f"requests-{size}.json"
     if not inputs.exists():
         perf_analyzer.write_images(inputs, (path.read_bytes() for path in files), size)
-    rate = perf_analyzer.requests_per_second(
+    load = perf_analyzer.measure(
         program,
         model=MODEL,
         grpc_url=url,
@@ -112,7 +112,7 @@ def perf_analyzer_rate(url: str, files: list[Path], scratch: Path, size: int, ca
         callers=callers,
         requests=len(files) // size,
     )
-    return rate * size
+    return load.requests_per_s * size
 
 
 def peak_memory_mib(url: str, directory: Path, count: int) -> float:

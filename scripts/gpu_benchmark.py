@@ -21,6 +21,7 @@ from typing import Any
 
 import click
 
+from benchmarks.machine import cpu_name
 from gpu_report import summary
 from gpu_run import PLANS, SCRIPTS, Results, Run
 
@@ -32,7 +33,7 @@ def machine(run: Run) -> None:
         gpu = subprocess.run(query, capture_output=True, text=True, check=False)
         run.results.put(gpu=gpu.stdout.strip() or "none")
     run.results.put(
-        cpu=_cpu_name(),
+        cpu=cpu_name(),
         cores=len(os.sched_getaffinity(0)),
         python=platform.python_version(),
         shared_memory_gib=round(shutil.disk_usage("/dev/shm").total / 2**30, 1),
@@ -43,13 +44,6 @@ def machine(run: Run) -> None:
     import torch
 
     run.results.put(torch_cuda=torch.version.cuda, cuda_available=torch.cuda.is_available())
-
-
-def _cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
-    )
 
 
 def prepare(run: Run) -> None:

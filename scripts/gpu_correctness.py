@@ -62,17 +62,9 @@ def load_encoders(run: Run, precision: str) -> Encoders:
 
 
 def captured(forward: Callable[[Any], Any], pixels: Any) -> tuple[Callable[[], None], Any]:
-    """A CUDA graph of a pass over `pixels`: what replays it, and the tensor that it fills."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            forward(pixels)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        embeds = forward(pixels)
-    return graph.replay, embeds
+    """The model's own CUDA graph of a pass: what replays it, and the tensor that it fills."""
+    replay, embeds = import_module("clip_encoder").cuda_graph(forward, pixels, pool=None)
+    return replay, embeds
 
 
 def buckets(largest: int) -> list[int]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import re
-import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +13,7 @@ import click
 
 from gpu_decoding import photographs
 from gpu_run import LABELS, SCRIPTS, Run, parameter_pattern
-from perf_analyzer import PerfAnalyzerError, install, requests_per_second, write_images
+from perf_analyzer import PerfAnalyzerError, install, measure, write_images
 from triton_launcher import EmbeddedTriton, LaunchError, ServerOptions
 
 STOP_S = 25
@@ -64,7 +62,7 @@ def measure_loads(
             return
 
         def send(requests: int, model: str = model, callers: int = callers, images: int = images) -> float:
-            return requests_per_second(
+            return measure(
                 program,
                 model=model,
                 grpc_url=grpc_url,
@@ -72,7 +70,7 @@ def measure_loads(
                 shapes=_shapes(run, model, images),
                 callers=callers,
                 requests=requests,
-            )
+            ).requests_per_s
 
         rate = steady_rate(send, callers, run.plan.seconds)
         run.results.add(
@@ -101,16 +99,12 @@ def steady_rate(send: Callable[[int], float], callers: int, seconds: float) -> f
 
 def write_inputs(run: Run) -> dict[tuple[str, int], Path]:
     """The requests with images, as files for perf_analyzer, by model and images a request."""
-    content = b"".join(struct.pack("<I", len(label)) + label.encode() for label in LABELS)
-    labels = {"b64": base64.b64encode(content).decode(), "shape": [len(LABELS)]}
+    labels = [label.encode() for label in LABELS]
     files, inputs = photographs(run.plan.photographs), {}
     for count in {images for _, images in run.plan.loads}:
         alone, whole = (run.work / f"{name}-{count}.json" for name in ("images", "images-and-labels"))
         write_images(alone, files, count)
-        requests = json.loads(alone.read_text(encoding="utf-8"))
-        for entry in requests["data"]:
-            entry["labels"] = labels
-        whole.write_text(json.dumps(requests), encoding="utf-8")
+        write_images(whole, files, count, labels)
         inputs["image_preprocess", count], inputs["clip_zero_shot", count] = alone, whole
     return inputs
 

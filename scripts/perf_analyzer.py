@@ -76,20 +76,25 @@ def _library(name: str) -> Path:
     raise PerfAnalyzerError(f"{name} is missing, which comes with nvidia-pytriton: run 'make install'")
 
 
-def write_images(path: Path, images: Iterable[bytes], images_a_request: int) -> int:
+def write_images(
+    path: Path, images: Iterable[bytes], images_a_request: int, labels: Sequence[bytes] = ()
+) -> int:
     """Write the requests of an image model, as `write_requests` does.
 
     Args:
         path: JSON file to write.
         images: Encoded files. Those that are too few for a last request are left out.
         images_a_request: How many each request holds.
+        labels: What each request ranks them against, UTF-8; none for a model that takes images only.
 
     Returns:
         The number of requests.
     """
     files = iter(images)
     groups = iter(lambda: list(islice(files, images_a_request)), [])
-    return write_requests(path, ({"image": group} for group in groups if len(group) == images_a_request))
+    rest = {"labels": labels} if labels else {}
+    whole = (group for group in groups if len(group) == images_a_request)
+    return write_requests(path, ({"image": group, **rest} for group in whole))
 
 
 def write_requests(path: Path, requests: Iterable[Mapping[str, Sequence[bytes]]]) -> int:
@@ -129,29 +134,6 @@ class Load:
     p95_ms: float
     p99_ms: float
     cpu_ms: float
-
-
-def requests_per_second(
-    program: Path,
-    *,
-    model: str,
-    grpc_url: str,
-    inputs: Path,
-    shapes: Sequence[str],
-    callers: int,
-    requests: int,
-) -> float:
-    """Like `measure`, but returns the throughput only: requests a second."""
-    load = measure(
-        program,
-        model=model,
-        grpc_url=grpc_url,
-        inputs=inputs,
-        shapes=shapes,
-        callers=callers,
-        requests=requests,
-    )
-    return load.requests_per_s
 
 
 def measure(

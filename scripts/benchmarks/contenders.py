@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -31,7 +32,7 @@ class ContenderError(RuntimeError):
     """A contender did not start, or ended; the text has the end of its log."""
 
 
-class Contender:
+class Contender(ABC):
     """A process group that is measured.
 
     Attributes:
@@ -68,14 +69,17 @@ class Contender:
         self._end()
         self._group = None
 
+    @abstractmethod
     def _launch(self) -> int:
-        raise NotImplementedError
+        """Starts its processes; returns their group."""
 
+    @abstractmethod
     def _await_ready(self) -> None:
-        raise NotImplementedError
+        """Returns once it answers."""
 
+    @abstractmethod
     def _end(self) -> None:
-        raise NotImplementedError
+        """Ends its processes."""
 
     def _signal(self, number: signal.Signals) -> None:
         if self._group is not None:

@@ -21,10 +21,9 @@ def describe() -> dict[str, Any]:
     """CPU, memory, versions and commit; what cannot be found out is left empty."""
     cpu = _read("/proc/cpuinfo")
     flags = (re.search(r"^flags\s*:(.*)$", cpu, re.MULTILINE) or [""])[0].split()
-    model = re.search(r"^model name\s*:\s*(.*)$", cpu, re.MULTILINE)
     memory = re.search(r"^MemTotal:\s*(\d+) kB$", _read("/proc/meminfo"), re.MULTILINE)
     return {
-        "cpu": model[1] if model else platform.processor(),
+        "cpu": cpu_name(),
         "flags": [flag for flag in FLAGS if flag in flags],
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(int(memory[1]) / 2**20, 1) if memory else None,
@@ -32,6 +31,12 @@ def describe() -> dict[str, Any]:
         "versions": {package: version(package) for package in PACKAGES},
         "commit": _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain") else ""),
     }
+
+
+def cpu_name() -> str:
+    """The processor's name; empty where none is to be found."""
+    model = re.search(r"^model name\s*:\s*(.*)$", _read("/proc/cpuinfo"), re.MULTILINE)
+    return model[1] if model else platform.processor()
 
 
 def triton_version(http_url: str) -> str:

@@ -194,10 +194,9 @@ class TritonRun:
 
 def write_requests(path: Path, photos: Path, images: int, labels: int) -> None:
     """Writes the requests of `clip_zero_shot` for perf_analyzer: each photo once, so many a request."""
-    files = [file.read_bytes() for file in sorted(photos.iterdir())]
+    files = (file.read_bytes() for file in sorted(photos.iterdir()))
     texts = [label.encode() for label in workload.labels(labels)]
-    groups = (files[start : start + images] for start in range(0, len(files) - images + 1, images))
-    perf_analyzer.write_requests(path, ({"image": group, "labels": texts} for group in groups))
+    perf_analyzer.write_images(path, files, images, texts)
 
 
 def request_count(requests_per_s: float, callers: int, seconds: float) -> int:
