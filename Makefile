@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 CHECKPOINT ?= scripts/demo/checkpoint
 REPOSITORY ?= build/repositories/$(subst /,--,$(CHECKPOINT))
 INSTALLED := $(VENV)/.installed
-MODELS := image_preprocess vision_encoder text_encoder similarity
+MODELS := admission image_preprocess vision_encoder text_encoder similarity
 
 .PHONY: install demo serve test benchmark check format clean
 install: $(INSTALLED)

@@ -1,4 +1,4 @@
-"""Writes a checkpoint into a Triton model repository, as one version of its seven models.
+"""Writes a checkpoint into a Triton model repository, as one version of its models.
 
 A version is put together in a staging directory inside the output and then renamed into place, so that a
 broken or half-written version is never left behind. The code and the configurations come from
@@ -22,16 +22,17 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from checkpoint import Checkpoint, file_sha256
 
 SOURCE = Path(__file__).resolve().parent.parent / "model_repository"
-_SERVING = ("clip_groups.py", "clip_responder.py")
+_SERVING = ("clip_groups.py", "clip_responder.py", "clip_times.py")
 _ENCODING = (*_SERVING, "clip_info.py", "clip_openmp.py", "clip_tower.py")
 SHARED_HELPERS = {
-    "image_preprocess": _SERVING,
-    "vision_encoder": _ENCODING,
+    "admission": _SERVING,
+    "image_preprocess": (*_SERVING, "clip_progress.py"),
+    "vision_encoder": (*_ENCODING, "clip_progress.py"),
     "text_encoder": _ENCODING,
     "similarity": _SERVING,
 }
 """What each Python model takes from `model_repository/common/`."""
-ENSEMBLES = ("clip_zero_shot", "clip_image_embedding", "clip_text_embedding")
+ENSEMBLES = ("clip_zero_shot", "clip_image_embedding", "clip_text_embedding", "clip_pixel_embedding")
 MODELS = (*SHARED_HELPERS, *ENSEMBLES)
 SIZES = ("instances", "max_batch_size")
 """What `config.pbtxt` says of a Python model outside its parameters and a deployment may want otherwise."""
@@ -95,7 +96,7 @@ def write_version(
     labels: Path | None,
     force: bool,
 ) -> None:
-    """Writes or replaces one version of all seven models.
+    """Writes or replaces one version of all models.
 
     Args:
         checkpoint: The weights and settings.
@@ -164,7 +165,7 @@ def _configuration(model: str, checkpoint: Checkpoint, changes: Mapping[str, str
     """The model's `config.pbtxt`, its parameters changed as asked and the checkpoint's facts added."""
     config = _source_configuration(model)
     facts = _identity(checkpoint)
-    if model == "vision_encoder":  # for clients that send it pixels of their own
+    if model == "clip_pixel_embedding":  # for clients that send it pixels of their own
         facts["processor"] = json.dumps(checkpoint.processor, sort_keys=True, separators=(",", ":"))
     for name, value in (dict(changes) | facts).items():
         if name == "instances":

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from clip_times import UNLIMITED, Times
+
 Outputs = dict[str, np.ndarray]
 """Output tensors of one request by name."""
 
@@ -91,9 +93,13 @@ class Elements(NamedTuple):
     items: list[bytes]
     shape: tuple[int, ...]
     """[rows, elements per row]."""
+    times: Times = UNLIMITED
+    """Of the request."""
 
 
-def read_elements(kind: str, tensor: np.ndarray, *, max_count: int, max_bytes: int) -> Elements:
+def read_elements(
+    kind: str, tensor: np.ndarray, *, max_count: int, max_bytes: int, times: Times = UNLIMITED
+) -> Elements:
     """The elements of a BYTES tensor, checked for number and total size.
 
     Args:
@@ -101,6 +107,7 @@ def read_elements(kind: str, tensor: np.ndarray, *, max_count: int, max_bytes: i
         tensor: object [rows, columns], each element bytes.
         max_count: Limit on rows x columns.
         max_bytes: Limit on the sum of the elements' sizes.
+        times: Of the request.
 
     Raises:
         RequestError: No elements, too many, or too many bytes.
@@ -113,7 +120,7 @@ def read_elements(kind: str, tensor: np.ndarray, *, max_count: int, max_bytes: i
             f"request too large: {total} bytes of {kind}s, the limit is {max_bytes} (max_request_bytes); "
             "split the request"
         )
-    return Elements(items, tensor.shape)
+    return Elements(items, tensor.shape, times)
 
 
 def pass_slices(count: int, largest: int) -> Iterator[slice]:

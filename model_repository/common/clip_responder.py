@@ -7,33 +7,56 @@ from __future__ import annotations
 
 import secrets
 import traceback
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from clip_groups import Outputs, RequestError
+from clip_times import RefusedError, Times, now_us, read_times
 
+REASONS = ("overload", "deadline", "draining")
 Group = TypeVar("Group")
 Run = Callable[[list[Group]], list[Outputs | Exception]]
 """Works on all groups at once; gives for each its outputs, or the error that befell it alone."""
 
 
 class Responder:
-    """Answers dynamic batches, and publishes how many requests it is working on.
+    """Answers dynamic batches, and publishes how many requests it is working on and how many it refused.
 
     Args:
         pb_utils: Triton's `triton_python_backend_utils`.
         args: What Triton hands to `initialize`.
+        publish_executing: Whether to publish the requests in execution, at two messages to Triton a batch.
     """
 
-    def __init__(self, pb_utils: Any, args: dict[str, str]) -> None:
+    def __init__(self, pb_utils: Any, args: dict[str, str], *, publish_executing: bool = True) -> None:
         self._pb_utils = pb_utils
         self._family = pb_utils.MetricFamily(
             name="tritonclip_requests_executing",
             description="Requests of the dynamic batch in execution",
             kind=pb_utils.MetricFamily.GAUGE,
         )
+        self._refusals = pb_utils.MetricFamily(
+            name="tritonclip_requests_refused_total",
+            description="Requests not worked on, by reason: overload, deadline or draining",
+            kind=pb_utils.MetricFamily.COUNTER,
+        )
         labels = {"model": args["model_name"], "instance": args["model_instance_name"]}
-        self._executing = self._family.Metric(labels=labels)
+        self._executing = self._family.Metric(labels=labels) if publish_executing else None
+        self._refused = {
+            reason: self._refusals.Metric(labels={**labels, "reason": reason}) for reason in REASONS
+        }
+
+    def times(self, request: Any) -> Times:
+        """The request's times, unlimited where it did not come through `admission`.
+
+        Raises:
+            RefusedError: They are over.
+        """
+        tensor = self._pb_utils.get_input_tensor_by_name(request, "times")
+        times = read_times(None if tensor is None else tensor.as_numpy())
+        times.check(now_us())
+        return times
 
     def answer(self, requests: Sequence[Any], parse: Callable[[Any], Group], run: Run[Group]) -> list[Any]:
         """Answers every request of a dynamic batch, joining all the valid ones into one call of `run`.
@@ -44,23 +67,33 @@ class Responder:
             run: See `Run`.
 
         Returns:
-            One InferenceResponse per request, in order: outputs, INVALID_ARG for a RequestError, INTERNAL for
-            any other exception, whose details go to the server's log under an id and not to the caller.
+            One InferenceResponse per request, in order: outputs, INVALID_ARG for a RequestError, UNAVAILABLE
+            for a RefusedError, INTERNAL for any other exception, whose details go to the server's log under
+            an id and not to the caller.
         """
-        self._executing.set(len(requests))
+        self._publish_executing(len(requests))
         outcomes: list[Any] = [_attempt(parse, request) for request in requests]
         valid = [index for index, outcome in enumerate(outcomes) if not isinstance(outcome, Exception)]
         results = run_joined(run, [outcomes[index] for index in valid])
         for index, result in zip(valid, results, strict=True):
             outcomes[index] = result
         responses = [self._response(outcome) for outcome in outcomes]
-        self._executing.set(0)
+        refusals = Counter(outcome.reason for outcome in outcomes if isinstance(outcome, RefusedError))
+        for reason, count in refusals.items():
+            self._refused[reason].increment(count)
+        self._publish_executing(0)
         return responses
+
+    def _publish_executing(self, count: int) -> None:
+        if self._executing:
+            self._executing.set(count)
 
     def _response(self, outcome: Outputs | Exception) -> Any:
         pb_utils = self._pb_utils
         if isinstance(outcome, RequestError):
             return self._failure(str(outcome), pb_utils.TritonError.INVALID_ARG)
+        if isinstance(outcome, RefusedError):
+            return self._failure(str(outcome), pb_utils.TritonError.UNAVAILABLE)
         if isinstance(outcome, Exception):
             incident = secrets.token_hex(4)
             details = "".join(traceback.format_exception(outcome))

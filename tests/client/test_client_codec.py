@@ -64,7 +64,7 @@ def test_embedding_requests() -> None:
     assert images.inputs["image"].tolist() == [[b"one", b"two\0"]]
     assert texts.inputs["text"].tolist() == [[b"{} stays", b"as it is"]]
     assert pixels.inputs["pixel_values"].shape == (1, 2, 3, 4, 5)
-    models = (_wire.IMAGE_EMBEDDING, _wire.TEXT_EMBEDDING, _wire.VISION_ENCODER)
+    models = (_wire.IMAGE_EMBEDDING, _wire.TEXT_EMBEDDING, _wire.PIXEL_EMBEDDING)
     assert (images.model, texts.model, pixels.model) == models
     assert check_texts("one, not two") == (["one, not two"], True)
     assert check_texts(["one"]) == (["one"], False)

@@ -79,7 +79,7 @@ def test_client_loads_its_own_protocol_only(protocol: str, other: str) -> None:
     assert other not in loaded
 
 
-@pytest.mark.parametrize("model", [*_wire.PUBLIC_MODELS, _wire.VISION_ENCODER], ids=lambda model: model.name)
+@pytest.mark.parametrize("model", _wire.PUBLIC_MODELS, ids=lambda model: model.name)
 def test_wire_agrees_with_the_model_repository(model: _wire.Model) -> None:
     text = (REPOSITORY / model.name / "config.pbtxt").read_text(encoding="utf-8")
     config = text_format.Parse(text, model_config_pb2.ModelConfig())

@@ -19,7 +19,7 @@ def local(make, url):
 
 
 def test_pixel_values_are_the_servers_bit_by_bit(server):
-    settings = PreprocessSettings.from_json(parameters(server, "vision_encoder")["processor"])
+    settings = PreprocessSettings.from_json(parameters(server, "clip_pixel_embedding")["processor"])
     for name, encoded in varied_images().items():
         theirs = infer(server, "grpc", "image_preprocess", image=bytes_tensor([encoded]))["pixel_values"]
         np.testing.assert_array_equal(preprocess_image(encoded, 0, settings), theirs[0, 0], err_msg=name)

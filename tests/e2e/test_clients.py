@@ -176,7 +176,7 @@ def test_statistics_count_what_the_models_did(client):
         client.embed_images(b"no image")
     after = settled_statistics(client)
     assert set(before) == set(ENSEMBLES) | {
-        "image_preprocess", "vision_encoder", "text_encoder", "similarity",
+        "admission", "image_preprocess", "vision_encoder", "text_encoder", "similarity",
     }  # fmt: skip
     ensemble, encoder = ((before[name], after[name]) for name in ("clip_image_embedding", "vision_encoder"))
     assert ensemble[1].requests == ensemble[0].requests + 1

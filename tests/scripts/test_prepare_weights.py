@@ -78,7 +78,9 @@ def test_a_client_finds_the_image_settings_where_it_sends_its_pixels(tmp_path, b
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     prepare(tmp_path, source=broken)
     served = (tmp_path / "image_preprocess" / "1" / "processor.json").read_text()
-    config = text_format.Parse((tmp_path / "vision_encoder" / "config.pbtxt").read_text(), ModelConfig())
+    config = text_format.Parse(
+        (tmp_path / "clip_pixel_embedding" / "config.pbtxt").read_text(), ModelConfig()
+    )
     told = config.parameters["processor"].string_value
     assert told == '{"convert_rgb":true,"crop":null,"resample":2,"resize":[200,240]}'
     assert json.loads(told) == json.loads(served)

@@ -117,7 +117,7 @@ def embed_images_call(images: Sequence[bytes]) -> Call[Embeddings]:
 
 def embed_pixels_call(pixels: npt.NDArray[np.uint8]) -> Call[Embeddings]:
     """Embed n images that were resized and cropped here, uint8 [n, 3, h, w]; see `embed_images_call`."""
-    model, output = _wire.VISION_ENCODER, _wire.IMAGE_EMBEDS
+    model, output = _wire.PIXEL_EMBEDDING, _wire.IMAGE_EMBEDS
     _check_size(pixels.nbytes, len(pixels))
     return Call(
         model=model,

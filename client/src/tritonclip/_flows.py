@@ -167,7 +167,7 @@ class Flows:
     def _vision(self) -> Flow[_info.VisionInfo]:
         """The checkpoint's image settings and its logit scale, asked for once."""
         if self._vision_info is None:
-            self._vision_info = _info.decode_vision((yield from _parameters(_wire.VISION_ENCODER)))
+            self._vision_info = _info.decode_vision((yield from _parameters(_wire.PIXEL_EMBEDDING)))
         return self._vision_info
 
     def _embed_labels(self, ranking: _codec.Ranking, *, warn: bool = True) -> Flow[Array]:

@@ -48,7 +48,7 @@ def decode_model_info(model: _wire.Model, parameters: Mapping[str, str]) -> Mode
 
 
 def decode_vision(parameters: Mapping[str, str]) -> VisionInfo:
-    """The parameters of `vision_encoder`'s configuration to what preprocessing here needs.
+    """The parameters of `clip_pixel_embedding`'s configuration to what preprocessing here needs.
 
     Raises:
         ModelNotReadyError: If one is missing or malformed.
@@ -59,7 +59,7 @@ def decode_vision(parameters: Mapping[str, str]) -> VisionInfo:
         raise ModelNotReadyError(
             f"its configuration has no parameter {error}; prepare the repository anew with "
             "prepare_weights.py, or use preprocess='server'",
-            model=_wire.VISION_ENCODER.name,
+            model=_wire.PIXEL_EMBEDDING.name,
         ) from error
     return VisionInfo(settings=PreprocessSettings.from_json(processor), logit_scale=logit_scale)
 

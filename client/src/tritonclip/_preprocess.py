@@ -1,7 +1,7 @@
 """Image inputs to pixel values in the client, bit for bit as the server's `image_preprocess` makes them.
 
 Spares the server the decoding, its dearest step, and the network the larger file. Nothing is normalised: that
-belongs to `vision_encoder`, which the pixels are sent to.
+belongs to the server's `vision_encoder`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class PreprocessSettings:
 
     @classmethod
     def from_json(cls, text: str) -> PreprocessSettings:
-        """The settings from the parameter `processor` of the server's `vision_encoder`.
+        """The settings from the parameter `processor` of the server's `clip_pixel_embedding`.
 
         Raises:
             ModelNotReadyError: If they are malformed. Write the repository anew, or preprocess on the server.
@@ -59,7 +59,7 @@ class PreprocessSettings:
             raise ModelNotReadyError(
                 f"the server's image settings are malformed ({reason}): {text[:200]!r}. Write its model "
                 "repository anew with scripts/prepare_weights.py, or let the server preprocess the images.",
-                model="vision_encoder",
+                model="clip_pixel_embedding",
             ) from error
 
 

@@ -43,7 +43,6 @@ TEXT_EMBEDS = Tensor("text_embeds", "FP32", (-1, -1))  # unit L2 norm
 ZERO_SHOT = Model("clip_zero_shot", (IMAGE, LABELS), (SCORES, LOGITS, TOKEN_COUNTS))
 IMAGE_EMBEDDING = Model("clip_image_embedding", (IMAGE,), (IMAGE_EMBEDS,))
 TEXT_EMBEDDING = Model("clip_text_embedding", (TEXT,), (TEXT_EMBEDS, TOKEN_COUNTS))
+PIXEL_EMBEDDING = Model("clip_pixel_embedding", (PIXEL_VALUES,), (IMAGE_EMBEDS,))
 
-VISION_ENCODER = Model("vision_encoder", (PIXEL_VALUES,), (IMAGE_EMBEDS,))  # for callers that preprocess
-
-PUBLIC_MODELS = (ZERO_SHOT, IMAGE_EMBEDDING, TEXT_EMBEDDING)
+PUBLIC_MODELS = (ZERO_SHOT, IMAGE_EMBEDDING, TEXT_EMBEDDING, PIXEL_EMBEDDING)

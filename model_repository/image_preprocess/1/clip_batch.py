@@ -14,6 +14,7 @@ import numpy as np
 
 from clip_groups import Elements, Outputs, RequestError, element
 from clip_images import ImageError
+from clip_times import Times, now_us
 
 Decode = Callable[[bytes, "np.ndarray | None"], np.ndarray]
 """As `ImageDecoder.decode`."""
@@ -51,7 +52,8 @@ class BatchDecoder:
         outputs = [self._allocate(len(group.items)) for group in groups]
         files = [file for group in groups for file in group.items]
         places = [place for output in outputs for place in output]
-        decoded = iter(self._decode_all(files, places))
+        starts = [start for group in groups for start in [_Start(group.times)] * len(group.items)]
+        decoded = iter(self._decode_all(files, places, starts))
         return [
             _join(group, [next(decoded) for _ in group.items], output)
             for group, output in zip(groups, outputs, strict=True)
@@ -63,15 +65,16 @@ class BatchDecoder:
         return np.empty((count, 3, *self._output_size), np.uint8)
 
     def _decode_all(
-        self, files: list[bytes], places: list[np.ndarray | None]
+        self, files: list[bytes], places: list[np.ndarray | None], starts: list[_Start]
     ) -> Iterator[np.ndarray | Exception]:
         gpu = self._gpu.decode(files, self._pool) if self._gpu else [None] * len(files)
-        return self._pool.map(self._decode_one, files, places, gpu)
+        return self._pool.map(self._decode_one, files, places, gpu, starts)
 
     def _decode_one(
-        self, file: bytes, place: np.ndarray | None, from_gpu: np.ndarray | None
+        self, file: bytes, place: np.ndarray | None, from_gpu: np.ndarray | None, start: _Start
     ) -> np.ndarray | Exception:
         try:
+            start.check()
             if from_gpu is None:
                 return self._decode(file, place)
             if place is None:
@@ -80,6 +83,18 @@ class BatchDecoder:
             return place
         except Exception as error:
             return error
+
+
+class _Start:
+    """Refuses a group whose first image's turn comes too late; a group once begun is finished."""
+
+    def __init__(self, times: Times) -> None:
+        self._times, self._begun = times, False
+
+    def check(self) -> None:
+        if not self._begun:
+            self._times.check(now_us())
+            self._begun = True
 
 
 def _join(

@@ -11,7 +11,9 @@ import triton_python_backend_utils as pb_utils
 from clip_batch import BatchDecoder, threads_of_instance
 from clip_groups import Elements, Parameters, read_elements
 from clip_images import ImageDecoder, ImageSettings, draft_ratio
+from clip_progress import Forecast, progress_file
 from clip_responder import Responder
+from clip_times import now_us
 
 
 class TritonPythonModel:
@@ -25,6 +27,8 @@ class TritonPythonModel:
         self._max_images = parameters.integer("max_images", minimum=1)
         self._max_request_bytes = parameters.integer("max_request_bytes", minimum=1)
         cores = len(os.sched_getaffinity(0))
+        instances = sum(group.get("count", 1) for group in config["instance_group"])
+        self._forecast = Forecast(progress_file(os.getppid(), args["model_version"]), instances)
         threads = parameters.integer("threads") or threads_of_instance(config["instance_group"], cores)
         content = (Path(__file__).parent / "processor.json").read_text(encoding="utf-8")
         settings = ImageSettings.from_dict(json.loads(content))
@@ -46,8 +50,13 @@ class TritonPythonModel:
         self._batches.close()
 
     def _parse(self, request: Any) -> Elements:
+        times = self._responder.times(request)
         tensor = pb_utils.get_input_tensor_by_name(request, "image").as_numpy()
-        return read_elements("image", tensor, max_count=self._max_images, max_bytes=self._max_request_bytes)
+        images = read_elements(
+            "image", tensor, max_count=self._max_images, max_bytes=self._max_request_bytes, times=times
+        )
+        self._forecast.admit(times, len(images.items), now_us())
+        return images
 
 
 def _gpu_decoder(parameters: Parameters, settings: ImageSettings, args: dict[str, str]) -> Any:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from clip_cache import LabelCache
@@ -54,8 +55,11 @@ class TritonPythonModel:
         return self._responder.answer(requests, self._parse, self._run)
 
     def _parse(self, request: Any) -> Elements:
+        times = self._responder.times(request)
         tensor = pb_utils.get_input_tensor_by_name(request, "text").as_numpy()
-        group = read_elements("label", tensor, max_count=self._max_labels, max_bytes=self._max_request_bytes)
+        group = read_elements(
+            "label", tensor, max_count=self._max_labels, max_bytes=self._max_request_bytes, times=times
+        )
         for position, text in enumerate(group.items):
             if text not in self._cache:  # what is held was found good before
                 check_label(text, position, tensor.shape, self._max_label_bytes)
@@ -69,7 +73,11 @@ class TritonPythonModel:
         sizes = [len(group.items) for group in groups]
         parts = zip(groups, split_rows(embeds, sizes), split_rows(token_counts, sizes), strict=True)
         return [
-            {"text_embeds": rows.reshape(*group.shape, -1), "token_counts": tokens.reshape(group.shape)}
+            {
+                "text_embeds": rows.reshape(*group.shape, -1),
+                "token_counts": tokens.reshape(group.shape),
+                "times": np.tile(np.array(group.times, np.int64), (group.shape[0], 1)),
+            }
             for group, rows, tokens in parts
         ]
 

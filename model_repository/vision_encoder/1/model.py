@@ -4,8 +4,9 @@ import clip_openmp  # noqa: F401  Before torch is.
 
 # isort: split
 import json
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,9 +15,18 @@ import triton_python_backend_utils as pb_utils
 from clip_encoder import Encoder, GraphEncoder, HostEncoder
 from clip_groups import Outputs, Parameters, RequestError, check_count, split_rows
 from clip_info import publish_model_info
+from clip_progress import ProgressWriter, progress_file
 from clip_responder import Responder
+from clip_times import Times, now_us
 from clip_tower import cpu_has_bfloat16, set_up_torch
 from clip_vision import VisionModel, load_vision_model
+
+
+class Pixels(NamedTuple):
+    """The images of a request: uint8 [rows, images, 3, size, size]."""
+
+    array: np.ndarray
+    times: Times
 
 
 class TritonPythonModel:
@@ -34,6 +44,8 @@ class TritonPythonModel:
         self._size: int = model.grid * model.patch
         self._encoder, execution = _build_encoder(model.to(device), device, directory, parameters)
         self._encoder.encode([np.zeros((1, 3, self._size, self._size), np.uint8)])
+        path = progress_file(os.getppid(), args["model_version"], args["model_instance_name"])
+        self._progress = ProgressWriter(path)
         precision = str(dtype).removeprefix("torch.")
         self._info = publish_model_info(pb_utils, args, directory, precision=precision, execution=execution)
 
@@ -41,7 +53,12 @@ class TritonPythonModel:
         """Answers all requests of a dynamic batch; a bad one alone gets an error."""
         return self._responder.answer(requests, self._parse, self._run)
 
-    def _parse(self, request: Any) -> np.ndarray:
+    def finalize(self) -> None:
+        """Withdraws the progress file."""
+        self._progress.close()
+
+    def _parse(self, request: Any) -> Pixels:
+        times = self._responder.times(request)
         pixels = pb_utils.get_input_tensor_by_name(request, "pixel_values").as_numpy()
         check_count("image", pixels.shape, self._max_images)
         if pixels.shape[2:] != (3, self._size, self._size):
@@ -49,15 +66,19 @@ class TritonPythonModel:
                 f"pixel_values have shape {list(pixels.shape)}; "
                 f"this model takes [rows, images, 3, {self._size}, {self._size}]"
             )
-        return pixels
+        return Pixels(pixels, times)
 
-    def _run(self, groups: list[np.ndarray]) -> list[Outputs | Exception]:
-        images = [group.reshape(-1, *group.shape[2:]) for group in groups]
-        embeds = self._encoder.encode(images)
-        parts = split_rows(embeds, [len(part) for part in images])
+    def _run(self, groups: list[Pixels]) -> list[Outputs | Exception]:
+        images = [group.array.reshape(-1, *group.array.shape[2:]) for group in groups]
+        counts = [len(part) for part in images]
+        self._progress.begin(max(group.times.arrival_us for group in groups), sum(counts), now_us())
+        try:
+            embeds = self._encoder.encode(images)
+        finally:
+            self._progress.end(now_us())
         return [
-            {"image_embeds": part.reshape(*group.shape[:2], -1)}
-            for group, part in zip(groups, parts, strict=True)
+            {"image_embeds": part.reshape(*group.array.shape[:2], -1)}
+            for group, part in zip(groups, split_rows(embeds, counts), strict=True)
         ]
 
 

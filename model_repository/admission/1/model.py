@@ -1,0 +1,48 @@
+"""Triton model `admission`: stamps a request's arrival, and refuses at the door."""
+
+import json
+import os
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from clip_admission import Limits, stamp
+from clip_groups import Outputs, Parameters
+from clip_responder import Responder
+from clip_times import RefusedError, now_us
+
+DRAIN_FILE = "TRITONCLIP_DRAIN_FILE"
+
+
+class TritonPythonModel:
+    """Inputs, outputs and parameters stand in `config.pbtxt`."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Reads the limits."""
+        self._responder = Responder(pb_utils, args, publish_executing=False)
+        parameters = Parameters(json.loads(args["model_config"]))
+        self._limits = Limits(
+            parameters.integer("queue_budget_ms", minimum=1),
+            parameters.integer("default_deadline_ms", minimum=1),
+        )
+        self._drain_file = os.environ.get(DRAIN_FILE, "")
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answers all requests of a dynamic batch; a bad one alone gets an error."""
+        self._draining = bool(self._drain_file) and os.path.exists(self._drain_file)
+        return self._responder.answer(requests, self._parse, list)
+
+    def _parse(self, request: Any) -> Outputs:
+        if self._draining:
+            raise RefusedError(
+                "draining", "draining: this server is about to stop and takes no new work; try another"
+            )
+        rows = _rows(request)
+        return {"times": stamp(request.parameters(), rows, self._limits, now_us())}
+
+
+def _rows(request: Any) -> int:
+    tensors = (pb_utils.get_input_tensor_by_name(request, name) for name in ("content", "pixel_values"))
+    shapes = [np.shape(tensor.as_numpy()) for tensor in tensors if tensor is not None]
+    return shapes[0][0]
