@@ -25,15 +25,21 @@ def bytes_tensor(*rows: list[bytes]) -> np.ndarray:
     return tensor
 
 
-def infer(server: EmbeddedTriton, protocol: str, model: str, **tensors: np.ndarray) -> dict[str, np.ndarray]:
-    """Sends the tensors as they are and returns the outputs by name."""
+def infer(
+    server: EmbeddedTriton,
+    protocol: str,
+    model: str,
+    parameters: dict[str, Any] | None = None,
+    **tensors: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """Sends the tensors and request parameters as they are, and returns the outputs by name."""
     module = {"grpc": tritonclient.grpc, "http": tritonclient.http}[protocol]
     with module.InferenceServerClient({"grpc": server.grpc_url, "http": server.http_url}[protocol]) as client:
         inputs = []
         for name, tensor in tensors.items():
             inputs.append(module.InferInput(name, list(tensor.shape), np_to_triton_dtype(tensor.dtype)))
             inputs[-1].set_data_from_numpy(tensor)
-        result = client.infer(model, inputs)
+        result = client.infer(model, inputs, parameters=parameters)
         reply = result.get_response()
         names = (
             [one["name"] for one in reply["outputs"]]

@@ -28,15 +28,17 @@ class Times(NamedTuple):
     """A request's times in microseconds."""
 
     arrival_us: int
-    start_by_us: int
-    """The end of the queue budget: work that has not begun by then is refused."""
+    budget_us: int
+    """How long it may wait, all steps together, for work on it to begin."""
     deadline_us: int
-    """The caller waits no longer."""
+    """The clock's time from which on its caller does not wait."""
+    worked_us: int = 0
+    """What steps before this one worked, which takes nothing of the budget."""
 
     @property
     def latest_start_us(self) -> int:
         """When it is too late to begin."""
-        return min(self.start_by_us, self.deadline_us)
+        return min(self.arrival_us + self.budget_us + self.worked_us, self.deadline_us)
 
     def check(self, now: int, ahead_us: int = 0) -> None:
         """Refuses the request where its work would begin too late.
@@ -51,24 +53,31 @@ class Times(NamedTuple):
         start = now + ahead_us
         if start <= self.latest_start_us:
             return
-        waited = f"the request has waited {(now - self.arrival_us) / 1000:.0f} ms"
+        waited = f"the request has waited {(now - self.arrival_us - self.worked_us) / 1000:.0f} ms"
         if ahead_us:
             waited += f" and about {ahead_us / 1000:.0f} ms of work is before it"
         if start > self.deadline_us:
-            limit_ms = (self.deadline_us - self.arrival_us) / 1000
+            given_ms = (self.deadline_us - self.arrival_us) / 1000
             over = "passed" if now > self.deadline_us else "cannot be met"
             raise RefusedError(
-                "deadline", f"deadline {over}: {waited}, its caller waits {limit_ms:.0f} ms (deadline_ms)"
+                "deadline", f"deadline {over}: {waited}, its caller gave it {given_ms:.0f} ms (deadline_ms)"
             )
-        limit_ms = (self.start_by_us - self.arrival_us) / 1000
+        budget_ms = self.budget_us / 1000
         raise RefusedError(
             "overload",
-            f"overloaded: {waited}, the queue budget is {limit_ms:.0f} ms (admission.queue_budget_ms); "
-            "try again later",
+            f"overloaded: {waited}, the queue budget is {budget_ms:.0f} ms (admission.queue_budget_ms)",
         )
 
+    def after_work(self, took_us: int) -> Times:
+        """The times for the next step, once this one has worked for so long."""
+        return self._replace(worked_us=self.worked_us + took_us)
 
-UNLIMITED = Times(0, 2**62, 2**62)
+    def tensor(self, rows: int) -> np.ndarray:
+        """The same in each row: int64 [rows, 4]."""
+        return np.tile(np.array(self, np.int64), (rows, 1))
+
+
+UNLIMITED = Times(0, 2**61, 2**61)
 """Of requests that did not come through `admission`."""
 
 
@@ -81,8 +90,9 @@ def read_times(tensor: np.ndarray | None) -> Times:
     """The times of a request.
 
     Args:
-        tensor: int64 [rows, 3], equal rows; None where the request has none.
+        tensor: int64 [rows, 4], equal rows; None where the request has none.
     """
     if tensor is None or not tensor.size:
         return UNLIMITED
-    return Times(*map(int, tensor.reshape(-1, 3)[0]))
+    # Callers of a single model may send anything: sums must stay within int64.
+    return Times(*(min(max(int(time_us), 0), 2**61) for time_us in tensor.reshape(-1, 4)[0]))

@@ -141,6 +141,14 @@ def test_too_large_is_the_callers_fault() -> None:
         assert "fewer" in error.message
 
 
+@pytest.mark.parametrize("text", ["overloaded: the request has waited", "deadline passed: x", "draining: x"])
+def test_a_refusing_server_is_there_and_its_address_right(text: str) -> None:
+    refusal = InferenceServerException(f"in ensemble 'clip_zero_shot', {text}", "StatusCode.UNAVAILABLE")
+    error = mapped(refusal)
+    assert isinstance(error, ServerUnavailableError)
+    assert error.message == f"{text}. Try again later."
+
+
 def test_restricted_is_not_retried() -> None:
     text = "This protocol is restricted, expecting header 'triton-grpc-protocol-key'"
     error = mapped(InferenceServerException(text, status="StatusCode.UNAVAILABLE"))

@@ -17,8 +17,8 @@ MS = 1000
 def test_stamp_puts_the_same_times_into_each_row():
     found = stamp(json.dumps({"deadline_ms": 80, "other": "x"}), 3, LIMITS, now_us=7)
     assert found.dtype == np.int64
-    assert found.tolist() == [[7, 500_007, 80_007]] * 3
-    assert read_times(found) == Times(7, 500_007, 80_007)
+    assert found.tolist() == [[7, 500_000, 80_007, 0]] * 3
+    assert read_times(found) == Times(7, 500_000, 80_007)
 
 
 @pytest.mark.parametrize("parameters", ["", "{}", '{"other": 1}'])
@@ -62,7 +62,7 @@ def test_work_may_begin_within_the_budget(now_ms):
             2001,
             0,
             "deadline",
-            "deadline passed: the request has waited 2001 ms, its caller waits 2000",
+            "deadline passed: the request has waited 2001 ms, its caller gave it 2000",
         ),
         (Times(0, 500 * MS, 50 * MS), 10, 41, "deadline", "deadline cannot be met: .*10 ms and about 41 ms"),
     ],
@@ -75,7 +75,13 @@ def test_work_is_refused_that_would_begin_too_late(times, now_ms, ahead_ms, reas
 
 def test_requests_that_did_not_pass_admission_have_no_limits():
     assert read_times(None) == UNLIMITED
-    UNLIMITED.check(2**61)
+    UNLIMITED.check(2**60)
+
+
+def test_times_that_a_caller_invented_stay_within_bounds():
+    found = read_times(np.array([[2**63 - 1] * 4, [0] * 4], np.int64))
+    assert found.after_work(2**40).tensor(1).dtype == np.int64
+    assert read_times(np.array([[-5] * 4], np.int64)) == Times(0, 0, 0, 0)
 
 
 @pytest.fixture
@@ -88,7 +94,7 @@ def encoder(tmp_path):
 
 
 def arriving(ms):
-    return Times(ms * MS, (ms + 500) * MS, (ms + 2000) * MS)
+    return Times(ms * MS, 500 * MS, (ms + 2000) * MS)
 
 
 def test_the_wait_is_what_was_handed_on_and_not_taken_up(tmp_path, encoder):
@@ -153,3 +159,12 @@ def test_instances_are_found_when_they_start_and_forgotten_when_they_end(tmp_pat
     writer.close()
     assert not list(tmp_path.iterdir())
     assert forecast.ahead_us(2000 * MS) == 0
+
+
+def test_work_takes_nothing_of_the_queue_budget():
+    later = TIMES.after_work(300 * MS)
+    later.check(800 * MS)
+    with pytest.raises(RefusedError, match="has waited 501 ms, the queue budget is 500 ms"):
+        later.check(801 * MS)
+    assert later.deadline_us == TIMES.deadline_us
+    assert read_times(later.tensor(2)) == later

@@ -30,6 +30,9 @@ _ONE_INPUT = re.compile(
 # The texts of gRPC, and of this module, for a connection that was not made or did not last.
 _NO_CONNECTION = re.compile(r"all backends|handshake|\bconnect(?:ion)?\b|socket closed", re.IGNORECASE)
 _TOO_LARGE = re.compile(r".*message larger than max")
+_REFUSED = re.compile(
+    r"(?:overloaded|deadline (?:passed|cannot be met)|draining): "
+)  # by the model `admission`
 # Texts of Triton itself: the codec always sends the same tensors, so it is the deployment that differs.
 _OTHER_TENSORS = re.compile(
     r"unexpected inference (?:input|output)"
@@ -202,4 +205,6 @@ def _message(kind: type[TritonClipError], status: str, text: str, timeout_s: flo
         return f"{text}. The server holds another version of the model repository than this client needs."
     bad = _ONE_INPUT.match(text) if kind is InvalidInputError else None
     advice = f"Correct this {bad[1]}, or leave it out." if bad else _ADVICE.get(kind)
+    if kind is ServerUnavailableError and _REFUSED.match(text):
+        advice = "Try again later."
     return f"{text.rstrip('.')}. {advice}" if advice else text

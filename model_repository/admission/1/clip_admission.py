@@ -24,7 +24,7 @@ class Limits(NamedTuple):
 
 
 def stamp(parameters: str, rows: int, limits: Limits, now_us: int) -> np.ndarray:
-    """The request's times, the same in each row: int64 [rows, 3], as `clip_times.Times`.
+    """The request's times, the same in each row: int64 [rows, 4], as `clip_times.Times`.
 
     Args:
         parameters: The request's parameters as JSON.
@@ -42,8 +42,7 @@ def stamp(parameters: str, rows: int, limits: Limits, now_us: int) -> np.ndarray
             "deadline", f"deadline passed: the request came with {deadline_ms:g} ms left ({DEADLINE_MS})"
         )
     deadline_us = now_us + int(deadline_ms * 1000)
-    times = Times(now_us, now_us + limits.queue_budget_ms * 1000, deadline_us)
-    return np.tile(np.array(times, np.int64), (rows, 1))
+    return Times(now_us, limits.queue_budget_ms * 1000, deadline_us).tensor(rows)
 
 
 def read_deadline(parameters: str, default_ms: float) -> float:

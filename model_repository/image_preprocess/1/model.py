@@ -9,7 +9,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from clip_batch import BatchDecoder, threads_of_instance
-from clip_groups import Elements, Parameters, read_elements
+from clip_groups import Elements, Outputs, Parameters, read_elements
 from clip_images import ImageDecoder, ImageSettings, draft_ratio
 from clip_progress import Forecast, progress_file
 from clip_responder import Responder
@@ -43,7 +43,7 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answers all requests of a dynamic batch; a bad one alone gets an error."""
-        return self._responder.answer(requests, self._parse, self._batches.run)
+        return self._responder.answer(requests, self._parse, self._run)
 
     def finalize(self) -> None:
         """Ends the threads."""
@@ -57,6 +57,15 @@ class TritonPythonModel:
         )
         self._forecast.admit(times, len(images.items), now_us())
         return images
+
+    def _run(self, groups: list[Elements]) -> list[Outputs | Exception]:
+        began_us = now_us()
+        outcomes = self._batches.run(groups)
+        took_us = now_us() - began_us
+        for group, outcome in zip(groups, outcomes, strict=True):
+            if not isinstance(outcome, Exception):
+                outcome["times"] = group.times.after_work(took_us).tensor(group.shape[0])
+        return outcomes
 
 
 def _gpu_decoder(parameters: Parameters, settings: ImageSettings, args: dict[str, str]) -> Any:

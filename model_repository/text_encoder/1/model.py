@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from clip_cache import LabelCache
@@ -16,6 +15,7 @@ from clip_info import publish_model_info
 from clip_labels import CacheCounts, LabelEmbedder, check_label, read_label_file
 from clip_responder import Responder
 from clip_text import TextEncoder, TextTokenizer, load_text_model
+from clip_times import now_us
 from clip_tower import set_up_torch
 
 PRELOADED_LABELS = "preload_labels.txt"
@@ -66,17 +66,19 @@ class TritonPythonModel:
         return group
 
     def _run(self, groups: list[Elements]) -> list[Outputs | Exception]:
+        began_us = now_us()
         embeds, token_counts, counts = self._embedder.embed(
             [text for group in groups for text in group.items]
         )
         self._count(counts)
+        took_us = now_us() - began_us
         sizes = [len(group.items) for group in groups]
         parts = zip(groups, split_rows(embeds, sizes), split_rows(token_counts, sizes), strict=True)
         return [
             {
                 "text_embeds": rows.reshape(*group.shape, -1),
                 "token_counts": tokens.reshape(group.shape),
-                "times": np.tile(np.array(group.times, np.int64), (group.shape[0], 1)),
+                "times": group.times.after_work(took_us).tensor(group.shape[0]),
             }
             for group, rows, tokens in parts
         ]
