@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -197,6 +198,11 @@ def _read_tensors(files: CheckpointFiles) -> dict[str, torch.Tensor]:
                 tensors |= load_file(path)
             else:
                 tensors |= torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:  # also of a file that holds code to be run
+            raise CheckpointError(
+                f"'{files.source}': {path.name} holds other things than tensors, or is damaged; "
+                "take a checkpoint in safetensors format"
+            ) from error
         except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
             raise CheckpointError(
                 f"'{files.source}': {path.name} is damaged or incomplete ({error}); fetch it again"

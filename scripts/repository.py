@@ -34,8 +34,10 @@ SHARED_HELPERS = {
 """What each Python model takes from `model_repository/common/`."""
 ENSEMBLES = ("clip_zero_shot", "clip_image_embedding", "clip_text_embedding", "clip_pixel_embedding")
 MODELS = (*SHARED_HELPERS, *ENSEMBLES)
-SIZES = ("instances", "max_batch_size")
+SIZES = ("instances", "max_batch_size", "priority_levels")
 """What `config.pbtxt` says of a Python model outside its parameters and a deployment may want otherwise."""
+LEAST_INSTANCES_FOR_PRIORITIES = 4
+"""With fewer, Triton's batcher stalls for 500 ms now and then (`scripts/BENCHMARKS.md`)."""
 MANIFEST = "manifest.json"
 PRELOADED_LABELS = "preload_labels.txt"
 STAGING_PREFIX = ".staging-"
@@ -63,6 +65,11 @@ def check_parameters(parameters: Mapping[str, Mapping[str, str]]) -> None:
                 raise RepositoryError(f"{model} has no parameter '{name}'; it has {names}")
             if name in SIZES and not (value.isascii() and value.isdigit() and int(value) > 0):
                 raise RepositoryError(f"{model}.{name} must be a whole number of at least 1, not '{value}'")
+        if "priority_levels" in changes and int(changes.get("instances", 1)) < LEAST_INSTANCES_FOR_PRIORITIES:
+            raise RepositoryError(
+                f"{model}.priority_levels needs {model}.instances={LEAST_INSTANCES_FOR_PRIORITIES} or more: "
+                "with fewer, Triton's batcher stalls for half a second now and then"
+            )
 
 
 def fingerprint(checkpoint_key: str, parameters: Mapping[str, Mapping[str, str]], labels: Path | None) -> str:
@@ -172,6 +179,9 @@ def _configuration(model: str, checkpoint: Checkpoint, changes: Mapping[str, str
             config.instance_group[0].count = int(value)
         elif name == "max_batch_size":
             config.max_batch_size = int(value)
+        elif name == "priority_levels":
+            config.dynamic_batching.priority_levels = int(value)
+            config.dynamic_batching.default_priority_level = int(value) // 2 + 1
         else:
             config.parameters[name].string_value = value
     return str(text_format.MessageToString(config, as_utf8=True))

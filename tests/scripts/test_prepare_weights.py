@@ -151,6 +151,14 @@ def test_instances_and_batch_sizes_are_changed_where_asked(tmp_path):
     assert "instances" not in preprocess.parameters
 
 
+def test_priority_levels_are_a_queue_policy_of_the_model(tmp_path):
+    output = tmp_path / "models"
+    prepare(output, "--set", "vision_encoder.instances=4", "--set", "vision_encoder.priority_levels=2")
+    text = (output / "vision_encoder" / "config.pbtxt").read_text()
+    batching = text_format.Parse(text, ModelConfig()).dynamic_batching
+    assert (batching.priority_levels, batching.default_priority_level) == (2, 2)
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -158,6 +166,7 @@ def test_instances_and_batch_sizes_are_changed_where_asked(tmp_path):
         ("encoder.x=1", "no model 'encoder'"),
         ("vision_encoder.instances=0", "vision_encoder.instances must be a whole number of at least 1"),
         ("similarity.max_batch_size=many", "similarity.max_batch_size must be a whole number"),
+        ("vision_encoder.priority_levels=2", "priority_levels needs vision_encoder.instances=4 or more"),
     ],
 )
 def test_unknown_parameters_are_refused(tmp_path, setting, message):

@@ -106,6 +106,7 @@ _BY_STATUS: dict[str, type[TritonClipError]] = {
     "INVALID_ARGUMENT": InvalidInputError,
     "400": InvalidInputError,
     "413": InvalidInputError,
+    "415": InvalidInputError,
     "UNAUTHENTICATED": AccessDeniedError,
     "PERMISSION_DENIED": AccessDeniedError,
     "401": AccessDeniedError,
