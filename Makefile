@@ -1,5 +1,8 @@
-# make demo: classify the sample images on a real Triton.   make test: run all tests.
+# make demo: classify the sample images on a real Triton.   make test: run all tests but the slow ones.
 # make serve: serve until Ctrl-C.   make check: format, lint, types.   make format: mend what check finds in style.
+# make faults: break servers in every way, and see them recover.
+# make loadtest: load a server with many callers, in a minute; see loadtest/README.md.
+# make soak MINUTES=20: load a server for a while, and see that nothing in it grows.
 # make benchmark: measure the system against others, in about 20 minutes.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.10 python3; do \
 	command -v $$python >/dev/null && $$python -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' \
@@ -8,10 +11,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CHECKPOINT ?= scripts/demo/checkpoint
 REPOSITORY ?= build/repositories/$(subst /,--,$(CHECKPOINT))
+EXAMPLES ?= 15000
 INSTALLED := $(VENV)/.installed
+# How long a soak lasts.
+MINUTES ?= 20
+# Thresholds and further options of loadtest/run.py.
+LOADTEST ?= --max-p99-ms 2000 --min-rate 1
 MODELS := admission image_preprocess vision_encoder text_encoder similarity
 
-.PHONY: install demo serve test benchmark check format clean
+.PHONY: install demo serve test fuzz faults loadtest soak benchmark check format clean
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt client/pyproject.toml
@@ -30,7 +38,21 @@ serve: install
 	@exec $(BIN)/python scripts/serve.py $(REPOSITORY)
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+# EXAMPLES=30000 FUZZ_SEED=1 make fuzz: so many inputs, those of that seed.
+fuzz: install
+	FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/fuzz -m slow -rP
+
+faults: install
+	$(BIN)/python -m pytest tests/faults
+
+loadtest: install
+	@$(BIN)/python scripts/prepare_weights.py $(CHECKPOINT) --output $(REPOSITORY) --force --set vision_encoder.compile=off
+	@$(BIN)/python loadtest/run.py --repository $(REPOSITORY) $(LOADTEST)
+
+soak: install
+	@$(BIN)/python loadtest/soak.py --minutes $(MINUTES)
 
 benchmark: install
 	$(BIN)/python scripts/benchmark.py
@@ -40,6 +62,7 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict client/src
 	MYPYPATH=client/src:scripts/demo $(BIN)/mypy --no-incremental scripts/*.py scripts/demo/*.py scripts/benchmarks/*.py
+	MYPYPATH=client/src:scripts $(BIN)/mypy --no-incremental loadtest/*.py
 	for model in $(MODELS); do \
 		MYPYPATH=model_repository/common $(BIN)/mypy --no-incremental model_repository/$$model/1/*.py || exit 1; done
 
