@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import click
 
-from triton_launcher import EmbeddedTriton, LaunchError, ServerOptions
+from supervision import SupervisorOptions
+from supervisor import GaveUpError, Supervisor
+from tls_files import TlsFiles
+from triton_launcher import ADMIN_KEY_VARIABLE, EmbeddedTriton, LaunchError, ServerOptions
+
+EXIT_FAILED, EXIT_GAVE_UP = 1, 3
 
 
 class _Stop(BaseException):
@@ -23,28 +31,77 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     raise _Stop(signal.Signals(number).name)
 
 
+def _supervision(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of the supervisor, which the command gets as `supervision`; None switches it off."""
+    default = SupervisorOptions()
+    options = {
+        "interval_s": ("--probe-interval", "Seconds between two true inferences that watch the server."),
+        "probe_timeout_s": ("--probe-timeout", "Seconds that one may take."),
+        "failures": ("--probe-failures", "So many failures in a row restart the server."),
+        "stall_s": ("--stall-timeout", "Seconds without a finished request, while some wait, restart it."),
+        "max_restarts": ("--max-restarts", "Give up, with exit code 3, where more are needed ..."),
+        "window_s": ("--restart-window", "... within so many seconds."),
+    }
+
+    @functools.wraps(command)
+    def gathered(*, supervise: bool, **values: Any) -> Any:
+        chosen = SupervisorOptions(**{name: values.pop(name) for name in options})
+        return command(**values, supervision=chosen if supervise else None)
+
+    for name, (flag, text) in reversed(options.items()):
+        value = getattr(default, name)
+        kind = click.IntRange(min=1) if isinstance(value, int) else click.FloatRange(min=0, min_open=True)
+        gathered = click.option(flag, name, type=kind, default=value, show_default=True, help=text)(gathered)
+    switch = click.option("--supervise/--no-supervise", default=True, help="Restart a dead or stuck server.")
+    return switch(gathered)
+
+
+def _tls(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of TLS, which the command gets as `tls`; None where there are none."""
+    path = click.Path(path_type=Path)
+
+    @click.option("--tls-cert", type=path, help="gRPC with TLS: the server's certificate, a PEM file ...")
+    @click.option("--tls-key", type=path, help="... and its key.")
+    @click.option("--tls-client-ca", type=path, help="Ask callers for a certificate of this authority.")
+    @functools.wraps(command)
+    def gathered(
+        *, tls_cert: Path | None, tls_key: Path | None, tls_client_ca: Path | None, **values: Any
+    ) -> Any:
+        if tls_cert is not None and tls_key is not None:
+            return command(**values, tls=TlsFiles(tls_cert, tls_key, tls_client_ca))
+        if tls_cert or tls_key or tls_client_ca:
+            raise click.UsageError("TLS needs both --tls-cert and --tls-key.")
+        return command(**values, tls=None)
+
+    return gathered
+
+
 @click.command()
 @click.argument("repository", type=click.Path(path_type=Path))
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind; keep it on loopback.")
 @click.option("--http-port", default=8000, show_default=True, help="0 picks a free port.")
 @click.option("--grpc-port", default=8001, show_default=True, help="0 picks a free port.")
 @click.option("--metrics-port", default=8002, show_default=True, help="0 picks a free port.")
-@click.option(
-    "--admin-key", envvar="TRITONCLIP_ADMIN_KEY", help="Opens the closed endpoints; random by default."
-)
+@click.option("--http-host", help="Address of HTTP and metrics; as --host, or loopback with TLS.")
+@_tls
+@click.option("--admin-key", envvar=ADMIN_KEY_VARIABLE, help="Opens the closed endpoints; random by default.")
 @click.option("--start-timeout", default=300.0, show_default=True, help="Seconds for the models to load.")
 @click.option(
     "--drain-timeout", default=30.0, show_default=True, help="Seconds to wait for requests inside at a stop."
 )
+@_supervision
 def main(
     repository: Path,
     host: str,
     http_port: int,
     grpc_port: int,
     metrics_port: int,
+    http_host: str | None,
+    tls: TlsFiles | None,
     admin_key: str | None,
     start_timeout: float,
     drain_timeout: float,
+    supervision: SupervisorOptions | None,
 ) -> None:
     """Serves REPOSITORY in the foreground until Ctrl-C or SIGTERM; the log goes to standard error."""
     options = ServerOptions(
@@ -52,6 +109,8 @@ def main(
         http_port=http_port,
         grpc_port=grpc_port,
         metrics_port=metrics_port,
+        http_host=http_host,
+        tls=tls,
         admin_key=admin_key,
         start_timeout_s=start_timeout,
         drain_timeout_s=drain_timeout,
@@ -62,14 +121,20 @@ def main(
     try:
         with server:
             click.echo(f"ready: grpc {server.grpc_url}, http {server.http_url}, metrics {server.metrics_url}")
+            if supervision is not None:
+                Supervisor(server, supervision, _say).run()
             code = server.wait()
         click.echo(f"error: tritonserver ended by itself with code {code}", err=True)
-        sys.exit(1)
+        sys.exit(EXIT_FAILED)
     except _Stop as stop:
         click.echo(f"stopped on {stop}")
-    except LaunchError as error:
+    except (LaunchError, GaveUpError) as error:
         click.echo(f"error: {error}", err=True)
-        sys.exit(1)
+        sys.exit(EXIT_GAVE_UP if isinstance(error, GaveUpError) else EXIT_FAILED)
+
+
+def _say(text: str) -> None:
+    click.echo(f"supervisor: {text}", err=True)
 
 
 if __name__ == "__main__":

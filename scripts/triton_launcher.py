@@ -12,7 +12,6 @@ import importlib.util
 import os
 import re
 import secrets
-import signal
 import socket
 import subprocess
 import sys
@@ -27,16 +26,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from tls_files import TlsError, TlsFiles
+from triton_processes import end, kill, stubs, unsent_bytes
+from triton_work import Work, inside, read_work
+
 ADMIN_PROTOCOLS = "shared-memory,model-repository,trace,logging"
 SHARED_MEMORY = Path("/dev/shm")
 REGION_PATTERN = "triton_python_backend_shm_region_*"
 DOCKER_HINT = "run the same model repository in NVIDIA's container instead (see README.md, Deploy)"
 LOG_LINES_KEPT = 2000
-STUB_END_S = 5.0
-COUNTER = re.compile(r"^nv_(?:inference|ensemble)\w*(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
-INSIDE = re.compile(
-    r"^(?:nv_inference_pending_request_count|tritonclip_requests_executing)\{[^}]*\} (\S+)$", re.MULTILINE
-)
+LOOPBACK = "127.0.0.1"
+ADMIN_KEY_VARIABLE = "TRITONCLIP_ADMIN_KEY"
+DRAIN_VARIABLE = "TRITONCLIP_DRAIN_FILE"
+QUIET_S = 0.5
+METRICS_TIMEOUT_S = 10.0
 
 
 class LaunchError(RuntimeError):
@@ -52,11 +55,13 @@ class ServerOptions:
         http_port: 0 picks a free port, as for the two others.
         grpc_port: See `http_port`.
         metrics_port: See `http_port`.
+        http_host: Address of HTTP and metrics; `host` where None, but loopback with `tls`, which covers
+            neither.
+        tls: The files of TLS for gRPC; None speaks in the clear.
         admin_key: Opens the closed endpoints (header `admin-key`); a random one where None.
         start_timeout_s: How long the models may take to load.
         drain_timeout_s: How long a stop waits for requests inside the server.
-        exit_timeout_s: How long Triton may take to end once drained; it waits that long for idle HTTP
-            connections.
+        exit_timeout_s: How long Triton may take to end where it is not drained.
         flags: Further flags of `tritonserver` by name, without the dashes; they come last.
     """
 
@@ -64,6 +69,8 @@ class ServerOptions:
     http_port: int = 8000
     grpc_port: int = 8001
     metrics_port: int = 8002
+    http_host: str | None = None
+    tls: TlsFiles | None = None
     admin_key: str | None = None
     start_timeout_s: float = 300.0
     drain_timeout_s: float = 30.0
@@ -141,18 +148,26 @@ def free_port(host: str) -> int:
         return int(probe.getsockname()[1])
 
 
+def _address(host: str, port: int) -> str:
+    return f"{host}:{port or free_port(host)}"
+
+
 def remove_stale_regions() -> list[str]:
     """Removes shared-memory regions of dead servers: those of this user that no process has mapped.
 
     Returns:
         The names of the regions removed.
     """
+    # Listed before it is known what is mapped: a server that starts meanwhile maps what it makes at once.
+    found = list(SHARED_MEMORY.glob(REGION_PATTERN))
     mapped = "".join(_memory_maps())
-    stale = [path for path in SHARED_MEMORY.glob(REGION_PATTERN) if path.name not in mapped]
-    own = [path for path in stale if path.stat().st_uid == os.getuid()]
-    for path in own:
-        path.unlink(missing_ok=True)
-    return [path.name for path in own]
+    removed = []
+    for path in found:
+        with contextlib.suppress(FileNotFoundError):  # another launcher may be at it too
+            if path.name not in mapped and path.stat().st_uid == os.getuid():
+                path.unlink()
+                removed.append(path.name)
+    return removed
 
 
 def _memory_maps() -> Iterator[str]:
@@ -178,18 +193,22 @@ class EmbeddedTriton:
     ) -> None:
         self.options = options or ServerOptions()
         self.repository = repository
-        self.http_url = self._address(self.options.http_port)
-        self.grpc_url = self._address(self.options.grpc_port)
-        self.metrics_url = self._address(self.options.metrics_port)
+        self._http_host = self.options.http_host or (LOOPBACK if self.options.tls else self.options.host)
+        self.http_url = _address(self._http_host, self.options.http_port)
+        self.grpc_url = _address(self.options.host, self.options.grpc_port)
+        self.metrics_url = _address(self._http_host, self.options.metrics_port)
         self.admin_key = self.options.admin_key or secrets.token_hex(16)
         self._on_line = on_line or (lambda line: None)
         self._log: deque[str] = deque(maxlen=LOG_LINES_KEPT)
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._scratch = contextlib.ExitStack()
+        self._drain_file: Path | None = None
 
-    def _address(self, port: int) -> str:
-        return f"{self.options.host}:{port or free_port(self.options.host)}"
+    @property
+    def probe_url(self) -> str:
+        """Where this machine reaches the server without certificates: over HTTP, if gRPC has TLS."""
+        return f"http://{self.http_url}" if self.options.tls else self.grpc_url
 
     @property
     def log(self) -> list[str]:
@@ -215,13 +234,15 @@ class EmbeddedTriton:
                 f"{self.repository} is no model repository: write one with scripts/prepare_weights.py"
             )
         installation = find_installation()
+        self._check_tls()
         self._refuse_used_ports()
         remove_stale_regions()
         backends = Path(self._scratch.enter_context(tempfile.TemporaryDirectory(prefix="tritonclip-")))
+        self._drain_file = backends / "drain"
         _link_backend(installation, backends / "python")
         self._process = subprocess.Popen(
             self._command(installation, backends),
-            env=_environment(installation),
+            env={**_environment(installation), DRAIN_VARIABLE: str(self._drain_file)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -243,23 +264,46 @@ class EmbeddedTriton:
             raise LaunchError("the server was not started")
         return self._process.wait()
 
-    def stop(self, drain: bool = True) -> None:
-        """Waits for the requests inside (unless `drain` is False), ends the server, and cleans up after it.
+    @property
+    def exit_code(self) -> int | None:
+        """Of a server that ended by itself; None while it runs."""
+        return None if self._process is None else self._process.poll()
 
-        Does nothing where no server runs. Callers should have stopped sending: the embedded release cannot
-        refuse new requests while it finishes old ones, and drops what is inside an ensemble once it is told
-        to end.
+    def stubs(self) -> dict[int, str]:
+        """The process id of each model instance that runs, and its model."""
+        return stubs(self.pid)
+
+    def work(self, timeout_s: float = METRICS_TIMEOUT_S) -> dict[str, Work]:
+        """What is inside each model, and what it has done."""
+        return read_work(self.metrics(timeout_s))
+
+    def stop(self, drain: bool = True) -> None:
+        """Refuses new requests, waits for those inside (unless `drain` is False), ends the server, cleans up.
+
+        Does nothing where no server runs. While it drains, the model `admission` refuses requests as
+        UNAVAILABLE, so that callers go elsewhere or come again. A drained server has nothing left to do and
+        is killed, so that its port closes at once; its last traces are not sent. Triton's own end would drop
+        what is inside an ensemble, and for seconds tell callers that there is no such model.
         """
-        process, self._process = self._process, None
+        drained = drain and self.exit_code is None and self._process is not None
+        if drained:
+            self._drain(self.options.drain_timeout_s)
+        self._clean_up(kill if drained else lambda process: end(process, self.options.exit_timeout_s))
+
+    def kill(self) -> None:
+        """Ends the server at once, whatever is inside, and cleans up after it; `start` may follow."""
+        self._clean_up(kill)
+
+    def _clean_up(self, end_by: Callable[[subprocess.Popen[str]], None]) -> None:
+        process = self._process
         if process is not None:
-            if drain and process.poll() is None:
-                self._drain()
-            _end(process, self.options.exit_timeout_s)
+            end_by(process)
             if self._reader is not None:
                 self._reader.join(timeout=5)
             if process.stdout is not None:
                 process.stdout.close()
             remove_stale_regions()
+        self._process = None  # at last, so that a stop that was interrupted can be repeated
         self._scratch.close()
 
     def __enter__(self) -> EmbeddedTriton:
@@ -273,9 +317,9 @@ class EmbeddedTriton:
         """Stops the server."""
         self.stop()
 
-    def metrics(self) -> str:
-        """The server's metrics in Prometheus' text form."""
-        with urllib.request.urlopen(f"http://{self.metrics_url}/metrics", timeout=10) as reply:
+    def metrics(self, timeout_s: float = METRICS_TIMEOUT_S) -> str:
+        """The server's metrics in Prometheus' text form; OSError where it does not answer."""
+        with urllib.request.urlopen(f"http://{self.metrics_url}/metrics", timeout=timeout_s) as reply:
             return str(reply.read().decode())
 
     def _command(self, installation: Installation, backends: Path) -> list[str]:
@@ -286,19 +330,31 @@ class EmbeddedTriton:
             "model-control-mode": "none",
             "strict-readiness": "true",
             "exit-timeout-secs": int(self.options.exit_timeout_s),
-            "http-address": host,
+            "http-address": self._http_host,
             "http-port": self.http_url.rpartition(":")[2],
             "http-restricted-api": admin,
             "grpc-address": host,
             "grpc-port": self.grpc_url.rpartition(":")[2],
             "grpc-restricted-protocol": admin,
-            "metrics-address": host,
+            "metrics-address": self._http_host,
             "metrics-port": self.metrics_url.rpartition(":")[2],
             "allow-gpu-metrics": str(Path("/dev/nvidiactl").exists()).lower(),
         }
+        flags |= self.options.tls.flags() if self.options.tls else {}
         further = [f"--{name}={value}" for name, value in self.options.flags.items()]
         options = [f"--{name}={value}" for name, value in flags.items()]
         return [str(installation.server), *options, "--disable-auto-complete-config", *further]
+
+    def _check_tls(self) -> None:
+        if self.options.tls is None:
+            return
+        try:
+            warnings = self.options.tls.check()
+        except TlsError as error:
+            raise LaunchError(str(error)) from error
+        note = f"only gRPC has TLS; HTTP and metrics listen in the clear on {self._http_host}"
+        for text in (*warnings, note):
+            self._on_line(f"tls: {text}")
 
     def _refuse_used_ports(self) -> None:
         for name, url in (("HTTP", self.http_url), ("gRPC", self.grpc_url), ("metrics", self.metrics_url)):
@@ -348,17 +404,19 @@ class EmbeddedTriton:
         ]
         return "\n".join((telling or list(self._log))[-12:])
 
-    def _drain(self, quiet_s: float = 0.5) -> None:
-        """Waits until nothing is queued or executing for `quiet_s`, or the time is over."""
-        deadline = time.monotonic() + self.options.drain_timeout_s
-        quiet_since, before = time.monotonic(), ""
-        while time.monotonic() < deadline and time.monotonic() - quiet_since < quiet_s:
+    def _drain(self, timeout_s: float) -> None:
+        """Has new requests refused, and waits until nothing was inside for `QUIET_S`, or the time is over."""
+        if self._drain_file is not None:
+            self._drain_file.touch()
+        ports = {int(url.rpartition(":")[2]) for url in (self.http_url, self.grpc_url)}
+        deadline = time.monotonic() + timeout_s
+        quiet_since, before = time.monotonic(), dict[str, Work]()
+        while time.monotonic() < deadline and time.monotonic() - quiet_since < QUIET_S:
             try:
-                metrics = self.metrics()
+                now = self.work()
             except OSError:
                 return
-            now = " ".join(COUNTER.findall(metrics))
-            if now != before or any(float(count) > 0 for count in INSIDE.findall(metrics)):
+            if now != before or inside(now) or unsent_bytes(ports):
                 quiet_since, before = time.monotonic(), now
             time.sleep(0.05)
 
@@ -371,26 +429,9 @@ def _link_backend(installation: Installation, directory: Path) -> None:
 
 def _environment(installation: Installation) -> dict[str, str]:
     """The server's environment: the libraries, and this Python's packages for the backend's stubs."""
-    environment = dict(os.environ)
+    environment = {name: value for name, value in os.environ.items() if name != ADMIN_KEY_VARIABLE}
     inherited = environment.get("LD_LIBRARY_PATH")
     directories = [*map(str, installation.library_path), *([inherited] if inherited else [])]
     environment["LD_LIBRARY_PATH"] = ":".join(directories)
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', '')}"
     return environment
-
-
-def _end(process: subprocess.Popen[str], timeout_s: float) -> None:
-    """Ends the server and the stubs in its process group: by SIGTERM, and by SIGKILL what is left."""
-    process.send_signal(signal.SIGTERM)
-    with contextlib.suppress(subprocess.TimeoutExpired):  # A wedged server ignores SIGTERM.
-        process.wait(timeout_s + STUB_END_S)
-    deadline = time.monotonic() + STUB_END_S
-    while process.poll() is not None and time.monotonic() < deadline:
-        try:
-            os.killpg(process.pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.02)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()

@@ -176,6 +176,16 @@ def test_health_table(capsys: Any) -> None:
     assert lines == [*one, ["grpc://h:2"], ["answers", "NO"]]
 
 
+def test_health_table_of_a_deep_check(capsys: Any) -> None:
+    state = Health(live=True, ready=True, models={}, inference="overloaded", reason="overloaded: waited 6 s")
+    _report.health([("grpc://h:1", state)])
+    assert capsys.readouterr().out.rstrip().splitlines()[-1].split(maxsplit=2) == [
+        "inference",
+        "overloaded",
+        "overloaded: waited 6 s",
+    ]
+
+
 def test_models_and_statistics(capsys: Any) -> None:
     info = ModelInfo(
         name="m", checkpoint="a/b", revision="c" * 40, sha256="d" * 64, random_weights=True, logit_scale=100.0

@@ -6,6 +6,7 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.protobuf import text_format
@@ -101,3 +102,9 @@ def test_wire_agrees_with_the_model_repository(model: _wire.Model) -> None:
 def test_health_is_ok_only_with_everything(bad: str | None) -> None:
     health = Health(live=bad != "live", ready=bad != "ready", models={"a": True, "b": bad != "model"})
     assert health.ok is (bad is None)
+
+
+@pytest.mark.parametrize("inference", [None, "ok", "overloaded", "timeout", "failed"])
+def test_an_overloaded_server_is_healthy(inference: Any) -> None:
+    health = Health(live=True, ready=True, models={}, inference=inference)
+    assert health.ok is (inference in (None, "ok", "overloaded"))

@@ -1,14 +1,22 @@
 """TLS, mutual TLS and restricted endpoints, on servers that insist on them."""
 
+import re
 import ssl
-from dataclasses import dataclass
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import trustme
+from conftest import ROOT, run_script
+from cryptography.hazmat.primitives import serialization
 from network import Forwarder, count_calls
 
-from triton_launcher import EmbeddedTriton, ServerOptions
-from tritonclip import AccessDeniedError, InvalidInputError, ServerUnavailableError
+from tls_files import TlsFiles
+from triton_launcher import EmbeddedTriton, LaunchError, ServerOptions
+from tritonclip import AccessDeniedError, Client, InvalidInputError, ServerUnavailableError
 
 ANY_PORT = {"http_port": 0, "grpc_port": 0, "metrics_port": 0}
 KEY_HEADER = {"grpc": "triton-grpc-protocol-shop-key", "http": "shop-key"}
@@ -37,7 +45,11 @@ class Certificates:
     def write(self, name, *blobs):
         path = self.directory / name
         path.write_bytes(b"".join(blob.bytes() for blob in blobs))
+        path.chmod(0o600)
         return str(path)
+
+    def files(self, mutual=False):
+        return TlsFiles(Path(self.certificate), Path(self.key), Path(self.ca) if mutual else None)
 
     def context(self, certificate, mutual=False):
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -63,15 +75,9 @@ def mutual(request):
 @pytest.fixture(scope="module")
 def ports(mutual, server, demo_repository, certificates):
     """The port of gRPC and of HTTP, both with TLS; Triton has none for HTTP, so a proxy ends it there."""
-    flags = {
-        "grpc-use-ssl": "true",
-        "grpc-server-cert": certificates.certificate,
-        "grpc-server-key": certificates.key,
-        "grpc-root-cert": certificates.ca,
-        "grpc-use-ssl-mutual": str(mutual).lower(),
-    }
+    tls = certificates.files(mutual)
     with (
-        EmbeddedTriton(demo_repository, ServerOptions(**ANY_PORT, flags=flags)) as secure,
+        EmbeddedTriton(demo_repository, ServerOptions(**ANY_PORT, tls=tls)) as secure,
         Forwarder(server.http_url, certificates.context(certificates.served, mutual)) as proxy,
     ):
         addresses = {"grpc": secure.grpc_url, "http": proxy.address}
@@ -143,6 +149,84 @@ def test_a_file_that_is_no_certificate_is_told_before_any_call(make, protocol, c
     options = {"ca_file": certificates.ca, **certificates.of_client, option: no_pem}
     with pytest.raises(InvalidInputError, match="ca_file, cert_file or key_file cannot be used.*PEM files"):
         make(f"{protocol}s://127.0.0.1:9", **options)
+
+
+@pytest.mark.parametrize("attribute", ["cert", "key", "client_ca"])
+def test_the_server_refuses_files_that_are_missing_or_no_pem(certificates, attribute, demo_repository):
+    no_pem = Path(certificates.write("note.txt", trustme.Blob(b"not a certificate")))
+    for path, reason in ((no_pem, f"{no_pem} .*PEM"), (Path("/none.pem"), "cannot read /none.pem .*No such")):
+        tls = replace(certificates.files(mutual=True), **{attribute: path})
+        with pytest.raises(LaunchError, match=reason):
+            EmbeddedTriton(demo_repository, ServerOptions(**ANY_PORT, tls=tls)).start()
+
+
+def test_the_server_refuses_a_key_of_another_certificate(certificates, demo_repository):
+    tls = replace(certificates.files(), key=Path(certificates.of_client["key_file"]))
+    with pytest.raises(LaunchError, match=r"cannot be used as certificate and key .*MISMATCH"):
+        EmbeddedTriton(demo_repository, ServerOptions(**ANY_PORT, tls=tls)).start()
+
+
+def test_the_server_refuses_a_key_with_a_passphrase(certificates, demo_repository):
+    key = serialization.load_pem_private_key(certificates.served.private_key_pem.bytes(), None)
+    encrypted = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"secret"),
+    )
+    path = Path(certificates.write("encrypted.key", trustme.Blob(encrypted)))
+    tls = replace(certificates.files(), key=path)
+    with pytest.raises(LaunchError, match="the key is encrypted.*without a passphrase"):
+        EmbeddedTriton(demo_repository, ServerOptions(**ANY_PORT, tls=tls)).start()
+
+
+def test_a_key_that_all_may_read_is_told(certificates):
+    assert certificates.files().check() == []
+    key = Path(certificates.write("open.key", certificates.served.private_key_pem))
+    key.chmod(0o644)
+    assert replace(certificates.files(), key=key).check() == [f"{key} can be read by all users: chmod 600"]
+
+
+def test_with_tls_http_and_metrics_stay_on_loopback(certificates, demo_repository):
+    options = ServerOptions(**ANY_PORT, host="0.0.0.0", tls=certificates.files())
+    server = EmbeddedTriton(demo_repository, options)
+    assert server.grpc_url.startswith("0.0.0.0:")
+    assert {url.partition(":")[0] for url in (server.http_url, server.metrics_url)} == {"127.0.0.1"}
+    assert server.probe_url == f"http://{server.http_url}"
+    opened = EmbeddedTriton(demo_repository, replace(options, http_host="0.0.0.0"))
+    assert opened.http_url.startswith("0.0.0.0:")
+
+
+def test_serve_speaks_tls(certificates, demo_repository, tmp_path):
+    options = ["--tls-cert", certificates.certificate, "--tls-key", certificates.key]
+    options += ["--tls-client-ca", certificates.ca]
+    options += ["--probe-interval", "0.1", "--probe-failures", "1"]
+    options += [f"--{name}-port=0" for name in ("http", "grpc", "metrics")]
+    command = [sys.executable, "scripts/serve.py", str(demo_repository), *options]
+    log = tmp_path / "log"
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True) as serving,
+    ):
+        try:
+            address = re.search(r"ready: grpc (\S+),", serving.stdout.readline())[1]
+            with Client(f"grpcs://{address}", ca_file=certificates.ca, **certificates.of_client) as client:
+                assert client.embed_texts("a").shape == (512,)
+            time.sleep(2)  # The server is watched meanwhile, which asks for no certificate.
+        finally:
+            serving.terminate()
+            told, _ = serving.communicate(timeout=60)
+    assert (serving.returncode, told) == (0, "stopped on SIGTERM\n")
+    assert "tls: only gRPC has TLS; HTTP and metrics listen in the clear on 127.0.0.1\n" in log.read_text()
+    assert "restart" not in log.read_text()
+
+
+@pytest.mark.parametrize(
+    "options", [["--tls-cert", "a.pem"], ["--tls-key", "a.pem"], ["--tls-client-ca", "a"]]
+)
+def test_serve_asks_for_both_files(options, tmp_path):
+    done = run_script("serve.py", tmp_path, *options)
+    assert done.returncode == 2
+    assert "TLS needs both --tls-cert and --tls-key" in done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import time
 import urllib.request
 import uuid
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from calls import together
@@ -18,6 +19,7 @@ from conftest import ROOT, run_script
 from support import encode, noise
 
 import triton_launcher
+import triton_processes
 from triton_launcher import (
     EmbeddedTriton,
     LaunchError,
@@ -30,28 +32,31 @@ from tritonclip import Client, ServerUnavailableError
 ANY_PORT = ServerOptions(http_port=0, grpc_port=0, metrics_port=0)
 
 
-def stubs_of(pid):
-    """The stub processes in the server's process group."""
-    listed = subprocess.run(
-        ["ps", "-o", "args=", "-g", str(pid)], capture_output=True, text=True, check=False
-    )
-    return [line for line in listed.stdout.splitlines() if "triton_python_backend_stub" in line]
+def python_models(repository):
+    """The models that have processes of their own, one each."""
+    return [path.parents[1].name for path in repository.glob("*/1/model.py")]
 
 
 def regions():
     return set(triton_launcher.SHARED_MEMORY.glob(triton_launcher.REGION_PATTERN))
 
 
+def regions_of(pid):
+    """The regions of shared memory that a server has mapped; others may run beside it."""
+    maps = Path(f"/proc/{pid}/maps").read_text()
+    return {region for region in regions() if region.name in maps}
+
+
 def test_a_stop_leaves_nothing_behind(demo_repository):
-    before = regions()
     with EmbeddedTriton(demo_repository, ANY_PORT) as server:
         pid = server.pid
-        assert len(stubs_of(pid)) == 4
-        assert len(regions()) > len(before)
+        assert sorted(server.stubs().values()) == sorted(python_models(demo_repository))
+        own = regions_of(pid)
+        assert len(own) == len(server.stubs())
         with Client(server.grpc_url) as client:
             assert client.health().ok
-    assert not stubs_of(pid)
-    assert regions() <= before
+    assert not triton_processes.stubs(pid)
+    assert not own & regions()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     with Client(server.grpc_url) as client, pytest.raises(ServerUnavailableError):
@@ -131,11 +136,20 @@ def test_only_regions_that_nobody_uses_are_removed(server):
     assert in_use <= regions()
 
 
+@pytest.fixture(scope="module")
+def patient_repository(prepare):
+    """Refuses nothing for its wait, however slow the machine is."""
+    return prepare(
+        "scripts/demo/checkpoint", "--precision", "float32", "--set", "admission.queue_budget_ms=600000"
+    )
+
+
 @pytest.fixture
-def serving(demo_repository):
+def serving(patient_repository):
     """`serve.py` as a process, and the addresses (gRPC, metrics) that it printed once it was ready."""
-    command = [sys.executable, "scripts/serve.py", str(demo_repository)]
+    command = [sys.executable, "scripts/serve.py", str(patient_repository)]
     command += [f"--{name}-port=0" for name in ("http", "grpc", "metrics")]
+    command += ["--probe-interval=600"]  # only what the tests send is counted
     process = subprocess.Popen(
         command,
         cwd=ROOT,
@@ -164,12 +178,15 @@ def test_serve_stops_cleanly_on_a_signal(serving, number):
         client.health(timeout_s=2)
 
 
-def wait_until_inside(metrics_url, requests):
-    """Waits until the server has read so many requests and finished none of them."""
+ADMITTED = re.compile(r'^nv_inference_request_success\{model="admission",.*\} (\S+)$', re.MULTILINE)
+
+
+def wait_until_admitted(metrics_url, requests):
+    """Waits until the server has let in so many requests."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with urllib.request.urlopen(f"http://{metrics_url}/metrics") as reply:
-            if sum(map(float, triton_launcher.INSIDE.findall(reply.read().decode()))) >= requests:
+            if float(ADMITTED.search(reply.read().decode())[1]) >= requests:
                 return
         time.sleep(0.02)
     pytest.fail(f"{requests} requests did not come in")
@@ -182,10 +199,10 @@ def test_a_stop_finishes_the_requests_inside(serving):
 
     def call(index):
         if index == 0:
-            wait_until_inside(metrics_url, requests=3)
+            wait_until_admitted(metrics_url, requests=3)
             process.send_signal(signal.SIGTERM)
             return process.wait(60)
-        with Client(url, timeout_s=60) as client:
+        with Client(url, timeout_s=60, attempts=1) as client:
             return client.embed_images(images).shape
 
     assert together(4, call) == [0, (40, 512), (40, 512), (40, 512)]

@@ -28,12 +28,13 @@ fish: tritonclip completion fish > ~/.config/fish/completions/tritonclip.fish
 
 @click.command(epilog=EXITS)
 @connection
+@click.option("--deep", is_flag=True, help="Classify a tiny image too; an overloaded server is ok.")
 @as_json
-def health(connect: dict[str, Any], as_json: bool) -> int:
+def health(connect: dict[str, Any], deep: bool, as_json: bool) -> int:
     """Ask each server of the URL whether it and its models are ready."""
     with Client(**connect) as client:
         endpoints = client.endpoints
-    states = [(endpoint, _health(endpoint, connect)) for endpoint in endpoints]
+    states = [(endpoint, _health(endpoint, connect, deep)) for endpoint in endpoints]
     ok = all(state is not None and state.ok for _, state in states)
     if as_json:
         rows = [
@@ -46,11 +47,11 @@ def health(connect: dict[str, Any], as_json: bool) -> int:
     return EXIT_OK if ok else EXIT_UNAVAILABLE
 
 
-def _health(endpoint: str, connect: dict[str, Any]) -> Health | None:
+def _health(endpoint: str, connect: dict[str, Any], deep: bool) -> Health | None:
     """The state of one server; None, and a line on stderr, if it does not answer."""
     try:
         with Client(**{**connect, "url": endpoint}) as client:
-            return client.health()
+            return client.health(deep=deep)
     except (ServerUnavailableError, DeadlineExceededError) as error:
         _report.fail(str(error))
         return None

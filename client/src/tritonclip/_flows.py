@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tritonclip import _codec, _info, _wire
+from tritonclip import _codec, _info, _probe, _wire
 from tritonclip._bulk import Group
 from tritonclip._checks import check_text, check_texts
 from tritonclip._config import Settings
@@ -78,14 +78,15 @@ class Flows:
         image_embeds, _ = yield from self.embed_images(images)
         return _codec.similarity(image_embeds, text_embeds)
 
-    def health(self) -> Flow[Health]:
-        """The state of the server and of each public model."""
+    def health(self, *, deep: bool) -> Flow[Health]:
+        """The state of the server and of each public model, and where `deep`, what came of an inference."""
         live = yield from ask(lambda transport, request: transport.server_live(request), bool)
         ready = yield from ask(lambda transport, request: transport.server_ready(request), bool)
         models = {}
         for model in _wire.PUBLIC_MODELS:
             models[model.name] = yield from _model_ready(model)
-        return Health(live=live, ready=ready, models=models)
+        inference, reason = (yield from _probe.probe()) if deep else (None, None)
+        return Health(live=live, ready=ready, models=models, inference=inference, reason=reason)
 
     def models(self) -> Flow[list[ModelInfo]]:
         """The weights of each public model."""

@@ -162,6 +162,9 @@ def health(states: Sequence[tuple[str, Health | None]]) -> None:
         table = Table(box=None, show_header=False, padding=(0, 1))
         for name, good in {**answers, **(state.models if state else {})}.items():
             table.add_row(Text(name), Text("yes" if good else "NO", style="green" if good else "bold red"))
+        if state is not None and state.inference is not None:
+            style = {"ok": "green", "overloaded": "yellow"}.get(state.inference, "bold red")
+            table.add_row(Text("inference"), Text(state.inference, style=style), Text(state.reason or ""))
         console.print(table)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import IO, Any, TypedDict, Union
+from typing import IO, Any, Literal, TypedDict, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ from PIL import Image
 ImageInput = Union[
     str, "os.PathLike[str]", bytes, bytearray, memoryview, IO[bytes], Image.Image, "npt.NDArray[np.uint8]"
 ]
+
+#: What came of a health check's inference. `overloaded`: the server lives, and refuses work for now.
+Inference = Literal["ok", "overloaded", "timeout", "failed"]
 
 #: The tensors of a request or an answer, by name.
 Tensors = dict[str, "npt.NDArray[Any]"]
@@ -62,16 +65,24 @@ class Health:
         live: The server runs.
         ready: The server accepts inference requests.
         models: For each public model, whether it is ready.
+        inference: What came of a true inference; None where none was asked for (`deep`).
+        reason: Why that inference was not answered.
     """
 
     live: bool
     ready: bool
     models: Mapping[str, bool]
+    inference: Inference | None = None
+    reason: str | None = None
 
     @property
     def ok(self) -> bool:
-        """Whether the server is live and ready, with every model."""
-        return self.live and self.ready and all(self.models.values())
+        """Whether the server is live and ready, with every model, and its inference, if any, did not fail.
+
+        An overloaded server is ok: to restart it, or to take it away, would make matters worse.
+        """
+        answers = self.inference in (None, "ok", "overloaded")
+        return self.live and self.ready and all(self.models.values()) and answers
 
 
 @dataclass(frozen=True, kw_only=True)

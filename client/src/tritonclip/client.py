@@ -280,13 +280,17 @@ class Client(BaseClient):
             _bulk.check_texts_input(texts), plan, self._flows.embed_texts_group, size_of=_bulk.text_bytes
         )
 
-    def health(self, **options: Unpack[RequestOptions]) -> Health:
+    def health(self, *, deep: bool = False, **options: Unpack[RequestOptions]) -> Health:
         """Ask whether the server is live and ready, and each public model, within one deadline.
+
+        Args:
+            deep: Classify a tiny image too: Triton calls a model ready whose process is dead or stuck.
+            **options: See `RequestOptions`.
 
         Raises:
             ServerUnavailableError: If no server answers: it has no health to tell.
         """
-        return self._take(self._flows.health(), self._start(options))
+        return self._take(self._flows.health(deep=deep), self._start(options))
 
     def models(self, **options: Unpack[RequestOptions]) -> list[ModelInfo]:
         """Ask which weights each public model serves, within one deadline.

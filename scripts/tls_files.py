@@ -1,0 +1,89 @@
+"""The PEM files of TLS for gRPC, checked before a server starts.
+
+Triton has TLS for gRPC only; HTTP and metrics have none.
+"""
+
+from __future__ import annotations
+
+import ssl
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class TlsError(ValueError):
+    """Files that cannot be used; the text says which, why, and the cure."""
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """What the server shows to callers, and what it asks of them; PEM files.
+
+    Attributes:
+        cert: The server's certificate, and those between it and its authority.
+        key: Its private key, without a passphrase.
+        client_ca: The authority of the callers' certificates, which are then asked for; None asks for none.
+    """
+
+    cert: Path
+    key: Path
+    client_ca: Path | None = None
+
+    def check(self) -> list[str]:
+        """Checks that the files can be read and belong together.
+
+        Returns:
+            What should be mended, though the server can start.
+
+        Raises:
+            TlsError: A file cannot be read, is not what it should be, or key and certificate do not match.
+        """
+        for path in (self.cert, self.key, self.client_ca):
+            if path is not None:
+                _check_readable(path)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(self.cert, self.key, password=_no_passphrase)
+        except (ssl.SSLError, ValueError) as error:
+            raise TlsError(
+                f"{self.cert} and {self.key} cannot be used as certificate and key ({error}): give the PEM "
+                "files of one pair, the key without a passphrase"
+            ) from error
+        if self.client_ca is not None:
+            _check_authority(context, self.client_ca)
+        return [f"{self.key} can be read by all users: chmod 600"] if _is_open(self.key) else []
+
+    def flags(self) -> dict[str, str]:
+        """The flags of `tritonserver`."""
+        flags = {"grpc-use-ssl": "true", "grpc-server-cert": str(self.cert), "grpc-server-key": str(self.key)}
+        if self.client_ca is not None:
+            flags |= {"grpc-use-ssl-mutual": "true", "grpc-root-cert": str(self.client_ca)}
+        return flags
+
+
+def _check_readable(path: Path) -> None:
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        text = f"cannot read {path} ({error.strerror}): give a PEM file that this user may read"
+        raise TlsError(text) from error
+
+
+def _check_authority(context: ssl.SSLContext, path: Path) -> None:
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError as error:
+        raise TlsError(
+            f"{path} holds no authority's certificate ({error}): give the PEM file of the authority that "
+            "signs the callers' certificates"
+        ) from error
+
+
+def _is_open(path: Path) -> bool:
+    return bool(path.stat().st_mode & stat.S_IROTH)
+
+
+def _no_passphrase() -> str:
+    """Called for an encrypted key, in whose place OpenSSL would ask at the terminal."""
+    raise ValueError("the key is encrypted")
