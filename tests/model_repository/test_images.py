@@ -144,3 +144,32 @@ def test_pixels_are_written_to_the_place_they_are_given():
     assert decoder().decode(encoded, place[1]).base is place
     np.testing.assert_array_equal(place[1], reference(encoded))
     assert not place[0].any()
+
+
+def progressive(extra_scans):
+    """A JPEG that repeats its last scan."""
+    encoded = encode(noise(64, 64), "JPEG", progressive=True)
+    start = encoded.rindex(b"\xff\xda")
+    return encoded[:-2] + encoded[start:-2] * extra_scans + encoded[-2:]
+
+
+def test_a_jpeg_of_very_many_scans_is_refused_before_it_is_decoded():
+    assert decoder().decode(progressive(50)).shape == (3, 224, 224)
+    with pytest.raises(ImageError, match="has too many JPEG scans: 5010, the limit is 100; encode it anew"):
+        decoder().decode(progressive(5000))
+
+
+def test_a_long_run_of_scan_markers_is_no_reason_to_refuse_another_format():
+    picture = Image.new("RGB", (300, 1), (0xFF, 0xDA, 0xFF))
+    assert decoder().decode(encode(picture.resize((300, 300)), "BMP")).shape == (3, 224, 224)
+
+
+def test_an_error_does_not_keep_the_half_decoded_image_alive():
+    encoded = encode(noise(200, 200), "PNG")
+    with pytest.raises(ImageError, match="truncated or damaged") as caught:
+        decoder().decode(encoded[: len(encoded) // 2])
+    assert caught.value.__cause__ is caught.value.__context__ is None
+    frames = [entry.frame for entry in caught.traceback]
+    assert not [
+        value for frame in frames for value in frame.f_locals.values() if isinstance(value, Image.Image)
+    ]

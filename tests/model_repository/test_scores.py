@@ -44,3 +44,15 @@ def test_large_logits_do_not_overflow():
 def test_embeddings_that_do_not_fit_are_refused(image, text, message):
     with pytest.raises(RequestError, match=message):
         check_embeds(Embeds(np.zeros(image, np.float32), np.zeros(text, np.float32)))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+@pytest.mark.parametrize("side", [0, 1])
+def test_embeddings_that_are_not_finite_are_refused_alone(groups, value, side):
+    bad = Embeds(*(part.copy() for part in groups[1]))
+    bad[side][0, 0, 3] = value
+    error, *good = score([bad, *groups], 100.0)
+    assert isinstance(error, RequestError)
+    assert "NaN, infinity or numbers too large" in str(error)
+    for alone, together in zip(score(groups, 100.0), good, strict=True):
+        np.testing.assert_allclose(together["scores"], alone["scores"], atol=1e-7)

@@ -29,6 +29,12 @@ Box = tuple[float, float, float, float]
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
+MAX_JPEG_SCANS = 100
+"""A scan of a few bytes costs libjpeg a pass over the whole image; encoders write about ten. libtiff keeps to
+the same limit."""
+_START_OF_SCAN = b"\xff\xda"
+
+
 class ImageError(ValueError):
     """An image that cannot be used: the text completes "image 3 ..."."""
 
@@ -78,6 +84,17 @@ def check_size(width: int, height: int, settings: ImageSettings, max_pixels: int
             )
 
 
+def check_scans(encoded: bytes) -> None:
+    """Refuses a JPEG of so many scans that some kilobytes would take minutes to decode.
+
+    Raises:
+        ImageError: Names the number and the limit.
+    """
+    scans = encoded.count(_START_OF_SCAN)  # in compressed data a zero follows each 0xff
+    if scans > MAX_JPEG_SCANS:
+        raise ImageError(f"has too many JPEG scans: {scans}, the limit is {MAX_JPEG_SCANS}; encode it anew")
+
+
 class ImageDecoder:
     """Decodes, resizes and crops one image at a time; safe to share between threads.
 
@@ -115,7 +132,15 @@ class ImageDecoder:
         Raises:
             ImageError: Not an image, damaged, of a format not accepted, or too large.
         """
-        image = self._fit(*self._open(encoded))
+        try:
+            opened = self._open(encoded)
+        except ImageError as error:
+            refusal = str(error)
+        else:
+            refusal = ""
+        if refusal:  # Raised anew, since the frames of the first one keep the half-decoded image alive.
+            raise ImageError(refusal)
+        image = self._fit(*opened)
         if out is None:
             out = np.empty((3, image.height, image.width), np.uint8)
         for plane, band in zip(out, image.split(), strict=True):
@@ -129,6 +154,8 @@ class ImageDecoder:
         try:
             with Image.open(io.BytesIO(encoded), formats=self._formats) as image:
                 check_size(*image.size, self._settings, self._max_pixels)
+                if isinstance(image, JpegImageFile):
+                    check_scans(encoded)
                 drafted = self._draft(image)
                 upright = upright_rgb(image)
                 if self._settings.convert_rgb:
