@@ -78,6 +78,8 @@ def check_count(kind: str, shape: Sequence[int], limit: int) -> None:
     Raises:
         RequestError: Send at least one element, or split the request.
     """
+    if len(shape) < 2:  # Triton drops a number of rows that is 0 once cut to 32 bits.
+        raise RequestError(f"the tensor of {kind}s has shape {list(shape)}; send [rows, {kind}s per row]")
     count = shape[0] * shape[1]
     if count == 0:
         raise RequestError(f"no {kind}s: the tensor has shape {list(shape)}; send at least one {kind}")

@@ -30,6 +30,8 @@ MEMORY = 0.8
 """Weight of all passes before in the rate, when one more ends."""
 SEARCH_US = 1_000_000
 """How often readers look for instances that have started since."""
+LONGEST_US = 60_000_000
+"""How long a request counts at most that was handed on and never taken up."""
 
 
 class State(NamedTuple):
@@ -54,6 +56,18 @@ def progress_file(server: int, version: str, instance: str = "*") -> Path:
         instance: Its name; without one, a pattern for all.
     """
     return DIRECTORY / f"{PREFIX}{server}_{version}_{instance}"
+
+
+class _HandedOn(NamedTuple):
+    """A request on its way to the encoder."""
+
+    arrival_us: int
+    until_us: int
+    images: int
+
+    def is_past(self, newest_us: float, now: int) -> bool:
+        """Whether the encoder has taken it up or refused it."""
+        return self.arrival_us <= newest_us or now > self.until_us
 
 
 class ProgressWriter:
@@ -99,7 +113,7 @@ class Forecast:
         self._pattern, self._shares = pattern, shares
         self._instances: dict[str, np.ndarray] = {}
         self._searched_us = -SEARCH_US
-        self._handed_on: deque[tuple[Times, int]] = deque()
+        self._handed_on: deque[_HandedOn] = deque()
 
     def admit(self, times: Times, images: int, now: int) -> None:
         """Takes note of a request that will be handed on.
@@ -108,7 +122,9 @@ class Forecast:
             RefusedError: It would come too late.
         """
         times.check(now, int(self.ahead_us(now)))
-        self._handed_on.append((times, images))
+        # Callers of image_preprocess itself may send any times.
+        arrival_us, until_us = min(times.arrival_us, now), min(times.latest_start_us, now + LONGEST_US)
+        self._handed_on.append(_HandedOn(arrival_us, until_us, images))
 
     def ahead_us(self, now: int) -> float:
         """The time that the encoder needs for what it has not finished; 0 where its rate is not known."""
@@ -118,9 +134,9 @@ class Forecast:
             self._handed_on.clear()
             return 0.0
         newest = max(state.newest_us for state in states)
-        while self._handed_on and _is_past(self._handed_on[0][0], newest, now):
+        while self._handed_on and self._handed_on[0].is_past(newest, now):
             self._handed_on.popleft()
-        waiting = sum(images for _, images in self._handed_on) * self._shares
+        waiting = sum(request.images for request in self._handed_on) * self._shares
         return min(_left_us(state, now) for state in states) + waiting / rate
 
     def _states(self, now: int) -> Iterator[State]:
@@ -132,11 +148,6 @@ class Forecast:
                 for name in found
             }
         return (State(*fields.tolist()) for fields in self._instances.values())
-
-
-def _is_past(times: Times, newest_us: float, now: int) -> bool:
-    """Whether the encoder has taken up or refused the request."""
-    return times.arrival_us <= newest_us or now > times.latest_start_us
 
 
 def _left_us(state: State, now: int) -> float:

@@ -22,9 +22,10 @@ TOLERANCE = 1e-5
 
 
 KNOWN_SPREAD = "incomplete string data for inference input"
-"""What a healthy request is told where it shares a dynamic batch with a BYTES element whose length goes beyond
-its tensor: Triton 2.51 lets that pass at the door, and its Python backend then refuses the whole batch before
-any model sees it. Counted and not judged; a healthy request among healthy ones must never hear it."""
+"""What a healthy request is told where it shares a dynamic batch with a BYTES element whose length goes
+beyond its tensor: Triton 2.51 lets that pass at the door, and its Python backend then refuses the whole
+batch before any model sees it. Requests to the public models are not touched, because each passes `admission`
+alone; among callers of one and the same composing model it is counted and not judged."""
 
 
 class Target:
@@ -72,7 +73,7 @@ class Target:
             if (found := complaint(protocol, request, reply))
         ]
         assert not wrong, "\n".join(wrong)
-        if KNOWN_SPREAD in healthy_reply.message:
+        if KNOWN_SPREAD in healthy_reply.message and not companion.startswith("clip_"):
             self.struck += 1
         else:
             self._compare(companion, healthy_reply)

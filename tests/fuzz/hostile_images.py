@@ -92,6 +92,7 @@ def bombs() -> dict[str, bytes]:
         "PNG of 20000 x 1": encode(Image.new("1", (20_000, 1)), "PNG"),
         "PNG of 1000000 x 1": encode(Image.new("1", (1_000_000, 1)), "PNG"),
         "PNG of 64 megapixels": encode(Image.new("1", (8_000, 8_000)), "PNG"),
+        "PNG of 64 megapixels, cut": encode(Image.new("1", (8_000, 8_000)), "PNG")[:-300],
         "JPEG of 5000 scans": progressive[:-2] + last_scan * 5000 + b"\xff\xd9",
     }
 

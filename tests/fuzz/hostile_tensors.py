@@ -111,8 +111,8 @@ def honest_shapes() -> st.SearchStrategy[Request]:
 LEFT_OUT = {
     "requests of no rows to a composing model": "Triton 2.51's dynamic batcher never answers a "
     "request whose batch dimension is 0 and whose tensors hold nothing; the ensembles refuse it",
-    "times of the future sent to image_preprocess": "stay in its forecast of the encoder's work, and make it "
-    "refuse everybody's images; only callers of the composing model itself can send them",
+    "times of the future sent to image_preprocess": "count as work for the encoder, for a minute in which "
+    "images are refused; only callers of the composing model itself can send them",
 }
 """What is never made here, and why."""
 

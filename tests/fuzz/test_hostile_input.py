@@ -76,9 +76,8 @@ def check_unharmed(target: Target) -> None:
 def report(target: Target) -> None:
     """Prints what was sent and what came of it."""
     kinds = sorted({key[:2] for key in target.statuses})
-    lines = [
-        f"{sum(target.statuses.values())} hostile inputs, {target.controls} healthy ones right, {target.struck} struck"
-    ]
+    sent = sum(target.statuses.values())
+    lines = [f"{sent} hostile inputs, {target.controls} healthy ones right, {target.struck} struck"]
     for pair in kinds:
         counts = {key[2]: count for key, count in sorted(target.statuses.items()) if key[:2] == pair}
         told = ", ".join(f"{status} {count}" for status, count in counts.items())

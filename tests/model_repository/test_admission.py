@@ -126,6 +126,14 @@ def test_requests_lost_on_the_way_stop_counting_when_their_time_is_over(tmp_path
     assert forecast.ahead_us(601 * MS) == 0
 
 
+def test_times_that_a_caller_invented_do_not_count_for_ever(tmp_path, encoder):
+    forecast = Forecast(tmp_path / "progress_1_*", shares=1)
+    forecast.admit(Times(2**61, 2**61, 2**61), 1000, now=100 * MS)
+    with pytest.raises(RefusedError):
+        forecast.admit(arriving(200), 1, now=200 * MS)
+    forecast.admit(arriving(60_200), 1, now=60_200 * MS)
+
+
 def test_the_rate_follows_the_encoder(tmp_path, encoder):
     forecast = Forecast(tmp_path / "progress_1_*", shares=1)
     for start in range(200, 6200, 200):  # five times as slow from now on

@@ -25,8 +25,17 @@ def test_python_models_take_ragged_rows_by_plain_dynamic_batching(model):
     assert config.backend == "python"
     assert all(each.allow_ragged_batch for each in config.input)
     # Any queue policy, priority or preferred size stalls or caps the batcher.
-    assert config.HasField("dynamic_batching")
+    assert config.HasField("dynamic_batching") is (model != "admission")
     assert config.dynamic_batching.ByteSize() == 0
+
+
+def test_all_bytes_pass_admission_alone():
+    """A malformed BYTES tensor fails the dynamic batch it is in."""
+    for model in ENSEMBLES:
+        config = config_of(model)
+        first = config.ensemble_scheduling.step[0]
+        assert first.model_name == "admission"
+        assert set(first.input_map.values()) == {each.name for each in config.input}
 
 
 @pytest.mark.parametrize("model", ENSEMBLES)

@@ -65,6 +65,11 @@ def test_requests_over_a_limit_are_refused_with_the_limit(tensor, limits, messag
         read_elements("image", tensor, **{"max_count": 10, "max_bytes": 10, **limits})
 
 
+def test_a_tensor_without_rows_is_refused():
+    with pytest.raises(RequestError, match=r"images has shape \[2\]; send \[rows, images per row\]"):
+        read_elements("image", texts([b"a", b"b"])[0], max_count=9, max_bytes=9)
+
+
 def test_elements_are_named_by_row_only_where_there_are_rows():
     assert element("label", 3, (1, 5)) == "label 3"
     assert element("label", 7, (2, 5)) == "label 2 of row 1"

@@ -39,7 +39,11 @@ def test_large_logits_do_not_overflow():
 
 @pytest.mark.parametrize(
     ("image", "text", "message"),
-    [((1, 0, 4), (1, 2, 4), "nothing to rank"), ((1, 2, 4), (1, 2, 8), "4 dimensions and text_embeds 8")],
+    [
+        ((1, 0, 4), (1, 2, 4), "nothing to rank"),
+        ((1, 2, 4), (1, 2, 8), "4 dimensions and text_embeds 8"),
+        ((2, 4), (2, 4), r"send \[rows, number, dim\]"),
+    ],
 )
 def test_embeddings_that_do_not_fit_are_refused(image, text, message):
     with pytest.raises(RequestError, match=message):

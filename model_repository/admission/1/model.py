@@ -29,7 +29,7 @@ class TritonPythonModel:
         self._drain_file = os.environ.get(DRAIN_FILE, "")
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answers all requests of a dynamic batch; a bad one alone gets an error."""
+        """Answers a request: with its times, or a refusal."""
         self._draining = bool(self._drain_file) and os.path.exists(self._drain_file)
         return self._responder.answer(requests, self._parse, list)
 
@@ -43,6 +43,6 @@ class TritonPythonModel:
 
 
 def _rows(request: Any) -> int:
-    tensors = (pb_utils.get_input_tensor_by_name(request, name) for name in ("content", "pixel_values"))
+    tensors = (pb_utils.get_input_tensor_by_name(request, name) for name in ("text", "image", "pixel_values"))
     shapes = [np.shape(tensor.as_numpy()) for tensor in tensors if tensor is not None]
     return shapes[0][0]

@@ -26,6 +26,8 @@ def check_embeds(embeds: Embeds) -> None:
         RequestError: Names the shapes.
     """
     image, text = embeds.image.shape, embeds.text.shape
+    if len(image) != 3 or len(text) != 3:  # Triton drops a number of rows that is 0 once cut to 32 bits.
+        raise RequestError(f"image_embeds {list(image)}, text_embeds {list(text)}: send [rows, number, dim]")
     if 0 in image or 0 in text:
         raise RequestError(f"nothing to rank: image_embeds {list(image)}, text_embeds {list(text)}")
     if image[2] != text[2]:
