@@ -32,7 +32,10 @@ from triton_work import Work, inside, read_work
 
 ADMIN_PROTOCOLS = "shared-memory,model-repository,trace,logging"
 SHARED_MEMORY = Path("/dev/shm")
-REGION_PATTERN = "triton_python_backend_shm_region_*"
+REGION_PATTERNS = ("triton_python_backend_shm_region_*", "tritonclip_progress_*")
+"""Of Triton's Python backend, and of `model_repository/common/clip_progress.py`."""
+MALLOC_ARENAS = "2"
+"""Of glibc, which else gives each of Triton's 200 threads freed memory to keep, and so grows for hours."""
 DOCKER_HINT = "run the same model repository in NVIDIA's container instead (see README.md, Deploy)"
 LOG_LINES_KEPT = 2000
 LOOPBACK = "127.0.0.1"
@@ -159,7 +162,7 @@ def remove_stale_regions() -> list[str]:
         The names of the regions removed.
     """
     # Listed before it is known what is mapped: a server that starts meanwhile maps what it makes at once.
-    found = list(SHARED_MEMORY.glob(REGION_PATTERN))
+    found = [path for pattern in REGION_PATTERNS for path in SHARED_MEMORY.glob(pattern)]
     mapped = "".join(_memory_maps())
     removed = []
     for path in found:
@@ -433,5 +436,6 @@ def _environment(installation: Installation) -> dict[str, str]:
     inherited = environment.get("LD_LIBRARY_PATH")
     directories = [*map(str, installation.library_path), *([inherited] if inherited else [])]
     environment["LD_LIBRARY_PATH"] = ":".join(directories)
+    environment.setdefault("MALLOC_ARENA_MAX", MALLOC_ARENAS)
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', '')}"
     return environment

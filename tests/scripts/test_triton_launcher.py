@@ -38,7 +38,8 @@ def python_models(repository):
 
 
 def regions():
-    return set(triton_launcher.SHARED_MEMORY.glob(triton_launcher.REGION_PATTERN))
+    memory = triton_launcher.SHARED_MEMORY
+    return {path for pattern in triton_launcher.REGION_PATTERNS for path in memory.glob(pattern)}
 
 
 def regions_of(pid):
@@ -127,9 +128,10 @@ def test_a_missing_wheel_is_named(monkeypatch):
         find_installation()
 
 
-def test_only_regions_that_nobody_uses_are_removed(server):
+@pytest.mark.parametrize("kind", ["triton_python_backend_shm_region_", "tritonclip_progress_1_"])
+def test_only_regions_that_nobody_uses_are_removed(server, kind):
     in_use = regions()
-    stale = triton_launcher.SHARED_MEMORY / f"triton_python_backend_shm_region_{uuid.uuid4()}"
+    stale = triton_launcher.SHARED_MEMORY / f"{kind}{uuid.uuid4()}"
     stale.write_bytes(b"left by a server that was killed")
     assert stale.name in remove_stale_regions()
     assert not stale.exists()

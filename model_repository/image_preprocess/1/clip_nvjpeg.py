@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from clip_geometry import ImageSettings, Turn, resized_size
-from clip_images import check_size
+from clip_images import check_scans, check_size
 
 Decode = Callable[[Sequence[bytes]], Sequence[torch.Tensor]]
 """JPEG files to uint8 [3, height, width] on the device, not turned; raises where one cannot be decoded."""
@@ -43,6 +43,7 @@ def read_header(encoded: bytes, settings: ImageSettings, max_pixels: int) -> Hea
     try:
         with Image.open(io.BytesIO(encoded), formats=("JPEG",)) as image:
             check_size(*image.size, settings, max_pixels)
+            check_scans(encoded)
             if not encoded.endswith(_END_OF_IMAGE) or not _is_baseline(image):
                 return None
             return Header(Turn.of(image), image.width * image.height)
