@@ -220,7 +220,7 @@ def judge(environment: Environment, **_: object) -> None:
 
 @events.quit.add_listener
 def end_without_finalizers(exit_code: int, **_: object) -> None:
-    """Skip the end of the interpreter: gRPC's finalizers sometimes wait for ever for a greenlet that is gone."""
+    """Skip the interpreter's end: gRPC's finalizers sometimes wait for ever for a greenlet that is gone."""
 
     def end() -> None:
         sys.stdout.flush()
