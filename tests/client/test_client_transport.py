@@ -251,6 +251,7 @@ def test_health_over_http(answers: Answers) -> None:
         "clip_zero_shot": False,
         "clip_image_embedding": False,
         "clip_text_embedding": False,
+        "clip_pixel_embedding": False,
     }
 
 
