@@ -54,7 +54,9 @@ PROCESS_KINDS = {
 }
 """What is judged of every process."""
 SERVER_KINDS = {
-    "regions_bytes": Kind("MiB", MIB),  # Triton's step when a region grows
+    # Each model instance has a region, which grows by steps of a MiB to the most that it ever had to hold at
+    # once, and never shrinks; not all have met their largest batch by the end of the warm-up.
+    "regions_bytes": Kind("MiB", 4 * MIB),
     "label_cache_bytes": Kind("MiB", 0),
 }
 """What is judged of the server and belongs to no one process."""

@@ -138,7 +138,7 @@ def test_a_finding_names_process_and_figure(figure):
 
 @pytest.mark.parametrize("figure", ["regions_bytes", "label_cache_bytes"])
 def test_what_belongs_to_no_process_is_the_servers(figure):
-    (found,) = judge(rows(**{figure: MIB * (1 + TIMES_S // 400)}))
+    (found,) = judge(rows(**{figure: MIB * (1 + TIMES_S // 100)}))
     assert found.subject == "server"
     assert found.text.startswith(f"{figure} grew by ")
 
