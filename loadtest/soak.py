@@ -8,7 +8,6 @@ parts stand in `soak_*.py`.
 
 from __future__ import annotations
 
-import signal
 import sys
 import tempfile
 import time
@@ -17,7 +16,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import click
 from rich.console import Console
@@ -33,6 +31,7 @@ from soak_plots import write_picture  # noqa: E402
 from soak_report import SoakResult, show, write_samples, write_summary  # noqa: E402
 from soak_samples import Sampler  # noqa: E402
 from soak_sizes import meet_sizes  # noqa: E402
+from stop_signals import on_stop_signal  # noqa: E402
 from triton_launcher import EmbeddedTriton, LaunchError, ServerOptions  # noqa: E402
 
 CHECKPOINT = ROOT / "scripts" / "demo" / "checkpoint"
@@ -43,7 +42,6 @@ CAPACITY_S = 10.0
 BURSTS_AT = {"grpc": 0.3, "http": 0.8}
 """Where in each period the protocols' bursts begin: never both at once."""
 SETTLE_S = 15.0
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -112,8 +110,7 @@ def main(
     output: Path,
 ) -> None:
     """Soaks the embedded server; exit code 1 if anything grew, was replaced, or was answered wrongly."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, _on_signal)
+    on_stop_signal()
     duration_s = 60 * minutes
     sample_s = sample_every or min(5.0, duration_s / 240)
     soak = Soak(duration_s, sample_s, load_share, hang_up_every, growth_limit, output)
@@ -239,13 +236,6 @@ def _settled(sampler: Sampler) -> dict[str, float]:
         if not row.get("pending") and not row.get("executing") or time.monotonic() > deadline:
             return row | {LOAD_ENDED: 1.0}
         time.sleep(0.5)
-
-
-def _on_signal(number: int, frame: FrameType | None) -> None:
-    # A second signal must not interrupt what ends the server, which this exit sets going.
-    for each in STOP_SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
-    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

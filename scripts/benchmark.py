@@ -9,14 +9,11 @@ the most. The load comes from the same cores, over loopback, from real JPEG file
 from __future__ import annotations
 
 import json
-import signal
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from types import FrameType
 
 import click
 from rich.console import Console
@@ -27,12 +24,12 @@ from benchmarks.contenders import Contender, TritonContender, make_contenders
 from benchmarks.measurements import MEASUREMENTS, Bench, Figures, Measurement
 from benchmarks.plots import write_plots
 from prepare_weights import main as prepare_weights
+from stop_signals import on_stop_signal
 
 ROOT = Path(__file__).resolve().parent.parent
 RANDOM = "vit-b-32"
 PHOTOS, LARGE_PHOTOS = 64, 8
 QUICK_SECONDS = 0.5
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @click.command()
@@ -56,8 +53,7 @@ def main(
         rounds, seconds = 1, QUICK_SECONDS
     output.mkdir(parents=True, exist_ok=True)
     console = Console(highlight=False)
-    for number in STOP_SIGNALS:
-        signal.signal(number, _on_signal)
+    on_stop_signal()
     with tempfile.TemporaryDirectory() as scratch:
         result = measure(measurements, checkpoint, rounds, seconds, Path(scratch), console)
     report.write(result, output)
@@ -154,13 +150,6 @@ def prepare(checkpoint: str | None, scratch: Path, large: bool) -> str:
         source = ["--random", RANDOM, "--keep-checkpoint", model]
     prepare_weights([*source, "--output", str(scratch / "models")], standalone_mode=False)
     return model
-
-
-def _on_signal(number: int, frame: FrameType | None) -> None:
-    # A second signal must not interrupt what ends the contenders, which this exit sets going.
-    for each in STOP_SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
-    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
 
+from stop_signals import on_stop_signal
 from supervision import SupervisorOptions
 from supervisor import GaveUpError, Supervisor
 from tls_files import TlsFiles
@@ -24,10 +24,7 @@ class _Stop(BaseException):
     """Raised in the main thread by a signal."""
 
 
-def _on_signal(number: int, frame: FrameType | None) -> None:
-    # A second signal, while the server is draining, must not interrupt its clean-up.
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, signal.SIG_IGN)
+def _stop(number: int) -> None:
     raise _Stop(signal.Signals(number).name)
 
 
@@ -115,8 +112,7 @@ def main(
         start_timeout_s=start_timeout,
         drain_timeout_s=drain_timeout,
     )
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _on_signal)
+    on_stop_signal(_stop)
     server = EmbeddedTriton(repository, options, on_line=lambda line: click.echo(line, err=True))
     try:
         with server:
