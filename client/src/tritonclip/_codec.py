@@ -6,7 +6,6 @@ A request is one request group: the batch dimension is 1, then n images or m tex
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -16,11 +15,11 @@ import numpy.typing as npt
 
 from tritonclip import _wire
 from tritonclip._checks import check_labels, check_template, check_threshold, check_top_k
+from tritonclip._token_counts import note_counts
 from tritonclip._types import Prediction, Tensors
-from tritonclip.errors import InferenceError, InvalidInputError, TruncatedTextWarning
+from tritonclip.errors import InferenceError, InvalidInputError
 
 T = TypeVar("T")
-SHOWN_CHARACTERS = 60
 MAX_TENSOR_BYTES = 2**31 - 2**20  # gRPC and protobuf end at 2 GiB a message; 1 MiB is for the rest
 Embeddings = npt.NDArray[np.float32]
 
@@ -90,7 +89,7 @@ def classify_call(
         scores = _group(outputs, _wire.SCORES, shape, _wire.ZERO_SHOT)  # [n, m]
         counts = decode_token_counts(outputs, len(ranking.labels), _wire.ZERO_SHOT)
         if warn:
-            warn_of_cuts(counts, ranking.labels, kind="label")
+            note_counts(counts, ranking.labels, kind="label")
         return ranking.rank(scores)
 
     return Call(
@@ -167,27 +166,6 @@ def _check_size(size_bytes: int, count: int) -> None:
 def text_tensor(texts: Sequence[str]) -> npt.NDArray[np.object_]:
     """Texts to object [1, m] of UTF-8 bytes."""
     return bytes_tensor([text.encode("utf-8") for text in texts])
-
-
-def warn_of_cuts(
-    counts: Sequence[int], texts: Sequence[str], *, kind: str, indices: Sequence[int] | None = None
-) -> None:
-    """Warn by TruncatedTextWarning of the texts that were cut.
-
-    Args:
-        counts: The number of each text's tokens.
-        texts: The texts as the caller knows them.
-        kind: "label" or "text".
-        indices: The caller's index of each; None: 0, 1, 2 ...
-    """
-    for index, count, text in zip(indices or range(len(texts)), counts, texts, strict=True):
-        if count > _wire.MAX_TOKENS:
-            warnings.warn(
-                f"{kind} {index} has {count} tokens and was cut at {_wire.MAX_TOKENS}: "
-                f"{text[:SHOWN_CHARACTERS]!r}",
-                TruncatedTextWarning,
-                stacklevel=2,
-            )
 
 
 def decode_token_counts(outputs: Tensors, m: int, model: _wire.Model) -> list[int]:

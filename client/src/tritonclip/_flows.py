@@ -14,11 +14,12 @@ from tritonclip._bulk import Group
 from tritonclip._checks import check_text, check_texts
 from tritonclip._config import Settings
 from tritonclip._fetch import Fetcher
-from tritonclip._images import Fetch, encode_image, encode_images, map_images
+from tritonclip._images import Fetch, as_images, encode_image, encode_images, map_images
 from tritonclip._label_store import LabelStore
 from tritonclip._preprocess import preprocess_image, preprocess_images
 from tritonclip._request import Request
 from tritonclip._steps import Flow, ask, infer, work
+from tritonclip._token_counts import note_counts
 from tritonclip._types import Health, ModelInfo, ModelStatistics, Prediction
 from tritonclip.errors import InferenceError, InvalidInputError, TritonClipError
 
@@ -52,7 +53,7 @@ class Flows:
             image_embeds, single = yield from self.embed_images(images)
             ranked = yield from self._rank(image_embeds, text_embeds, ranking)
         else:
-            encoded, single = yield from work(lambda request: encode_images(images, self._fetch(request)))
+            encoded, single = yield from self._encode(images)
             ranked = yield from infer(_codec.classify_call(encoded, ranking))
         return ranked[0] if single else ranked
 
@@ -64,7 +65,7 @@ class Flows:
                 lambda request: preprocess_images(images, vision.settings, self._fetch(request))
             )
             return (yield from infer(_codec.embed_pixels_call(pixels))), single
-        encoded, single = yield from work(lambda request: encode_images(images, self._fetch(request)))
+        encoded, single = yield from self._encode(images)
         return (yield from infer(_codec.embed_images_call(encoded))), single
 
     def embed_texts(self, texts: object) -> Flow[tuple[Array, bool]]:
@@ -103,6 +104,13 @@ class Flows:
         )
         return _info.decode_statistics(entries)
 
+    def _encode(self, images: object) -> Flow[tuple[list[bytes], bool]]:
+        """The images' files, and whether a single one was given; bytes need no work that blocks."""
+        several, _ = as_images(images)
+        if all(isinstance(image, bytes) for image in several):
+            return encode_images(images)
+        return (yield from work(lambda request: encode_images(images, self._fetch(request))))
+
     def _fetch(self, request: Request) -> Fetch:
         """Fetches an image by its URL within the request's deadline."""
         return lambda url, where: self.fetcher.fetch(url, where, request.deadline.left_s)
@@ -115,7 +123,7 @@ class Flows:
             yield from self._embed_labels(ranking)
         else:
             _, counts = yield from infer(_codec.embed_texts_call(ranking.prompts))
-            _codec.warn_of_cuts(counts, ranking.labels, kind="label")
+            note_counts(counts, ranking.labels, kind="label")
 
     def classify_group(
         self, group: Group[Any], ranking: _codec.Ranking
@@ -184,7 +192,7 @@ class Flows:
                 counts.extend(part[1])
             joined = self._labels.join(prompts, fresh, embeds, counts)
         if warn:
-            _codec.warn_of_cuts(joined[1], ranking.labels, kind="label")
+            note_counts(joined[1], ranking.labels, kind="label")
         return joined[0]
 
     def _rank(
@@ -208,7 +216,7 @@ def _send_texts(items: Sequence[tuple[int, str]]) -> Flow[Array]:
     """Checked texts with the caller's indices to float32 [m, d]."""
     indices, texts = [index for index, _ in items], [text for _, text in items]
     embeds, counts = yield from infer(_codec.embed_texts_call(texts))
-    _codec.warn_of_cuts(counts, texts, kind="text", indices=indices)
+    note_counts(counts, texts, kind="text", indices=indices)
     return embeds
 
 
