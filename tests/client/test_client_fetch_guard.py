@@ -1,0 +1,469 @@
+"""What a guarded fetcher refuses and what it still fetches, from real servers on this machine's loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from tritonclip import InvalidInputError
+from tritonclip._fetch import Fetcher
+from tritonclip._fetch_guard import AddressGuard
+
+CONTENT = bytes(range(256)) * 100
+LIMIT_BYTES = 30_000
+NOT_PUBLIC = "the address of its host, or of one that it redirects to, is not public or not known"
+PUBLIC = "93.184.216.34"  # only looked at, never connected to
+
+
+class Site(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, address: str = "127.0.0.1", port: int = 0) -> None:
+        super().__init__((address, port), Handler)
+        self.seen: list[tuple[str, str]] = []  # Host and path
+        self.connections = self.open_slow = 0
+        self.target = ""
+
+    def get_request(self) -> Any:
+        self.connections += 1
+        return super().get_request()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that leave early are what is tested."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Site
+
+    def do_GET(self) -> None:  # noqa: N802
+        self.server.seen.append((self.headers["Host"], self.path))
+        getattr(self, "_" + self.path.split("?")[0].strip("/"))()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def _answer(self, content: bytes, status: int = 200, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(content)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _image(self) -> None:
+        self._answer(CONTENT)
+
+    def _large(self) -> None:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n" + bytes(LIMIT_BYTES + 1))
+        self.close_connection = True
+
+    def _away(self) -> None:
+        self._answer(b"", 302, Location=self.server.target)
+
+    def _kept_once(self) -> None:
+        self._answer(CONTENT)
+        self.rfile.readline()
+        self.close_connection = True
+
+    def _banner(self) -> None:
+        self.wfile.write(b"SSH-2.0-secret\r\n")
+        self.close_connection = True
+
+    def _head(self) -> None:
+        self._trickle(b"HTTP/1.1 200 OK\r\nX-Long: ")
+
+    def _body(self) -> None:
+        self._trickle(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n")
+
+    def _chunks(self) -> None:
+        self._trickle(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;")
+
+    def _trickle(self, start: bytes) -> None:
+        """Byte after byte until the client goes."""
+        self.close_connection = True
+        self.server.open_slow += 1
+        try:
+            self.wfile.write(start)
+            while True:
+                time.sleep(0.02)
+                self.wfile.write(b"x")
+        finally:
+            self.server.open_slow -= 1
+
+
+class Names:
+    """A table of names; each look-up of a name gives its next answer, the last one again and again."""
+
+    def __init__(self, **answers: list[list[str]]) -> None:
+        self.answers = {name.replace("_", "."): rows for name, rows in answers.items()}
+        self.asked: list[str] = []
+
+    def __call__(self, host: str, port: int, **options: Any) -> list[tuple[Any, ...]]:
+        self.asked.append(host)
+        rows = self.answers.get(host.rstrip("."))
+        if rows is None:  # digits of any spelling, and localhost
+            assert (
+                host.lower().rstrip(".") in ("localhost",) or not host[-1].isalpha() or host.startswith("0x")
+            )
+            return list(socket.getaddrinfo(host, port, **options))
+        found = rows.pop(0) if len(rows) > 1 else rows[0]
+        if not found:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [entry for text in found for entry in socket.getaddrinfo(text, port, **options)]
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    yield from serve(Site())
+
+
+def serve(server: Site) -> Iterator[Site]:
+    with server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def guarded(site: Site, names: Names, allow: str = "127.0.0.0/8", timeout_s: float = 20) -> Fetcher:
+    guard = AddressGuard([allow] if allow else [], (80, 443, site.server_port), names)
+    return Fetcher(timeout_s, LIMIT_BYTES, guard)
+
+
+def fails(fetch: Callable[[], object]) -> str:
+    with pytest.raises(InvalidInputError) as caught:
+        fetch()
+    return str(caught.value)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("0.0.0.0", "0.1.2.3", "10.0.0.1", "100.64.0.1", "100.100.100.200", "127.0.0.1", "127.255.0.9"),
+        *("169.254.169.254", "172.16.0.1", "172.31.255.255", "192.0.0.192", "192.0.2.1", "192.88.99.1"),
+        *("192.168.1.1", "198.18.0.1", "198.51.100.1", "203.0.113.1", "224.0.0.1", "239.1.1.1", "240.0.0.1"),
+        *("255.255.255.255", "168.63.129.16", "::", "::1", "::127.0.0.1", "::ffff:127.0.0.1"),
+        *("::ffff:10.0.0.1", "::ffff:169.254.169.254", "64:ff9b::7f00:1", "64:ff9b::10.0.0.1"),
+        *("64:ff9b:1::a00:1", "2002:7f00:1::", "2002:a00:1::1", "2001:0:53aa:64c::80ff:fffe", "2001:db8::1"),
+        *("3fff::1", "fc00::1", "fd00:ec2::254", "fe80::1", "fe80::1%lo", "fec0::1", "ff02::1", "100::1"),
+        *("5f00::1", "4000::1", "not an address"),
+    ],
+)
+def test_addresses_that_are_not_public(address: str) -> None:
+    assert not AddressGuard().permits(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [PUBLIC, "8.8.8.8", "172.32.0.1", "100.128.0.1", "168.63.129.17", "192.0.1.1", "::ffff:8.8.8.8"]
+    + ["64:ff9b::808:808", "2606:4700::1111", "2a00:1450:4001::200e", "2001:4860:4860::8888"],
+)  # fmt: skip
+def test_addresses_that_are_public(address: str) -> None:
+    assert AddressGuard().permits(address)
+
+
+def test_the_allow_list() -> None:
+    guard = AddressGuard(["10.1.0.0/16", "fd12::/16"])
+    permitted = ["10.1.2.3", "::ffff:10.1.2.3", "64:ff9b::10.1.2.3", "fd12::1", "8.8.8.8"]
+    assert all(map(guard.permits, permitted))
+    assert not any(map(guard.permits, ["10.2.0.1", "::ffff:10.2.0.1", "fd13::1", "127.0.0.1"]))
+    assert not AddressGuard(["::/0"]).permits("::ffff:127.0.0.1")
+    assert "allow: 10.1.0.1/16 has host bits set" in fails(lambda: AddressGuard(["10.1.0.1/16"]))
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("127.0.0.1", "2130706433", "0177.0.0.1", "0x7f000001", "0x7f.0.0.1", "127.1", "127.0.1", "0"),
+        *("017700000001", "127.0.0.1.", "localhost", "LOCALHOST", "localhost.", "[::1]", "[::]"),
+        *("[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[0:0:0:0:0:0:0:1]", "%31%32%37.0.0.1", "%6cocalhost"),
+        *("inner.example", "inner.example.", "INNER.example", "b\u00fccher.example", "xn--bcher-kva.example"),
+        *("mixed.example", "mixed6.example", "unknown.example", "metadata.example"),
+    ],
+)
+def test_hosts_that_are_not_public_are_refused_without_a_connection(site: Site, host: str) -> None:
+    inner = [["127.0.0.1"]]
+    names = Names(inner_example=inner, unknown_example=[[]], metadata_example=[["169.254.169.254"]])
+    names.answers |= {"mixed.example": [[PUBLIC, "127.0.0.1"]], "mixed6.example": [["2606:4700::1", "::1"]]}
+    names.answers |= {"xn--bcher-kva.example": inner}
+    url = f"http://{host}:{site.server_port}/image"
+    message = fails(lambda: guarded(site, names, allow="").fetch(url, "image 3"))
+    assert message.startswith(
+        f"image 3: '{url}' is not fetched: {NOT_PUBLIC}; give the URL of a public image"
+    )
+    assert "127.0.0.1" not in message.replace(url, "") and "refused" not in message
+    assert len(names.asked) == 1
+    assert site.connections == 0
+
+
+def test_an_open_and_a_closed_port_and_an_unknown_name_get_one_answer(site: Site) -> None:
+    names = Names(inner_example=[["127.0.0.1"]], nowhere_example=[[]])
+    guard = AddressGuard((), (site.server_port, 1), names)
+    urls = [f"http://inner.example:{port}/" for port in (site.server_port, 1)] + ["http://nowhere.example:1/"]
+    messages = [fails(lambda url=url: Fetcher(guard=guard).fetch(url, "image 0")) for url in urls]  # type: ignore[misc]
+    assert len({message.replace(url, "") for message, url in zip(messages, urls, strict=True)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "cause"),
+    [
+        ("http://example.com@127.0.0.1/", "a user or password"),
+        ("http://me:secret@example.com/", "a user or password"),
+        ("http://:@example.com/", "a user or password"),
+        ("http://127.0.0.1\\@example.com/", "a space, a backslash"),
+        ("http:\\\\127.0.0.1/", "a space, a backslash"),
+        ("http://exa\tmple.com/", "a space, a backslash or a control character"),
+        ("http://example.com\r\nHost: x/", "control character"),
+        ("http://example.com/a\nb", "control character"),
+        ("http:// 127.0.0.1/", "a space"),
+        ("http://example.com/a b", "a space"),
+        ("http://example.com/\x00", "control character"),
+        ("http://exam%0aple.com/", "is not a valid"),
+        ("http://a%2fb.example/", "is not a valid"),
+        ("http://[fe80::1%25eth0]/", "is not a valid"),
+        ("http://[::1/", "is not a valid"),
+        ("http:///image", "is not a valid"),
+        ("http:127.0.0.1/image", "is not a valid"),
+        ("http://127\u30020\u30020\u30021/", "is not a valid|is not public"),
+        ("http://\u2460\u2461\u2466.0.0.1/", "is not a valid|is not public"),
+        ("http://example.com:99999/", "is not a valid"),
+        ("http://example.com:22/", "a port that is not fetched from; give a URL with port 80 or 443"),
+        ("https://example.com:8443/", "a port that is not fetched from"),
+        ("http://example.com:0/", "a port that is not fetched from"),
+        ("http://a..b/", "is not public"),
+        (f"http://{'a' * 70}.example/", "is not public"),
+        ("file:///etc/passwd", "is not a valid"),
+        ("ftp://example.com/", "is not a valid"),
+    ],
+)
+def test_urls_that_are_refused_for_their_form(url: str, cause: str) -> None:
+    names = Names(example_com=[[]])
+
+    def resolve(host: str, *place: Any, **options: Any) -> Any:
+        host.encode("idna")  # as socket.getaddrinfo does, with its UnicodeError
+        return names(host, *place, **options)
+
+    with pytest.raises(InvalidInputError, match=f"^image 2: .*(?:{cause})") as caught:
+        Fetcher(guard=AddressGuard(resolve=resolve)).fetch(url, "image 2")
+    assert "secret" not in str(caught.value)
+
+
+def test_an_allowed_host_is_asked_by_its_name_over_kept_connections(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
+    names = Names(a_example=[["127.0.0.1"]], b_example=[["127.0.0.1"]])
+    fetcher, port = guarded(site, names), site.server_port
+    for host in ("a.example", "A.example", "b.example", "a.example.", "127.0.0.1"):
+        assert fetcher.fetch(f"http://{host}:{port}/image?x=%20#part", "image 0") == CONTENT
+    hosts = ["a.example", "a.example", "b.example", "a.example", "127.0.0.1"]
+    assert site.seen == [(f"{host}:{port}", "/image?x=%20") for host in hosts]
+    assert site.connections == 3  # one for each name
+    fetcher.close()
+    assert fetcher.fetch("data:,Hello", "image 0") == b"Hello"
+
+
+def test_a_name_that_changes_its_address_is_resolved_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = Names(rebound_example=[["127.0.0.2"], ["127.0.0.1"]])
+    # 127.0.0.2 stands for the public address: nothing listens there, and 127.0.0.1 would answer.
+    url = f"http://rebound.example:{site.server_port}/image"
+    message = fails(lambda: guarded(site, names, "127.0.0.2/32").fetch(url, "image 0"))
+    assert "cannot be fetched: its host cannot be reached" in message
+    assert names.asked == ["rebound.example"]
+    assert site.connections == 0
+    assert NOT_PUBLIC in fails(lambda: guarded(site, names, "127.0.0.2/32").fetch(url, "image 0"))
+    assert site.connections == 0
+
+
+def test_each_hop_is_resolved_once_and_checked(site: Site) -> None:
+    names = Names(a_example=[["127.0.0.1"]], b_example=[["127.0.0.1"]])
+    site.target = f"http://b.example:{site.server_port}/image"
+    assert guarded(site, names).fetch(f"http://a.example:{site.server_port}/away", "image 0") == CONTENT
+    assert names.asked == ["a.example", "b.example"]
+
+
+@pytest.mark.parametrize(
+    ("target", "cause"),
+    [
+        ("http://127.0.0.1:{port}/image", NOT_PUBLIC),
+        ("//127.1:{port}/image", NOT_PUBLIC),
+        ("http://inner.example:{port}/image", NOT_PUBLIC),
+        ("/image", NOT_PUBLIC),  # the name's next answer is not permitted
+        ("http://[::1]:{port}/image", NOT_PUBLIC),
+        ("http://127.0.0.3:22/", "a port that is not fetched from"),
+        ("http://me:secret@127.0.0.3:{port}/image", "a user or password"),
+        ("http://127.0.0.3:{port}\\@b.example/", "a backslash"),
+        ("file:///etc/passwd", "file is not followed from http"),
+    ],
+)
+def test_redirects_are_checked(target: str, cause: str) -> None:
+    for outer in serve(Site("127.0.0.3")):
+        for inner in serve(Site("127.0.0.1", outer.server_port)):
+            outer.target = target.format(port=outer.server_port)
+            names = Names(outer_example=[["127.0.0.3"], ["127.0.0.1"]], inner_example=[["127.0.0.1"]])
+            url = f"http://outer.example:{outer.server_port}/away"
+            message = fails(lambda: guarded(outer, names, "127.0.0.3/32").fetch(url, "image 1"))  # noqa: B023
+            assert message.startswith(f"image 1: '{url}' ") and cause in message
+            assert "secret" not in message
+            assert (outer.connections, inner.connections) == (1, 0)
+
+
+def test_the_next_address_is_tried_if_one_does_not_answer(site: Site) -> None:
+    names = Names(two_example=[["127.0.0.2", "127.0.0.1"]], none_example=[["127.0.0.2", "127.0.0.4"]])
+    fetcher, port = guarded(site, names), site.server_port
+    assert fetcher.fetch(f"http://two.example:{port}/image", "image 0") == CONTENT
+    assert "its host cannot be reached" in fails(
+        lambda: fetcher.fetch(f"http://none.example:{port}/", "image 0")
+    )
+
+
+def test_an_address_that_is_silent_leaves_time_for_the_next(site: Site) -> None:
+    with socket.socket() as full:  # a queue of connections that nobody takes: the next ones get no answer
+        full.bind(("127.0.0.2", site.server_port))
+        full.listen(0)
+        waiting = [socket.socket() for _ in range(3)]
+        for client in waiting:
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.2", site.server_port))
+        names = Names(two_example=[["127.0.0.2", "127.0.0.1"]], slow_example=[["127.0.0.2"]])
+        fetcher, port = guarded(site, names, timeout_s=1), site.server_port
+        assert fetcher.fetch(f"http://two.example:{port}/image", "image 0") == CONTENT
+        message = fails(lambda: fetcher.fetch(f"http://slow.example:{port}/image", "image 0", 0.3))
+        assert "timed out after 0.3 s (timeout_s); raise it" in message
+        for client in waiting:
+            client.close()
+
+
+def test_a_dropped_connection_is_tried_once_more(site: Site) -> None:
+    fetcher, url = guarded(site, Names()), f"http://127.0.0.1:{site.server_port}"
+    assert fetcher.fetch(f"{url}/kept_once", "image 0") == CONTENT
+    assert fetcher.fetch(f"{url}/image", "image 0") == CONTENT
+    assert site.connections == 2
+
+
+def test_what_a_host_says_is_not_told(site: Site) -> None:
+    fetcher = guarded(site, Names(closed_example=[["127.0.0.2"]]))
+    urls = [f"http://127.0.0.1:{site.server_port}/banner", f"http://closed.example:{site.server_port}/"]
+    messages = [fails(lambda url=url: fetcher.fetch(url, "image 0")) for url in urls]  # type: ignore[misc]
+    assert len({message.replace(url, "") for message, url in zip(messages, urls, strict=True)}) == 1
+
+
+def test_the_limit_of_bytes_holds(site: Site) -> None:
+    url = f"http://127.0.0.1:{site.server_port}/large"
+    assert "is larger than 30000 bytes" in fails(lambda: guarded(site, Names()).fetch(url, "image 0"))
+
+
+@pytest.mark.parametrize("what", ["head", "body", "chunks"])
+@pytest.mark.parametrize("secure", [False, True])
+def test_a_trickle_ends_and_so_does_its_thread(
+    site: Site, what: str, secure: bool, authority: trustme.CA
+) -> None:
+    if secure:
+        wrap(site, authority, "127.0.0.1")
+    before = threading.active_count()
+    fetcher = guarded(site, Names(), timeout_s=0.4)
+    url = f"http{'s' * secure}://127.0.0.1:{site.server_port}/{what}"
+    assert "timed out after 0.4 s (fetch_timeout_s)" in fails(lambda: fetcher.fetch(url, "image 0"))
+    wait_until(lambda: site.open_slow == 0)
+    wait_until(lambda: threading.active_count() <= before)
+    assert len(site.seen) == 1
+
+
+@pytest.fixture
+def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    return authority
+
+
+def wrap(site: Site, authority: trustme.CA, *names: str) -> list[str | None]:
+    """Serves the site over TLS, with a certificate of these names; returns the names asked for by SNI."""
+    asked: list[str | None] = []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(*names).configure_cert(context)
+    context.sni_callback = lambda _socket, name, _context: asked.append(name)
+    site.socket = context.wrap_socket(site.socket, server_side=True)
+    return asked
+
+
+def test_https_is_verified_for_the_name_and_no_connection_serves_two(
+    site: Site, authority: trustme.CA
+) -> None:
+    asked = wrap(site, authority, "a.example")
+    names = Names(a_example=[["127.0.0.1"]], b_example=[["127.0.0.1"]])
+    fetcher, port = guarded(site, names), site.server_port
+    for _ in range(2):
+        assert fetcher.fetch(f"https://a.example:{port}/image", "image 0") == CONTENT
+        for host in ("b.example", "127.0.0.1"):
+            message = fails(lambda host=host: fetcher.fetch(f"https://{host}:{port}/image", "image 0"))  # type: ignore[misc]
+            assert (
+                "cannot be fetched: the certificate or the encryption of its host is not accepted" in message
+            )
+    assert site.seen == [(f"a.example:{port}", "/image")] * 2
+    assert asked == ["a.example", "b.example", None, "b.example", None]
+    site.target = f"http://a.example:{port}/image"
+    assert "http is not followed from https" in fails(
+        lambda: fetcher.fetch(f"https://a.example:{port}/away", "image 0")
+    )
+
+
+def test_https_of_an_unknown_authority_is_refused(site: Site, authority: trustme.CA) -> None:
+    wrap(site, trustme.CA(), "a.example")
+    names = Names(a_example=[["127.0.0.1"]])
+    url = f"https://a.example:{site.server_port}/image"
+    assert "is not accepted" in fails(lambda: guarded(site, names).fetch(url, "image 0"))
+    assert site.seen == []
+
+
+def test_an_event_loop_fetches_side_by_side_and_gets_the_same_errors(site: Site) -> None:
+    fetcher, url = guarded(site, Names()), f"http://127.0.0.1:{site.server_port}"
+    late = [fetcher.fetch_async(f"{url}/head", f"image {n}", 0.4) for n in range(20)]
+    others = [
+        fetcher.fetch_async(target, "image 9") for target in (f"{url}/image", "data:,Hello", "http://0/")
+    ]
+
+    async def run() -> list[bytes | BaseException]:
+        return await asyncio.gather(*late, *others, return_exceptions=True)
+
+    start = time.monotonic()
+    results = asyncio.run(run())
+    assert time.monotonic() - start < 4
+    assert results[20:22] == [CONTENT, b"Hello"]
+    assert str(results[0]) == fails(lambda: fetcher.fetch(f"{url}/head", "image 0", 0.4))
+    assert str(results[22]) == fails(lambda: fetcher.fetch("http://0/", "image 9"))
+    assert all("timed out after 0.4 s (timeout_s)" in str(result) for result in results[:20])
+
+
+def test_a_fetch_that_nobody_waits_for_any_more_ends_quietly(site: Site) -> None:
+    fetcher = guarded(site, Names(), timeout_s=0.5)
+    before = threading.active_count()
+
+    async def run() -> None:
+        url = f"http://127.0.0.1:{site.server_port}/body"
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(fetcher.fetch_async(url, "image 0"), 0.1)
+
+    asyncio.run(run())
+    wait_until(lambda: site.open_slow == 0 and threading.active_count() <= before)
