@@ -26,7 +26,7 @@ $(INSTALLED): pyproject.toml constraints.txt client/pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.10, 3.11 or 3.12 with venv found; set PYTHON=..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable client
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable 'client[gateway]'
 	@touch $@
 
 demo: install

@@ -1,0 +1,133 @@
+"""The subcommands `gateway`, which serves the REST gateway, and `gateway-key`, which makes a key for it."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tritonclip._cli_options import EXITS, connection
+from tritonclip.errors import InvalidInputError
+
+MIB = 2**20
+_FILE = click.Path(path_type=Path)
+_NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
+
+
+@click.command(epilog=EXITS)
+@connection
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind.")
+@click.option("--port", default=8080, show_default=True, help="0 picks a free port.")
+@click.option(
+    "--keys-file", type=_FILE, help="API keys that callers must show, a line each, from gateway-key."
+)
+@click.option("--rate-limit", metavar="RATE", help="Of a key, or without keys of an address, as 100/minute.")
+@click.option(
+    "--rate-storage", default="memory://", show_default=True, help="Shared: async+redis://host:6379."
+)
+@click.option("--max-body-mib", default=64, show_default=True, help="Largest body of a request.")
+@click.option("--max-images", default=256, show_default=True, help="Images in a request.")
+@click.option("--max-requests", default=256, show_default=True, help="Requests under way; more are refused.")
+@click.option("--max-mib", default=1024, show_default=True, help="Bodies under way; more are refused.")
+@click.option(
+    "--body-timeout", default=60.0, show_default=True, help="Seconds that a body may take to arrive."
+)
+@click.option("--allow-urls", is_flag=True, help="Fetch images that callers name by URL, from public hosts.")
+@click.option(
+    "--url-network", multiple=True, metavar="CIDR", help="A private network to fetch from; repeatable."
+)
+@click.option(
+    "--url-port", multiple=True, type=int, help="A port to fetch from; repeatable. [default: 80, 443]"
+)
+@click.option("--cors-origin", multiple=True, metavar="ORIGIN", help="Web pages that may call; repeatable.")
+@click.option("--root-path", default="", help="The path under which a proxy serves this, as /clip.")
+@click.option("--forwarded-allow-ips", default="127.0.0.1", show_default=True, help="Proxies to believe.")
+@click.option("--tls-cert", type=_FILE, help="HTTPS: the certificate, a PEM file ...")
+@click.option("--tls-key", type=_FILE, help="... and its key.")
+def gateway(
+    connect: dict[str, Any],
+    host: str,
+    port: int,
+    keys_file: Path | None,
+    rate_limit: str | None,
+    rate_storage: str,
+    max_body_mib: int,
+    max_images: int,
+    max_requests: int,
+    max_mib: int,
+    body_timeout: float,
+    allow_urls: bool,
+    url_network: tuple[str, ...],
+    url_port: tuple[int, ...],
+    cors_origin: tuple[str, ...],
+    root_path: str,
+    forwarded_allow_ips: str,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+) -> None:
+    """Serve a REST API and a web page in front of Triton, until Ctrl-C.
+
+    --timeout is the deadline of a request. Keys come from --keys-file and TRITONCLIP_GATEWAY_KEYS; without
+    any, everyone who reaches the port may call. --api-key is what the gateway itself shows to Triton's proxy.
+    """
+    from tritonclip.gateway import GatewaySettings, create_app
+    from tritonclip.gateway._serve import serve
+
+    if (tls_cert is None) != (tls_key is None):
+        raise click.UsageError("TLS needs both --tls-cert and --tls-key")
+    given: dict[str, Any] = {"url_ports": url_port} if url_port else {}
+    if "timeout_s" in connect:
+        given["timeout_s"] = connect["timeout_s"]
+    settings = GatewaySettings.from_env(
+        os.environ,
+        keys_file=keys_file,
+        rate_limit=rate_limit,
+        rate_storage=rate_storage,
+        max_body_bytes=max_body_mib * MIB,
+        max_images=max_images,
+        max_requests=max_requests,
+        max_bytes=max_mib * MIB,
+        body_timeout_s=body_timeout,
+        allow_urls=allow_urls,
+        url_networks=url_network,
+        cors_origins=cors_origin,
+        root_path=root_path,
+        **given,
+    )
+    serve(
+        create_app(settings, **connect),
+        settings,
+        host=host,
+        port=port,
+        forwarded_allow_ips=forwarded_allow_ips,
+        ssl_certfile=tls_cert,
+        ssl_keyfile=tls_key,
+    )
+
+
+@click.command(epilog=EXITS)
+@click.argument("name")
+@click.option("--append-to", type=_FILE, metavar="FILE", help="Add the line to a file of keys.")
+def gateway_key(name: str, append_to: Path | None) -> None:
+    """Make an API key for the gateway, called NAME in its log.
+
+    The key is shown once. What is kept is its digest: a line for --keys-file or TRITONCLIP_GATEWAY_KEYS. To
+    revoke a key, remove its line; the gateway sees that within seconds.
+    """
+    from tritonclip.gateway._keys import digest, make_key, parse_keys
+
+    if not _NAME.fullmatch(name):
+        raise InvalidInputError(f"name {name!r}: expected 1 to 64 letters, digits, '.', '_', '@' and '-'")
+    key = make_key()
+    line = f"{name}:{digest(key)}"
+    if append_to is not None:
+        before = append_to.read_text("utf-8") if append_to.exists() else ""
+        if name in parse_keys(before, str(append_to)):
+            raise InvalidInputError(f"{append_to}: {name!r} has a key already; remove its line to replace it")
+        append_to.touch(mode=0o600)
+        append_to.write_text(f"{before.rstrip()}\n{line}\n".lstrip(), "utf-8")
+    click.echo(key)
+    click.echo(f"the key, shown only now; its line: {line}", err=True)

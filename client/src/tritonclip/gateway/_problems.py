@@ -1,0 +1,107 @@
+"""Errors of the package and of HTTP as answers: status, headers, and a body of OpenAI's form."""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from tritonclip.errors import (
+    DeadlineExceededError,
+    InvalidInputError,
+    ModelNotReadyError,
+    ServerUnavailableError,
+    TritonClipError,
+)
+
+RETRY_AFTER_S = (1, 3)  # drawn at random, so that the refused do not come back all at once
+_PLACE = re.compile(r"(image|label|text) (\d+)\b")
+_FIELD = re.compile(r"(images|labels|texts|hypothesis_template|top_k|threshold)\b")
+_OVERLOADED, _TOO_LATE = "overloaded: ", re.compile(r"deadline (?:passed|cannot be met): ")
+_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+_CODES = {
+    400: "invalid_input",
+    401: "invalid_api_key",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    413: "body_too_large",
+    415: "unsupported_media_type",
+    429: "rate_limit_exceeded",
+    500: "inference_failed",
+    503: "server_unavailable",
+    504: "deadline_exceeded",
+}
+
+
+@dataclass(kw_only=True)
+class Problem(Exception):  # noqa: N818 - what a caller is told, not a failure of the gateway
+    """An answer that is not the one that was asked for.
+
+    Attributes:
+        status: HTTP status.
+        message: What was wrong, where, and what to do.
+        code: A word for programs; None: the one that goes with the status.
+        param: The field of the request that was wrong, as `images[1]`.
+        headers: Further headers.
+        extra: Further members of the body, beside `error`.
+    """
+
+    status: int
+    message: str
+    code: str | None = None
+    param: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Tell callers that may try again when to."""
+        if self.status == 503:
+            self.headers.setdefault("Retry-After", str(random.randint(*RETRY_AFTER_S)))
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The error of OpenAI's form: message, type, param, code."""
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        return {
+            "message": self.message,
+            "type": _TYPES.get(self.status, kind),
+            "param": self.param,
+            "code": self.code or _CODES.get(self.status, "error"),
+        }
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The whole body."""
+        return {"error": self.error, **self.extra}
+
+
+def problem_of(error: TritonClipError, field_of: dict[str, str] | None = None) -> Problem:
+    """What a caller is told of a failed call. Texts about the inside of the deployment are not passed on.
+
+    Args:
+        error: What the client raised.
+        field_of: The request's fields of images, labels and texts, where they have other names.
+    """
+    if isinstance(error, InvalidInputError):
+        return Problem(status=400, message=error.message, param=_param(error.message, field_of or {}))
+    if isinstance(error, DeadlineExceededError) or _TOO_LATE.match(error.message):
+        return Problem(
+            status=504, message="no answer within the deadline; try again later, or send less at once"
+        )
+    if isinstance(error, ModelNotReadyError):
+        return Problem(status=503, code="model_not_ready", message="the model is not ready; try again later")
+    if isinstance(error, ServerUnavailableError) and error.message.startswith(_OVERLOADED):
+        return Problem(status=503, code="overloaded", message="the server is overloaded; try again later")
+    if isinstance(error, ServerUnavailableError):
+        return Problem(status=503, message="the inference server cannot be reached; try again later")
+    return Problem(status=500, message="inference failed; report it with the X-Request-ID of this answer")
+
+
+def _param(message: str, field_of: dict[str, str]) -> str | None:
+    """The field that a message of the client or the server is about; they begin with it."""
+    if found := _PLACE.match(message):
+        return f"{field_of.get(found[1], found[1] + 's')}[{found[2]}]"
+    found = _FIELD.match(message)
+    return field_of.get(found[1].removesuffix("s"), found[1]) if found else None

@@ -1,0 +1,97 @@
+"""The gateway on uvicorn: connections that stall are closed, and the log is lines of JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from pythonjsonlogger.json import JsonFormatter
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from tritonclip.gateway._settings import GatewaySettings
+
+HEADERS_TIMEOUT_S = 15.0
+GRACE_S = 5.0  # the answer "408" is given before the connection is closed
+STOP_TIMEOUT_S = 30
+
+
+def serve(app: FastAPI, settings: GatewaySettings, **options: Any) -> None:
+    """Serve until SIGTERM or Ctrl-C; what is under way is answered first, for half a minute at most.
+
+    Args:
+        app: From `create_app`.
+        settings: Its settings.
+        **options: Further ones of `uvicorn.Config`, as `host`, `port`, `ssl_certfile`.
+    """
+    configure_log()
+    uvicorn.Server(config(app, settings, **options)).run()
+
+
+def config(app: FastAPI, settings: GatewaySettings, **options: Any) -> uvicorn.Config:
+    """How uvicorn is to run the gateway."""
+    return uvicorn.Config(
+        app,
+        http=_patient(settings.body_timeout_s),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=STOP_TIMEOUT_S,
+        **options,
+    )
+
+
+def configure_log() -> None:
+    """Lines of JSON on standard error, from the gateway and from uvicorn; other packages' warnings too."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        JsonFormatter(
+            "{asctime}{levelname}{name}{message}",
+            style="{",
+            rename_fields={"asctime": "time", "levelname": "level", "name": "logger", "message": "event"},
+        )
+    )
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    for name in ("tritonclip", "uvicorn"):
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+def _patient(body_timeout_s: float) -> type[asyncio.Protocol]:
+    """A protocol that closes a connection whose request does not arrive whole in time.
+
+    uvicorn's own waits for ever, for the end of headers as for that of a body which nobody reads any more.
+    """
+    headers_s = min(HEADERS_TIMEOUT_S, body_timeout_s)
+
+    class Patient(HttpToolsProtocol):
+        _timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._wait(headers_s)
+
+        def on_message_begin(self) -> None:
+            self._wait(headers_s)
+            super().on_message_begin()
+
+        def on_headers_complete(self) -> None:
+            self._wait(body_timeout_s + GRACE_S)
+            super().on_headers_complete()
+
+        def on_message_complete(self) -> None:
+            self._wait(None)
+            super().on_message_complete()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._wait(None)
+            super().connection_lost(exc)
+
+        def _wait(self, seconds: float | None) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = None if seconds is None else self.loop.call_later(seconds, self.transport.close)
+
+    return Patient

@@ -1,0 +1,127 @@
+// Calls of the gateway: the key, at most four at a time, waiting where the server says so, errors as one kind.
+
+const AT_ONCE = 4;
+const TRIES = 3; // after the first
+const LONGEST_WAIT_S = 60;
+const STORED = "tritonclip-key";
+
+// "refused": an answer was 401.
+export const events = new EventTarget();
+
+class ApiError extends Error {
+  constructor(message, status = 0) {
+    super(message);
+    this.status = status;
+  }
+}
+
+let key = remembered();
+
+export function remembered() {
+  try {
+    return sessionStorage.getItem(STORED) ?? "";
+  } catch {
+    return ""; // the browser keeps nothing
+  }
+}
+
+export const hasKey = () => key !== "";
+
+export function useKey(value, remember) {
+  key = value;
+  try {
+    sessionStorage.removeItem(STORED);
+    if (remember) sessionStorage.setItem(STORED, value);
+  } catch {
+    // then it is for this page only
+  }
+}
+
+// Paths are relative: the gateway may be served below a path of a proxy.
+export const address = (path) => new URL(path, document.baseURI).href;
+
+export const getJson = (path) => request(path, {}, {});
+
+// The answer for one image. Options: signal, and onWait(text) for when the server has it wait.
+export async function askOfImage(path, { file, name }, fields, options) {
+  const body = new FormData();
+  body.append("images", file, name);
+  for (const [field, value] of fields) body.append(field, value);
+  const answer = await queued(options, () => request(path, { method: "POST", body }, options));
+  const [result] = answer.results;
+  if (result.error) throw new ApiError(ofOne(result.error.message));
+  return { ...result, warnings: answer.warnings };
+}
+
+export function postJson(path, value, options) {
+  const init = { method: "POST", body: JSON.stringify(value), headers: { "Content-Type": "application/json" } };
+  return queued(options, () => request(path, init, options));
+}
+
+let free = AT_ONCE;
+const waiting = [];
+
+async function queued({ signal }, work) {
+  if (free > 0) free -= 1;
+  else await new Promise((go) => waiting.push(go));
+  try {
+    signal?.throwIfAborted();
+    return await work();
+  } finally {
+    const next = waiting.shift();
+    if (next) next();
+    else free += 1;
+  }
+}
+
+async function request(path, init, { signal, onWait }) {
+  for (let attempt = 1; ; attempt += 1) {
+    const response = await send(path, init, signal);
+    const wait_s = retryAfter(response);
+    if (wait_s === null || attempt > TRIES) return answerOf(response, signal);
+    onWait?.(`The server is busy: next try in ${wait_s} s (${attempt} of ${TRIES}).`);
+    await sleep(wait_s, signal);
+  }
+}
+
+async function send(path, init, signal) {
+  const headers = { ...init.headers };
+  if (key) headers.Authorization = `Bearer ${key}`;
+  try {
+    return await fetch(address(path), { ...init, headers, signal, cache: "no-store" });
+  } catch (error) {
+    signal?.throwIfAborted();
+    const isOut = error.name === "TypeError";
+    throw new ApiError(isOut ? "No answer: the server or the file cannot be reached." : error.message);
+  }
+}
+
+function retryAfter({ status, headers }) {
+  const wait_s = Number(headers.get("Retry-After") ?? NaN);
+  return (status === 429 || status === 503) && wait_s >= 0 && wait_s <= LONGEST_WAIT_S ? wait_s : null;
+}
+
+async function answerOf(response, signal) {
+  const { ok, status, headers } = response;
+  let body = null;
+  try {
+    body = await response.json();
+  } catch {
+    signal?.throwIfAborted(); // else it was no JSON, as from a proxy
+  }
+  if (status === 401) events.dispatchEvent(new Event("refused"));
+  if (ok && body) return body;
+  const trace = status >= 500 && headers.has("X-Request-ID") ? ` (request ${headers.get("X-Request-ID")})` : "";
+  throw new ApiError(ofOne(body?.error?.message ?? `HTTP ${status}.`) + trace, status);
+}
+
+// The server numbers the images of a request; here each has one only.
+const ofOne = (message) =>
+  message.replace(/^image 0\b/, "The file").replace(/^The file: ./, (start) => start.at(-1).toUpperCase());
+
+function sleep(seconds, signal) {
+  return new Promise((resolve, reject) => {
+    setTimeout(resolve, 1000 * seconds);
+    signal?.addEventListener("abort", () => reject(signal.reason));
+  });
+}

@@ -1,0 +1,67 @@
+// Puts the page together: the parts share the images, the labels, and what the server says of itself.
+
+import { address, events } from "./api.js";
+import { startCamera } from "./camera.js";
+import { Chips } from "./chips.js";
+import { Classify } from "./classify.js";
+import { startCode } from "./code.js";
+import { Compare } from "./compare.js";
+import { byId } from "./dom.js";
+import { Images } from "./images.js";
+import { startIntake } from "./intake.js";
+import { Status } from "./status.js";
+import { startTabs } from "./tabs.js";
+
+// Until /v1/info is known, nothing is refused here.
+const info = { keys_required: false, max_body_bytes: Infinity, max_labels: Infinity, hypothesis_template: "{}" };
+const images = new Images(info);
+const [list, input, message] = ["label-list", "label-input", "label-message"].map(byId);
+const labels = new Chips({ list, input, message, info });
+const page = { info, images, labels, model: null };
+const status = new Status(page);
+page.mayCall = () => status.mayCall();
+const classify = new Classify(page);
+const compare = new Compare(page);
+
+startIntake(images);
+startCamera((file) => images.add([file]));
+
+let action = () => classify.run();
+startTabs(document.querySelector("[role=tablist]"), (panel) => {
+  const isClassify = panel.id === "classify-panel";
+  action = isClassify ? () => classify.run() : () => compare.run();
+  panel.querySelector(".inputs").prepend(byId("intake")); // both tabs have the same images
+});
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || byId("camera").open) return;
+  event.preventDefault();
+  action();
+});
+
+const fileNames = () => (images.usable.length ? images.usable.map(({ name }) => name) : ["image.jpg"]);
+const request = (path, fields) => ({ url: address(path), files: fileNames(), fields, keys: info.keys_required });
+// Where nothing is there yet, examples are.
+const listed = (name, values) => (values.length ? values : ["a cat", "a dog"]).map((value) => [name, value]);
+const refreshes = [
+  startCode(byId("classify-code"), () =>
+    request("v1/classify", [...listed("labels", labels.values), ["hypothesis_template", byId("template").value]])),
+  startCode(byId("compare-code"), () => request("v1/similarity", listed("texts", compare.lines))),
+];
+const refresh = () => refreshes.forEach((each) => each());
+for (const kind of ["added", "removed"]) images.addEventListener(kind, refresh);
+labels.addEventListener("change", refresh);
+for (const id of ["template", "texts"]) byId(id).addEventListener("input", refresh);
+
+events.addEventListener("info", () => {
+  if (!byId("template").value) byId("template").value = info.hypothesis_template;
+  refresh();
+});
+events.addEventListener("model", () => {
+  const { logit_scale } = page.model;
+  const times = Math.exp(logit_scale / 100).toPrecision(2);
+  byId("scale").textContent =
+    `The logit scale of this model is ${logit_scale.toFixed(1)}, learned in its training; one divided by it, ` +
+    `${(1 / logit_scale).toPrecision(2)}, is called the temperature. A label whose cosine is greater by 0.01 ` +
+    `has a score ${times} times as high.`;
+});
+status.start();

@@ -1,0 +1,75 @@
+// An image's card: thumbnail, name, ranked bars or what went wrong, and what can be done with it.
+
+import { breakable, button, counted, el, percent, removeButton } from "./dom.js";
+
+const SHOWN = 5;
+
+export class Card {
+  state = el("div", { class: "state" });
+  note = el("p", { class: "note" });
+
+  constructor(item, { onRemove, onRetry, onEmbed }) {
+    const small = (text, about, onclick) =>
+      button(text, { class: "small", "aria-label": `${text}${about} ${item.name}`, onclick });
+    this.retry = small("Try again", ":", onRetry);
+    this.embed = small("Download embedding", " of", onEmbed);
+    const name = el("h3", null, ...breakable(item.name));
+    this.node = el(
+      "li",
+      { class: "box card" },
+      el("div", { class: "card-top" }, thumbnail(item), name, removeButton(item.name, onRemove)),
+      this.state,
+      el("div", { class: "row" }, this.retry, this.embed),
+      this.note,
+    );
+    this.show(el("p", { class: "muted" }, "Waits for Classify"));
+    if (item.fault) this.showError(item.fault, false);
+  }
+
+  show(...state) {
+    this.state.replaceChildren(...state);
+    this.retry.hidden = true;
+    this.embed.hidden = false;
+    this.note.textContent = "";
+  }
+
+  showBusy(text) {
+    this.show(el("p", { class: "busy muted" }, text));
+  }
+
+  showError(text, mayRetry) {
+    this.show(el("p", { class: "message error" }, text));
+    this.retry.hidden = !mayRetry;
+    this.embed.hidden = true;
+  }
+
+  showRanking(predictions) {
+    const rows = predictions.map(ranked);
+    this.show(el("ol", { class: "ranking" }, ...rows));
+    if (rows.length > SHOWN) this.state.append(expander(rows));
+  }
+}
+
+export function thumbnail({ url }) {
+  const box = el("div", { class: "thumb" });
+  // an error: TIFF, say, which browsers do not show
+  if (url) box.append(el("img", { src: url, alt: "", loading: "lazy", onerror: () => box.replaceChildren() }));
+  return box;
+}
+
+function ranked({ label, score }) {
+  const bar = el("span", { class: "bar" });
+  bar.style.setProperty("--score", percent(score));
+  return el("li", null, el("span", null, label), el("span", { class: "figure" }, percent(score)), bar);
+}
+
+function expander(rows) {
+  const toggle = button("", { class: "plain", onclick: () => show(toggle.getAttribute("aria-expanded") === "false") });
+  const show = (all) => {
+    for (const row of rows.slice(SHOWN)) row.hidden = !all;
+    toggle.textContent = all ? `Only the best ${SHOWN}` : `All ${counted(rows.length, "label")}`;
+    toggle.setAttribute("aria-expanded", all);
+  };
+  show(false);
+  return toggle;
+}

@@ -1,0 +1,73 @@
+// A list of short texts, each shown as a chip that can be removed.
+
+import { announce, el, removeButton, say } from "./dom.js";
+
+const split = (text) => text.split(/[,\n\r]+/).map((part) => part.trim()).filter(Boolean);
+
+// "change": the values are others now.
+export class Chips extends EventTarget {
+  values = [];
+
+  constructor(parts) {
+    super();
+    Object.assign(this, parts); // {list, input, message, info}
+    const { input } = parts;
+    input.addEventListener("keydown", (event) => this.onKey(event));
+    // by what is in the field: the keyboards of phones do not name their keys
+    input.addEventListener("input", () => input.value.includes(",") && this.commit());
+    input.addEventListener("paste", (event) => this.onPaste(event));
+    input.parentElement.addEventListener("click", (event) => event.target === input.parentElement && input.focus());
+  }
+
+  // Takes what is typed so far as labels too.
+  commit() {
+    const text = this.input.value;
+    this.input.value = "";
+    this.add(split(text));
+  }
+
+  add(texts) {
+    const refused = new Set();
+    const before = this.values.length;
+    const most = this.info.max_labels;
+    for (const text of texts) {
+      if (this.values.includes(text)) refused.add(`\u201c${text}\u201d is there already.`);
+      else if (this.values.length >= most) refused.add(`At most ${most} labels are taken.`);
+      else {
+        this.values.push(text);
+        this.list.append(this.chip(text));
+      }
+    }
+    if (texts.length) say(this.message, [...refused].slice(0, 3).join(" "), this.input);
+    if (this.values.length === before) return;
+    announce(`Added: ${this.values.slice(before).join(", ")}`);
+    this.dispatchEvent(new Event("change"));
+  }
+
+  remove(text) {
+    const place = this.values.indexOf(text);
+    this.values.splice(place, 1);
+    this.list.children[place].remove();
+    (this.list.children[place]?.querySelector("button") ?? this.input).focus();
+    say(this.message, "", this.input);
+    announce(`Removed: ${text}`);
+    this.dispatchEvent(new Event("change"));
+  }
+
+  chip(text) {
+    return el("li", { class: "chip" }, el("span", null, text), removeButton(text, () => this.remove(text)));
+  }
+
+  onKey(event) {
+    if (event.isComposing || event.ctrlKey || event.metaKey) return;
+    if (event.key === "Enter") this.commit();
+    else if (event.key === "Backspace" && !this.input.value && this.values.length) this.remove(this.values.at(-1));
+  }
+
+  onPaste(event) {
+    const text = event.clipboardData.getData("text/plain");
+    if (!/[,\n]/.test(text)) return;
+    event.preventDefault();
+    this.add(split(text));
+  }
+}

@@ -1,0 +1,137 @@
+// The tab "Classify": each image in a request of its own, its card filled when the answer is in.
+
+import { askOfImage, events, postJson } from "./api.js";
+import { Card } from "./card.js";
+import { announce, byId, drop, percent, saveJson, say, warn } from "./dom.js";
+import { dataUri } from "./images.js";
+
+export class Classify {
+  cards = new Map(); // item -> {card, controller, status of its last answer}
+  isStale = false; // results are of other labels than those on screen
+
+  constructor(page) {
+    this.page = page; // {images, labels, info, model, mayCall}
+    this.template = byId("template");
+    page.images.addEventListener("added", ({ detail }) => this.onAdded(detail));
+    page.images.addEventListener("removed", ({ detail }) => this.onRemoved(detail));
+    page.labels.addEventListener("change", () => this.onInputs());
+    this.template.addEventListener("input", () => this.onInputs());
+    events.addEventListener("accepted", () => this.onAccepted());
+    byId("classify").addEventListener("click", () => this.run());
+  }
+
+  get labels() {
+    return this.page.labels.values;
+  }
+
+  get hasPlace() {
+    return this.template.value.includes("{}");
+  }
+
+  get fields() {
+    return [...this.labels.map((label) => ["labels", label]), ["hypothesis_template", this.template.value]];
+  }
+
+  run() {
+    const { labels, images, mayCall } = this.page;
+    labels.commit();
+    if (!this.check() || !mayCall()) return;
+    this.isStale = false;
+    say(byId("classify-message"), images.items.length ? "" : "Add an image first.");
+    warn(byId("warnings"), null);
+    for (const item of images.usable) this.classify(item);
+  }
+
+  // Says at the field what is missing, and whether nothing is.
+  check() {
+    const { input, message } = this.page.labels;
+    if (!this.labels.length) say(message, "Add a label first.", input);
+    say(byId("template-message"), this.hasPlace ? "" : "Write {} where the label goes.", this.template);
+    if (!this.labels.length) input.focus();
+    else if (!this.hasPlace) this.template.focus();
+    return this.labels.length > 0 && this.hasPlace;
+  }
+
+  async classify(item) {
+    const entry = this.cards.get(item);
+    const { card } = entry;
+    entry.controller.abort();
+    entry.controller = new AbortController();
+    const { signal } = entry.controller;
+    card.showBusy("Classifying");
+    try {
+      const onWait = (text) => card.showBusy(text);
+      const { predictions, warnings } = await askOfImage("v1/classify", item, this.fields, { signal, onWait });
+      signal.throwIfAborted();
+      entry.status = 200;
+      card.showRanking(predictions);
+      warn(byId("warnings"), warnings);
+      announce(`${item.name}: ${predictions[0].label}, ${percent(predictions[0].score)}`);
+    } catch (error) {
+      if (signal.aborted) return;
+      entry.status = error.status;
+      card.showError(error.message, true);
+      announce(`${item.name}: ${error.message}`);
+    }
+  }
+
+  async embed(item) {
+    const { card } = this.cards.get(item);
+    const note = (text) => (card.note.textContent = text);
+    try {
+      const isLarge = (item.file.size * 4) / 3 > this.page.info.max_body_bytes;
+      if (isLarge) throw new Error("Too large for this: base64 adds a third.");
+      note("Asking for the embedding");
+      const asked = { model: "clip", input: await dataUri(item.file), modality: "image" };
+      const { model, data } = await postJson("v1/embeddings", asked, { onWait: note });
+      const sha256 = this.page.model?.sha256 ?? null;
+      saveJson(`${item.name}.embedding.json`, { model, sha256, image: item.name, embedding: data[0].embedding });
+      note("");
+      announce(`Embedding of ${item.name} downloaded`);
+    } catch (error) {
+      note(error.message);
+      announce(`${item.name}: ${error.message}`);
+    }
+  }
+
+  onAdded(items) {
+    const isReady = this.labels.length > 0 && this.hasPlace && this.page.mayCall();
+    for (const item of items) {
+      const card = new Card(item, {
+        onRemove: () => this.page.images.remove(item),
+        onRetry: () => this.check() && this.classify(item),
+        onEmbed: () => this.embed(item),
+      });
+      this.cards.set(item, { card, controller: new AbortController(), status: null });
+      byId("gallery").append(card.node);
+      if (item.fault) announce(`${item.name}: ${item.fault}`);
+      else if (isReady) this.classify(item);
+    }
+    this.showState();
+  }
+
+  onRemoved(item) {
+    const { card, controller } = this.cards.get(item);
+    controller.abort();
+    this.cards.delete(item);
+    drop(card.node);
+    this.showState();
+  }
+
+  onInputs() {
+    this.isStale = [...this.cards.values()].some(({ status }) => status === 200);
+    if (this.hasPlace) say(byId("template-message"), "", this.template);
+    this.showState();
+  }
+
+  onAccepted() {
+    for (const [item, { status }] of this.cards) if (status === 401) this.classify(item);
+  }
+
+  showState() {
+    byId("empty").hidden = this.cards.size > 0;
+    const isStale = this.isStale && this.cards.size > 0;
+    const text = isStale ? "The inputs have changed: Classify brings the results up to date." : "";
+    byId("classify-message").textContent = text;
+  }
+}

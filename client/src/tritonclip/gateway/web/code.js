@@ -1,0 +1,57 @@
+// The same request as a curl command and as a Python program, quoted so that any label comes through.
+
+import { announce, button, copy, el } from "./dom.js";
+
+// A request here: {url, files: [name], fields: [[name, value]], keys: whether a key is needed}.
+
+const shellQuote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+
+function curl({ url, files, fields, keys }) {
+  const key = keys ? ['-H "Authorization: Bearer $TRITONCLIP_KEY"'] : [];
+  // curl's own quoting of a file name, inside the shell's
+  const images = files.map((name) => `-F ${shellQuote(`images=@"${name.replace(/[\\"]/g, "\\$&")}"`)}`);
+  // --form-string, because -F takes a value that begins with @ or < for a file
+  const rest = fields.map(([name, value]) => `--form-string ${shellQuote(`${name}=${value}`)}`);
+  return [`curl -sS ${shellQuote(url)}`, ...key, ...images, ...rest].join(" \\\n  ");
+}
+
+function python({ url, files, fields, keys }) {
+  const text = JSON.stringify; // its escapes are Python's too
+  return `${keys ? "import os\n\n" : ""}import requests
+
+answer = requests.post(
+    ${text(url)},${keys ? '\n    headers={"Authorization": "Bearer " + os.environ["TRITONCLIP_KEY"]},' : ""}
+    files=[
+${files.map((name) => `        ("images", open(${text(name)}, "rb")),`).join("\n")}
+    ],
+    data=[
+${fields.map(([name, value]) => `        (${text(name)}, ${text(value)}),`).join("\n")}
+    ],
+    timeout=60,
+)
+answer.raise_for_status()
+for result in answer.json()["results"]:
+    print(result)`;
+}
+
+// Fills a <details>; the function that it returns does so anew, while it is open.
+export function startCode(details, requestNow) {
+  const blocks = [["curl", curl], ["Python", python]].map(([title, write]) => {
+    const pre = el("pre", { tabindex: 0, role: "group", "aria-label": `${title} code` });
+    const onclick = () => copied(copyIt, pre);
+    const copyIt = button("Copy", { class: "small", "aria-label": `Copy ${title}`, onclick });
+    details.append(el("div", { class: "row" }, el("h3", null, title), copyIt), pre);
+    return [pre, write];
+  });
+  const refresh = () => {
+    for (const [pre, write] of details.open ? blocks : []) pre.textContent = write(requestNow());
+  };
+  details.addEventListener("toggle", refresh);
+  return refresh;
+}
+
+async function copied(button, pre) {
+  button.textContent = await copy(pre).then(() => "Copied", () => "Not allowed");
+  announce(button.textContent);
+  setTimeout(() => (button.textContent = "Copy"), 2000);
+}

@@ -1,0 +1,133 @@
+// The tab "Compare": images against texts, as a table of cosines whose cells are coloured by their value.
+
+import { askOfImage } from "./api.js";
+import { thumbnail } from "./card.js";
+import { announce, breakable, byId, counted, drop, el, removeButton, say, warn } from "./dom.js";
+
+const shown = (cosine) => cosine.toFixed(3);
+const greatest = (values) => values.reduce((a, b) => Math.max(a, b));
+
+export class Compare {
+  rows = new Map(); // item -> {row, cosines: null until the answer is in}
+  controller = new AbortController();
+
+  constructor(page) {
+    this.page = page; // {images, labels, info, mayCall}
+    this.texts = byId("texts");
+    page.images.addEventListener("removed", ({ detail }) => this.onRemoved(detail));
+    page.images.addEventListener("added", () => {
+      say(byId("compare-message"), this.rows.size ? "Compare brings the table up to date." : "");
+    });
+    this.texts.addEventListener("input", () => say(byId("texts-message"), "", this.texts));
+    byId("compare").addEventListener("click", () => this.run());
+    byId("fill").addEventListener("click", () => this.fill());
+  }
+
+  get lines() {
+    return [...new Set(this.texts.value.split("\n").map((line) => line.trim()).filter(Boolean))];
+  }
+
+  // Adds the labels as the other tab sends them, in its template.
+  fill() {
+    const { labels } = this.page;
+    labels.commit();
+    const sentences = labels.values.map((label) => byId("template").value.replace("{}", () => label));
+    this.texts.value = [...new Set([...this.lines, ...sentences])].join("\n");
+    this.texts.dispatchEvent(new Event("input"));
+    if (!sentences.length) say(byId("texts-message"), "There is no label yet: write the texts here.", this.texts);
+    this.texts.focus();
+  }
+
+  async run() {
+    const { images, info, mayCall } = this.page;
+    const texts = this.lines;
+    const most = info.max_labels;
+    const fault = texts.length > most ? `At most ${most} texts are taken.` : texts.length ? "" : "Write a text first.";
+    say(byId("texts-message"), fault, this.texts);
+    if (fault) return this.texts.focus();
+    say(byId("compare-message"), images.items.length ? "" : "Add an image first.");
+    if (!images.items.length || !mayCall()) return;
+    this.controller.abort();
+    this.controller = new AbortController();
+    const { signal } = this.controller;
+    this.draw(texts);
+    await Promise.all([...this.rows.keys()].map((item) => this.compare(item, texts, signal)));
+    if (!signal.aborted) announce(`Compared with ${counted(texts.length, "text")}`);
+  }
+
+  async compare(item, texts, signal) {
+    const entry = this.rows.get(item);
+    const fill = (...cells) => entry.row.replaceChildren(entry.row.firstChild, ...cells);
+    const tell = (text, kind) => fill(el("td", { colspan: texts.length, class: kind }, el("span", null, text)));
+    const onWait = (text) => tell(text, "busy muted");
+    if (item.fault) return tell(item.fault, "error");
+    onWait("Comparing");
+    try {
+      const fields = texts.map((text) => ["texts", text]);
+      const { similarities, warnings } = await askOfImage("v1/similarity", item, fields, { signal, onWait });
+      signal.throwIfAborted();
+      entry.cosines = similarities;
+      fill(...similarities.map((cosine) => el("td", null, shown(cosine))));
+      this.colour();
+      warn(byId("compare-warnings"), warnings);
+    } catch (error) {
+      if (signal.aborted) return;
+      tell(error.message, "error");
+      announce(`${item.name}: ${error.message}`);
+    }
+  }
+
+  draw(texts) {
+    this.rows.clear();
+    warn(byId("compare-warnings"), null);
+    const head = el("tr", null, el("td"), ...texts.map((text) => el("th", { scope: "col" }, text)));
+    const body = el("tbody");
+    for (const item of this.page.images.items) {
+      const remove = removeButton(item.name, () => this.page.images.remove(item));
+      const name = el("span", null, ...breakable(item.name));
+      const title = el("div", { class: "row-name" }, thumbnail(item), name, remove);
+      const row = el("tr", null, el("th", { scope: "row" }, title));
+      this.rows.set(item, { row, cosines: null });
+      body.append(row);
+    }
+    const table = el("table", { "aria-label": "Cosine of each image with each text" }, el("thead", null, head), body);
+    const focusable = { tabindex: 0, role: "region", "aria-label": "Table of cosines" };
+    const scroller = el("div", { class: "box scroller", ...focusable }, table);
+    this.legend = el("div", { class: "row legend" });
+    byId("heat").replaceChildren(scroller, this.legend);
+    byId("compare-empty").hidden = true;
+  }
+
+  // Colours run from the least to the greatest cosine on screen, so they are done anew for each answer.
+  colour() {
+    const answered = [...this.rows.values()].filter(({ cosines }) => cosines);
+    this.legend.hidden = !answered.length;
+    if (!answered.length) return;
+    const all = answered.flatMap(({ cosines }) => cosines);
+    const [low, high] = [-greatest(all.map((cosine) => -cosine)), greatest(all)];
+    for (const { row, cosines } of answered) {
+      const best = greatest(cosines);
+      cosines.forEach((cosine, place) => {
+        const cell = row.cells[place + 1];
+        cell.className = cosine === best ? "heat best" : "heat";
+        cell.style.setProperty("--heat", `${high > low ? (100 * (cosine - low)) / (high - low) : 100}%`);
+      });
+    }
+    this.legend.replaceChildren(
+      shown(low),
+      el("span", { class: "scale" }),
+      shown(high),
+      el("span", { class: "muted" }, "The stronger the colour, the more alike. Bold: the best text of an image."),
+    );
+  }
+
+  onRemoved(item) {
+    const entry = this.rows.get(item);
+    if (!entry) return;
+    this.rows.delete(item);
+    drop(entry.row);
+    if (this.rows.size) return this.colour();
+    byId("heat").replaceChildren();
+    byId("compare-empty").hidden = false;
+  }
+}

@@ -1,0 +1,71 @@
+// Small helpers around the document. Data goes in as text only, never as HTML.
+
+export const byId = (id) => document.getElementById(id);
+
+// An element with attributes, listeners (onclick: f) and children; strings become text.
+export function el(tag, attributes, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes ?? {})) {
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else node.setAttribute(name, value);
+  }
+  node.append(...children);
+  return node;
+}
+
+export const button = (text, attributes) => el("button", { type: "button", ...attributes }, text);
+
+export const removeButton = (name, onclick) =>
+  button("\u00d7", { class: "remove", "aria-label": `Remove ${name}`, onclick });
+
+const KEPT_NEWS = 30;
+
+// Tells a screen reader; sighted users see the same elsewhere.
+export function announce(text) {
+  const news = byId("news");
+  news.append(el("p", null, text));
+  if (news.childElementCount > KEPT_NEWS) news.firstElementChild.remove();
+}
+
+// Shows a message in its place (empty: none), announces it, and marks the field that it is about.
+export function say(place, text, field) {
+  place.textContent = text;
+  field?.setAttribute("aria-invalid", String(text !== ""));
+  if (text && place.getAttribute("role") !== "alert") announce(text);
+}
+
+// Adds warnings to a list, each once; null empties it.
+export function warn(list, warnings) {
+  if (warnings === null) list.replaceChildren();
+  const shown = Array.from(list.children, (each) => each.textContent);
+  list.append(...(warnings ?? []).filter((each) => !shown.includes(each)).map((each) => el("li", null, each)));
+  list.hidden = !list.childElementCount;
+}
+
+export const percent = (score) => `${(100 * score).toFixed(1)}%`;
+
+export const counted = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
+
+// A file name that may break behind its dots, dashes and underscores.
+export const breakable = (name) => name.split(/(?<=[._-])/).flatMap((part) => [part, el("wbr")]);
+
+// Removes a node; where it had the focus, its neighbour's remove button gets it.
+export function drop(node) {
+  const hadFocus = node.contains(document.activeElement);
+  const next = node.nextElementSibling ?? node.previousElementSibling;
+  node.remove();
+  if (hadFocus) (next?.querySelector(".remove") ?? byId("choose")).focus();
+}
+
+export function saveJson(name, value) {
+  const url = URL.createObjectURL(new Blob([JSON.stringify(value)], { type: "application/json" }));
+  el("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+}
+
+// Pages without https have no clipboard: select the text and copy it the old way.
+export async function copy(node) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(node.textContent);
+  getSelection().selectAllChildren(node);
+  if (!document.execCommand("copy")) throw new Error("copying is not allowed here");
+}

@@ -1,0 +1,62 @@
+// Ways in for images: the file picker, drop, paste. The camera has a module of its own.
+
+import { announce, byId, counted, say } from "./dom.js";
+
+export function startIntake(images) {
+  const files = byId("files");
+  byId("choose").addEventListener("click", () => files.click());
+  for (const input of [files, byId("capture")]) {
+    input.addEventListener("change", () => {
+      images.add(input.files);
+      input.value = ""; // so that the same file can be chosen again
+    });
+  }
+  byId("clear").addEventListener("click", () => {
+    images.items.forEach((item) => images.remove(item));
+    announce("All images removed");
+    byId("choose").focus();
+  });
+  document.addEventListener("paste", (event) => paste(images, event));
+  startDrop(images);
+  images.addEventListener("added", ({ detail }) => {
+    say(byId("intake-message"), "");
+    announce(`${counted(detail.length, "image")} added`);
+    showCount(images);
+  });
+  images.addEventListener("removed", () => showCount(images));
+}
+
+function paste(images, event) {
+  const { files, types } = event.clipboardData;
+  const isText = event.target.matches("input, textarea") && types.includes("text/plain");
+  if (!files.length || isText) return;
+  event.preventDefault();
+  images.add(files);
+}
+
+function startDrop(images) {
+  const hint = byId("drop-hint");
+  const hasFiles = (event) => event.dataTransfer.types.includes("Files");
+  document.addEventListener("dragover", (event) => {
+    if (!hasFiles(event)) return;
+    event.preventDefault();
+    hint.hidden = false;
+  });
+  document.addEventListener("dragleave", (event) => {
+    if (event.relatedTarget === null) hint.hidden = true;
+  });
+  document.addEventListener("drop", (event) => {
+    hint.hidden = true;
+    if (!hasFiles(event)) return;
+    event.preventDefault();
+    const items = Array.from(event.dataTransfer.items).filter(({ kind }) => kind === "file");
+    const files = items.filter((item) => !item.webkitGetAsEntry?.()?.isDirectory).map((item) => item.getAsFile());
+    images.add(files);
+    if (files.length < items.length) say(byId("intake-message"), "A folder cannot be dropped: drop the images in it.");
+  });
+}
+
+function showCount({ items }) {
+  byId("count").textContent = items.length ? counted(items.length, "image") : "No image yet";
+  byId("clear").hidden = !items.length;
+}

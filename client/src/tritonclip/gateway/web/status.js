@@ -1,0 +1,111 @@
+// The head of the page: which model, whether the server is ready, and the API key where one is needed.
+
+import { address, events, getJson, hasKey, remembered, useKey } from "./api.js";
+import { announce, byId, say } from "./dom.js";
+
+const POLL_MS = 15_000;
+
+export class Status {
+  constructor(page) {
+    this.page = page; // {info, model}, filled here
+    byId("key-form").addEventListener("submit", (event) => this.onKey(event));
+    byId("change-key").addEventListener("click", () => this.askKey(""));
+    byId("remember").checked = remembered() !== "";
+    events.addEventListener("refused", () => this.onRefused());
+    document.addEventListener("visibilitychange", () => this.poll());
+  }
+
+  async start() {
+    await this.loadInfo();
+    await Promise.all([this.poll(), this.page.info.keys_required && !hasKey() ? this.askKey("") : this.loadModel()]);
+  }
+
+  // Whether a call makes sense; else asks for the key.
+  mayCall() {
+    if (!this.page.info.keys_required || hasKey()) return true;
+    this.askKey("Give the API key first.");
+    return false;
+  }
+
+  async loadInfo() {
+    try {
+      Object.assign(this.page.info, await getJson("v1/info"), { known: true });
+    } catch {
+      return; // the poll asks again
+    }
+    byId("version").textContent = `tritonclip ${this.page.info.version}`;
+    events.dispatchEvent(new Event("info"));
+  }
+
+  async loadModel() {
+    try {
+      const [model] = (await getJson("v1/models")).data;
+      this.page.model = model;
+      byId("model").textContent = model.id + (model.random_weights ? " (random weights, for load tests)" : "");
+      byId("key-form").hidden = true;
+      byId("change-key").hidden = !this.page.info.keys_required;
+      events.dispatchEvent(new Event("model"));
+      return true;
+    } catch {
+      return false; // of a refused key `onRefused` tells; the poll asks again
+    }
+  }
+
+  async poll() {
+    clearTimeout(this.timer);
+    if (document.hidden) return;
+    const [state, text] = await readiness();
+    this.show(state, text);
+    if (!this.page.info.known) await this.loadInfo();
+    if (state !== "down" && !this.page.model && this.mayAsk()) await this.loadModel();
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.poll(), POLL_MS);
+  }
+
+  mayAsk() {
+    return !this.page.info.keys_required || (hasKey() && byId("key-form").hidden);
+  }
+
+  show(state, text) {
+    const status = byId("status");
+    if (status.textContent === text) return;
+    if (status.dataset.state !== "unknown" || state !== "ready") announce(`Server: ${text}`);
+    status.dataset.state = state;
+    status.textContent = text;
+  }
+
+  askKey(message) {
+    byId("key-form").hidden = false;
+    byId("change-key").hidden = true;
+    say(byId("key-message"), message, byId("key"));
+    if (message || document.activeElement === document.body) byId("key").focus();
+  }
+
+  onRefused() {
+    this.askKey(hasKey() ? "The server refused this key: check it and try again." : "The server needs an API key.");
+  }
+
+  async onKey(event) {
+    event.preventDefault();
+    const key = byId("key").value.trim();
+    if (!key) return this.askKey("Give the API key first.");
+    useKey(key, byId("remember").checked);
+    say(byId("key-message"), "", byId("key"));
+    if (!(await this.loadModel())) return;
+    byId("key").value = "";
+    announce("Key accepted");
+    byId("choose").focus();
+    events.dispatchEvent(new Event("accepted"));
+  }
+}
+
+async function readiness() {
+  try {
+    const response = await fetch(address("readyz"), { cache: "no-store" });
+    const { inference, reason } = await response.json();
+    if (!response.ok) return ["down", reason ? `Not ready: ${reason}` : "Not ready"];
+    return inference === "overloaded" ? ["busy", "Overloaded"] : ["ready", "Ready"];
+  } catch {
+    return ["down", "Not reachable"];
+  }
+}
