@@ -1,10 +1,12 @@
-"""Calls the REST gateway: POST /v1/classify, a form with files `images` and fields `labels`."""
+"""Calls the REST gateway: classification as a form, embeddings as OpenAI's clients ask for them."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import urllib3
 
 from load_calls import image_files
@@ -12,11 +14,9 @@ from load_settings import LoadSettings
 from load_workload import EMPTY_TEXT, Job
 from tritonclip import DeadlineExceededError, InferenceError, InvalidInputError, ServerUnavailableError
 
-PATH = "/v1/classify"
-
 
 class GatewayCaller:
-    """Calls the gateway, which classifies only.
+    """Calls the gateway.
 
     Args:
         settings: Its address and the deadline.
@@ -24,44 +24,67 @@ class GatewayCaller:
     """
 
     def __init__(self, settings: LoadSettings, pictures: Sequence[bytes]) -> None:
-        self._url = f"{(settings.gateway_url or '').rstrip('/')}{PATH}"
+        self._url = (settings.gateway_url or "").rstrip("/")
         self._pictures = pictures
         self._pool = urllib3.PoolManager(retries=False, timeout=urllib3.Timeout(total=settings.deadline_s))
 
     def send(self, job: Job) -> Any:
         """See `Caller`; raises the client package's errors for the gateway's statuses."""
         files = image_files(self._pictures, job)
-        form = [("images", (f"{index}", file)) for index, file in enumerate(files)]
         empty = job.fault.index if job.fault and job.fault.what == EMPTY_TEXT else -1
-        labels = [("labels", "" if index == empty else text) for index, text in enumerate(job.texts)]
-        try:
-            reply = self._pool.request("POST", self._url, fields=[*form, *labels])
-        except urllib3.exceptions.TimeoutError as error:
-            raise DeadlineExceededError(f"no answer from {self._url}") from error
-        except urllib3.exceptions.HTTPError as error:
-            raise ServerUnavailableError(f"cannot call {self._url}: {error}") from error
-        if reply.status == 200:
-            return reply.json()["results"]
-        raise _error_of(reply.status, _text(reply))
+        texts = ["" if index == empty else text for index, text in enumerate(job.texts)]
+        if job.kind == "classify":
+            form = [("images", (f"{index}", file)) for index, file in enumerate(files)]
+            reply = self._post("/v1/classify", fields=[*form, *(("labels", text) for text in texts)])
+            return _rankings(reply["results"])
+        given = [f"data:;base64,{base64.b64encode(file).decode()}" for file in files] or texts
+        modality = "image" if files else "text"
+        body = {"input": given, "modality": modality, "encoding_format": "base64"}
+        return _vectors(self._post("/v1/embeddings", json=body)["data"])
 
     def close(self) -> None:
         """See `Caller`."""
         self._pool.clear()
 
+    def _post(self, path: str, **body: Any) -> dict[str, Any]:
+        try:
+            reply = self._pool.request("POST", self._url + path, **body)
+        except urllib3.exceptions.TimeoutError as error:
+            raise DeadlineExceededError(f"no answer from {self._url}") from error
+        except urllib3.exceptions.HTTPError as error:
+            raise ServerUnavailableError(f"cannot call {self._url}: {error}") from error
+        if reply.status != 200:
+            raise _error_of(reply)
+        answer: dict[str, Any] = reply.json()
+        return answer
 
-def _error_of(status: int, text: str) -> Exception:
-    if status in (400, 413, 422):
-        return InvalidInputError(text)
-    if status == 504:
-        return DeadlineExceededError(text)
-    if status in (429, 502, 503):
-        return ServerUnavailableError(text if status != 429 else f"overloaded: {text}")
-    return InferenceError(f"HTTP {status}: {text}")
+
+def _vectors(data: list[dict[str, Any]]) -> np.ndarray:
+    """OpenAI's list of embeddings to float32 [n, d]."""
+    return np.array([np.frombuffer(base64.b64decode(one["embedding"]), "<f4") for one in data])
 
 
-def _text(reply: urllib3.BaseHTTPResponse) -> str:
-    """The message of a JSON error, or the beginning of the body."""
+def _rankings(results: list[dict[str, Any]]) -> list[Any]:
+    """Each image's predictions; an image that was refused alone refuses the job, as over gRPC."""
+    for result in results:
+        if "error" in result:
+            raise InvalidInputError(result["error"]["message"])
+    return [result["predictions"] for result in results]
+
+
+def _error_of(reply: urllib3.BaseHTTPResponse) -> Exception:
+    """What the client package would have raised."""
     try:
-        return str(reply.json()["error"])
-    except (ValueError, KeyError, TypeError):
-        return reply.data[:300].decode("utf-8", "replace")
+        error = reply.json()["error"]
+        text, code = error["message"], error["code"]
+    except (ValueError, KeyError, TypeError):  # not the gateway's own answer
+        text, code = reply.data[:300].decode("utf-8", "replace"), ""
+    if reply.status in (400, 413, 415):
+        return InvalidInputError(text)
+    if reply.status == 504:
+        return DeadlineExceededError(text)
+    if reply.status == 429 or code == "overloaded":
+        return ServerUnavailableError(f"overloaded: {text}")
+    if reply.status in (502, 503):
+        return ServerUnavailableError(text)
+    return InferenceError(f"HTTP {reply.status}: {text}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.util
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from gateway_launcher import running
 from triton_launcher import EmbeddedTriton
 
 pytestmark = pytest.mark.skipif(
@@ -21,10 +23,13 @@ pytestmark = pytest.mark.skipif(
 ANY_TIME = ("--max-p99-ms", "600000")
 
 
-def run(*arguments: object, **settings: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: object, environ: dict[str, str] | None = None, **settings: str
+) -> subprocess.CompletedProcess[str]:
     """Runs loadtest/run.py as a user does."""
     command = [sys.executable, "loadtest/run.py", *map(str, arguments)]
     environment = dict(os.environ) | {f"TRITONCLIP_LOAD_{name}": value for name, value in settings.items()}
+    environment |= environ or {}
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120
     )
@@ -41,12 +46,14 @@ def urls(server: EmbeddedTriton) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("protocol", ["grpc", "http"])
+@pytest.mark.parametrize("protocol", ["grpc", "http", "gateway"])
 def test_a_good_run_ends_with_0_and_leaves_reports(server: EmbeddedTriton, tmp_path: Path, protocol: str):
-    done = run(
-        *urls(server), *ANY_TIME, "--protocol", protocol, "--users", 4, "--run-time-s", 3,
-        "--output", tmp_path, BAD_SHARE="0.2", PICTURES="8", DEADLINE_S="60",
-    )  # fmt: skip
+    with running(server.grpc_url) if protocol == "gateway" else contextlib.nullcontext() as gateway:
+        done = run(
+            *urls(server), *ANY_TIME, "--protocol", protocol, "--users", 4, "--run-time-s", 3,
+            "--output", tmp_path, BAD_SHARE="0.2", PICTURES="8", DEADLINE_S="60",
+            environ={"TRITONCLIP_GATEWAY_URL": gateway.url} if gateway else {},
+        )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "<html" in (tmp_path / "report.html").read_text(encoding="utf-8")
     with (tmp_path / "report_stats.csv").open(encoding="utf-8") as file:
