@@ -1,5 +1,6 @@
 # make demo: classify the sample images on a real Triton.   make test: run all tests but the slow ones.
-# make serve: serve until Ctrl-C.   make check: format, lint, types.   make format: mend what check finds in style.
+# make serve: serve until Ctrl-C.   make gateway: REST and a web page in front of it, at port 8080.
+# make check: format, lint, types.   make format: mend what check finds in style.
 # make faults: break servers in every way, and see them recover.
 # make loadtest: load a server with many callers, in a minute; see loadtest/README.md.
 # make soak MINUTES=20: load a server for a while, and see that nothing in it grows.
@@ -19,7 +20,7 @@ MINUTES ?= 20
 LOADTEST ?= --max-p99-ms 2000 --min-rate 1
 MODELS := admission image_preprocess vision_encoder text_encoder similarity
 
-.PHONY: install demo serve test fuzz faults loadtest soak benchmark check format clean
+.PHONY: install demo serve gateway test fuzz faults loadtest soak benchmark check format clean
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt client/pyproject.toml
@@ -36,6 +37,10 @@ demo: install
 serve: install
 	@$(BIN)/python scripts/prepare_weights.py $(CHECKPOINT) --output $(REPOSITORY) --force
 	@exec $(BIN)/python scripts/serve.py $(REPOSITORY)
+
+# GATEWAY="--keys-file keys" make gateway: with options of `tritonclip gateway`.
+gateway: install
+	@exec $(BIN)/tritonclip gateway --url localhost:8001 $(GATEWAY)
 
 test: install
 	$(BIN)/python -m pytest -m "not slow"
