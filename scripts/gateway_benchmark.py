@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import psutil  # type: ignore[import-untyped]
@@ -175,7 +176,8 @@ def _straight(client: Client, photo: bytes, labels: list[str]) -> None:
 
 
 def _through(pool: urllib3.PoolManager, url: str, photo: bytes, labels: list[str]) -> None:
-    fields = [("images", ("photo.jpg", photo, "image/jpeg")), *(("labels", label) for label in labels)]
+    fields: list[tuple[str, Any]] = [("images", ("photo.jpg", photo, "image/jpeg"))]
+    fields += [("labels", label) for label in labels]
     reply = pool.request("POST", f"{url}/v1/classify", fields=fields)
     if reply.status != 200:
         raise RuntimeError(f"status {reply.status}: {reply.data[:500]!r}")
