@@ -43,7 +43,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
     "--url-port", multiple=True, type=int, help="A port to fetch from; repeatable. [default: 80, 443]"
 )
 @click.option("--cors-origin", multiple=True, metavar="ORIGIN", help="Web pages that may call; repeatable.")
-@click.option("--root-path", default="", help="The path under which a proxy serves this, as /clip.")
+@click.option("--root-path", default="", help="As /clip: a path that a proxy takes off.")
 @click.option("--forwarded-allow-ips", default="127.0.0.1", show_default=True, help="Proxies to believe.")
 @click.option("--tls-cert", type=_FILE, help="HTTPS: the certificate, a PEM file ...")
 @click.option("--tls-key", type=_FILE, help="... and its key.")
@@ -94,7 +94,6 @@ def gateway(
         allow_urls=allow_urls,
         url_networks=url_network,
         cors_origins=cors_origin,
-        root_path=root_path,
         **given,
     )
     serve(
@@ -102,6 +101,7 @@ def gateway(
         settings,
         host=host,
         port=port,
+        root_path=root_path,
         forwarded_allow_ips=forwarded_allow_ips,
         ssl_certfile=tls_cert,
         ssl_keyfile=tls_key,

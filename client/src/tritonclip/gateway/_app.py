@@ -73,7 +73,6 @@ def create_app(settings: GatewaySettings | None = None, url: str | None = None, 
         title="tritonclip gateway",
         version=__version__,
         lifespan=lifespan,
-        root_path=settings.root_path,
         docs_url=None,
         redoc_url=None,
     )

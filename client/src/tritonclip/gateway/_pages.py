@@ -64,14 +64,15 @@ class SecurityHeaders:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        policy = DOCS_POLICY if scope["path"].endswith("/docs") else PAGE_POLICY
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        policy = DOCS_POLICY if path == "/docs" else PAGE_POLICY
 
         async def adding(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in {"Content-Security-Policy": policy, **HEADERS}.items():
                     headers.setdefault(name, value)
-                called = scope["path"].startswith(("/v1/", "/api/"))
+                called = path.startswith(("/v1/", "/api/"))
                 headers.setdefault("Cache-Control", "no-store" if called else "no-cache")
             await send(message)
 

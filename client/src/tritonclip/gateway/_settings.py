@@ -43,7 +43,6 @@ class GatewaySettings:
         url_timeout_s: Limit of one fetch in seconds.
         url_max_bytes: Limit of one fetched image.
         cors_origins: Web pages of other origins that may call, as `https://app.example.com`; `*` for all.
-        root_path: The path under which a proxy serves the gateway, as `/clip`.
 
     Raises:
         InvalidInputError: If a value is malformed.
@@ -66,7 +65,6 @@ class GatewaySettings:
     url_timeout_s: float = 10.0
     url_max_bytes: int = 20 * MIB
     cors_origins: tuple[str, ...] = ()
-    root_path: str = ""
 
     def __post_init__(self) -> None:
         """Check every value."""
