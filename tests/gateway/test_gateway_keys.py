@@ -90,6 +90,11 @@ def test_the_name_of_a_key_is_in_the_log_and_the_key_is_not(gateway_with_keys):
     )
 
 
+def test_a_gateway_without_keys_says_so_when_it_starts(open_gateway, gateway_with_keys):
+    assert "no API keys: everyone" in open_gateway.logged(level="WARNING")["event"]
+    assert not [line for line in gateway_with_keys.lines if "no API keys" in line]
+
+
 def test_keys_are_added_and_revoked_while_it_runs(server, tmp_path):
     file = tmp_path / "keys"
     first, second = make_key(), make_key()

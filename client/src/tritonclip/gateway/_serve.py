@@ -9,6 +9,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -17,6 +18,8 @@ from tritonclip.gateway._settings import GatewaySettings
 HEADERS_TIMEOUT_S = 15.0
 GRACE_S = 5.0  # the answer "408" is given before the connection is closed
 STOP_TIMEOUT_S = 30
+
+log = logging.getLogger("tritonclip.gateway")
 
 
 def serve(app: FastAPI, settings: GatewaySettings, **options: Any) -> None:
@@ -28,6 +31,8 @@ def serve(app: FastAPI, settings: GatewaySettings, **options: Any) -> None:
         **options: Further ones of `uvicorn.Config`, as `host`, `port`, `ssl_certfile`.
     """
     configure_log()
+    if not settings.needs_key:
+        log.warning("no API keys: everyone who reaches this port may call; see tritonclip gateway-key")
     uvicorn.Server(config(app, settings, **options)).run()
 
 
@@ -51,6 +56,7 @@ def configure_log() -> None:
         JsonFormatter(
             "{asctime}{levelname}{name}{message}",
             style="{",
+            reserved_attrs=[*RESERVED_ATTRS, "color_message"],  # uvicorn's, for terminals
             rename_fields={"asctime": "time", "levelname": "level", "name": "logger", "message": "event"},
         )
     )
