@@ -29,6 +29,9 @@ LABELS = [
 ]
 TEXTS = [*LABELS, "two small yellow stars on a white background", "x" * 300]
 SCORE_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.01}
+RANDOM_BFLOAT16_TOLERANCE = 0.015
+"""Of ViT-B/32 with random weights and a logit scale of 100. On a CPU with AMX transformers itself, in
+bfloat16, is off from float32 by 0.0077, and by 0.0103 with the labels in float32."""
 LEAST_COSINE = {"float32": 0.99999, "bfloat16": 0.9999}
 
 
@@ -86,18 +89,21 @@ def references(random_checkpoint):
 def served(request, prepare, random_checkpoint, references):
     """A server of one checkpoint in one precision, and the reference for it."""
     name, precision = request.param
+    tolerance = SCORE_TOLERANCE[precision]
     if request.param == ("demo", "float32"):
-        yield request.getfixturevalue("server"), references(name), precision
+        yield request.getfixturevalue("server"), references(name), precision, tolerance
         return
+    if request.param == ("random", "bfloat16"):
+        tolerance = RANDOM_BFLOAT16_TOLERANCE
     source = random_checkpoint if name == "random" else "scripts/demo/checkpoint"
     repository = prepare(source, "--precision", precision)
     with EmbeddedTriton(repository, ServerOptions(http_port=0, grpc_port=0, metrics_port=0)) as server:
-        yield server, references(name), precision
+        yield server, references(name), precision, tolerance
 
 
 @pytest.fixture(params=["grpc", "http"])
 def case(request, served):
-    server, reference, precision = served
+    server, reference, precision, _ = served
     url = server.grpc_url if request.param == "grpc" else server.http_url
     with Client(url, protocol=request.param, timeout_s=120) as client:
         yield client, reference, precision
@@ -107,15 +113,15 @@ def test_at_least_forty_images_are_compared():
     assert len(varied_images()) >= 40
 
 
-def test_scores_equal_those_of_the_pipeline(case, record_property):
-    client, reference, precision = case
+def test_scores_equal_those_of_the_pipeline(case, served, record_property):
+    client, reference, _ = case
     answers = client.classify(list(varied_images().values()), LABELS)
     scores = np.array(
         [[{each["label"]: each["score"] for each in one}[label] for label in LABELS] for one in answers]
     )
     worst = np.abs(scores - reference.scores).max()
     record_property("largest score error", float(worst))
-    assert worst < SCORE_TOLERANCE[precision]
+    assert worst < served[3]
 
 
 @pytest.mark.filterwarnings("ignore::tritonclip.TruncatedTextWarning")
@@ -137,7 +143,7 @@ def test_embeddings_equal_those_of_the_model(case, record_property):
 
 @pytest.mark.filterwarnings("ignore::tritonclip.TruncatedTextWarning")
 def test_both_protocols_give_the_same_answer(served):
-    server, _, _ = served
+    server = served[0]
     images = list(varied_images().values())[:8]
     with Client(server.grpc_url) as grpc, Client(server.http_url, protocol="http") as http:
         assert grpc.classify(images, LABELS) == http.classify(images, LABELS)
