@@ -113,7 +113,9 @@ def test_server_errors_name_index_model_and_endpoint(client, url, protocol):
 
 def test_a_deadline_holds_and_the_client_works_on(client):
     images = [encode(noise(1500, 1500), "JPEG")] * 20
-    with pytest.raises(DeadlineExceededError, match="no answer within 0.05 s"):
+    # the server, which is told of the deadline, may foresee that it cannot be met and say so before it passes
+    told = r"no answer within 0.05 s|deadline (passed|cannot be met): "
+    with pytest.raises((DeadlineExceededError, ServerUnavailableError), match=told):
         client.embed_images(images, timeout_s=0.05)
     assert client.classify(SAMPLE, LABELS)[0]["label"] == "a red circle"
 
