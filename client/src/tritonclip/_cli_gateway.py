@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from tritonclip.errors import InvalidInputError
 
 MIB = 2**20
 _FILE = click.Path(path_type=Path)
-_NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
 
 
 @click.command(epilog=EXITS)
@@ -117,9 +115,9 @@ def gateway_key(name: str, append_to: Path | None) -> None:
     The key is shown once. What is kept is its digest: a line for --keys-file or TRITONCLIP_GATEWAY_KEYS. To
     revoke a key, remove its line; the gateway sees that within seconds.
     """
-    from tritonclip.gateway._keys import digest, make_key, parse_keys
+    from tritonclip.gateway._keys import NAME, digest, make_key, parse_keys
 
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise InvalidInputError(f"name {name!r}: expected 1 to 64 letters, digits, '.', '_', '@' and '-'")
     key = make_key()
     line = f"{name}:{digest(key)}"

@@ -18,7 +18,8 @@ from tritonclip.errors import InvalidInputError
 
 PREFIX = "tck-"  # so that a key which leaked into a text is found by a scan
 CHECK_EVERY_S = 1.0
-_LINE = re.compile(r"([A-Za-z0-9_.@-]{1,64}):([0-9a-f]{64})")
+NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}")
+_LINE = re.compile(rf"({NAME.pattern}):([0-9a-f]{{64}})")
 
 log = logging.getLogger("tritonclip.gateway")
 

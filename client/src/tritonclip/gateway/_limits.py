@@ -36,13 +36,14 @@ class Limited:
         if scope["type"] != "http" or scope["method"] in METHODS_WITHOUT_BODY:
             await self._app(scope, receive, send)
             return
-        announced = Headers(scope=scope).get("content-length", "")
+        length = Headers(scope=scope).get("content-length", "")
+        announced = int(length) if length.isdecimal() else 0
         body = _Body(receive, self, self._settings.body_timeout_s)
         try:
-            self._check(int(announced) if announced.isdecimal() else 0)
+            self._check(announced)
             self._add(requests=1)
             try:
-                body.weigh(int(announced) if announced.isdecimal() else 0)
+                body.weigh(announced)
                 await _until_gone(self._app, scope, body, send)
             finally:
                 self._add(requests=-1, size=-body.weight)
