@@ -22,7 +22,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from checkpoint import Checkpoint, file_sha256
 
 SOURCE = Path(__file__).resolve().parent.parent / "model_repository"
-_SERVING = ("clip_groups.py", "clip_responder.py", "clip_times.py")
+_SERVING = ("clip_groups.py", "clip_metrics.py", "clip_responder.py", "clip_times.py")
 _ENCODING = (*_SERVING, "clip_info.py", "clip_openmp.py", "clip_tower.py")
 SHARED_HELPERS = {
     "admission": _SERVING,

@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from clip_metrics import instance_labels
+
 
 def publish_model_info(
     pb_utils: Any, args: dict[str, str], directory: Path, precision: str, execution: str
@@ -28,9 +30,7 @@ def publish_model_info(
     """
     checkpoint = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))["checkpoint"]
     facts = {
-        "model": args["model_name"],
-        "version": args["model_version"],
-        "instance": args["model_instance_name"],
+        **instance_labels(args),
         "checkpoint": checkpoint["source"],
         "revision": checkpoint["revision"],
         "sha256": checkpoint["sha256"],

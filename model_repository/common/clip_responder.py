@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import secrets
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from clip_groups import Outputs, RequestError
+from clip_metrics import Batch, BatchMetrics, instance_labels
 from clip_times import RefusedError, Times, now_us, read_times
 
 REASONS = ("overload", "deadline", "draining")
@@ -21,16 +23,22 @@ Run = Callable[[list[Group]], list[Outputs | Exception]]
 
 
 class Responder:
-    """Answers dynamic batches, and publishes how many requests it is working on and how many it refused.
+    """Answers dynamic batches; publishes how many requests it works on, how many it refused, and what it did.
 
     Args:
         pb_utils: Triton's `triton_python_backend_utils`.
         args: What Triton hands to `initialize`.
-        publish_executing: Whether to publish the requests in execution, at two messages to Triton a batch.
+        unit: What the model counts, images or labels, by the first two dimensions of its first output; None:
+            neither.
+        batches: Whether the model works on dynamic batches, and publishes those in execution at two messages
+            to Triton each.
     """
 
-    def __init__(self, pb_utils: Any, args: dict[str, str], *, publish_executing: bool = True) -> None:
+    def __init__(
+        self, pb_utils: Any, args: dict[str, str], *, unit: str | None = None, batches: bool = True
+    ) -> None:
         self._pb_utils = pb_utils
+        self._metrics = BatchMetrics(pb_utils, args, unit)
         self._family = pb_utils.MetricFamily(
             name="tritonclip_requests_executing",
             description="Requests of the dynamic batch in execution",
@@ -41,8 +49,8 @@ class Responder:
             description="Requests not worked on, by reason: overload, deadline or draining",
             kind=pb_utils.MetricFamily.COUNTER,
         )
-        labels = {"model": args["model_name"], "instance": args["model_instance_name"]}
-        self._executing = self._family.Metric(labels=labels) if publish_executing else None
+        labels = instance_labels(args)
+        self._executing = self._family.Metric(labels=labels) if batches else None
         self._refused = {
             reason: self._refusals.Metric(labels={**labels, "reason": reason}) for reason in REASONS
         }
@@ -72,6 +80,7 @@ class Responder:
             an id and not to the caller.
         """
         self._publish_executing(len(requests))
+        began_s = time.perf_counter()
         outcomes: list[Any] = [_attempt(parse, request) for request in requests]
         valid = [index for index, outcome in enumerate(outcomes) if not isinstance(outcome, Exception)]
         results = run_joined(run, [outcomes[index] for index in valid])
@@ -81,8 +90,14 @@ class Responder:
         refusals = Counter(outcome.reason for outcome in outcomes if isinstance(outcome, RefusedError))
         for reason, count in refusals.items():
             self._refused[reason].increment(count)
+        if self._executing:
+            self._metrics.note(Batch(len(requests), _size(outcomes), time.perf_counter() - began_s))
         self._publish_executing(0)
         return responses
+
+    def close(self) -> None:
+        """Publishes what was not published yet."""
+        self._metrics.close()
 
     def _publish_executing(self, count: int) -> None:
         if self._executing:
@@ -116,6 +131,12 @@ def run_joined(run: Run[Group], groups: list[Group]) -> list[Outputs | Exception
         if len(groups) == 1:
             return [error]
         return [outcome for group in groups for outcome in run_joined(run, [group])]
+
+
+def _size(outcomes: Sequence[Outputs | Exception]) -> int:
+    """Images or labels of the requests that are answered."""
+    first = (next(iter(one.values())).shape for one in outcomes if not isinstance(one, Exception))
+    return sum(shape[0] * shape[1] for shape in first)
 
 
 def _attempt(parse: Callable[[Any], Group], request: Any) -> Group | Exception:

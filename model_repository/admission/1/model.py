@@ -20,7 +20,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Reads the limits."""
-        self._responder = Responder(pb_utils, args, publish_executing=False)
+        self._responder = Responder(pb_utils, args, batches=False)
         parameters = Parameters(json.loads(args["model_config"]))
         self._limits = Limits(
             parameters.integer("queue_budget_ms", minimum=1),
@@ -32,6 +32,10 @@ class TritonPythonModel:
         """Answers a request: with its times, or a refusal."""
         self._draining = bool(self._drain_file) and os.path.exists(self._drain_file)
         return self._responder.answer(requests, self._parse, list)
+
+    def finalize(self) -> None:
+        """Publishes the last figures."""
+        self._responder.close()
 
     def _parse(self, request: Any) -> Outputs:
         if self._draining:

@@ -21,7 +21,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Reads the checkpoint's image settings and starts the threads."""
-        self._responder = Responder(pb_utils, args)
+        self._responder = Responder(pb_utils, args, unit="images")
         config = json.loads(args["model_config"])
         parameters = Parameters(config)
         self._max_images = parameters.integer("max_images", minimum=1)
@@ -48,6 +48,7 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Ends the threads."""
         self._batches.close()
+        self._responder.close()
 
     def _parse(self, request: Any) -> Elements:
         times = self._responder.times(request)

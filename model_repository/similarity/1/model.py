@@ -24,6 +24,10 @@ class TritonPythonModel:
         """Answers all requests of a dynamic batch; a bad one alone gets an error."""
         return self._responder.answer(requests, self._parse, self._run)
 
+    def finalize(self) -> None:
+        """Publishes the last figures."""
+        self._responder.close()
+
     def _parse(self, request: Any) -> Embeds:
         names = ("image_embeds", "text_embeds")
         embeds = Embeds(*(pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in names))

@@ -13,6 +13,7 @@ from clip_cache import LabelCache
 from clip_groups import Elements, Outputs, Parameters, read_elements, split_rows
 from clip_info import publish_model_info
 from clip_labels import CacheCounts, LabelEmbedder, check_label, read_label_file
+from clip_metrics import instance_labels
 from clip_responder import Responder
 from clip_text import TextEncoder, TextTokenizer, load_text_model
 from clip_times import now_us
@@ -26,7 +27,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Loads tokenizer and tower, encodes once, and encodes the label file."""
-        self._responder = Responder(pb_utils, args)
+        self._responder = Responder(pb_utils, args, unit="labels")
         parameters = Parameters(json.loads(args["model_config"]))
         directory = Path(__file__).parent
         # A label is encoded once and then kept, so what bfloat16 would save is little; its errors are not.
@@ -53,6 +54,10 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answers all requests of a dynamic batch; a bad one alone gets an error."""
         return self._responder.answer(requests, self._parse, self._run)
+
+    def finalize(self) -> None:
+        """Publishes the last figures."""
+        self._responder.close()
 
     def _parse(self, request: Any) -> Elements:
         times = self._responder.times(request)
@@ -91,7 +96,7 @@ class _CacheMetrics:
     """The cache's Prometheus series, one of each a model instance."""
 
     def __init__(self, args: dict[str, str]) -> None:
-        labels = {"model": args["model_name"], "instance": args["model_instance_name"]}
+        labels = instance_labels(args)
         counter, gauge = pb_utils.MetricFamily.COUNTER, pb_utils.MetricFamily.GAUGE
         self._families = [
             pb_utils.MetricFamily(name=f"tritonclip_label_cache_{name}", description=description, kind=kind)

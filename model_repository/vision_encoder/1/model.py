@@ -34,7 +34,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the tower, casts it, compiles or captures it, and encodes once."""
-        self._responder = Responder(pb_utils, args)
+        self._responder = Responder(pb_utils, args, unit="images")
         parameters = Parameters(json.loads(args["model_config"]))
         directory = Path(__file__).parent
         device, dtype = set_up_torch(args, parameters, exact_on_cpu=False)
@@ -56,6 +56,7 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Withdraws the progress file."""
         self._progress.close()
+        self._responder.close()
 
     def _parse(self, request: Any) -> Pixels:
         times = self._responder.times(request)
