@@ -82,6 +82,13 @@ def _tls(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--http-host", help="Address of HTTP and metrics; as --host, or loopback with TLS.")
 @_tls
 @click.option("--admin-key", envvar=ADMIN_KEY_VARIABLE, help="Opens the closed endpoints; random by default.")
+@click.option(
+    "--model-control",
+    type=click.Choice(["none", "explicit"]),
+    default="none",
+    show_default=True,
+    help="explicit: who has the admin key may load and unload models, as rollout.py does.",
+)
 @click.option("--start-timeout", default=300.0, show_default=True, help="Seconds for the models to load.")
 @click.option(
     "--drain-timeout", default=30.0, show_default=True, help="Seconds to wait for requests inside at a stop."
@@ -96,6 +103,7 @@ def main(
     http_host: str | None,
     tls: TlsFiles | None,
     admin_key: str | None,
+    model_control: str,
     start_timeout: float,
     drain_timeout: float,
     supervision: SupervisorOptions | None,
@@ -109,6 +117,7 @@ def main(
         http_host=http_host,
         tls=tls,
         admin_key=admin_key,
+        explicit=model_control == "explicit",
         start_timeout_s=start_timeout,
         drain_timeout_s=drain_timeout,
     )

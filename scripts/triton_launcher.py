@@ -1,21 +1,18 @@
-"""Starts and stops a real Triton server without Docker: the embedded one of the `nvidia-pytriton` wheel.
+"""Starts and stops a real Triton server: that of NVIDIA's container, or the embedded one of a wheel.
 
-The wheel carries `tritonserver` 2.51.0 with the Python backend. That release has known holes (see the limits
-in `docker/README.md` and NVIDIA's bulletins): it belongs on loopback, for development, tests and benchmarks.
-Production runs the same repository in NVIDIA's container.
+The wheel `nvidia-pytriton` carries `tritonserver` 2.51.0 with the Python backend. That release has known
+holes (see `SECURITY.md`): it belongs on loopback, for development, tests and benchmarks. Where a server is found
+stands in `triton_installation.py`, and what its release is told in `triton_release.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import re
 import secrets
 import socket
 import subprocess
-import sys
-import sysconfig
 import tempfile
 import threading
 import time
@@ -27,26 +24,26 @@ from pathlib import Path
 from types import TracebackType
 
 from tls_files import TlsError, TlsFiles
+from triton_installation import (
+    Installation,
+    LaunchError,
+    find_installation,
+    link_backend,
+    server_environment,
+)
 from triton_processes import end, kill, stubs, unsent_bytes
+from triton_release import command_line, server_flags
 from triton_work import Work, inside, read_work
 
-ADMIN_PROTOCOLS = "shared-memory,model-repository,trace,logging"
 SHARED_MEMORY = Path("/dev/shm")
 REGION_PATTERNS = ("triton_python_backend_shm_region_*", "tritonclip_progress_*")
 """Of Triton's Python backend, and of `model_repository/common/clip_progress.py`."""
-MALLOC_ARENAS = "2"
-"""Of glibc, which else gives each of Triton's 200 threads freed memory to keep, and so grows for hours."""
-DOCKER_HINT = "run the same model repository in NVIDIA's container instead (see README.md, Deploy)"
 LOG_LINES_KEPT = 2000
 LOOPBACK = "127.0.0.1"
 ADMIN_KEY_VARIABLE = "TRITONCLIP_ADMIN_KEY"
 DRAIN_VARIABLE = "TRITONCLIP_DRAIN_FILE"
 QUIET_S = 0.5
 METRICS_TIMEOUT_S = 10.0
-
-
-class LaunchError(RuntimeError):
-    """The embedded server cannot be started, or ended before it was ready; the text says why and the cure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +59,7 @@ class ServerOptions:
             neither.
         tls: The files of TLS for gRPC; None speaks in the clear.
         admin_key: Opens the closed endpoints (header `admin-key`); a random one where None.
+        explicit: Whether holders of that key may load and unload models (`rollout.py` does).
         start_timeout_s: How long the models may take to load.
         drain_timeout_s: How long a stop waits for requests inside the server.
         exit_timeout_s: How long Triton may take to end where it is not drained.
@@ -75,73 +73,11 @@ class ServerOptions:
     http_host: str | None = None
     tls: TlsFiles | None = None
     admin_key: str | None = None
+    explicit: bool = False
     start_timeout_s: float = 300.0
     drain_timeout_s: float = 30.0
     exit_timeout_s: float = 3.0
     flags: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Installation:
-    """Where the embedded server's parts lie.
-
-    Attributes:
-        server: The `tritonserver` binary.
-        backend: The wheel's directory of the Python backend.
-        stub: The backend's stub for the running Python.
-        library_path: Directories for LD_LIBRARY_PATH.
-    """
-
-    server: Path
-    backend: Path
-    stub: Path
-    library_path: tuple[Path, ...]
-
-
-def find_installation() -> Installation:
-    """Finds the wheel's parts and the shared library of the running Python.
-
-    Raises:
-        LaunchError: No embedded server on this platform, not installed, or no shared libpython.
-    """
-    if sys.platform != "linux":
-        raise LaunchError(f"there is no embedded Triton for {sys.platform}: {DOCKER_HINT}")
-    spec = importlib.util.find_spec("pytriton")
-    if spec is None or not spec.submodule_search_locations:
-        raise LaunchError(
-            "the package nvidia-pytriton is not installed; install it ('make install'), or, where it has "
-            f"no wheel (musl, for one), {DOCKER_HINT}"
-        )
-    package = Path(spec.submodule_search_locations[0])
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    stub = package / "tritonserver" / "python_backend_stubs" / python / "triton_python_backend_stub"
-    if not stub.is_file():
-        known = ", ".join(sorted(path.name for path in stub.parent.parent.iterdir()))
-        raise LaunchError(
-            f"the embedded Triton has no stub for Python {python}, only for {known}: use one of those"
-        )
-    return Installation(
-        server=package / "tritonserver" / "bin" / "tritonserver",
-        backend=package / "tritonserver" / "backends" / "python",
-        stub=stub,
-        library_path=(_libpython_directory(python), package.parent / "nvidia_pytriton.libs"),
-    )
-
-
-def _libpython_directory(python: str) -> Path:
-    name = f"libpython{python}.so.1.0"
-    candidates = [
-        Path(str(sysconfig.get_config_var(key) or "")) for key in ("LIBDIR", "LDLIBRARYDIR", "LIBPL")
-    ]
-    candidates += [Path(sys.base_prefix) / "lib", *Path("/usr/lib").glob("*-linux-gnu")]
-    candidates.append(Path(sys.prefix) / "lib")  # of a virtual environment that brings one of its own
-    for directory in candidates:
-        if (directory / name).exists():
-            return directory
-    raise LaunchError(
-        f"this Python has no shared library {name}, which Triton's Python backend needs: install it "
-        f"(Debian and Ubuntu: apt install libpython{python}), or use a Python built with --enable-shared"
-    )
 
 
 def free_port(host: str) -> int:
@@ -242,10 +178,13 @@ class EmbeddedTriton:
         remove_stale_regions()
         backends = Path(self._scratch.enter_context(tempfile.TemporaryDirectory(prefix="tritonclip-")))
         self._drain_file = backends / "drain"
-        _link_backend(installation, backends / "python")
+        link_backend(installation, backends / "python")
         self._process = subprocess.Popen(
             self._command(installation, backends),
-            env={**_environment(installation), DRAIN_VARIABLE: str(self._drain_file)},
+            env={
+                **server_environment(installation, without=[ADMIN_KEY_VARIABLE]),
+                DRAIN_VARIABLE: str(self._drain_file),
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -326,27 +265,20 @@ class EmbeddedTriton:
             return str(reply.read().decode())
 
     def _command(self, installation: Installation, backends: Path) -> list[str]:
-        host, admin = self.options.host, f"{ADMIN_PROTOCOLS}:admin-key={self.admin_key}"
-        flags = {
-            "model-repository": self.repository.resolve(),
-            "backend-directory": backends,
-            "model-control-mode": "none",
-            "strict-readiness": "true",
-            "exit-timeout-secs": int(self.options.exit_timeout_s),
-            "http-address": self._http_host,
-            "http-port": self.http_url.rpartition(":")[2],
-            "http-restricted-api": admin,
-            "grpc-address": host,
-            "grpc-port": self.grpc_url.rpartition(":")[2],
-            "grpc-restricted-protocol": admin,
-            "metrics-address": self._http_host,
-            "metrics-port": self.metrics_url.rpartition(":")[2],
-            "allow-gpu-metrics": str(Path("/dev/nvidiactl").exists()).lower(),
-        }
+        flags = {"model-repository": str(self.repository.resolve()), "backend-directory": str(backends)}
+        flags |= server_flags(
+            installation.release,
+            admin_key=self.admin_key,
+            explicit=self.options.explicit,
+            gpu=Path("/dev/nvidiactl").exists(),
+            exit_timeout_s=self.options.exit_timeout_s,
+        )
+        for name, url in (("http", self.http_url), ("grpc", self.grpc_url), ("metrics", self.metrics_url)):
+            host, _, port = url.rpartition(":")
+            flags |= {f"{name}-address": host, f"{name}-port": port}
         flags |= self.options.tls.flags() if self.options.tls else {}
         further = [f"--{name}={value}" for name, value in self.options.flags.items()]
-        options = [f"--{name}={value}" for name, value in flags.items()]
-        return [str(installation.server), *options, "--disable-auto-complete-config", *further]
+        return [str(installation.server), *command_line(flags), *further]
 
     def _check_tls(self) -> None:
         if self.options.tls is None:
@@ -422,20 +354,3 @@ class EmbeddedTriton:
             if now != before or inside(now) or unsent_bytes(ports):
                 quiet_since, before = time.monotonic(), now
             time.sleep(0.05)
-
-
-def _link_backend(installation: Installation, directory: Path) -> None:
-    directory.mkdir()
-    for source in (*installation.backend.glob("*.*"), installation.stub):
-        (directory / source.name).symlink_to(source)
-
-
-def _environment(installation: Installation) -> dict[str, str]:
-    """The server's environment: the libraries, and this Python's packages for the backend's stubs."""
-    environment = {name: value for name, value in os.environ.items() if name != ADMIN_KEY_VARIABLE}
-    inherited = environment.get("LD_LIBRARY_PATH")
-    directories = [*map(str, installation.library_path), *([inherited] if inherited else [])]
-    environment["LD_LIBRARY_PATH"] = ":".join(directories)
-    environment.setdefault("MALLOC_ARENA_MAX", MALLOC_ARENAS)
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', '')}"
-    return environment

@@ -18,8 +18,8 @@ from PIL import Image
 from support import noise
 from tritonclient.utils import InferenceServerException
 
-import triton_launcher
-from triton_launcher import EmbeddedTriton
+from triton_installation import find_installation, server_environment
+from triton_launcher import ADMIN_KEY_VARIABLE, EmbeddedTriton
 from tritonclip import Client, InvalidInputError
 
 ADMIN_HEADER = {"grpc": "triton-grpc-protocol-admin-key", "http": "admin-key"}
@@ -92,7 +92,7 @@ def test_the_key_is_in_no_log_and_no_environment(server):
 
 def test_a_key_from_the_environment_is_not_handed_on(monkeypatch):
     monkeypatch.setenv("TRITONCLIP_ADMIN_KEY", "mine")
-    environment = triton_launcher._environment(triton_launcher.find_installation())
+    environment = server_environment(find_installation(), without=[ADMIN_KEY_VARIABLE])
     assert "PATH" in environment
     assert "mine" not in environment.values()
 

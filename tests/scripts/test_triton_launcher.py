@@ -20,13 +20,7 @@ from support import encode, noise
 
 import triton_launcher
 import triton_processes
-from triton_launcher import (
-    EmbeddedTriton,
-    LaunchError,
-    ServerOptions,
-    find_installation,
-    remove_stale_regions,
-)
+from triton_launcher import EmbeddedTriton, LaunchError, ServerOptions, remove_stale_regions
 from tritonclip import Client, ServerUnavailableError
 
 ANY_PORT = ServerOptions(http_port=0, grpc_port=0, metrics_port=0)
@@ -115,19 +109,6 @@ def test_a_port_in_use_is_named(demo_repository):
             ).start()
 
 
-@pytest.mark.parametrize("platform", ["darwin", "win32"])
-def test_other_platforms_are_pointed_to_the_container(monkeypatch, platform):
-    monkeypatch.setattr(sys, "platform", platform)
-    with pytest.raises(LaunchError, match=f"no embedded Triton for {platform}: .*container"):
-        find_installation()
-
-
-def test_a_missing_wheel_is_named(monkeypatch):
-    monkeypatch.setattr(triton_launcher.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(LaunchError, match="nvidia-pytriton is not installed.*container"):
-        find_installation()
-
-
 @pytest.mark.parametrize("kind", ["triton_python_backend_shm_region_", "tritonclip_progress_1_"])
 def test_only_regions_that_nobody_uses_are_removed(server, kind):
     in_use = regions()
@@ -214,12 +195,3 @@ def test_serve_says_in_a_line_what_it_cannot_serve(tmp_path):
     done = run_script("serve.py", tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {tmp_path} is no model repository")
-
-
-def test_a_virtual_environment_may_bring_the_libpython(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "prefix", str(tmp_path))
-    with pytest.raises(LaunchError, match="libpython9.9"):
-        triton_launcher._libpython_directory("9.9")
-    (tmp_path / "lib").mkdir()
-    (tmp_path / "lib" / "libpython9.9.so.1.0").touch()
-    assert triton_launcher._libpython_directory("9.9") == tmp_path / "lib"
