@@ -1,8 +1,8 @@
 """Starts and stops a real Triton server: that of NVIDIA's container, or the embedded one of a wheel.
 
 The wheel `nvidia-pytriton` carries `tritonserver` 2.51.0 with the Python backend. That release has known
-holes (see `SECURITY.md`): it belongs on loopback, for development, tests and benchmarks. Where a server is found
-stands in `triton_installation.py`, and what its release is told in `triton_release.py`.
+holes (see `SECURITY.md`): it belongs on loopback, for development, tests and benchmarks. Where a server is
+found stands in `triton_installation.py`, and what its release is told in `triton_release.py`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What differs between the releases of Triton that this project runs on, in one place: its command line.
 
 The embedded release and the pinned container must both start from the same options. A flag that a release
-does not know ends it at once, so each that came after the embedded one stands here with the first release that
-has it. `config.pbtxt` holds only fields that the embedded release knows, and later ones kept.
+does not know ends it at once, so each that came after the embedded one stands here with the first release
+that has it. `config.pbtxt` holds only fields that the embedded release knows, and later ones kept.
 
 Source: `src/command_line_parser.cc` in the release branches of triton-inference-server/server.
 """
