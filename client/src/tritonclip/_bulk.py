@@ -6,6 +6,7 @@ At most `2 * concurrency` groups exist at a time, so memory does not grow with t
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import threading
 from collections import deque
@@ -260,7 +261,7 @@ def in_order(
     wait = True
     try:
         for group in groups:
-            window.append(pool.submit(answer, group))
+            window.append(pool.submit(contextvars.copy_context().run, answer, group))  # with the current span
             while window and (len(window) >= 2 * plan.concurrency or window[0].done()):
                 yield from tally.hand_out(window.popleft().result())
         while window:

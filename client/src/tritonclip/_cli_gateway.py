@@ -45,6 +45,12 @@ _FILE = click.Path(path_type=Path)
 @click.option("--forwarded-allow-ips", default="127.0.0.1", show_default=True, help="Proxies to believe.")
 @click.option("--tls-cert", type=_FILE, help="HTTPS: the certificate, a PEM file ...")
 @click.option("--tls-key", type=_FILE, help="... and its key.")
+@click.option(
+    "--trace/--no-trace",
+    default=None,
+    help="Send traces by OTLP. [default: where OTEL_EXPORTER_OTLP_ENDPOINT is set]",
+)
+@click.option("--log-format", type=click.Choice(["json", "text"]), default="json", show_default=True)
 def gateway(
     connect: dict[str, Any],
     host: str,
@@ -65,14 +71,18 @@ def gateway(
     forwarded_allow_ips: str,
     tls_cert: Path | None,
     tls_key: Path | None,
+    trace: bool | None,
+    log_format: str,
 ) -> None:
     """Serve a REST API and a web page in front of Triton, until Ctrl-C.
 
     --timeout is the deadline of a request. Keys come from --keys-file and TRITONCLIP_GATEWAY_KEYS; without
     any, everyone who reaches the port may call. --api-key is what the gateway itself shows to Triton's proxy.
+    Tracing is set by OpenTelemetry's own variables, as OTEL_SERVICE_NAME and OTEL_TRACES_SAMPLER.
     """
     from tritonclip.gateway import GatewaySettings, create_app
     from tritonclip.gateway._serve import serve
+    from tritonclip.gateway._telemetry import is_asked_for, start_tracing
 
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("TLS needs both --tls-cert and --tls-key")
@@ -94,9 +104,12 @@ def gateway(
         cors_origins=cors_origin,
         **given,
     )
+    if is_asked_for(os.environ) if trace is None else trace:
+        start_tracing()
     serve(
         create_app(settings, **connect),
         settings,
+        log_format,
         host=host,
         port=port,
         root_path=root_path,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from tritonclip._config import Settings, check_headers, check_seconds
 from tritonclip.errors import InvalidInputError
@@ -51,12 +51,17 @@ class Deadline:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One call's options, checked, with its deadline running."""
+    """One call's options, checked, with its deadline running.
+
+    Attributes:
+        on_retry: Called before each further try, with tenacity's state of the call.
+    """
 
     deadline: Deadline
     request_id: str = ""
     priority: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
+    on_retry: Callable[[Any], None] | None = None
 
 
 def start_request(

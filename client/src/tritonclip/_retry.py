@@ -13,7 +13,7 @@ from typing import Any
 
 import tenacity
 
-from tritonclip._request import Deadline
+from tritonclip._request import Request
 from tritonclip.errors import CertificateError, DeadlineExceededError, ServerUnavailableError, TritonClipError
 
 FIRST_WAIT_S = 0.1
@@ -21,14 +21,15 @@ MAX_WAIT_S = 2.0
 BULK_MAX_WAIT_S = 5.0
 
 
-def within(attempts: int, deadline: Deadline) -> dict[str, Any]:
+def within(attempts: int, request: Request) -> dict[str, Any]:
     """The settings of a tenacity `Retrying` for one call; `attempts` counts the first try."""
     return {
         "retry": tenacity.retry_if_exception(_is_unavailable),
         # At least 0.1, 0.2, 0.4 ... s, so that a gap of as much as their sum is bridged for certain.
         "wait": tenacity.wait_exponential(multiplier=FIRST_WAIT_S, max=MAX_WAIT_S)
         + tenacity.wait_random(0, FIRST_WAIT_S),
-        "stop": tenacity.stop_after_attempt(attempts) | tenacity.stop_before_delay(deadline.left_s),
+        "stop": tenacity.stop_after_attempt(attempts) | tenacity.stop_before_delay(request.deadline.left_s),
+        "before_sleep": request.on_retry,
         "reraise": True,
     }
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from tritonclip._codec import Call
 from tritonclip._request import Request
+from tritonclip._wire import Model
 
 T = TypeVar("T")
 
@@ -26,9 +27,15 @@ class Work:
 
 @dataclass(frozen=True)
 class Send:
-    """A method of the transport, called with it; gives the result, or with asyncio an awaitable of it."""
+    """A method of the transport, called with it; gives the result, or with asyncio an awaitable of it.
+
+    Attributes:
+        by: Calls the method.
+        model: Of an inference.
+    """
 
     by: Callable[[Any, Request], Any]
+    model: Model | None = None
 
 
 Step = Work | Send
@@ -50,6 +57,7 @@ def ask(by: Callable[[Any, Request], Any], kind: type[T]) -> Flow[T]:
 def infer(call: Call[T]) -> Flow[T]:
     """Send a call, and decode its answer."""
     outputs = yield Send(
-        lambda transport, request: transport.infer(call.model, call.inputs, call.outputs, request)
+        lambda transport, request: transport.infer(call.model, call.inputs, call.outputs, request),
+        call.model,
     )
     return call.decode(outputs)

@@ -97,7 +97,7 @@ class AsyncGrpcTransport:
         self._loop.check()
         if self._client is None:
             self._client = triton.InferenceServerClient(**self._options)
-        retrying = tenacity.AsyncRetrying(**within(self._settings.attempts, request.deadline))
+        retrying = tenacity.AsyncRetrying(**within(self._settings.attempts, request))
         return await retrying(self._try, send, model, request)
 
     async def _try(self, send: Callable[..., Awaitable[T]], model: Model | None, request: Request) -> T:

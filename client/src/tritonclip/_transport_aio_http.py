@@ -132,7 +132,7 @@ class AsyncHttpTransport:
     async def _call(self, send: Callable[[Any], Awaitable[T]], model: Model | None, request: Request) -> T:
         """Try until it works, is refused, or attempts or time are over; each try goes to the next server."""
         self._loop.check()
-        retrying = tenacity.AsyncRetrying(**within(self._settings.attempts, request.deadline))
+        retrying = tenacity.AsyncRetrying(**within(self._settings.attempts, request))
         servers = in_turn(self._settings, self._turn)
 
         async def attempt() -> T:

@@ -159,7 +159,7 @@ class GrpcTransport:
 
     def _call(self, send: Callable[..., T], model: Model | None, request: Request) -> T:
         """Try, with what every call takes, until it works, is refused, or attempts or time are over."""
-        retrying = tenacity.Retrying(**within(self._settings.attempts, request.deadline))
+        retrying = tenacity.Retrying(**within(self._settings.attempts, request))
         answer: T = retrying(self._try, send, model, request)
         return answer
 

@@ -175,7 +175,7 @@ class HttpTransport:
 
     def _call(self, send: Callable[[Any], T], model: Model | None, request: Request) -> T:
         """Try until it works, is refused, or attempts or time are over; each try goes to the next server."""
-        retrying = tenacity.Retrying(**within(self._settings.attempts, request.deadline))
+        retrying = tenacity.Retrying(**within(self._settings.attempts, request))
         servers = in_turn(self._settings, self._turn)
         with naming_all(self._settings):
             answer: T = retrying(lambda: self._try(next(servers), send, model, request))

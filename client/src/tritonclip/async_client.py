@@ -19,6 +19,7 @@ from tritonclip._checks import DEFAULT_HYPOTHESIS_TEMPLATE
 from tritonclip._config import ClientOptions
 from tritonclip._request import Request, RequestOptions
 from tritonclip._steps import Flow, Work
+from tritonclip._tracing import traced
 from tritonclip._transport import open_async_transport
 from tritonclip._types import Health, ImageInput, ModelInfo, ModelStatistics, Prediction
 from tritonclip.errors import TritonClipError
@@ -333,7 +334,8 @@ class AsyncClient(BaseClient):
                     if isinstance(step, Work):
                         result = await asyncio.to_thread(step.do, request)
                     else:
-                        result = await step.by(self._transport, request)
+                        with traced(step.model, request, self.endpoint) as sent:
+                            result = await step.by(self._transport, sent)
                 except TritonClipError as caught:
                     error = caught
         except StopIteration as end:

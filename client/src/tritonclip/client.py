@@ -19,6 +19,7 @@ from tritonclip._config import ClientOptions
 from tritonclip._request import Request, RequestOptions
 from tritonclip._retry import until
 from tritonclip._steps import Flow, Work
+from tritonclip._tracing import traced
 from tritonclip._transport import open_transport
 from tritonclip._types import Health, ImageInput, ModelInfo, ModelStatistics, Prediction
 from tritonclip.errors import TritonClipError
@@ -329,7 +330,11 @@ class Client(BaseClient):
                 step = flow.send(result) if error is None else flow.throw(error)
                 result, error = None, None
                 try:
-                    result = step.do(request) if isinstance(step, Work) else step.by(self._transport, request)
+                    if isinstance(step, Work):
+                        result = step.do(request)
+                    else:
+                        with traced(step.model, request, self.endpoint) as sent:
+                            result = step.by(self._transport, sent)
                 except TritonClipError as caught:
                     error = caught
         except StopIteration as end:

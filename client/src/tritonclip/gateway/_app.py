@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -30,6 +31,7 @@ from tritonclip.gateway._readiness import Readiness
 from tritonclip.gateway._routing import openapi
 from tritonclip.gateway._settings import ENV_KEYS, GatewaySettings
 from tritonclip.gateway._state import State
+from tritonclip.gateway._telemetry import TELEMETRY, flush
 
 ATTEMPTS = 2  # one more where a connection is lost; what the server refuses is the caller's to try again
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -68,6 +70,7 @@ def create_app(settings: GatewaySettings | None = None, url: str | None = None, 
             )
             yield
             urls.close()
+        await asyncio.to_thread(flush)  # here, because uvicorn ends its process by the signal that it got
 
     app = FastAPI(
         title="tritonclip gateway",
@@ -75,6 +78,7 @@ def create_app(settings: GatewaySettings | None = None, url: str | None = None, 
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        telemetry=TELEMETRY,
     )
     _add_middleware(app, settings, metrics)
     for module in (_native, _openai, _sambastudio, _status, _pages):

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from asgi_correlation_id import correlation_id
+from opentelemetry import trace
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -84,6 +85,8 @@ class Observed:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["query_string"]:  # no path here takes one, so it may be anything, a key too
+            trace.get_current_span().set_attribute("url.query", "REDACTED")
         notes: dict[str, Any] = {}
         scope[NOTES] = notes
         start_s, status = time.perf_counter(), 0
