@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -11,10 +12,12 @@ from typing import Any
 
 import click
 
+from log_format import SUPERVISOR, JsonLog, Log, TextLog
 from stop_signals import on_stop_signal
 from supervision import SupervisorOptions
 from supervisor import GaveUpError, Supervisor
 from tls_files import TlsFiles
+from trace_options import trace_options
 from triton_launcher import ADMIN_KEY_VARIABLE, EmbeddedTriton, LaunchError, ServerOptions
 
 EXIT_FAILED, EXIT_GAVE_UP = 1, 3
@@ -93,6 +96,22 @@ def _tls(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--drain-timeout", default=30.0, show_default=True, help="Seconds to wait for requests inside at a stop."
 )
+@click.option(
+    "--trace-url", help="Send spans to this OTLP/HTTP collector. [env: OTEL_EXPORTER_OTLP_ENDPOINT]"
+)
+@click.option(
+    "--trace-rate",
+    default=0,
+    show_default=True,
+    help="Of requests without a caller's trace, trace one in so many; 0: none.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="json: one object a line, all on standard error.",
+)
 @_supervision
 def main(
     repository: Path,
@@ -106,9 +125,16 @@ def main(
     model_control: str,
     start_timeout: float,
     drain_timeout: float,
+    trace_url: str | None,
+    trace_rate: int,
+    log_format: str,
     supervision: SupervisorOptions | None,
 ) -> None:
     """Serves REPOSITORY in the foreground until Ctrl-C or SIGTERM; the log goes to standard error."""
+    try:
+        trace = trace_options(trace_url, trace_rate, os.environ)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     options = ServerOptions(
         host=host,
         http_port=http_port,
@@ -120,26 +146,31 @@ def main(
         explicit=model_control == "explicit",
         start_timeout_s=start_timeout,
         drain_timeout_s=drain_timeout,
+        trace=trace,
     )
     on_stop_signal(_stop)
-    server = EmbeddedTriton(repository, options, on_line=lambda line: click.echo(line, err=True))
+    log: Log = JsonLog(_write_error) if log_format == "json" else TextLog()
+    server = EmbeddedTriton(repository, options, on_line=log.line)
     try:
         with server:
-            click.echo(f"ready: grpc {server.grpc_url}, http {server.http_url}, metrics {server.metrics_url}")
+            log.tell(f"ready: grpc {server.grpc_url}, http {server.http_url}, metrics {server.metrics_url}")
             if supervision is not None:
-                Supervisor(server, supervision, _say).run()
+                tell = functools.partial(log.tell, level="WARNING", source=SUPERVISOR)
+                Supervisor(server, supervision, tell).run()
             code = server.wait()
-        click.echo(f"error: tritonserver ended by itself with code {code}", err=True)
+        log.tell(f"error: tritonserver ended by itself with code {code}", level="ERROR")
         sys.exit(EXIT_FAILED)
     except _Stop as stop:
-        click.echo(f"stopped on {stop}")
+        log.tell(f"stopped on {stop}")
     except (LaunchError, GaveUpError) as error:
-        click.echo(f"error: {error}", err=True)
+        log.tell(f"error: {error}", level="ERROR")
         sys.exit(EXIT_GAVE_UP if isinstance(error, GaveUpError) else EXIT_FAILED)
+    finally:
+        log.flush()
 
 
-def _say(text: str) -> None:
-    click.echo(f"supervisor: {text}", err=True)
+def _write_error(line: str) -> None:
+    click.echo(line, err=True)
 
 
 if __name__ == "__main__":

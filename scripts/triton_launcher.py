@@ -24,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tls_files import TlsError, TlsFiles
+from trace_options import TraceOptions
 from triton_installation import (
     Installation,
     LaunchError,
@@ -63,6 +64,7 @@ class ServerOptions:
         start_timeout_s: How long the models may take to load.
         drain_timeout_s: How long a stop waits for requests inside the server.
         exit_timeout_s: How long Triton may take to end where it is not drained.
+        trace: Where the server's spans go; None: there are none.
         flags: Further flags of `tritonserver` by name, without the dashes; they come last.
     """
 
@@ -77,6 +79,7 @@ class ServerOptions:
     start_timeout_s: float = 300.0
     drain_timeout_s: float = 30.0
     exit_timeout_s: float = 3.0
+    trace: TraceOptions | None = None
     flags: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -224,12 +227,15 @@ class EmbeddedTriton:
 
         Does nothing where no server runs. While it drains, the model `admission` refuses requests as
         UNAVAILABLE, so that callers go elsewhere or come again. A drained server has nothing left to do and
-        is killed, so that its port closes at once; its last traces are not sent. Triton's own end would drop
-        what is inside an ensemble, and for seconds tell callers that there is no such model.
+        is killed, so that its port closes at once, but not before its last spans had time to be sent, where
+        it has any. Triton's own end would drop what is inside an ensemble, and for seconds tell callers that
+        there is no such model.
         """
         drained = drain and self.exit_code is None and self._process is not None
         if drained:
             self._drain(self.options.drain_timeout_s)
+            if self.options.trace:
+                time.sleep(self.options.trace.stop_s)
         self._clean_up(kill if drained else lambda process: end(process, self.options.exit_timeout_s))
 
     def kill(self) -> None:
@@ -277,7 +283,8 @@ class EmbeddedTriton:
             host, _, port = url.rpartition(":")
             flags |= {f"{name}-address": host, f"{name}-port": port}
         flags |= self.options.tls.flags() if self.options.tls else {}
-        further = [f"--{name}={value}" for name, value in self.options.flags.items()]
+        further = self.options.trace.arguments() if self.options.trace else []
+        further += [f"--{name}={value}" for name, value in self.options.flags.items()]
         return [str(installation.server), *command_line(flags), *further]
 
     def _check_tls(self) -> None:
