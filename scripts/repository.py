@@ -7,6 +7,7 @@ broken or half-written version is never left behind. The code and the configurat
 
 from __future__ import annotations
 
+import compileall
 import hashlib
 import json
 import shutil
@@ -16,12 +17,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig
-
 from checkpoint import Checkpoint, file_sha256
+from configurations import (
+    CONFIG,
+    ENSEMBLES,
+    MODELS,
+    SIZES,
+    SOURCE,
+    ensemble_configuration,
+    python_configuration,
+    source_configuration,
+    with_versions,
+)
 
-SOURCE = Path(__file__).resolve().parent.parent / "model_repository"
 _SERVING = ("clip_groups.py", "clip_metrics.py", "clip_responder.py", "clip_times.py")
 _ENCODING = (*_SERVING, "clip_info.py", "clip_openmp.py", "clip_tower.py")
 SHARED_HELPERS = {
@@ -32,12 +40,10 @@ SHARED_HELPERS = {
     "similarity": _SERVING,
 }
 """What each Python model takes from `model_repository/common/`."""
-ENSEMBLES = ("clip_zero_shot", "clip_image_embedding", "clip_text_embedding", "clip_pixel_embedding")
-MODELS = (*SHARED_HELPERS, *ENSEMBLES)
-SIZES = ("instances", "max_batch_size", "priority_levels")
-"""What `config.pbtxt` says of a Python model outside its parameters and a deployment may want otherwise."""
 LEAST_INSTANCES_FOR_PRIORITIES = 4
 """With fewer, Triton's batcher stalls for 500 ms now and then (`scripts/BENCHMARKS.md`)."""
+WRITERS = ("checkpoint.py", "configurations.py", "repository.py")
+"""Of `scripts/`: they decide what is written beside the code, settings, identity, manifests."""
 MANIFEST = "manifest.json"
 PRELOADED_LABELS = "preload_labels.txt"
 STAGING_PREFIX = ".staging-"
@@ -58,7 +64,7 @@ def check_parameters(parameters: Mapping[str, Mapping[str, str]]) -> None:
             raise RepositoryError(
                 f"there is no model '{model}' with parameters; those are {', '.join(SHARED_HELPERS)}"
             )
-        known = _source_configuration(model).parameters
+        known = source_configuration(model).parameters
         for name, value in changes.items():
             if name not in known and name not in SIZES:
                 names = ", ".join([*sorted(known), *SIZES])
@@ -81,8 +87,7 @@ def fingerprint(checkpoint_key: str, parameters: Mapping[str, Mapping[str, str]]
         labels: File of labels to encode at load.
     """
     files = sorted(path for path in SOURCE.rglob("*") if path.suffix in (".py", ".pbtxt"))
-    # These two decide what is written beside the code: settings, identity, manifests.
-    files += [SOURCE.parent / "scripts" / name for name in ("checkpoint.py", "repository.py")]
+    files += [SOURCE.parent / "scripts" / name for name in WRITERS]
     parts = [checkpoint_key, json.dumps(parameters, sort_keys=True), file_sha256(labels) if labels else ""]
     parts += [f"{path.relative_to(SOURCE.parent)} {file_sha256(path)}" for path in files]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -120,13 +125,53 @@ def write_version(
     if not force:
         _refuse_other_checkpoint(checkpoint, output, version)
     with _staging(output) as staging:
-        for model in MODELS:
-            _stage_model(staging / model, model, checkpoint, version, parameters.get(model, {}))
-        if labels is not None:
-            shutil.copyfile(labels, staging / "text_encoder" / str(version) / PRELOADED_LABELS)
-        for model in MODELS:
-            _write_manifest(staging / model / str(version), checkpoint, made_of)
+        _stage(staging, checkpoint, version, made_of, parameters, labels)
         _install(staging, output, version)
+    _compile(output, version)
+
+
+def add_version(checkpoint: Checkpoint, output: Path, version: int, *, made_of: str, served: int) -> None:
+    """Writes a version beside the served one, for Triton to load both; the ensembles stay as they are.
+
+    Args:
+        checkpoint: The weights and settings.
+        output: A model repository.
+        version: A number that it does not have.
+        made_of: The `fingerprint` to note in the manifests.
+        served: The version that is served. Its settings of the Python models are those of both.
+    """
+    with _staging(output) as staging:
+        labels = output / "text_encoder" / str(served) / PRELOADED_LABELS
+        _stage(staging, checkpoint, version, made_of, {}, labels if labels.exists() else None)
+        for model in SHARED_HELPERS:
+            present = (output / model / CONFIG).read_text(encoding="utf-8")
+            (staging / model / CONFIG).write_text(with_versions(present, [served, version]), encoding="utf-8")
+        for model in ENSEMBLES:
+            (staging / model / CONFIG).unlink()
+        _install(staging, output, version)
+    _compile(output, version)
+
+
+def _stage(
+    staging: Path,
+    checkpoint: Checkpoint,
+    version: int,
+    made_of: str,
+    parameters: Mapping[str, Mapping[str, str]],
+    labels: Path | None,
+) -> None:
+    for model in MODELS:
+        _stage_model(staging / model, model, checkpoint, version, parameters.get(model, {}))
+    if labels is not None:
+        shutil.copyfile(labels, staging / "text_encoder" / str(version) / PRELOADED_LABELS)
+    for model in MODELS:
+        _write_manifest(staging / model / str(version), checkpoint, made_of)
+
+
+def _compile(output: Path, version: int) -> None:
+    """Writes the bytecode now: Python would at the load, and Triton take that for a change of the version."""
+    for model in SHARED_HELPERS:
+        compileall.compile_dir(output / model / str(version), quiet=1)
 
 
 def _refuse_other_checkpoint(checkpoint: Checkpoint, output: Path, version: int) -> None:
@@ -164,41 +209,12 @@ def _stage_model(
             shutil.copyfile(source, directory / source.name)
         for name in SHARED_HELPERS[model]:
             shutil.copyfile(SOURCE / "common" / name, directory / name)
+        config = python_configuration(model, parameters, [version])
+    else:
+        config = ensemble_configuration(model, checkpoint, version)
+        (directory / CONFIG).write_text(config, encoding="utf-8")  # to come back to
     PARTS.get(model, lambda *_: None)(checkpoint, directory)
-    (target / "config.pbtxt").write_text(_configuration(model, checkpoint, parameters), encoding="utf-8")
-
-
-def _configuration(model: str, checkpoint: Checkpoint, changes: Mapping[str, str]) -> str:
-    """The model's `config.pbtxt`, its parameters changed as asked and the checkpoint's facts added."""
-    config = _source_configuration(model)
-    facts = _identity(checkpoint)
-    if model == "clip_pixel_embedding":  # for clients that send it pixels of their own
-        facts["processor"] = json.dumps(checkpoint.processor, sort_keys=True, separators=(",", ":"))
-    for name, value in (dict(changes) | facts).items():
-        if name == "instances":
-            config.instance_group[0].count = int(value)
-        elif name == "max_batch_size":
-            config.max_batch_size = int(value)
-        elif name == "priority_levels":
-            config.dynamic_batching.priority_levels = int(value)
-            config.dynamic_batching.default_priority_level = int(value) // 2 + 1
-        else:
-            config.parameters[name].string_value = value
-    return str(text_format.MessageToString(config, as_utf8=True))
-
-
-def _source_configuration(model: str) -> Any:
-    return text_format.Parse((SOURCE / model / "config.pbtxt").read_text(encoding="utf-8"), ModelConfig())
-
-
-def _identity(checkpoint: Checkpoint) -> dict[str, str]:
-    return {
-        "checkpoint": checkpoint.source,
-        "revision": checkpoint.revision,
-        "sha256": checkpoint.sha256,
-        "random_weights": str(checkpoint.random).lower(),
-        "logit_scale": f"{checkpoint.logit_scale:.9g}",
-    }
+    (target / CONFIG).write_text(config, encoding="utf-8")
 
 
 def _vision_part(checkpoint: Checkpoint, directory: Path) -> None:
@@ -246,6 +262,12 @@ def _write_manifest(directory: Path, checkpoint: Checkpoint, made_of: str) -> No
     _write_json(directory / MANIFEST, {"made_of": made_of, "checkpoint": identity, "files": files})
 
 
+def source_of(output: Path, version: int) -> str:
+    """The checkpoint of a version, as its manifest names it."""
+    manifest = _read_manifest(output / ENSEMBLES[0] / str(version))
+    return str(manifest["checkpoint"]["source"]) if manifest else "unknown"
+
+
 def _read_manifest(directory: Path) -> dict[str, Any] | None:
     try:
         manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
@@ -273,7 +295,9 @@ def _install(staging: Path, output: Path, version: int) -> None:
     done: list[tuple[Path, Path]] = []
     try:
         for model in MODELS:
-            for part in (str(version), "config.pbtxt"):
+            for part in (str(version), CONFIG):
+                if not (staging / model / part).exists():
+                    continue
                 target, replaced = output / model / part, staging / f"replaced-{model}-{part}"
                 target.parent.mkdir(exist_ok=True)
                 if target.exists():

@@ -66,7 +66,8 @@ def server_flags(
     closed = f"{ADMIN_ENDPOINTS}:{ADMIN_HEADER}={admin_key}"
     flags = {
         "model-control-mode": "explicit" if explicit else "none",
-        "strict-readiness": "true",
+        # A version that does not load would keep a strict server from being ready for ever.
+        "strict-readiness": str(not explicit).lower(),
         "exit-timeout-secs": str(int(exit_timeout_s)),
         "http-restricted-api": closed,
         "grpc-restricted-protocol": closed,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 ADMISSION = "admission"  # the model that refuses work; what it does is no work of the server
-_SERIES = re.compile(r'^(\w+)\{[^}]*\bmodel="([^"]+)"[^}]*\} (\S+)$', re.MULTILINE)
+_SERIES = re.compile(r'^(\w+)\{([^}]*\bmodel="([^"]+)"[^}]*)\} (\S+)$', re.MULTILINE)
 _EXECUTING = "tritonclip_requests_executing"
 _INSIDE = {_EXECUTING, "nv_inference_pending_request_count"}
 _DONE = {"nv_inference_request_success", "nv_inference_request_failure", "nv_inference_exec_count"}
@@ -27,16 +27,19 @@ class Work:
     done: float = 0
 
 
-def read_work(metrics: str) -> dict[str, Work]:
+def read_work(metrics: str, version: int | None = None) -> dict[str, Work]:
     """The work of each model that does some: not of ensembles, nor of the one that admits or refuses.
 
     Args:
         metrics: The server's metrics in Prometheus' text form.
+        version: Of the models; all versions where None.
     """
     inside: dict[str, float] = defaultdict(float)
     done: dict[str, float] = defaultdict(float)
     working = set()
-    for name, model, value in _SERIES.findall(metrics):
+    for name, labels, model, value in _SERIES.findall(metrics):
+        if version is not None and f'version="{version}"' not in labels:
+            continue
         working |= {model} if name == _EXECUTING else set()
         inside[model] += float(value) if name in _INSIDE else 0
         done[model] += float(value) if name in _DONE else 0

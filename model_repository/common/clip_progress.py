@@ -55,7 +55,8 @@ def progress_file(server: int, version: str, instance: str = "*") -> Path:
         version: Of the model.
         instance: Its name; without one, a pattern for all.
     """
-    return DIRECTORY / f"{PREFIX}{server}_{version}_{instance}"
+    own = f"_{os.getpid()}" if instance != "*" else ""  # a version may be loaded again while it is served
+    return DIRECTORY / f"{PREFIX}{server}_{version}_{instance}{own}"
 
 
 class _HandedOn(NamedTuple):

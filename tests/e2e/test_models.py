@@ -13,8 +13,8 @@ from repository import ENSEMBLES, MODELS
 from tritonclip import Client
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_every_model_names_its_checkpoint(server, model):
+@pytest.mark.parametrize("model", ENSEMBLES)
+def test_every_public_model_names_its_checkpoint(server, model):
     facts = parameters(server, model)
     assert facts["checkpoint"] == "scripts/demo/checkpoint"
     assert facts["revision"] == "local"
@@ -25,7 +25,7 @@ def test_every_model_names_its_checkpoint(server, model):
 
 @pytest.mark.parametrize("model", ["vision_encoder", "text_encoder"])
 def test_the_precision_in_use_is_published(server, model):
-    sha256 = parameters(server, model)["sha256"]
+    sha256 = parameters(server, "clip_zero_shot")["sha256"]
     assert metric(server, "tritonclip_model_info", model=model, precision="float32", sha256=sha256) == 1
 
 
