@@ -3,7 +3,7 @@
 A new version is written beside the served one, loaded, and compared with transformers on the same checkpoint.
 Then the ensembles are switched to it one by one, each in one step; requests that are inside end with the
 version that they began with. The old version stays loaded, so that `rollout.py rollback REPOSITORY` takes no
-time. The server must run with `--model-control explicit`, and this program where it can write to the repository.
+time. The server must run with `--model-control explicit`, and this program where it can write the repository.
 """
 
 from __future__ import annotations
