@@ -38,7 +38,7 @@ def proxy(servers, tmp_path_factory):
 
 
 def answered(server):
-    """The requests that a server has answered, once the number stands still: it is counted after the answer."""
+    """The requests that a server has answered, once their number stands still: it counts after it answers."""
     before, now = -1.0, metric(server, "nv_inference_request_success", model="clip_zero_shot")
     while now != before:
         time.sleep(0.2)
