@@ -67,6 +67,7 @@ def ensemble_configuration(model: str, checkpoint: Checkpoint, version: int) -> 
         "sha256": checkpoint.sha256,
         "random_weights": str(checkpoint.random).lower(),
         "logit_scale": f"{checkpoint.logit_scale:.9g}",
+        "version": str(version),
     }
     if model == "clip_pixel_embedding":  # for clients that send it pixels of their own
         facts["processor"] = json.dumps(checkpoint.processor, sort_keys=True, separators=(",", ":"))

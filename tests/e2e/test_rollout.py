@@ -18,13 +18,13 @@ import versions
 from configurations import CONFIG, ENSEMBLES, PYTHON_MODELS
 from repository import RepositoryError
 from triton_launcher import EmbeddedTriton, ServerOptions
-from tritonclip import Client, TritonClipError
+from tritonclip import Client, TritonClipError, ZeroShotClassifier
 
 ANY_PORT = ServerOptions(http_port=0, grpc_port=0, metrics_port=0, explicit=True, admin_key="a key")
 LABELS = ["a red circle", "a blue square", "the digit 7"]
 PICTURES = [encode(noise(80, 60, seed), "PNG") for seed in range(3)]
 CALLERS = 8
-NEAR = 1e-5
+NEAR = 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -68,12 +68,13 @@ def scores(client):
 class Load:
     """Callers that ask all the while, and what they were told."""
 
-    def __init__(self, url):
-        self.answers, self.failures, self._url, self._over = [], [], url, threading.Event()
+    def __init__(self, url, **options):
+        self.answers, self.failures, self._over = [], [], threading.Event()
+        self._url, self._options = url, options
         self._threads = [threading.Thread(target=self._ask) for _ in range(CALLERS)]
 
     def _ask(self):
-        with Client(self._url, timeout_s=60, attempts=1) as client:
+        with Client(self._url, timeout_s=60, attempts=1, **self._options) as client:
             while not self._over.is_set():
                 try:
                     self.answers.append(scores(client))
@@ -123,12 +124,54 @@ def test_rollout_and_rollback_under_load_lose_nothing_and_mix_nothing(upgraded, 
     assert again == loaded_at, "the old version was loaded anew"
 
 
-def test_each_ensemble_is_switched_many_times_without_a_loss(upgraded, repository):
-    with Load(upgraded.grpc_url) as load:
+@pytest.mark.parametrize("preprocess", ["server", "client"])
+def test_each_ensemble_is_switched_many_times_without_a_loss_or_a_mixture(upgraded, repository, preprocess):
+    """Clients that preprocess keep embeddings of labels, which a switch makes those of another checkpoint."""
+    known = {}
+    with Client(upgraded.grpc_url) as client, Load(upgraded.grpc_url, preprocess=preprocess) as load:
         for _ in range(10):
             assert run(upgraded, "rollback", repository)[0] == 0
+            known[versions.versions_of(repository).served] = scores(client)
     assert not load.failures
     assert versions.versions_of(repository).served == 1
+    told = Counter(one for answer in load.answers for one in picture_versions(answer, known))
+    assert set(told) == {1, 2}, told
+
+
+@pytest.mark.parametrize("preprocess", ["server", "client"])
+def test_cosines_are_of_one_version(upgraded, repository, preprocess):
+    with Client(upgraded.grpc_url, preprocess=preprocess) as client:
+        before = client.similarity(PICTURES, LABELS)
+        assert run(upgraded, "rollback", repository)[0] == 0
+        other = client.similarity(PICTURES, LABELS)
+        assert run(upgraded, "rollback", repository)[0] == 0
+        np.testing.assert_allclose(client.similarity(PICTURES, LABELS), before, atol=NEAR)
+    with Client(upgraded.grpc_url) as client:
+        assert run(upgraded, "rollback", repository)[0] == 0
+        np.testing.assert_allclose(client.similarity(PICTURES, LABELS), other, atol=NEAR)
+        assert run(upgraded, "rollback", repository)[0] == 0
+
+
+def test_a_classifier_follows_to_another_checkpoint(upgraded, repository):
+    def by_label(rankings):
+        return np.array(
+            [[{one["label"]: one["score"] for one in row}[label] for label in LABELS] for row in rankings]
+        )
+
+    def ranked(classifier):
+        one_by_one = by_label([classifier([picture])[0] for picture in PICTURES])
+        assert abs(by_label(classifier.classify_many(PICTURES)) - one_by_one).max() < NEAR
+        return one_by_one
+
+    with Client(upgraded.grpc_url) as client:
+        classifier = ZeroShotClassifier(client, LABELS, templates="{}")
+        old = ranked(classifier)
+        assert run(upgraded, "rollback", repository)[0] == 0
+        new = ranked(classifier)
+        assert abs(new - old).max() > 100 * NEAR
+        assert abs(new - ranked(ZeroShotClassifier(client, LABELS, templates="{}"))).max() < NEAR
+        assert run(upgraded, "rollback", repository)[0] == 0
+        assert abs(by_label(classifier.classify_many(PICTURES)) - old).max() < NEAR
 
 
 def test_the_status_tells_of_each_version(upgraded, repository, other_checkpoint):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,16 +18,26 @@ from tritonclip._images import Fetch, as_images, encode_image, encode_images, ma
 from tritonclip._label_store import LabelStore
 from tritonclip._preprocess import preprocess_image, preprocess_images
 from tritonclip._request import Request
-from tritonclip._steps import Flow, ask, infer, work
+from tritonclip._steps import Flow, ask, infer, infer_versioned, work
 from tritonclip._token_counts import note_counts
 from tritonclip._types import Health, ModelInfo, ModelStatistics, Prediction
-from tritonclip.errors import InferenceError, InvalidInputError, TritonClipError
+from tritonclip.errors import InferenceError, InvalidInputError, ServerUnavailableError, TritonClipError
 
 E = TypeVar("E")
 R = TypeVar("R")
 Array = npt.NDArray[np.float32]
 PROMPTS_A_CALL = 1000  # of labels that are scored in the client; a server need not take more at once
+CHANGED = (
+    "the server's models were changed during the call, or servers of different versions share it; try again"
+)
 _ALONE = re.compile(r"^(image|text) 0\b")
+
+
+class Embeds(NamedTuple):
+    """Embeddings of unit L2 norm, and the version of the model that made them."""
+
+    array: Array
+    version: str
 
 
 class Flows:
@@ -50,7 +60,7 @@ class Flows:
         ranked: list[list[Prediction]]
         if self._scores_here:
             text_embeds = yield from self._embed_labels(ranking)
-            image_embeds, single = yield from self.embed_images(images)
+            image_embeds, single = yield from self.embed_images_versioned(images)
             ranked = yield from self._rank(image_embeds, text_embeds, ranking)
         else:
             encoded, single = yield from self._encode(images)
@@ -59,14 +69,8 @@ class Flows:
 
     def embed_images(self, images: object) -> Flow[tuple[Array, bool]]:
         """Embed images to float32 [n, d]; also tells whether a single image was given."""
-        if self._scores_here:
-            vision = yield from self._vision()
-            pixels, single = yield from work(
-                lambda request: preprocess_images(images, vision.settings, self._fetch(request))
-            )
-            return (yield from infer(_codec.embed_pixels_call(pixels))), single
-        encoded, single = yield from self._encode(images)
-        return (yield from infer(_codec.embed_images_call(encoded))), single
+        embeds, single = yield from self.embed_images_versioned(images)
+        return embeds.array, single
 
     def embed_texts(self, texts: object) -> Flow[tuple[Array, bool]]:
         """Embed texts to float32 [m, d]; also tells whether a single text was given."""
@@ -75,9 +79,13 @@ class Flows:
 
     def similarity(self, images: object, texts: object) -> Flow[Array]:
         """Cosine of every image with every text, float32 [n, m]."""
-        text_embeds, _ = yield from self.embed_texts(texts)
-        image_embeds, _ = yield from self.embed_images(images)
-        return _codec.similarity(image_embeds, text_embeds)
+        checked, _ = check_texts(texts)
+        text_embeds = yield from _embed_texts(checked)
+        image_embeds, _ = yield from self.embed_images_versioned(images)
+        if text_embeds.version != image_embeds.version:
+            text_embeds = yield from _embed_texts(checked)
+        check_same_version(image_embeds.version, text_embeds.version)
+        return _codec.similarity(image_embeds.array, text_embeds.array)
 
     def health(self, *, deep: bool) -> Flow[Health]:
         """The state of the server and of each public model, and where `deep`, what came of an inference."""
@@ -139,11 +147,13 @@ class Flows:
             )
         text_embeds = yield from self._embed_labels(ranking, warn=False)
         ranked: list[list[Prediction] | TritonClipError] = []
-        for embed in (yield from self.embed_images_group(group)):
+        for embed in (yield from self._embed_pixels_group(group)):
             if isinstance(embed, TritonClipError):
                 ranked.append(embed)
-            else:
-                ranked += yield from self._rank(embed[np.newaxis], text_embeds, ranking)
+                continue
+            if embed.version != text_embeds.version:
+                text_embeds = yield from self._embed_labels(ranking, warn=False, version=embed.version)
+            ranked += yield from self._rank(embed, text_embeds, ranking)
         return ranked
 
     def embed_images_group(self, group: Group[Any]) -> Flow[list[Array | TritonClipError]]:
@@ -156,16 +166,8 @@ class Flows:
                     lambda items: infer(_codec.embed_images_call([one for _, one in items])),
                 )
             )
-        vision = yield from self._vision()
-        return (
-            yield from _answer_group(
-                group,
-                lambda image, index, request: preprocess_image(
-                    image, index, vision.settings, self._fetch(request)
-                ),
-                lambda items: infer(_codec.embed_pixels_call(_stack([one for _, one in items]))),
-            )
-        )
+        embeds = yield from self._embed_pixels_group(group)
+        return [one if isinstance(one, TritonClipError) else one.array[0] for one in embeds]
 
     def embed_texts_group(self, group: Group[Any]) -> Flow[list[Array | TritonClipError]]:
         """Embed each text of a group, float32 [d]."""
@@ -173,33 +175,86 @@ class Flows:
 
     # Scores taken here: preprocess="client".
 
-    def _vision(self) -> Flow[_info.VisionInfo]:
-        """The checkpoint's image settings and its logit scale, asked for once."""
-        if self._vision_info is None:
-            self._vision_info = _info.decode_vision((yield from _parameters(_wire.PIXEL_EMBEDDING)))
-        return self._vision_info
+    def _vision(self, version: str | None = None) -> Flow[_info.VisionInfo]:
+        """The checkpoint's image settings and its logit scale, asked for once a version."""
+        known = self._vision_info
+        if known is None or (version is not None and known.version not in ("", version)):
+            known = _info.decode_vision((yield from _parameters(_wire.PIXEL_EMBEDDING)))
+            self._vision_info = known
+        return known
 
-    def _embed_labels(self, ranking: _codec.Ranking, *, warn: bool = True) -> Flow[Array]:
-        """The labels' embeddings float32 [m, d]; only those that are not kept are asked for."""
+    def _embed_labels(
+        self, ranking: _codec.Ranking, *, warn: bool = True, version: str | None = None
+    ) -> Flow[Embeds]:
+        """The labels' embeddings float32 [m, d]; only those that are not kept are asked for.
+
+        Where those that are kept are of another version than the one wanted, all are asked for anew.
+        """
         prompts, joined = ranking.prompts, None
+        if version is not None:
+            self._labels.forget()
         while joined is None:
             fresh = self._labels.missing(prompts)
             embeds: list[Array] = []
             counts: list[int] = []
+            versions: set[str] = set()
             for start in range(0, len(fresh), PROMPTS_A_CALL):
-                part = yield from infer(_codec.embed_texts_call(fresh[start : start + PROMPTS_A_CALL]))
+                call = _codec.embed_texts_call(fresh[start : start + PROMPTS_A_CALL])
+                part, answered_by = yield from infer_versioned(call)
+                versions.add(answered_by)
                 embeds.extend(part[0])
                 counts.extend(part[1])
-            joined = self._labels.join(prompts, fresh, embeds, counts)
+            if len(versions) <= 1:
+                joined = self._labels.join(prompts, fresh, embeds, counts, max(versions, default=None))
         if warn:
             note_counts(joined[1], ranking.labels, kind="label")
-        return joined[0]
+        return Embeds(joined[0], joined[2])
 
     def _rank(
-        self, image_embeds: Array, text_embeds: Array, ranking: _codec.Ranking
+        self, image_embeds: Embeds, text_embeds: Embeds, ranking: _codec.Ranking
     ) -> Flow[list[list[Prediction]]]:
+        if image_embeds.version != text_embeds.version:
+            text_embeds = yield from self._embed_labels(ranking, warn=False, version=image_embeds.version)
+        check_same_version(image_embeds.version, text_embeds.version)
+        vision = yield from self._vision(image_embeds.version)
+        return ranking.rank(_codec.scores(image_embeds.array, text_embeds.array, vision.logit_scale))
+
+    def embed_images_versioned(self, images: object) -> Flow[tuple[Embeds, bool]]:
+        """Embed images to float32 [n, d], with their version; also tells whether a single image was given."""
+        if not self._scores_here:
+            encoded, single = yield from self._encode(images)
+            return Embeds(*(yield from infer_versioned(_codec.embed_images_call(encoded)))), single
         vision = yield from self._vision()
-        return ranking.rank(_codec.scores(image_embeds, text_embeds, vision.logit_scale))
+        pixels, single = yield from work(
+            lambda request: preprocess_images(images, vision.settings, self._fetch(request))
+        )
+        return (yield from self._embed_pixels(pixels, vision)), single
+
+    def _embed_pixels_group(self, group: Group[Any]) -> Flow[list[Embeds | TritonClipError]]:
+        """Embed each image of a group, preprocessed here: float32 [1, d]."""
+        vision = yield from self._vision()
+
+        def send(items: Sequence[tuple[int, npt.NDArray[np.uint8]]]) -> Flow[list[Embeds]]:
+            embeds = yield from self._embed_pixels(_stack([one for _, one in items]), vision)
+            return [Embeds(row[np.newaxis], embeds.version) for row in embeds.array]
+
+        return (
+            yield from _answer_group(
+                group,
+                lambda image, index, request: preprocess_image(
+                    image, index, vision.settings, self._fetch(request)
+                ),
+                send,
+            )
+        )
+
+    def _embed_pixels(self, pixels: npt.NDArray[np.uint8], vision: _info.VisionInfo) -> Flow[Embeds]:
+        """Embed pixels made as `vision` says: float32 [n, d]."""
+        embeds = Embeds(*(yield from infer_versioned(_codec.embed_pixels_call(pixels))))
+        now = yield from self._vision(embeds.version)
+        if now.settings != vision.settings:
+            raise ServerUnavailableError(CHANGED, model=_wire.PIXEL_EMBEDDING.name)
+        return embeds
 
 
 def _model_ready(model: _wire.Model) -> Flow[bool]:
@@ -215,9 +270,20 @@ def _parameters(model: _wire.Model) -> Flow[dict[str, str]]:
 def _send_texts(items: Sequence[tuple[int, str]]) -> Flow[Array]:
     """Checked texts with the caller's indices to float32 [m, d]."""
     indices, texts = [index for index, _ in items], [text for _, text in items]
-    embeds, counts = yield from infer(_codec.embed_texts_call(texts))
+    return (yield from _embed_texts(texts, indices)).array
+
+
+def _embed_texts(texts: list[str], indices: Sequence[int] | None = None) -> Flow[Embeds]:
+    """Checked texts, and the caller's indices of them, to float32 [m, d]."""
+    (embeds, counts), version = yield from infer_versioned(_codec.embed_texts_call(texts))
     note_counts(counts, texts, kind="text", indices=indices)
-    return embeds
+    return Embeds(embeds, version)
+
+
+def check_same_version(one: str, other: str) -> None:
+    """Refuse to compare embeddings of two versions, which may be two checkpoints."""
+    if one != other:
+        raise ServerUnavailableError(CHANGED)
 
 
 def _stack(pixels: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:

@@ -19,10 +19,12 @@ class VisionInfo:
     Attributes:
         settings: How the checkpoint wants its images.
         logit_scale: The multiplier from cosine to logit.
+        version: Of the models that have this checkpoint; empty where the server does not say.
     """
 
     settings: PreprocessSettings
     logit_scale: float
+    version: str
 
 
 def decode_model_info(model: _wire.Model, parameters: Mapping[str, str]) -> ModelInfo:
@@ -39,6 +41,7 @@ def decode_model_info(model: _wire.Model, parameters: Mapping[str, str]) -> Mode
             sha256=parameters["sha256"],
             random_weights=parameters["random_weights"] == "true",
             logit_scale=float(parameters["logit_scale"]),
+            version=parameters.get("version", ""),
         )
     except KeyError as error:
         raise ModelNotReadyError(
@@ -55,13 +58,16 @@ def decode_vision(parameters: Mapping[str, str]) -> VisionInfo:
     """
     try:
         processor, logit_scale = parameters["processor"], float(parameters["logit_scale"])
+        version = parameters.get("version", "")
     except KeyError as error:
         raise ModelNotReadyError(
             f"its configuration has no parameter {error}; prepare the repository anew with "
             "prepare_weights.py, or use preprocess='server'",
             model=_wire.PIXEL_EMBEDDING.name,
         ) from error
-    return VisionInfo(settings=PreprocessSettings.from_json(processor), logit_scale=logit_scale)
+    return VisionInfo(
+        settings=PreprocessSettings.from_json(processor), logit_scale=logit_scale, version=version
+    )
 
 
 def decode_statistics(entries: Sequence[Mapping[str, Any]]) -> list[ModelStatistics]:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from tritonclip._codec import Call
 from tritonclip._request import Request
+from tritonclip._types import Answer
 from tritonclip._wire import Model
 
 T = TypeVar("T")
@@ -56,8 +57,13 @@ def ask(by: Callable[[Any, Request], Any], kind: type[T]) -> Flow[T]:
 
 def infer(call: Call[T]) -> Flow[T]:
     """Send a call, and decode its answer."""
-    outputs = yield Send(
+    return (yield from infer_versioned(call))[0]
+
+
+def infer_versioned(call: Call[T]) -> Flow[tuple[T, str]]:
+    """Send a call, and decode its answer; gives the version of the model that answered, too."""
+    answer: Answer = yield Send(
         lambda transport, request: transport.infer(call.model, call.inputs, call.outputs, request),
         call.model,
     )
-    return call.decode(outputs)
+    return call.decode(answer.outputs), answer.version

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from tritonclip._config import Settings
 from tritonclip._request import Request
-from tritonclip._types import Tensors
+from tritonclip._types import Answer, Tensors
 from tritonclip._wire import DEADLINE_MS, Model, Tensor
 from tritonclip.errors import (
     InvalidInputError,
@@ -31,7 +31,7 @@ class Transport(Protocol):
     The request's deadline is a true one: it holds for connecting and for every further try too.
     """
 
-    def infer(self, model: Model, inputs: Tensors, outputs: Sequence[Tensor], request: Request) -> Tensors:
+    def infer(self, model: Model, inputs: Tensors, outputs: Sequence[Tensor], request: Request) -> Answer:
         """Run one inference and return the outputs asked for."""
 
     def server_live(self, request: Request) -> bool:
@@ -61,7 +61,7 @@ class AsyncTransport(Protocol):
 
     async def infer(
         self, model: Model, inputs: Tensors, outputs: Sequence[Tensor], request: Request
-    ) -> Tensors:
+    ) -> Answer:
         """See `Transport.infer`."""
 
     async def server_live(self, request: Request) -> bool:
@@ -169,10 +169,12 @@ def call_failure(
     return from_failure(error, model=name, endpoint=endpoint, timeout_s=request.deadline.limit_s)
 
 
-def read_answer(result: Any, outputs: Sequence[Tensor]) -> Tensors:
-    """The outputs that a `tritonclient` InferResult holds, by name; the codec misses those that it lacks."""
+def read_answer(result: Any, outputs: Sequence[Tensor]) -> Answer:
+    """What a `tritonclient` InferResult holds; the codec misses the outputs that it lacks."""
     arrays = {tensor.name: result.as_numpy(tensor.name) for tensor in outputs}
-    return {name: array for name, array in arrays.items() if array is not None}
+    reply = result.get_response()
+    version = reply["model_version"] if isinstance(reply, dict) else reply.model_version
+    return Answer({name: array for name, array in arrays.items() if array is not None}, str(version))
 
 
 def grpc_parameters(reply: Any) -> dict[str, str]:

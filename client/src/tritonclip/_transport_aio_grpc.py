@@ -21,7 +21,7 @@ from tritonclip._transport import (
     read_answer,
 )
 from tritonclip._transport_grpc import client_options
-from tritonclip._types import Tensors
+from tritonclip._types import Answer, Tensors
 from tritonclip._wire import Model, Tensor
 
 T = TypeVar("T")
@@ -39,11 +39,11 @@ class AsyncGrpcTransport:
 
     async def infer(
         self, model: Model, inputs: Tensors, outputs: Sequence[Tensor], request: Request
-    ) -> Tensors:
+    ) -> Answer:
         """See `Transport`. At the deadline, or where the task is cancelled, the server is told."""
         tensors, wanted = build_request(triton, model, inputs, outputs)
 
-        async def send(client: Any, **common: Any) -> Tensors:
+        async def send(client: Any, **common: Any) -> Answer:
             result = await client.infer(
                 model.name,
                 tensors,

@@ -31,7 +31,7 @@ from tritonclip._transport import (
     read_answer,
     tls_context,
 )
-from tritonclip._types import Tensors
+from tritonclip._types import Answer, Tensors
 from tritonclip._wire import Model, Tensor
 
 T = TypeVar("T")
@@ -69,11 +69,11 @@ class AsyncHttpTransport:
 
     async def infer(
         self, model: Model, inputs: Tensors, outputs: Sequence[Tensor], request: Request
-    ) -> Tensors:
+    ) -> Answer:
         """See `Transport`. At the deadline the connection is closed; the server still ends its work."""
         tensors, wanted = build_request(triton, model, inputs, outputs)
 
-        async def send(client: Any) -> Tensors:
+        async def send(client: Any) -> Answer:
             result = await client.infer(
                 model.name,
                 tensors,

@@ -17,7 +17,7 @@ from tritonclip._config import Settings
 from tritonclip._request import Request
 from tritonclip._retry import FIRST_WAIT_S, MAX_WAIT_S, within
 from tritonclip._transport import build_request, call_failure, grpc_parameters, infer_options, read_answer
-from tritonclip._types import Tensors
+from tritonclip._types import Answer, Tensors
 from tritonclip._wire import Model, Tensor
 from tritonclip.errors import ServerUnavailableError
 
@@ -108,10 +108,10 @@ class GrpcTransport:
         self._settings = settings
         self._client = triton.InferenceServerClient(**client_options(settings))
 
-    def infer(self, model: Model, inputs: Tensors, outputs: Sequence[Tensor], request: Request) -> Tensors:
+    def infer(self, model: Model, inputs: Tensors, outputs: Sequence[Tensor], request: Request) -> Answer:
         """See `Transport`. At the deadline the call is cancelled on the server too."""
 
-        def send(**common: Any) -> Tensors:
+        def send(**common: Any) -> Answer:
             tensors, wanted = build_request(triton, model, inputs, outputs)
             result = self._client.infer(
                 model.name,

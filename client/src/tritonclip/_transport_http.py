@@ -30,7 +30,7 @@ from tritonclip._transport import (
     read_answer,
     tls_context,
 )
-from tritonclip._types import Tensors
+from tritonclip._types import Answer, Tensors
 from tritonclip._wire import Model, Tensor
 
 T = TypeVar("T")
@@ -110,10 +110,10 @@ class HttpTransport:
         self._seats: weakref.WeakSet[_Seat] = weakref.WeakSet()
         self._closed = False
 
-    def infer(self, model: Model, inputs: Tensors, outputs: Sequence[Tensor], request: Request) -> Tensors:
+    def infer(self, model: Model, inputs: Tensors, outputs: Sequence[Tensor], request: Request) -> Answer:
         """See `Transport`. At the deadline the connection is closed; the server still ends its work."""
 
-        def send(client: Any) -> Tensors:
+        def send(client: Any) -> Answer:
             tensors, wanted = build_request(triton, model, inputs, outputs)
             result = client.infer(
                 model.name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import IO, Any, Literal, TypedDict, Union
+from typing import IO, Any, Literal, NamedTuple, TypedDict, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,18 @@ Inference = Literal["ok", "overloaded", "timeout", "failed"]
 
 #: The tensors of a request or an answer, by name.
 Tensors = dict[str, "npt.NDArray[Any]"]
+
+
+class Answer(NamedTuple):
+    """What came of an inference.
+
+    Attributes:
+        outputs: By name.
+        version: Of the model that answered: another number may be another checkpoint.
+    """
+
+    outputs: Tensors
+    version: str
 
 
 class Prediction(TypedDict):
@@ -47,6 +59,7 @@ class ModelInfo:
         sha256: Of the weights, hexadecimal.
         random_weights: The weights are random numbers, for load tests.
         logit_scale: The multiplier from cosine to logit (about 100 for OpenAI's weights).
+        version: Number of the model's version directory; empty where the server does not say.
     """
 
     name: str
@@ -55,6 +68,7 @@ class ModelInfo:
     sha256: str
     random_weights: bool
     logit_scale: float
+    version: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

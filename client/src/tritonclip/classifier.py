@@ -26,7 +26,7 @@ from tritonclip._checks import (
     check_top_k,
 )
 from tritonclip._codec import rank, scores
-from tritonclip._flows import PROMPTS_A_CALL
+from tritonclip._flows import PROMPTS_A_CALL, check_same_version
 from tritonclip._request import RequestOptions
 from tritonclip._types import ImageInput, ModelInfo, Prediction
 from tritonclip.client import Client, ImageT
@@ -40,6 +40,8 @@ Array = npt.NDArray[np.float32]
 
 class ZeroShotClassifier:
     """Ranks a fixed set of labels for any number of images; safe for threads.
+
+    Where the server changes to another checkpoint, the labels are embedded anew.
 
     Args:
         client: Where prompts and images are embedded.
@@ -70,8 +72,7 @@ class ZeroShotClassifier:
         self.labels = tuple(check_labels(labels))
         self.templates = tuple(check_template(template) for template in given)
         self._client = client
-        self._model = _zero_shot_model(client)
-        self.text_embeds = self._embed_labels()
+        self._make()
 
     @overload
     def __call__(
@@ -130,8 +131,12 @@ class ZeroShotClassifier:
                 **options,
             )
         keep, floor = check_top_k(top_k), check_threshold(threshold)
-        embeds = np.atleast_2d(self._client.embed_images(image, **options))
-        ranked = rank(self.scores(embeds), self.labels, top_k=keep, threshold=floor)
+        flow, request = self._client._flows.embed_images_versioned(image), self._client._start(options)
+        embeds, _ = self._client._take(flow, request)
+        if embeds.version != self._model.version:
+            self._make()
+        check_same_version(embeds.version, self._model.version)
+        ranked = rank(self.scores(embeds.array), self.labels, top_k=keep, threshold=floor)
         return ranked if isinstance(image, (list, tuple)) else ranked[0]
 
     def classify_many(
@@ -143,8 +148,13 @@ class ZeroShotClassifier:
         on_error: OnError = "raise",
         **options: Unpack[BulkOptions],
     ) -> Iterator[Any]:
-        """Rank the fixed labels for any number of images; the twin of `Client.classify_many`."""
+        """Rank the fixed labels for any number of images; the twin of `Client.classify_many`.
+
+        The server's checkpoint must stay the same for the whole run.
+        """
         keep, floor = check_top_k(top_k), check_threshold(threshold)
+        if _zero_shot_model(self._client).sha256 != self._model.sha256:
+            self._make()
         embeds = self._client.embed_images_many(images, on_error=on_error, **options)
         return (
             one
@@ -197,6 +207,11 @@ class ZeroShotClassifier:
         loaded.labels, loaded.templates = (tuple(content[name].tolist()) for name in ("labels", "templates"))
         loaded.text_embeds, loaded._client, loaded._model = content["text_embeds"], client, model
         return loaded
+
+    def _make(self) -> None:
+        """Embeds the labels with the checkpoint that is served now."""
+        self._model = _zero_shot_model(self._client)
+        self.text_embeds = self._embed_labels()
 
     def _embed_labels(self) -> Array:
         """Embeds label after label, each with all its templates: float32 [m, d], unit L2 norm."""
