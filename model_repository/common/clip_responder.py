@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
 import traceback
@@ -16,6 +17,7 @@ from clip_groups import Outputs, RequestError
 from clip_metrics import Batch, BatchMetrics, instance_labels
 from clip_times import RefusedError, Times, now_us, read_times
 
+MAX_REQUEST_ID = 128
 REASONS = ("overload", "deadline", "draining")
 Group = TypeVar("Group")
 Run = Callable[[list[Group]], list[Outputs | Exception]]
@@ -38,6 +40,7 @@ class Responder:
         self, pb_utils: Any, args: dict[str, str], *, unit: str | None = None, batches: bool = True
     ) -> None:
         self._pb_utils = pb_utils
+        self._model = args["model_name"]
         self._metrics = BatchMetrics(pb_utils, args, unit)
         self._family = pb_utils.MetricFamily(
             name="tritonclip_requests_executing",
@@ -77,7 +80,7 @@ class Responder:
         Returns:
             One InferenceResponse per request, in order: outputs, INVALID_ARG for a RequestError, UNAVAILABLE
             for a RefusedError, INTERNAL for any other exception, whose details go to the server's log under
-            an id and not to the caller.
+            an id, with the model's name and the request's own id, and not to the caller.
         """
         self._publish_executing(len(requests))
         began_s = time.perf_counter()
@@ -86,7 +89,9 @@ class Responder:
         results = run_joined(run, [outcomes[index] for index in valid])
         for index, result in zip(valid, results, strict=True):
             outcomes[index] = result
-        responses = [self._response(outcome) for outcome in outcomes]
+        responses = [
+            self._response(request, outcome) for request, outcome in zip(requests, outcomes, strict=True)
+        ]
         refusals = Counter(outcome.reason for outcome in outcomes if isinstance(outcome, RefusedError))
         for reason, count in refusals.items():
             self._refused[reason].increment(count)
@@ -103,7 +108,7 @@ class Responder:
         if self._executing:
             self._executing.set(count)
 
-    def _response(self, outcome: Outputs | Exception) -> Any:
+    def _response(self, request: Any, outcome: Outputs | Exception) -> Any:
         pb_utils = self._pb_utils
         if isinstance(outcome, RequestError):
             return self._failure(str(outcome), pb_utils.TritonError.INVALID_ARG)
@@ -112,7 +117,8 @@ class Responder:
         if isinstance(outcome, Exception):
             incident = secrets.token_hex(4)
             details = "".join(traceback.format_exception(outcome))
-            pb_utils.Logger.log_error(f"incident {incident}: {details}")
+            name = json.dumps(request.request_id()[:MAX_REQUEST_ID])  # the caller's: it may hold anything
+            pb_utils.Logger.log_error(f"incident {incident}, model {self._model}, request {name}: {details}")
             text = f"internal error, incident {incident}: the server's log has the details"
             return self._failure(text, pb_utils.TritonError.INTERNAL)
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in outcome.items()])
