@@ -2,6 +2,7 @@
 
 Triton 2.51 traces each request that names a trace (`traceparent`), whatever its flag for sampling says; the
 client package names one only where it is sampled. So who calls decides, and `rate` is about all others.
+Triton reads OTEL_EXPORTER_OTLP_HEADERS itself.
 """
 
 from __future__ import annotations
@@ -10,13 +11,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from triton_release import Release
+
 SERVICE = "tritonclip"
+FIRST_STABLE = Release(2, 58)  # 25.05
+"""Before, a trace's mutex is freed while it is held. Source: pull request 8144 of Triton's server."""
 NEVER = 2**31 - 1
 """Triton's rate cannot be 0; one in so many requests is none."""
 EXPORT_DELAY_S = 1.0
 """Triton sends what it has at this interval; its own is 5 s, which is long to wait for at a stop."""
 EXPORT_S = 0.5
 """What sending may take."""
+QUEUED_SPANS = 16384
+"""Within Triton: about 20 MB. A request of `clip_zero_shot` has 12."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +66,7 @@ class TraceOptions:
             f"opentelemetry,url={url}",
             f"opentelemetry,resource=service.name={self.service}",
             f"opentelemetry,bsp_schedule_delay={int(EXPORT_DELAY_S * 1000)}",
+            f"opentelemetry,bsp_max_queue_size={QUEUED_SPANS}",
         ]
         return [f"--trace-config={setting}" for setting in settings]
 
@@ -71,3 +79,13 @@ def trace_options(url: str | None, rate: int, environ: Mapping[str, str]) -> Tra
     if not url or environ.get("OTEL_TRACES_EXPORTER") == "none":
         return None
     return TraceOptions(url=url, rate=rate, service=environ.get("OTEL_SERVICE_NAME") or SERVICE)
+
+
+def trace_warning(release: Release) -> str | None:
+    """What is to be said of tracing with a release; None: nothing."""
+    if release >= FIRST_STABLE:
+        return None
+    return (
+        f"traces: Triton {release} may crash within some thousand traced requests; "
+        f"sample few of them, or run {FIRST_STABLE} or later"
+    )

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tls_files import TlsError, TlsFiles
-from trace_options import TraceOptions
+from trace_options import TraceOptions, trace_warning
 from triton_installation import (
     Installation,
     LaunchError,
@@ -177,6 +177,8 @@ class EmbeddedTriton:
             )
         installation = find_installation()
         self._check_tls()
+        if self.options.trace and (warning := trace_warning(installation.release)):
+            self._on_line(warning)
         self._refuse_used_ports()
         remove_stale_regions()
         backends = Path(self._scratch.enter_context(tempfile.TemporaryDirectory(prefix="tritonclip-")))
