@@ -4,6 +4,7 @@
 # make faults: break servers in every way, and see them recover.
 # make loadtest: load a server with many callers, in a minute; see loadtest/README.md.
 # make soak MINUTES=20: load a server for a while, and see that nothing in it grows.
+# make images: build the images of docker/ without Docker, on Debian as root.
 # make benchmark: measure the system against others, in about 20 minutes.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.10 python3; do \
 	command -v $$python >/dev/null && $$python -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' \
@@ -20,7 +21,7 @@ MINUTES ?= 20
 LOADTEST ?= --max-p99-ms 2000 --min-rate 1
 MODELS := admission image_preprocess vision_encoder text_encoder similarity
 
-.PHONY: install demo serve gateway test fuzz faults loadtest soak benchmark check format clean
+.PHONY: install demo serve gateway test fuzz faults loadtest soak images benchmark check format clean
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt client/pyproject.toml
@@ -59,6 +60,9 @@ loadtest: install
 soak: install
 	@$(BIN)/python loadtest/soak.py --minutes $(MINUTES)
 
+images: install
+	$(BIN)/python docker/build_images.py
+
 benchmark: install
 	$(BIN)/python scripts/benchmark.py
 
@@ -68,6 +72,7 @@ check: install
 	$(BIN)/mypy --strict client/src
 	MYPYPATH=client/src:scripts/demo $(BIN)/mypy --no-incremental scripts/*.py scripts/demo/*.py scripts/benchmarks/*.py
 	MYPYPATH=client/src:scripts $(BIN)/mypy --no-incremental loadtest/*.py
+	$(BIN)/mypy --no-incremental docker/*.py
 	for model in $(MODELS); do \
 		MYPYPATH=model_repository/common $(BIN)/mypy --no-incremental model_repository/$$model/1/*.py || exit 1; done
 

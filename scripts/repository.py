@@ -234,6 +234,7 @@ def _save_tower(tensors: dict[str, Any], path: Path) -> None:
     from safetensors.torch import save_file  # and with it torch, which an up-to-date repository needs not
 
     save_file(tensors, path)
+    path.chmod(0o644)  # safetensors lets nobody else read it, and a container's user is another one
 
 
 def _preprocess_part(checkpoint: Checkpoint, directory: Path) -> None:

@@ -8,6 +8,7 @@ found stands in `triton_installation.py`, and what its release is told in `trito
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import re
 import secrets
@@ -334,7 +335,7 @@ class EmbeddedTriton:
         try:
             with urllib.request.urlopen(f"http://{self.http_url}/v2/health/ready", timeout=2) as reply:
                 return bool(reply.status == 200) and bool(self.metrics())
-        except OSError:  # urllib's own errors are OSErrors too
+        except (OSError, http.client.HTTPException):  # a connection to a free port may meet itself
             return False
 
     def _failure(self) -> str:
