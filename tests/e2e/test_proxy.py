@@ -8,7 +8,6 @@ import pytest
 import tritonclient.grpc
 import trustme
 from calls import together
-from conftest import ROOT
 from nginx_proxy import NGINX, PATIENCE_S, PLACE, Proxy, defaults, require_nginx
 from support import encode, noise
 from tritonclient.utils import InferenceServerException
@@ -42,7 +41,7 @@ def test_the_filled_templates_are_clean(server, tmp_path):
 
 def test_the_defaults_are_all_that_the_template_asks_for_and_the_readme_tells_of_each():
     asked = set(PLACE.findall((NGINX / "templates" / "tritonclip.conf.template").read_text()))
-    readme = (ROOT / "docker" / "README.md").read_text(encoding="utf-8")
+    readme = (NGINX / "README.md").read_text(encoding="utf-8")
     assert asked == set(defaults())
     assert all(f"`{name}`" in readme for name in asked | {"TLS_CERT", "TLS_KEY"})
 
