@@ -56,6 +56,9 @@ def channel_args(settings: Settings) -> list[tuple[str, Any]]:
         # After a failure calls fail until gRPC connects again: by default after 1 s, then up to 120 s.
         ("grpc.initial_reconnect_backoff_ms", int(FIRST_WAIT_S * 1000)),
         ("grpc.max_reconnect_backoff_ms", int(MAX_WAIT_S * 1000)),
+        # A lost connection has the name resolved anew, by default once in 30 s at most: too late where a
+        # server was replaced by one with another address.
+        ("grpc.dns_min_time_between_resolutions_ms", int(MAX_WAIT_S * 1000)),
     ]
 
 
