@@ -2,10 +2,13 @@
 
 import json
 import re
+import subprocess
+import sys
 import time
 from datetime import datetime, timezone
 
 import pytest
+from conftest import ROOT
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -156,3 +159,22 @@ def test_an_entry_that_may_go_on_is_written_when_nothing_comes():
         time.sleep(0.01)
     (entry,) = map(json.loads, written)
     assert entry["message"] == "Non-graceful termination detected."
+
+
+def test_serve_writes_nothing_but_json(demo_repository):
+    ports = [argument for name in ("http", "grpc", "metrics") for argument in (f"--{name}-port", "0")]
+    command = [sys.executable, "scripts/serve.py", demo_repository, *ports, "--log-format", "json"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    entries, waiting = [], True
+    for line in process.stderr:
+        entries.append(json.loads(line))
+        if waiting and entries[-1]["message"].startswith("ready: grpc "):
+            waiting = False
+            process.terminate()
+    assert (process.wait(30), process.communicate()[0]) == (0, "")
+    assert not waiting and entries[-1]["message"] == "stopped on SIGTERM"
+    assert {"time", "level", "source", "message"} <= set.intersection(*map(set, entries))
+    by_source = {entry["source"].partition(":")[0] for entry in entries}
+    assert {"serve", "server.cc", "model_lifecycle.cc", "clip_info.py"} <= by_source
+    assert {entry["model"] for entry in entries if "model" in entry} >= {"admission", "clip_zero_shot"}
