@@ -2,7 +2,7 @@
 
 Nothing happens, and nothing is imported, unless the caller's program uses OpenTelemetry and has a sampled
 span around the call. A call that is not sampled tells Triton nothing: 2.51 traces every request that names a
-trace. Spans hold names, counts and types of errors; no content, no keys, no texts of errors, which may quote it.
+trace. Spans hold names, counts and types of errors; no content, no keys, no texts of errors, which may quote.
 """
 
 from __future__ import annotations
