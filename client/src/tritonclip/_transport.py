@@ -173,7 +173,7 @@ def read_answer(result: Any, outputs: Sequence[Tensor]) -> Answer:
     """What a `tritonclient` InferResult holds; the codec misses the outputs that it lacks."""
     arrays = {tensor.name: result.as_numpy(tensor.name) for tensor in outputs}
     reply = result.get_response()
-    version = reply["model_version"] if isinstance(reply, dict) else reply.model_version
+    version = reply.get("model_version", "") if isinstance(reply, dict) else reply.model_version
     return Answer({name: array for name, array in arrays.items() if array is not None}, str(version))
 
 
