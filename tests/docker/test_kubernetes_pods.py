@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 import yaml
 from conftest import ROOT
-from kubernetes_manifests import OVERLAYS, Manifests, overlay, size_bytes
+from kubernetes_manifests import MANIFESTS, OVERLAYS, Manifests, kubectl, overlay, size_bytes
 
 import serve
 from supervision import SupervisorOptions
@@ -153,3 +158,48 @@ def test_arguments_are_options_of_the_programs(built):
         assert context.params["host"] == "0.0.0.0"
         assert str(context.params["repository"]) == "/models"
         assert context.params["log_format"] == "json"
+
+
+def secret(line: str, directory: Path) -> dict[str, Any]:
+    """What a command of the README would create, without a cluster."""
+    command = shlex.split(line.rpartition("| ")[2])
+    assert command[0] == "kubectl"
+    done = subprocess.run(
+        [kubectl(), *command[1:], "--dry-run=client", "--output=json"],
+        cwd=directory,
+        input="a secret" if "/dev/stdin" in line else None,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def test_the_secrets_of_the_readme_are_those_that_are_used(tmp_path):
+    authority = trustme.CA()
+    certificate = authority.issue_cert("clip.example.com")
+    certificate.private_key_pem.write_to_path(str(tmp_path / "tls.key"))
+    certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "tls.crt"))
+    (tmp_path / "keys").write_text("a key", "utf-8")
+    readme = (MANIFESTS / "README.md").read_text("utf-8")
+    made = [secret(line, tmp_path) for line in readme.splitlines() if " create secret " in line]
+    names = {one["metadata"]["name"]: set(one["data"]) for one in made}
+    assert {one["metadata"]["namespace"] for one in made} == {"tritonclip"}
+    built = overlay("replicas")
+    (admin,) = (
+        one["valueFrom"]["secretKeyRef"]
+        for one in built.container("tritonclip-server")["env"]
+        if "valueFrom" in one
+    )
+    (keys,) = (
+        volume["secret"]
+        for volume in built.pod("tritonclip-gateway")["spec"]["volumes"]
+        if "secret" in volume
+    )
+    assert "optional" not in keys  # no gateway without keys by mistake
+    assert admin["optional"] is True
+    assert names == {
+        admin["name"]: {admin["key"]},
+        keys["secretName"]: {"keys"},
+        built.of("Ingress")[0]["spec"]["tls"][0]["secretName"]: {"tls.crt", "tls.key"},
+    }
