@@ -105,4 +105,4 @@ class Container:
 def configuration(podman: Podman, image: str) -> dict[str, Any]:
     """What an image says of how to run it."""
     found: dict[str, Any] = json.loads(podman.call("image", "inspect", f"localhost/{image}"))[0]
-    return found["Config"] | {"Healthcheck": found.get("HealthCheck") or found["Config"].get("Healthcheck")}
+    return {**found["Config"], "Healthcheck": found["Healthcheck"]}

@@ -87,6 +87,7 @@ def test_the_gpu_image_is_built_on_the_release_that_the_launcher_knows():
     cpu = (DOCKER / "Dockerfile.cpu").read_text()
     for line in ("ENTRYPOINT", "HEALTHCHECK", "EXPOSE", "ARG CHECKPOINT"):
         own, others = (re.search(rf"^{line}.*$", one, re.M)[0] for one in (text, cpu))
+        own = own.replace('"/opt/nvidia/nvidia_entrypoint.sh", ', "")
         assert own.split("--start-period")[0] == others.split("--start-period")[0]
 
 
@@ -124,7 +125,8 @@ def test_the_server_answers_from_a_read_only_root_as_nobody_in_particular(server
         assert (best["label"], best["score"] > 0.99) == ("the digit 7", True)
     assert server.run("id", "-u").stdout == "1000\n"
     assert "Read-only file system" in server.run("touch", "/models/x").stderr
-    assert "Read-only file system" in server.run("touch", "/opt/tritonclip/scripts/serve.py").stderr
+    assert server.run("touch", "/opt/tritonclip/scripts/serve.py").returncode
+    assert server.run("touch", "/tmp/x").returncode == 0
 
 
 @pytest.mark.slow
@@ -142,8 +144,7 @@ def test_a_gateway_container_answers_over_http(server, podman):
     arguments, chosen = ports("port")
     options = [*arguments, "--url", server.grpc_url]
     with Container(podman, "tritonclip-gateway:latest", options) as gateway:
-        gateway.wait_for("no key is asked for")
-        gateway.wait_for(str(chosen["port"]))
+        gateway.wait_for(f"http://0.0.0.0:{chosen['port']}")
         url = f"http://127.0.0.1:{chosen['port']}"
         with urllib.request.urlopen(f"{url}/readyz") as reply:
             assert b'"ready"' in reply.read()
@@ -162,22 +163,9 @@ def test_nothing_of_the_build_is_left(podman, image):
     found = configuration(podman, image)
     assert found["User"] == "1000:1000"
     assert not [one for one in found["Env"] if SECRETS.search(one)]
-    listing = podman.call(
-        "run",
-        "--rm",
-        "--network=none",
-        "--entrypoint=find",
-        "--ulimit=nofile=1024:4096",
-        "--ulimit=nproc=4096:8192",
-        f"localhost/{image}",
-        "/",
-        "-xdev",
-        "-not",
-        "-path",
-        "/proc/*",
-        "-type",
-        "f",
-    )
+    limits = ["--ulimit=nofile=1024:4096", "--ulimit=nproc=4096:8192"]
+    options = ["--rm", "--network=none", "--no-healthcheck", "--user=0", "--entrypoint=find", *limits]
+    listing = podman.call("run", *options, f"localhost/{image}", "/", "-xdev", "-type", "f")
     left = [
         name
         for name in listing.splitlines()
