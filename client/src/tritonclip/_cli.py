@@ -14,6 +14,7 @@ from tritonclip import __version__, _report
 from tritonclip._cli_bulk import classify, embed, similarity
 from tritonclip._cli_gateway import gateway, gateway_key
 from tritonclip._cli_options import EXIT_FAILED, EXIT_OK, EXIT_UNAVAILABLE, EXIT_USAGE, EXITS
+from tritonclip._cli_search import index, search
 from tritonclip._cli_status import completion, health, models, stats
 from tritonclip.errors import (
     DeadlineExceededError,
@@ -92,5 +93,17 @@ def cli() -> None:
     """
 
 
-for _command in (classify, embed, similarity, health, models, stats, gateway, gateway_key, completion):
+for _command in (
+    classify,
+    embed,
+    similarity,
+    index,
+    search,
+    health,
+    models,
+    stats,
+    gateway,
+    gateway_key,
+    completion,
+):
     cli.add_command(_command)

@@ -1,0 +1,207 @@
+"""The subcommands `index`, which makes and renews an index of images, and `search`, which looks in one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tritonclip import _report
+from tritonclip._cli_inputs import read_lines
+from tritonclip._cli_options import EXIT_OK, EXIT_USAGE, EXITS, as_json, connection, many
+from tritonclip._records import shown
+from tritonclip.client import Client
+from tritonclip.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from tritonclip.search import DuplicateGroup, Hit, SearchIndex, Summary
+
+_FILE = click.Path(path_type=Path)
+_PLACES = """A place is a directory, or chroma://host:port/collection for a Chroma server.
+
+"""
+
+
+@click.command(epilog=_PLACES + EXITS)
+@click.argument("directories", nargs=-1, metavar="[DIR]...", type=click.Path())
+@click.option("--to", "place", required=True, metavar="PLACE", help="The index; made where it is not there.")
+@click.option(
+    "--texts", "text_files", multiple=True, type=click.Path(), help="UTF-8, a text a line; repeatable."
+)
+@click.option("--duplicates", is_flag=True, help="List images that are in it more than once.")
+@click.option("--near", type=float, metavar="COSINE", help="With --duplicates: nearly the same, as 0.98.")
+@connection
+@many
+@as_json
+def index(
+    directories: tuple[str, ...],
+    place: str,
+    text_files: tuple[str, ...],
+    duplicates: bool,
+    near: float | None,
+    connect: dict[str, Any],
+    many: dict[str, Any],
+    as_json: bool,
+) -> int:
+    """Make or renew an index of the images in directories, for `tritonclip search`.
+
+    Only new and changed files are embedded; those that are gone leave the index. What lies outside of the
+    given directories stays in it. A run that was killed is continued by the same command. Files that are no
+    images are reported, and the exit code is 2.
+    """
+    from tritonclip.search import SearchIndex
+
+    if near is not None and not duplicates:
+        raise click.UsageError("--near goes with --duplicates")
+    if not directories and not text_files and not duplicates:
+        raise click.UsageError("nothing to index; give directories, --texts FILE, or --duplicates")
+    answer: dict[str, Any] = {}
+    failed = 0
+    with ExitStack() as stack:
+        if directories or text_files:
+            client = stack.enter_context(Client(**connect))
+            opened = stack.enter_context(SearchIndex.open(place, client, create=True))
+            summary = _sync(opened, directories, text_files, many, quiet=as_json)
+            answer, failed = {"summary": asdict(summary)}, summary.failed
+        else:
+            opened = stack.enter_context(SearchIndex.open(place))
+        if duplicates:
+            groups = opened.duplicates(near)
+            answer["duplicates"] = [asdict(group) for group in groups]
+            if not as_json:
+                _show_duplicates(groups)
+    if as_json:
+        _print_json(answer)
+    return EXIT_USAGE if failed else EXIT_OK
+
+
+@click.command(epilog=_PLACES + EXITS)
+@click.argument("place")
+@click.argument("text", required=False)
+@click.option("--image", type=click.Path(), help="Search with this file or URL instead of a text.")
+@click.option(
+    "--of",
+    type=click.Choice(["images", "texts", "all"]),
+    default="images",
+    show_default=True,
+    help="What to look among.",
+)
+@click.option(
+    "--texts", "texts_file", type=_FILE, help="Look among the lines of a file instead of the index."
+)
+@click.option("-k", "--top-k", default=10, show_default=True, help="How many results.")
+@click.option("--threshold", type=float, help="Keep only cosines of at least this much.")
+@click.option("--html", type=_FILE, metavar="FILE", help="Write the results as a page with small pictures.")
+@connection
+@as_json
+def search(
+    place: str,
+    text: str | None,
+    image: str | None,
+    of: str,
+    texts_file: Path | None,
+    top_k: int,
+    threshold: float | None,
+    html: Path | None,
+    connect: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Find what is most like TEXT, or like --image, in the index at PLACE.
+
+    Texts are taken as they are, without a template. The score is the cosine, -1 to 1; those of images with
+    images are higher than those of images with texts.
+    """
+    from tritonclip.search import SearchIndex
+    from tritonclip.search._query import embed_query, rank_texts
+
+    if (text is None) == (image is None):
+        raise click.UsageError("search for a TEXT or for an --image: one of the two")
+    lines = read_lines(texts_file, "--texts", "text") if texts_file else None
+    with Client(**connect) as client, SearchIndex.open(place, client) as opened:
+        vector, content = embed_query(client, text, image)
+        if lines is not None:
+            hits = rank_texts(client, str(texts_file), lines, vector, top_k)
+        else:
+            kind: Any = {"images": "image", "texts": "text", "all": None}[of]
+            hits = opened.search(vector, top_k, kind=kind)
+    if threshold is not None:
+        hits = [hit for hit in hits if hit.score >= threshold]
+    if html is not None:
+        _write_html(html, text or str(image), hits, content)
+    if as_json:
+        query = {"text": text} if text is not None else {"image": shown(str(image))}
+        _print_json({"query": query, "results": [{"score": h.score, **asdict(h.entry)} for h in hits]})
+    else:
+        _show_hits(hits)
+
+
+def _sync(
+    opened: SearchIndex,
+    directories: Sequence[str],
+    text_files: Sequence[str],
+    many: dict[str, Any],
+    *,
+    quiet: bool,
+) -> Summary:
+    def on_error(name: str, reason: str) -> None:
+        _report.fail(f"{shown(name)}: {reason}")
+
+    tally = _report.Tally("entry")
+    with _report.progress(None, 0, beside_file=True) as bar:
+        options: dict[str, Any] = {**many, "on_progress": bar}
+        summary = opened.sync(directories, text_files=text_files, on_error=on_error, **options)
+    if not quiet:
+        counts = [
+            f"{getattr(summary, name)} {name}"
+            for name in ("embedded", "reused", "unchanged", "deleted", "failed")
+            if getattr(summary, name) or name == "embedded"
+        ]
+        kept = f" ({summary.kept} of an interrupted run)" if summary.kept else ""
+        text = f"{summary.total} in the index{kept}: {', '.join(counts)}; {tally.elapsed()}"
+        Console().print(Text(text), soft_wrap=True)
+    return summary
+
+
+def _show_hits(hits: list[Hit]) -> None:
+    table = Table(box=None, padding=(0, 1))
+    table.add_column("score", justify="right")
+    table.add_column("result", overflow="fold")
+    for hit in hits:
+        table.add_row(
+            f"{hit.score:.4f}", Text(hit.entry.path if hit.entry.kind == "image" else hit.entry.name)
+        )
+    Console(soft_wrap=True).print(table)
+
+
+def _show_duplicates(groups: list[DuplicateGroup]) -> None:
+    console = Console()
+    for group in groups:
+        how = "the same content" if group.exact else f"cosine {group.cosine:.4f}"
+        console.print(Text(f"{len(group.entries)} images, {how}"), soft_wrap=True)
+        for entry in group.entries:
+            console.print(Text(f"  {entry.path}"), soft_wrap=True)
+    images = sum(len(group.entries) - 1 for group in groups)
+    console.print(Text(f"{len(groups)} groups; {images} images could go"), soft_wrap=True)
+
+
+def _write_html(file: Path, title: str, hits: list[Hit], content: bytes | None) -> None:
+    from tritonclip.search._sheet import write_sheet
+    from tritonclip.search._thumbnails import thumbnail_of
+
+    try:
+        picture = None if content is None else thumbnail_of(content)
+    except InvalidInputError:
+        picture = None
+    write_sheet(file, title, hits, picture)
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False))
