@@ -1,0 +1,26 @@
+"""Stages of Spark ML that have a Triton server classify and embed: the cluster the tables, Triton the model.
+
+    from tritonclip.spark import ClipZeroShotClassifier
+
+    classifier = ClipZeroShotClassifier(inputCol="content", candidateLabels=["a cat", "a dog"])
+    classifier.transform(spark.read.format("binaryFile").load("photos")).select("path", "label").show()
+
+`pip install "tritonclip[spark]"` on the driver and on the executors. Built over the public client, which does
+not know of it.
+"""
+
+from __future__ import annotations
+
+from tritonclip.errors import MissingExtraError
+
+try:
+    from tritonclip.spark._stages import ClipImageEmbedder, ClipTextEmbedder, ClipZeroShotClassifier
+except ImportError as error:
+    missing = (error.name or "").partition(".")[0]
+    if missing not in ("pyspark", "pandas", "pyarrow", "py4j"):
+        raise
+    raise MissingExtraError(
+        f'the stages need {missing}; install it with: pip install "tritonclip[spark]"'
+    ) from error
+
+__all__ = ["ClipImageEmbedder", "ClipTextEmbedder", "ClipZeroShotClassifier"]

@@ -1,0 +1,103 @@
+"""Spark on this machine, and the end of its Python workers in the middle of a job."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+JAVA = "java not found: apt-get install openjdk-17-jre-headless"
+POLL_S = 0.05
+
+
+def require_java() -> None:
+    """Skips where there is no Java; in CI there must be one."""
+    if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
+        assert "CI" not in os.environ, JAVA
+        pytest.skip(JAVA)
+
+
+def start_session(master: str, scratch: Path, **settings: str) -> Any:
+    """Starts Spark on this machine alone, with everything it writes below `scratch`."""
+    from pyspark.sql import SparkSession
+
+    os.environ["PYSPARK_PYTHON"] = sys.executable  # the workers' too
+    builder = SparkSession.builder.master(master)
+    settings |= {
+        "spark.ui.enabled": "false",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.local.dir": str(scratch / "local"),
+        "spark.sql.warehouse.dir": str(scratch / "warehouse"),
+        "spark.sql.shuffle.partitions": "2",
+    }
+    for name, value in settings.items():
+        builder = builder.config(name, value)
+    session = builder.getOrCreate()
+    session.sparkContext.setLogLevel("OFF")  # tasks fail on purpose
+    return session
+
+
+def stop_session(session: Any) -> None:
+    """Stops Spark and its JVM, which would otherwise live as long as this process."""
+    gateway = session.sparkContext._gateway
+    session.stop()
+    gateway.shutdown()
+    gateway.proc.stdin.close()
+    gateway.proc.wait()
+    if gateway.proc.stdout is not None:
+        gateway.proc.stdout.close()
+
+
+def python_workers() -> list[psutil.Process]:
+    """The processes that run Python code of tasks: children of a `pyspark.daemon` below this process."""
+    below = psutil.Process().children(recursive=True)
+    daemons = {one.pid for one in below if "pyspark.daemon" in " ".join(one.cmdline())}
+    return [one for one in below if one.ppid() in daemons]
+
+
+class WorkerKiller:
+    """Kills all Python workers each time that a job has come so far.
+
+    Args:
+        progress: How far it is.
+        points: Where to kill, ascending.
+    """
+
+    def __init__(self, progress: Callable[[], int], points: Sequence[int]) -> None:
+        self._progress, self._points = progress, points
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.killed: list[int] = []
+
+    def __enter__(self) -> WorkerKiller:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        for point in self._points:
+            while self._progress() < point:
+                if self._ended.wait(POLL_S):
+                    return
+            for worker in python_workers():
+                worker.kill()
+                self.killed.append(worker.pid)
+
+
+def failed_tasks(session: Any, group: str) -> int:
+    """How many tries of tasks have failed in the jobs of a group."""
+    tracker = session.sparkContext.statusTracker()
+    jobs = [tracker.getJobInfo(job) for job in tracker.getJobIdsForGroup(group)]
+    stages = [tracker.getStageInfo(stage) for job in jobs for stage in job.stageIds]
+    return sum(stage.numFailedTasks for stage in stages if stage is not None)
