@@ -10,6 +10,9 @@ from server_sections import BATCHES, CACHE, LATENCY, RESOURCES, TRAFFIC
 SERVER, GATEWAY = 'instance=~"$server"', 'instance=~"$gateway"'
 ASKED = f'{GATEWAY}, route!~"/healthz|/readyz|/metrics"'
 OVERLOADED = f'{SERVER}, reason="overload"'
+# Our own series stay where a model or a version was unloaded; Triton's go.
+STARTS = f"tritonclip_start_time_seconds{{{SERVER}}}"
+LOADED = "on (job, instance, model, version) nv_inference_request_success"
 WINDOW = "[$__rate_interval]"
 SHARE = ((None, CALM), (0.01, WARN), (0.05, BAD))
 
@@ -192,7 +195,7 @@ DEPLOYMENT: Sequence[Panel] = [
     Table(
         title="Weights served",
         description="Of each encoder: checkpoint, precision, and how it is executed.",
-        queries=[Query(f"tritonclip_model_info{{{SERVER}}}", "", instant=True, format="table")],
+        queries=[Query(f"tritonclip_model_info{{{SERVER}}} and {LOADED}", "", instant=True, format="table")],
         columns={
             "instance": "server",
             "model": "model",
@@ -209,7 +212,7 @@ DEPLOYMENT: Sequence[Panel] = [
         description="Model instances of each version; two versions of a model stand here during a rollout.",
         queries=[
             Query(
-                f"count by (instance, model, version) (tritonclip_start_time_seconds{{{SERVER}}})",
+                f"count by (instance, model, version) ({STARTS} and {LOADED})",
                 "",
                 instant=True,
                 format="table",
@@ -225,7 +228,7 @@ DEPLOYMENT: Sequence[Panel] = [
         ),
         queries=[
             Query(
-                f"max by (instance, model) (changes(tritonclip_start_time_seconds{{{SERVER}}}[15m]))",
+                f"max by (instance, model) (changes({STARTS}[15m]))",
                 "{{instance}} {{model}}",
             )
         ],
@@ -237,7 +240,7 @@ DEPLOYMENT: Sequence[Panel] = [
         description="Time since the model's youngest instance was loaded.",
         queries=[
             Query(
-                f"time() - max by (instance, model) (tritonclip_start_time_seconds{{{SERVER}}})",
+                f"time() - max by (instance, model) ({STARTS} and {LOADED})",
                 "{{instance}} {{model}}",
             )
         ],

@@ -1,4 +1,4 @@
-"""Serves the metrics that Triton has of a GPU, where there is none: names and types as in core's src/metrics.cc."""
+"""Serves the metrics that Triton has of a GPU, where there is none; named as in core's src/metrics.cc."""
 
 from __future__ import annotations
 
