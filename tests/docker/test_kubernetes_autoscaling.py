@@ -20,6 +20,10 @@ from tritonclip import Client
 
 POD = {"namespace": "tritonclip", "pod": "tritonclip-server-1"}
 IMAGES = sorted((ROOT / "scripts/demo/images").glob("*.*g"))
+SCRAPES = 10
+"""Before and after the load. rate() goes beyond the first by up to half an interval, less far for a counter
+that is near zero; among so many that is less than `TOLERANCE`."""
+TOLERANCE = 0.05
 QUEUE, DONE = "nv_inference_queue_duration_us", "nv_inference_request_success"
 
 
@@ -67,7 +71,7 @@ def test_the_autoscaler_asks_for_what_the_rule_gives(rule):
 def test_the_rule_gives_the_mean_wait_of_a_request(rule, prometheus, server, record_property):
     query = filled(rule)
     steps = re.findall(r'model=~"([^"]+)"', query)[0].split("|")
-    wait_for(lambda: scrapes(prometheus) >= 2, lambda: "the server is not scraped")
+    wait_for(lambda: scrapes(prometheus) >= SCRAPES, lambda: "the server is not scraped")
     before = reading(server, steps)
     with Client(server.grpc_url) as client:
         together(16, lambda index: [client.embed_images(IMAGES) for _ in range(6)])
@@ -75,10 +79,10 @@ def test_the_rule_gives_the_mean_wait_of_a_request(rule, prometheus, server, rec
     waited_us, requests = (now - then for now, then in zip(reading(server, steps), before, strict=True))
     assert requests == 96
     seen = scrapes(prometheus)
-    wait_for(lambda: scrapes(prometheus) >= seen + 2, lambda: "the server is not scraped any more")
+    wait_for(lambda: scrapes(prometheus) >= seen + SCRAPES, lambda: "the server is not scraped any more")
     (series,) = prometheus.query(query)
     assert series["metric"] == {"pod": POD["pod"]}
-    assert float(series["value"][1]) == pytest.approx(waited_us / requests / 1000, rel=0.02)
+    assert float(series["value"][1]) == pytest.approx(waited_us / requests / 1000, rel=TOLERANCE)
     assert waited_us > 0
     record_property("queue_ms", waited_us / requests / 1000)
     (found,) = prometheus.ask("series", **{"match[]": rule["seriesQuery"]})
