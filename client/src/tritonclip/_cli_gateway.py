@@ -40,6 +40,7 @@ _FILE = click.Path(path_type=Path)
 @click.option(
     "--url-port", multiple=True, type=int, help="A port to fetch from; repeatable. [default: 80, 443]"
 )
+@click.option("--index", metavar="PLACE", help="An index of tritonclip index, for /search and /v1/search.")
 @click.option("--cors-origin", multiple=True, metavar="ORIGIN", help="Web pages that may call; repeatable.")
 @click.option("--root-path", default="", help="As /clip: a path that a proxy takes off.")
 @click.option("--forwarded-allow-ips", default="127.0.0.1", show_default=True, help="Proxies to believe.")
@@ -66,6 +67,7 @@ def gateway(
     allow_urls: bool,
     url_network: tuple[str, ...],
     url_port: tuple[int, ...],
+    index: str | None,
     cors_origin: tuple[str, ...],
     root_path: str,
     forwarded_allow_ips: str,
@@ -101,6 +103,7 @@ def gateway(
         body_timeout_s=body_timeout,
         allow_urls=allow_urls,
         url_networks=url_network,
+        index=index,
         cors_origins=cors_origin,
         **given,
     )

@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asgi_correlation_id import CorrelationIdMiddleware
 from fastapi import FastAPI, Request
@@ -19,7 +19,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from tritonclip import AsyncClient, __version__
 from tritonclip.errors import TritonClipError
-from tritonclip.gateway import _native, _openai, _pages, _sambastudio, _status
+from tritonclip.gateway import _native, _openai, _pages, _sambastudio, _search, _status
 from tritonclip.gateway._fetching import UrlImages
 from tritonclip.gateway._inference import Inference
 from tritonclip.gateway._keys import KeyRing, parse_keys
@@ -32,6 +32,9 @@ from tritonclip.gateway._routing import openapi
 from tritonclip.gateway._settings import ENV_KEYS, GatewaySettings
 from tritonclip.gateway._state import State
 from tritonclip.gateway._telemetry import TELEMETRY, flush
+
+if TYPE_CHECKING:
+    from tritonclip.search import SearchIndex
 
 ATTEMPTS = 2  # one more where a connection is lost; what the server refuses is the caller's to try again
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -47,13 +50,14 @@ def create_app(settings: GatewaySettings | None = None, url: str | None = None, 
         **client: Further arguments of `AsyncClient` (`ClientOptions`).
 
     Raises:
-        InvalidInputError: If a setting is malformed.
+        InvalidInputError: If a setting is malformed, or there is no index where it names one.
     """
     settings = settings or GatewaySettings()
     triton = AsyncClient(url, **{"attempts": ATTEMPTS, "timeout_s": settings.timeout_s, **client})
     metrics = Metrics()
     keys = KeyRing(parse_keys(settings.keys, ENV_KEYS), settings.keys_file) if settings.needs_key else None
     rates = RateLimiter(settings.rate_limit, settings.rate_storage) if settings.rate_limit else None
+    index = _open_index(settings.index)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -67,9 +71,12 @@ def create_app(settings: GatewaySettings | None = None, url: str | None = None, 
                 keys=keys,
                 rates=rates,
                 metrics=metrics,
+                index=index,
             )
             yield
             urls.close()
+            if index is not None:
+                index.close()
         await asyncio.to_thread(flush)  # here, because uvicorn ends its process by the signal that it got
 
     app = FastAPI(
@@ -81,12 +88,20 @@ def create_app(settings: GatewaySettings | None = None, url: str | None = None, 
         telemetry=TELEMETRY,
     )
     _add_middleware(app, settings, metrics)
-    for module in (_native, _openai, _sambastudio, _status, _pages):
+    for module in (_native, _openai, _sambastudio, _search, _status, _pages):
         app.include_router(module.router)
     _pages.mount_files(app)
     _add_handlers(app, settings)
     app.openapi = partial(openapi, app)  # type: ignore[method-assign]
     return app
+
+
+def _open_index(place: str | None) -> SearchIndex | None:
+    if place is None:
+        return None
+    from tritonclip.search import SearchIndex
+
+    return SearchIndex.open(place)
 
 
 def _add_middleware(app: FastAPI, settings: GatewaySettings, metrics: Metrics) -> None:

@@ -16,6 +16,7 @@ BODIES = (
     schemas.SimilarityRequest,
     schemas.EmbeddingsRequest,
     schemas.NlpRequest,
+    schemas.SearchRequest,
     schemas.ErrorAnswer,
 )
 RETRY_AFTER = {
@@ -24,7 +25,7 @@ RETRY_AFTER = {
 ERRORS: dict[int, dict[str, Any]] = {
     400: {"description": "The request is wrong; the message says what, where, and what to do."},
     401: {"description": "The API key is missing or not valid."},
-    404: {"description": "There is no such model."},
+    404: {"description": "There is no such model, or no such thing."},
     408: {"description": "The body did not arrive in time."},
     413: {"description": "The body is too large."},
     415: {"description": "The body is of another type, or compressed."},

@@ -96,6 +96,31 @@ class EmbeddingsRequest(BaseModel):
     )
 
 
+class SearchFields(_Request):
+    """What is searched for, and among what."""
+
+    text: NotBlank | None = Field(
+        default=None,
+        description="What the images show, as it is, without a template.",
+        examples=["a red circle"],
+    )
+    top_k: int = Field(default=20, ge=1, le=100, description="How many results.", examples=[5])
+    of: Literal["images", "texts", "all"] = Field(
+        default="images", description="What to look among.", examples=["images"]
+    )
+
+
+class SearchRequest(SearchFields):
+    """A text or an image."""
+
+    image: NotBlank | None = Field(
+        default=None,
+        description="Instead of a text: base64 of an encoded file, a data: URI, or, where the operator "
+        "allows it, an http(s) URL.",
+        examples=[PIXEL],
+    )
+
+
 class NlpRequest(BaseModel):
     """SambaStudio's request for texts. Members that are not listed are passed over."""
 
@@ -184,6 +209,24 @@ class SimilarityAnswer(BaseModel):
     usage: Usage
 
 
+class Found(BaseModel):
+    """An entry of the index."""
+
+    id: str = Field(description="For its thumbnail.", examples=["d5235e0db774fe4abf09ec64b45be170"])
+    kind: Literal["image", "text"]
+    name: str = Field(description="Its path below what was indexed, or the text.", examples=["a/circle.jpg"])
+    score: float = Field(description="Cosine with what was searched for.", examples=[0.31])
+
+
+class SearchAnswer(BaseModel):
+    """What was found, best first."""
+
+    model: str = Field(examples=[MODEL_EXAMPLE])
+    entries: int = Field(description="In the index.", examples=[2000])
+    results: list[Found]
+    warnings: Warnings
+
+
 class Embedding(BaseModel):
     """A vector of unit length."""
 
@@ -247,6 +290,7 @@ class Info(BaseModel):
     max_labels: int
     hypothesis_template: str
     default_labels: list[str]
+    search: bool = Field(description="Whether there is an index to search in.")
 
 
 class Live(BaseModel):

@@ -42,6 +42,7 @@ class GatewaySettings:
         url_ports: The ports that a URL may name.
         url_timeout_s: Limit of one fetch in seconds.
         url_max_bytes: Limit of one fetched image.
+        index: An index to search in: a directory, or the URL of a collection; see `tritonclip.search`.
         cors_origins: Web pages of other origins that may call, as `https://app.example.com`; `*` for all.
 
     Raises:
@@ -64,6 +65,7 @@ class GatewaySettings:
     url_ports: tuple[int, ...] = WEB_PORTS
     url_timeout_s: float = 10.0
     url_max_bytes: int = 20 * MIB
+    index: str | None = None
     cors_origins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fastapi import Request
 
@@ -13,6 +14,9 @@ from tritonclip.gateway._observe import Metrics
 from tritonclip.gateway._rates import RateLimiter
 from tritonclip.gateway._readiness import Readiness
 from tritonclip.gateway._settings import GatewaySettings
+
+if TYPE_CHECKING:
+    from tritonclip.search import SearchIndex
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +30,7 @@ class State:
     keys: KeyRing | None
     rates: RateLimiter | None
     metrics: Metrics
+    index: SearchIndex | None
 
 
 def state_of(request: Request) -> State:

@@ -27,6 +27,7 @@ async def info(request: Request) -> Response:
             "max_labels": settings.max_texts,
             "hypothesis_template": DEFAULT_HYPOTHESIS_TEMPLATE,
             "default_labels": list(DEFAULT_LABELS),
+            "search": settings.index is not None,
         }
     )
 

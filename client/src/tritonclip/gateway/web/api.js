@@ -53,6 +53,15 @@ export async function askOfImage(path, { file, name }, fields, options) {
   return { ...result, warnings: answer.warnings };
 }
 
+export const postForm = (path, body, options) => queued(options, () => request(path, { method: "POST", body }, options));
+
+// A picture that only callers with the key may have, for a URL of the page's own.
+export async function getBlob(path, options) {
+  const response = await queued(options, () => send(path, {}, options.signal));
+  if (!response.ok) throw new ApiError(`HTTP ${response.status}.`, response.status);
+  return response.blob();
+}
+
 export function postJson(path, value, options) {
   const init = { method: "POST", body: JSON.stringify(value), headers: { "Content-Type": "application/json" } };
   return queued(options, () => request(path, init, options));

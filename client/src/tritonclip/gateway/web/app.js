@@ -53,6 +53,7 @@ labels.addEventListener("change", refresh);
 for (const id of ["template", "texts"]) byId(id).addEventListener("input", refresh);
 
 events.addEventListener("info", () => {
+  byId("search-link").hidden = !info.search;
   if (!byId("template").value) byId("template").value = info.hypothesis_template;
   refresh();
 });

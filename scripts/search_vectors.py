@@ -1,0 +1,66 @@
+"""Vectors to measure a search with: clustered ones as a model's embeddings are, and uniform random ones.
+
+Images crowd in a cone of the sphere, in groups of very different size, and vary in few directions within a
+group. Texts lie apart from the images, in a cone of their own, and point only roughly to what they describe.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float32]
+GROUPS = 1000
+DIRECTIONS = 32
+"""In which the images of a group vary."""
+
+TEXT_SHARE = 0.35
+"""Of a text's vector that points to an image; CLIP's cosines of an image with its caption are about that."""
+
+
+class Clustered:
+    """A mixture of `GROUPS` groups whose sizes fall as 1 / rank^0.8."""
+
+    def __init__(self, dim: int, seed: int = 0) -> None:
+        random = np.random.default_rng(seed)
+        self._cone = 1.5 * random.standard_normal(dim, np.float32)
+        self._centres = 0.7 * random.standard_normal((GROUPS, dim), np.float32)
+        self._directions = random.standard_normal((DIRECTIONS, dim), np.float32) * 0.6 / DIRECTIONS**0.5
+        gap = random.standard_normal(dim, np.float32)
+        self._gap = gap / np.linalg.norm(gap)
+        shares = 1 / np.arange(1, GROUPS + 1) ** 0.8
+        self._shares = shares / shares.sum()
+
+    def images(self, count: int, seed: int) -> Array:
+        """float32 [count, dim], unit L2 norm."""
+        random = np.random.default_rng(seed)
+        dim = len(self._cone)
+        group = random.choice(GROUPS, count, p=self._shares)
+        along = random.standard_normal((count, DIRECTIONS), np.float32) @ self._directions
+        noise = 0.2 * random.standard_normal((count, dim), np.float32)
+        return unit(self._cone + self._centres[group] + along + noise)
+
+    def texts(self, count: int, seed: int) -> Array:
+        """float32 [count, dim], unit L2 norm."""
+        random = np.random.default_rng(seed)
+        cone = self._cone / np.linalg.norm(self._cone)
+        meant = self.images(count, seed)
+        meant = unit(meant - (meant @ cone)[:, None] * cone)  # what sets the image apart from the others
+        noise = random.standard_normal(meant.shape, np.float32) / len(cone) ** 0.5
+        return unit(TEXT_SHARE * meant + 0.2 * cone + 0.8 * self._gap + 0.3 * noise)
+
+
+def uniform(count: int, dim: int, seed: int) -> Array:
+    """float32 [count, dim], unit L2 norm, evenly over the sphere."""
+    return unit(np.random.default_rng(seed).standard_normal((count, dim), np.float32))
+
+
+def unit(vectors: Array) -> Array:
+    """Each row, at length 1."""
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+
+
+def nearest(vectors: Array, queries: Array, k: int) -> npt.NDArray[np.int64]:
+    """int64 [m, k]: the rows with the greatest cosine for each query, by comparing all."""
+    scores = queries @ vectors.T
+    return np.argpartition(-scores, k, axis=1)[:, :k]
