@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -58,9 +59,12 @@ def stop_session(session: Any) -> None:
 
 def python_workers() -> list[psutil.Process]:
     """The processes that run Python code of tasks: children of a `pyspark.daemon` below this process."""
-    below = psutil.Process().children(recursive=True)
-    daemons = {one.pid for one in below if "pyspark.daemon" in " ".join(one.cmdline())}
-    return [one for one in below if one.ppid() in daemons]
+    workers = []
+    for daemon in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "pyspark.daemon" in daemon.cmdline() and "pyspark.daemon" not in daemon.parent().cmdline():
+                workers += daemon.children()
+    return workers
 
 
 class WorkerKiller:
@@ -91,8 +95,9 @@ class WorkerKiller:
                 if self._ended.wait(POLL_S):
                     return
             for worker in python_workers():
-                worker.kill()
-                self.killed.append(worker.pid)
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    worker.kill()
+                    self.killed.append(worker.pid)
 
 
 def failed_tasks(session: Any, group: str) -> int:

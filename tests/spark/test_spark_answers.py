@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -128,27 +129,23 @@ def test_many_rows_stay_in_order_and_are_answered_once(
 
 
 def test_one_client_for_all_tasks_of_a_process(spark: Any, server: EmbeddedTriton) -> None:
-    stage = ClipTextEmbedder(url=server.grpc_url)
+    url = server.grpc_url
+    stage = ClipTextEmbedder(url=url)
     table = spark.createDataFrame([(f"text {number}",) for number in range(40)], "text string").repartition(8)
     stage.transform(table).collect()
 
-    made = table.mapInPandas(lambda batches: clients_made(batches, server.grpc_url), "made int").collect()
-    assert len(made) == 40
-    assert {row.made for row in made} == {0}
+    def clients_made(batches: Any) -> Any:  # in a worker: how many a stage would have to make there now
+        import pandas as pd
 
+        from tritonclip.spark import _worker
 
-def clients_made(batches: Any, url: str) -> Any:
-    """In a worker: how many clients a stage would have to make here now."""
-    import os
+        for batch in batches:
+            before = _worker._client.cache_info().misses
+            _worker._client(_worker.Server(url=url, api_key_env="TRITONCLIP_API_KEY"), os.getpid())
+            yield pd.DataFrame({"made": [_worker._client.cache_info().misses - before] * len(batch)})
 
-    import pandas as pd
-
-    from tritonclip.spark import _worker
-
-    for batch in batches:
-        before = _worker._client.cache_info().misses
-        _worker._client(_worker.Server(url=url, api_key_env="TRITONCLIP_API_KEY"), os.getpid())
-        yield pd.DataFrame({"made": [_worker._client.cache_info().misses - before] * len(batch)})
+    made = table.mapInPandas(clients_made, "made int").collect()
+    assert [row.made for row in made] == [0] * 40
 
 
 def test_a_filter_on_the_answer_asks_once(
