@@ -31,10 +31,10 @@ from configurations import (
 )
 
 _SERVING = ("clip_groups.py", "clip_metrics.py", "clip_responder.py", "clip_times.py")
-_ENCODING = (*_SERVING, "clip_info.py", "clip_openmp.py", "clip_tower.py")
+_ENCODING = (*_SERVING, "clip_cores.py", "clip_info.py", "clip_openmp.py", "clip_tower.py")
 SHARED_HELPERS = {
     "admission": _SERVING,
-    "image_preprocess": (*_SERVING, "clip_progress.py"),
+    "image_preprocess": (*_SERVING, "clip_cores.py", "clip_progress.py"),
     "vision_encoder": (*_ENCODING, "clip_progress.py"),
     "text_encoder": _ENCODING,
     "similarity": _SERVING,

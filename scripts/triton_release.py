@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 HTTP_MAX_INPUT_BYTES = 73 * 2**20
 """As `MAX_BODY_SIZE` of `docker/nginx`: what the models take of images and texts, and what carries it."""
+CONNECTION_AGE_MS = 300_000
+"""Of gRPC: a client connects again, and so finds servers that have come since; calls under way are finished."""
 ADMIN_ENDPOINTS = "shared-memory,model-repository,trace,logging"
 ADMIN_HEADER = "admin-key"
 """Of HTTP; gRPC's metadata has `triton-grpc-protocol-` before it."""
@@ -73,6 +75,7 @@ def server_flags(
         "grpc-restricted-protocol": closed,
         "allow-gpu-metrics": str(gpu).lower(),
         "http-max-input-size": str(HTTP_MAX_INPUT_BYTES),
+        "grpc-max-connection-age": str(CONNECTION_AGE_MS),
     }
     if explicit:
         flags["load-model"] = "*"

@@ -12,7 +12,6 @@ Source: "Learning Transferable Visual Models From Natural Language Supervision" 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
+from clip_cores import available_cores
 from clip_groups import Parameters
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -202,7 +202,7 @@ def set_up_torch(
     device = torch.device("cuda", int(args["model_instance_device_id"])) if gpu else torch.device("cpu")
     if gpu:
         torch.cuda.set_device(device)
-    torch.set_num_threads(parameters.integer("threads") or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(parameters.integer("threads") or available_cores())
     wanted = parameters.choice("precision", PRECISIONS)
     return device, choose_precision(wanted, device, exact_on_cpu)
 

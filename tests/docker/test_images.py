@@ -165,7 +165,7 @@ def test_nothing_of_the_build_is_left(podman, image):
     assert not [one for one in found["Env"] if SECRETS.search(one)]
     limits = ["--ulimit=nofile=1024:4096", "--ulimit=nproc=4096:8192"]
     options = ["--rm", "--network=none", "--no-healthcheck", "--user=0", "--entrypoint=find", *limits]
-    listing = podman.call("run", *options, f"localhost/{image}", "/", "-xdev", "-type", "f")
+    listing = podman.call("run", *options, f"localhost/{image}", "/", "-xdev", "-type", "f", "-size", "+0")
     left = [
         name
         for name in listing.splitlines()

@@ -9,6 +9,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from clip_batch import BatchDecoder, threads_of_instance
+from clip_cores import available_cores
 from clip_groups import Elements, Outputs, Parameters, read_elements
 from clip_images import ImageDecoder, ImageSettings, draft_ratio
 from clip_progress import Forecast, progress_file
@@ -26,7 +27,7 @@ class TritonPythonModel:
         parameters = Parameters(config)
         self._max_images = parameters.integer("max_images", minimum=1)
         self._max_request_bytes = parameters.integer("max_request_bytes", minimum=1)
-        cores = len(os.sched_getaffinity(0))
+        cores = available_cores()
         instances = sum(group.get("count", 1) for group in config["instance_group"])
         self._forecast = Forecast(progress_file(os.getppid(), args["model_version"]), instances)
         threads = parameters.integer("threads") or threads_of_instance(config["instance_group"], cores)
