@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import urllib.request
 from collections import Counter
 
 import pytest
@@ -103,6 +104,11 @@ def test_promtool_has_nothing_against_our_own_metrics(server):
     assert complaints  # of Triton's
     assert not [line for line in complaints if not line.startswith("nv_")]
     assert metric(server, "nv_inference_request_success", model="admission")
+
+
+def test_prometheus_3_takes_the_servers_content_type(server):
+    with urllib.request.urlopen(f"http://{server.metrics_url}/metrics", timeout=30) as reply:
+        assert reply.headers.get_content_type() == "text/plain"  # it refuses what it does not know
 
 
 def test_promtool_has_nothing_against_the_gateways_metrics(server):
