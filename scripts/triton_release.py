@@ -15,7 +15,7 @@ from dataclasses import dataclass
 HTTP_MAX_INPUT_BYTES = 73 * 2**20
 """As `MAX_BODY_SIZE` of `docker/nginx`: what the models take of images and texts, and what carries it."""
 CONNECTION_AGE_MS = 300_000
-"""Of gRPC: a client connects again, and so finds servers that have come since; calls under way are finished."""
+"""Of gRPC: a client connects again, and so finds servers that have come since; calls inside go on."""
 ADMIN_ENDPOINTS = "shared-memory,model-repository,trace,logging"
 ADMIN_HEADER = "admin-key"
 """Of HTTP; gRPC's metadata has `triton-grpc-protocol-` before it."""
