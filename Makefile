@@ -73,6 +73,7 @@ check: install
 	MYPYPATH=client/src:scripts/demo $(BIN)/mypy --no-incremental scripts/*.py scripts/demo/*.py scripts/benchmarks/*.py
 	MYPYPATH=client/src:scripts $(BIN)/mypy --no-incremental loadtest/*.py
 	$(BIN)/mypy --no-incremental docker/*.py
+	MYPYPATH=docker/monitoring $(BIN)/mypy --no-incremental docker/monitoring/*.py
 	for model in $(MODELS); do \
 		MYPYPATH=model_repository/common $(BIN)/mypy --no-incremental model_repository/$$model/1/*.py || exit 1; done
 
