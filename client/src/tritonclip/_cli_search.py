@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from tritonclip import _report
@@ -171,14 +170,11 @@ def _sync(
 
 
 def _show_hits(hits: list[Hit]) -> None:
-    table = Table(box=None, padding=(0, 1))
-    table.add_column("score", justify="right")
-    table.add_column("result", overflow="fold")
+    console = Console()
+    console.print(Text(" score  result", style="bold"))
     for hit in hits:
-        table.add_row(
-            f"{hit.score:.4f}", Text(hit.entry.path if hit.entry.kind == "image" else hit.entry.name)
-        )
-    Console(soft_wrap=True).print(table)
+        name = hit.entry.path if hit.entry.kind == "image" else hit.entry.name
+        console.print(Text(f"{hit.score:6.4f}  {name}"), soft_wrap=True)
 
 
 def _show_duplicates(groups: list[DuplicateGroup]) -> None:
@@ -189,7 +185,9 @@ def _show_duplicates(groups: list[DuplicateGroup]) -> None:
         for entry in group.entries:
             console.print(Text(f"  {entry.path}"), soft_wrap=True)
     images = sum(len(group.entries) - 1 for group in groups)
-    console.print(Text(f"{len(groups)} groups; {images} images could go"), soft_wrap=True)
+    text = f"{len(groups)} group{'' if len(groups) == 1 else 's'}; "
+    text += f"{images} image{'' if images == 1 else 's'} could go"
+    console.print(Text(text), soft_wrap=True)
 
 
 def _write_html(file: Path, title: str, hits: list[Hit], content: bytes | None) -> None:
