@@ -70,7 +70,8 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict client/src
-	MYPYPATH=client/src:scripts/demo $(BIN)/mypy --no-incremental scripts/*.py scripts/demo/*.py scripts/benchmarks/*.py
+	MYPYPATH=client/src:scripts/demo $(BIN)/mypy --no-incremental scripts/*.py scripts/benchmarks/*.py
+	MYPYPATH=client/src:scripts $(BIN)/mypy --no-incremental scripts/demo/*.py
 	MYPYPATH=client/src:scripts $(BIN)/mypy --no-incremental loadtest/*.py
 	$(BIN)/mypy --no-incremental docker/*.py
 	MYPYPATH=docker/monitoring $(BIN)/mypy --no-incremental docker/monitoring/*.py
