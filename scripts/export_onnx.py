@@ -16,11 +16,14 @@ import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from checkpoint import Checkpoint, CheckpointError, locate, read_checkpoint
+
+if TYPE_CHECKING:
+    from onnx_check import Errors
 
 SETTINGS, TOKENIZER = "clip.json", "tokenizer.json"
 FORMAT = "tritonclip onnx 1"
@@ -45,14 +48,12 @@ class ExportError(RuntimeError):
     show_default="both",
     help="Of weights and computation; may be given twice.",
 )
-@click.option("--measure/--no-measure", default=False, help="Also time both against torch, in turns.")
 @click.option("--force", is_flag=True, help="Replace an earlier export.")
 def main(
     checkpoint: str,
     output: Path,
     revision: str | None,
     precisions: tuple[str, ...],
-    measure: bool,
     force: bool,
 ) -> None:
     """Writes CHECKPOINT, a hub id or a directory in Hugging Face format, as ONNX files.
@@ -65,7 +66,7 @@ def main(
         _check_packages()
         files = locate(checkpoint, revision)
         content = read_checkpoint(files)
-        _export(content, files.directory, output, tuple(dict.fromkeys(precisions)), measure)
+        _export(content, files.directory, output, tuple(dict.fromkeys(precisions)))
     except (CheckpointError, ExportError) as error:
         _fail(str(error))
     except OSError as error:
@@ -95,14 +96,11 @@ def _check_packages() -> None:
         raise ExportError(f"{error.name} is missing; install it with: pip install --group onnx") from error
 
 
-def _export(
-    content: Checkpoint, source: Path, output: Path, precisions: tuple[str, ...], measure: bool
-) -> None:
+def _export(content: Checkpoint, source: Path, output: Path, precisions: tuple[str, ...]) -> None:
     from transformers import CLIPModel
 
     import onnx_towers  # torch and transformers take seconds, and what is wrong before should be told at once
     from onnx_check import compare, make_samples
-    from onnx_check import measure as time_in_turns
 
     model = CLIPModel.from_pretrained(source, dtype="float32").eval()
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -117,14 +115,10 @@ def _export(
             found = compare(staging / precision, samples)
             _accept(precision, found.least_cosine)
             errors[precision] = asdict(found)
-            _tell(precision, staging / precision, errors[precision])
+            _tell(precision, staging / precision, found)
         (staging / TOKENIZER).write_text(content.tokenizer, encoding="utf-8")
         settings = json.dumps(_settings(content, errors, onnx_towers.OPSET), indent=1, ensure_ascii=False)
         (staging / SETTINGS).write_text(settings + "\n", encoding="utf-8")
-        if measure:
-            _tell_times(
-                time_in_turns(model, {precision: staging / precision for precision in precisions}, samples)
-            )
         _put_in_place(staging, output)
     click.echo(f"{output}: {content.source}, sha256 {content.sha256[:12]}")
 
@@ -164,20 +158,10 @@ def _settings(content: Checkpoint, errors: dict[str, dict[str, float]], opset: i
     }
 
 
-def _tell(precision: str, directory: Path, errors: dict[str, float]) -> None:
+def _tell(precision: str, directory: Path, errors: Errors) -> None:
     sizes = {path.name: path.stat().st_size / 1e6 for path in sorted(directory.iterdir())}
     listed = ", ".join(f"{name} {size:.1f} MB" for name, size in sizes.items())
-    click.echo(
-        f"{precision}: {listed}; against transformers: least cosine of 200 images "
-        f"{errors['image_cosine']:.7f}, of 200 texts {errors['text_cosine']:.7f}, "
-        f"largest error of a score {errors['score']:.2g}"
-    )
-
-
-def _tell_times(rows: list[tuple[str, dict[str, float]]]) -> None:
-    for what, times in rows:
-        listed = ", ".join(f"{name} {taken:.1f} ms" for name, taken in times.items())
-        click.echo(f"{what}: {listed} (medians, in turns)")
+    click.echo(f"{precision}: {listed}; {errors}")
 
 
 def _put_in_place(staging: Path, output: Path) -> None:

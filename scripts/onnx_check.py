@@ -1,4 +1,7 @@
-"""Exported towers against transformers: the same numbers, by ONNX Runtime on the CPU, and their speed."""
+"""Exported towers against transformers: the same numbers, by ONNX Runtime on the CPU, and their speed.
+
+python scripts/onnx_check.py scripts/demo/checkpoint build/onnx/demo --threads 1
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import onnxruntime
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.utils.logging import disable_progress_bar
 
 from onnx_towers import IMAGE_TOWER, TEXT_TOWER
 
@@ -65,6 +70,13 @@ class Errors:
     image_cosine: float
     text_cosine: float
     score: float
+
+    def __str__(self) -> str:
+        """One line."""
+        return (
+            f"against transformers: least cosine of {SAMPLES} images {self.image_cosine:.7f}, of {SAMPLES} "
+            f"texts {self.text_cosine:.7f}, largest error of a score {self.score:.2g}"
+        )
 
     @property
     def least_cosine(self) -> float:
@@ -164,3 +176,27 @@ def _scores(images: Array, texts: Array, scale: float) -> Array:
 
 def _unit(embeds: torch.Tensor) -> Array:
     return np.asarray(torch.nn.functional.normalize(embeds, dim=-1).numpy())
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("export", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--threads", type=click.IntRange(min=1), default=torch.get_num_threads(), help="Of both; all cores."
+)
+def main(checkpoint: Path, export: Path, threads: int) -> None:
+    """Compare EXPORT with CHECKPOINT on this machine, then time both in turns."""
+    torch.set_num_threads(threads)
+    disable_progress_bar()
+    model = CLIPModel.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    samples = make_samples(model, checkpoint)
+    directories = {name: export / name for name in LEAST_COSINE if (export / name).is_dir()}
+    for name, directory in directories.items():
+        click.echo(f"{name} {compare(directory, samples)}")
+    for what, times in measure(model, directories, samples):
+        listed = ", ".join(f"{name} {taken:.1f} ms" for name, taken in times.items())
+        click.echo(f"{what}: {listed}; medians of {ROUNDS} in turns, threads: {threads}")
+
+
+if __name__ == "__main__":
+    main()
