@@ -120,6 +120,15 @@ def test_bad_messages(client: Client, ir: CanonicalIR, said: str):
     json.dumps(caught.value.envelope)
 
 
+def test_errors_do_not_quote_whole_documents(client: Client):
+    ir = by_content("private " * 10_000, failure_policy=FailurePolicy.partial)
+    assert len(SynapseRunner(client).run(ir).failed_stages[0].detail) < 600
+    with pytest.raises(StageError) as caught:
+        SynapseRunner(client).run(by_content("private " * 10_000))
+    assert len(str(caught.value)) < 600
+    assert caught.value.envelope["message"] == str(caught.value)
+
+
 def test_content_is_refused_where_only_binary_is_taken(client: Client):
     for content in (str(IMAGE), "http://127.0.0.1/", "data:image/png;base64,AAAA"):
         with pytest.raises(StageError, match="not opened here"):

@@ -40,6 +40,7 @@ _CODES: dict[type[TritonClipError], tuple[str, bool]] = {
 }
 """The code of an error, and whether another try may help. MODEL_UNAVAILABLE is of our own making."""
 
+MAX_TEXT_CHARS = 500  # of an error: it may quote the content, which may be any text
 NO_IMAGE = (
     "the payload holds no image; put a path or a URL into content, or a file as base64 with a mime_type "
     "of image/... into binary_b64"
@@ -61,11 +62,11 @@ class StageError(RuntimeError):
     """
 
     def __init__(self, error: TritonClipError) -> None:
-        super().__init__(str(error))
+        super().__init__(_text(error))
         self.code, self.retryable = _code(error)
         self.envelope: dict[str, Any] = {
             "error": self.code,
-            "message": str(error),
+            "message": _text(error),
             "retryable": self.retryable,
         }
 
@@ -123,7 +124,7 @@ class SynapseRunner:
         failed = FailedStage(
             model_id=self.adapter.MODEL_ID,
             error=_code(error)[0],
-            detail=str(error),
+            detail=_text(error),
             stage_index=len(ir.provenance),
         )
         return PartialCompletionResponse(
@@ -153,3 +154,8 @@ def request_options(header: TaskHeader) -> RequestOptions:
 def _code(error: TritonClipError) -> tuple[str, bool]:
     found = next((code for kind, code in _CODES.items() if isinstance(error, kind)), None)
     return found or ("INTERNAL_ERROR", True)
+
+
+def _text(error: TritonClipError) -> str:
+    text = str(error)
+    return text if len(text) <= MAX_TEXT_CHARS else text[:MAX_TEXT_CHARS] + " [cut]"
