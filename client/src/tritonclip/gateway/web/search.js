@@ -121,7 +121,7 @@ async function draw(frame, id, name, signal, item) {
     shown.push(url);
     frame.replaceChildren(el("img", { src: url, alt: name }));
     const more = () => searchWith([new File([picture], name.split("/").at(-1), { type: picture.type })]);
-    item.append(button("More like this", { class: "small", "aria-label": `More like ${name}`, onclick: more }));
+    item.append(button("More like this", { class: "small", "aria-label": `More like this: ${name}`, onclick: more }));
   } catch {
     if (!signal.aborted) frame.replaceChildren(el("p", { class: "muted" }, "The file is gone, or busy."));
   }
