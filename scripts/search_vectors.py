@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
 GROUPS = 1000
+CHUNK_ROWS = 50_000
 DIRECTIONS = 32
 """In which the images of a group vary."""
 
@@ -34,11 +35,14 @@ class Clustered:
     def images(self, count: int, seed: int) -> Array:
         """float32 [count, dim], unit L2 norm."""
         random = np.random.default_rng(seed)
-        dim = len(self._cone)
-        group = random.choice(GROUPS, count, p=self._shares)
-        along = random.standard_normal((count, DIRECTIONS), np.float32) @ self._directions
-        noise = 0.2 * random.standard_normal((count, dim), np.float32)
-        return unit(self._cone + self._centres[group] + along + noise)
+        vectors = np.empty((count, len(self._cone)), np.float32)
+        for start in range(0, count, CHUNK_ROWS):  # a million at once would take four times their memory
+            chunk = vectors[start : start + CHUNK_ROWS]
+            group = random.choice(GROUPS, len(chunk), p=self._shares)
+            along = random.standard_normal((len(chunk), DIRECTIONS), np.float32) @ self._directions
+            noise = 0.2 * random.standard_normal(chunk.shape, np.float32)
+            chunk[:] = unit(self._cone + self._centres[group] + along + noise)
+        return vectors
 
     def texts(self, count: int, seed: int) -> Array:
         """float32 [count, dim], unit L2 norm."""

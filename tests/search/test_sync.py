@@ -315,3 +315,16 @@ def test_a_server_that_is_gone(indexed, few, tmp_path):
     with Client("localhost:1") as client, pytest.raises(ServerUnavailableError):
         SearchIndex.open(tmp_path / "index", client, create=True)
     assert not (tmp_path / "index").exists()
+
+
+def test_a_damaged_index_is_told_of(clip, few, tmp_path):
+    place = tmp_path / "index"
+    sync(clip, place, few)
+    for manifest in (place / "rows.lance" / "_versions").iterdir():
+        manifest.write_bytes(b"damaged")
+    with pytest.raises(InvalidInputError, match="the index"):
+        SearchIndex.open(place)
+    (place / "work.sqlite").write_bytes(b"damaged" * 1000)
+    shutil.rmtree(place / "rows.lance")
+    with pytest.raises(InvalidInputError, match="is damaged"):
+        sync(clip, place, few)

@@ -10,6 +10,7 @@ import datetime
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,29 +61,33 @@ class LanceStore:
             )
         if not there:
             _make_directory(directory)
-        database = lancedb.connect(directory, read_consistency_interval=CONSISTENT)
-        if not there and identity is not None:
-            database.create_table(TABLE, schema=_schema(identity), exist_ok=True)
-        self._table: Any = database.open_table(TABLE)
-        meta = (self._table.schema.metadata or {}).get(META, b"")
+        with self._telling():
+            database = lancedb.connect(directory, read_consistency_interval=CONSISTENT)
+            if not there and identity is not None:
+                database.create_table(TABLE, schema=_schema(identity), exist_ok=True)
+            self._table: Any = database.open_table(TABLE)
+            meta = (self._table.schema.metadata or {}).get(META, b"")
         self.identity = parse_identity(meta.decode(), str(directory))
 
     def put(self, rows: Sequence[Row]) -> None:
         """See `Store`."""
         merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-        merge.execute(_to_arrow(rows, self.identity.dim))
+        with self._telling():
+            merge.execute(_to_arrow(rows, self.identity.dim))
 
     def delete(self, ids: Sequence[str]) -> None:
         """See `Store`."""
-        for some in _in_parts(ids):
-            self._table.delete(_one_of(some))
+        with self._telling():
+            for some in _in_parts(ids):
+                self._table.delete(_one_of(some))
 
     def finish(self) -> None:
         """Join small files, train or extend the index over the vectors, and drop old versions."""
-        rows = self._table.count_rows()
-        if rows > _ann.EXACT_ROWS:
-            self._train(rows)
-        self._table.optimize(cleanup_older_than=KEEP)
+        with self._telling():
+            rows = self._table.count_rows()
+            if rows > _ann.EXACT_ROWS:
+                self._train(rows)
+            self._table.optimize(cleanup_older_than=KEEP)
 
     def count(self, kind: Kind | None = None) -> int:
         """See `Store`."""
@@ -131,6 +136,15 @@ class LanceStore:
         """See `Store`."""
         del self._table
 
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """What LanceDB cannot read or write, as a disk that is full, as an error of this package."""
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError) as error:
+            text = str(error).partition("\n")[0][:300]
+            raise InvalidInputError(f"the index {str(self.work_directory)!r}: {text}") from error
+
     def _train(self, rows: int) -> None:
         from lancedb.index import Bitmap, BTree, IvfRq
 
@@ -149,7 +163,8 @@ class LanceStore:
         asked = self._table.search().select(columns)
         if where is not None:
             asked = asked.where(where)
-        yield from asked.limit(None).to_batches(rows)
+        with self._telling():
+            yield from asked.limit(None).to_batches(rows)
 
 
 def _make_directory(directory: Path) -> None:

@@ -158,9 +158,12 @@ class Work:
                 self._path.with_name(FILE + suffix).unlink(missing_ok=True)
 
     def _many(self, statement: str, rows: Iterable[Any]) -> None:
-        self._db.execute("begin")
-        self._db.executemany(statement, rows)
-        self._db.execute("commit")
+        try:
+            self._db.execute("begin")
+            self._db.executemany(statement, rows)
+            self._db.execute("commit")
+        except sqlite3.OperationalError as error:
+            raise InvalidInputError(f"{self._path or 'the temporary directory'}: {error}") from error
 
 
 def _row(values: tuple[Any, ...]) -> Row:
