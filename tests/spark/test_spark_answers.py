@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 import os
 from pathlib import Path
@@ -62,7 +63,7 @@ def test_sparks_images_of_all_modes_equal_the_client(
 
 
 @pytest.mark.parametrize("preprocess", ["server", "client"])
-def test_paths_and_spellings_of_local_files(
+def test_paths_in_sparks_spellings_and_urls(
     spark: Any,
     client: Client,
     classifier: ClipZeroShotClassifier,
@@ -77,8 +78,10 @@ def test_paths_and_spellings_of_local_files(
     table = table.unionAll(
         spark.read.format("binaryFile").load(str(tmp_path)).selectExpr("input_file_name()")
     )
+    url = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    table = table.unionAll(spark.createDataFrame([(url,)], "image string"))
     rows = classifier.setPreprocess(preprocess).transform(table).collect()
-    assert len({row.image for row in rows}) == 3
+    assert len({row.image for row in rows}) == 4
     for row in rows:
         assert_same(row.label, row.label_scores, client.classify(path, labels))
 
