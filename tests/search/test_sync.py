@@ -37,13 +37,20 @@ def sync(clip, place, *folders, **options):
 
 @pytest.fixture
 def embedded(server):
-    """Tells how many images the server has embedded so far."""
+    """Tells how many images the server has embedded so far, once it counts no more: it publishes late."""
 
-    def count():
+    def published():
         lines = re.findall(
             r'^tritonclip_images_total{.*model="vision_encoder".*} (\d+)', server.metrics(), re.M
         )
         return sum(map(int, lines))
+
+    def count():
+        before, now = None, published()
+        while now != before:
+            time.sleep(1)
+            before, now = now, published()
+        return now
 
     return count
 
