@@ -57,15 +57,17 @@ def test_a_server_compiles_its_tower_and_answers_from_it(served, pixels):
     assert (found * expected).sum(axis=1).min() > 0.9999
 
 
-def test_what_a_server_compiled_is_loaded_without_a_compiler(served, pixels, monkeypatch):
+def test_what_a_server_compiled_is_loaded_without_a_compiler(served, pixels, tmp_path, monkeypatch):
     _, directory, cache = served
     monkeypatch.setenv("TRITONCLIP_CACHE_DIR", str(cache))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     (kept,) = cache.iterdir()
     model = load_vision_model(directory)
     model.set_precision(choose_precision("auto", CPU, exact_on_cpu=False))
     with torch._inductor.config.patch(NO_COMPILER):
         compiled = load_or_compile(model, directory, largest=64)
     assert list(cache.iterdir()) == [kept]
+    assert list(tmp_path.iterdir()) == []  # also where this process is killed from here on
     found = HostEncoder(compiled, CPU, 16).encode([pixels])  # in two passes
     expected = HostEncoder(model, CPU, 16).encode([pixels])
     assert (found * expected).sum(axis=1).min() > 0.9999

@@ -13,7 +13,8 @@ import locale
 import os
 import platform
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -55,11 +56,30 @@ def load_or_compile(
 
 def _load(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
     try:
-        compiled: Callable[[torch.Tensor], torch.Tensor] = torch._inductor.aoti_load_package(str(path))
+        with _vanishing_temporary_directory():
+            compiled: Callable[[torch.Tensor], torch.Tensor] = torch._inductor.aoti_load_package(str(path))
     except Exception:
         path.unlink()  # so that the next start compiles it anew
         raise
     return compiled
+
+
+@contextmanager
+def _vanishing_temporary_directory() -> Iterator[None]:
+    """Within it C++ puts temporary files where they are removed at its end.
+
+    torch unpacks a compiled tower into a temporary directory, hundreds of megabytes, and removes it when the
+    tower is dropped: never in a process that is killed, or that Triton ends. What is loaded needs no name.
+    """
+    before = os.environ.get("TMPDIR")
+    with tempfile.TemporaryDirectory(prefix="tritonclip-") as directory:
+        os.environ["TMPDIR"] = directory
+        try:
+            yield
+        finally:
+            del os.environ["TMPDIR"]
+            if before is not None:
+                os.environ["TMPDIR"] = before
 
 
 def cache_directory() -> Path:
