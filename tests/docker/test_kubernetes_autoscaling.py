@@ -68,6 +68,7 @@ def test_the_autoscaler_asks_for_what_the_rule_gives(rule):
     assert re.fullmatch(rule["name"]["matches"], QUEUE)
 
 
+@pytest.mark.slow
 def test_the_rule_gives_the_mean_wait_of_a_request(rule, prometheus, server, record_property):
     query = filled(rule)
     steps = re.findall(r'model=~"([^"]+)"', query)[0].split("|")

@@ -83,6 +83,7 @@ def flood(server: EmbeddedTriton) -> Iterator[list[ServerUnavailableError]]:
             thread.join()
 
 
+@pytest.mark.slow
 def test_an_overloaded_server_stays_ready_and_alive(breakable):
     def overloaded() -> float:
         return metric(breakable, "tritonclip_requests_refused_total", reason="overload")
@@ -95,6 +96,7 @@ def test_an_overloaded_server_stays_ready_and_alive(breakable):
         assert overloaded() > before
 
 
+@pytest.mark.slow
 def test_a_stuck_server_fails_its_probes(breakable):
     os.kill(breakable.pid, signal.SIGSTOP)
     try:

@@ -101,6 +101,7 @@ def test_a_quick_run_leaves_its_files_and_no_process(tmp_path, environment):
     assert not left_over(environment)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_leaves_no_process(tmp_path, environment):
     with start(environment, tmp_path, "decode") as run:
         before = []

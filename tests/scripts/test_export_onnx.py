@@ -226,6 +226,7 @@ def test_wrong_numbers_are_found(export: Path, reference):
             _accept("float32", cosine)
 
 
+@pytest.mark.slow
 def test_full_disk(tmp_path: Path):
     with pytest.raises(ExportError, match=r"takes about 1000000000000 MB, and .* MB left; make room"):
         _check_space(tmp_path, 1e18)

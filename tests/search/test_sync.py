@@ -48,7 +48,7 @@ def embedded(server):
     def count():
         before, now = None, published()
         while now != before:
-            time.sleep(1)
+            time.sleep(0.6)
             before, now = now, published()
         return now
 
