@@ -23,6 +23,7 @@ BASE = "docker.io/library/debian:bookworm-slim"
 IMAGES = {
     "tritonclip-server:cpu": ("Dockerfile.cpu", ["CHECKPOINT=scripts/demo/checkpoint"]),
     "tritonclip-gateway:latest": ("Dockerfile.gateway", []),
+    "tritonclip-gateway:search": ("Dockerfile.gateway", ["EXTRAS=gateway,tracing,search"]),
     "tritonclip-loadtest:latest": ("Dockerfile.loadtest", []),
 }
 """By name: the Dockerfile, and its build arguments."""

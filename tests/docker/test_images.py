@@ -1,7 +1,9 @@
 """The images: their files pass the linter, copy only what is there, and what they build runs as it should."""
 
 import fnmatch
+import json
 import re
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -16,6 +18,7 @@ from support import encode, noise
 from triton_launcher import free_port
 from triton_release import PINNED
 from tritonclip import Client, ServerUnavailableError
+from tritonclip.search import SearchIndex
 
 DOCKER = ROOT / "docker"
 DOCKERFILES = sorted(DOCKER.glob("Dockerfile*"))
@@ -155,6 +158,25 @@ def test_a_gateway_container_answers_over_http(server, podman):
         assert gateway.run(*(part.replace("8080", "9") for part in command)).returncode == 1
         assert gateway.run("id", "-u").stdout == "1000\n"
         assert gateway.stop() in (0, 143)
+
+
+@pytest.mark.slow
+def test_a_gateway_container_searches_an_index_that_is_mounted_read_only(server, podman, tmp_path):
+    images, place = tmp_path / "images", tmp_path / "index"
+    shutil.copytree(ROOT / "scripts/demo/images", images)
+    with Client(server.grpc_url) as client, SearchIndex.open(place, client, create=True) as index:
+        index.sync([images])
+    for path in (tmp_path, *tmp_path.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    (arguments, chosen), mount = ports("port"), f"--volume={tmp_path}:{tmp_path}:ro"
+    arguments += ["--url", server.grpc_url, "--index", str(place)]
+    with Container(podman, "tritonclip-gateway:search", arguments, [*HARDENED, mount]) as gateway:
+        gateway.wait_for(f"http://0.0.0.0:{chosen['port']}")
+        url, headers = f"http://127.0.0.1:{chosen['port']}", {"Content-Type": "application/json"}
+        asked = urllib.request.Request(f"{url}/v1/search", b'{"text": "a red circle"}', headers)
+        with urllib.request.urlopen(asked) as reply:
+            found = json.load(reply)["results"]
+        assert (found[0]["name"], len(found)) == ("red_circle.jpg", 9)
 
 
 @pytest.mark.slow
