@@ -1,15 +1,25 @@
-"""Gateways in front of the shared embedded Triton: one that is open, and one that wants keys."""
+"""Gateways in front of the shared embedded Triton, one open and one that wants keys, and a browser."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 import socket
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+from conftest import ROOT
 from gateway_keys import KEY, KEY_LINE
+from page_driver import ClipPage, launch
+from playwright.sync_api import Browser, sync_playwright
 
 from gateway_launcher import GatewayProcess, running
 from triton_launcher import EmbeddedTriton
+
+AXE = ROOT / "build" / "gateway" / "node_modules" / "axe-core" / "axe.min.js"
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +47,49 @@ def unused_port() -> int:
     """A port on which nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
+
+
+def command(name: str, package: str) -> str:
+    """The path of a program; without it the tests are skipped, but not in CI."""
+    found = shutil.which(name)
+    if found is None and "CI" not in os.environ:
+        pytest.skip(f"{name} not found; the page's tests need: apt-get install {package}")
+    assert found, f"{name} not found; apt-get install {package}"
+    return found
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """A browser, of one module only: Playwright keeps an event loop in the tests' own thread."""
+    with sync_playwright() as playwright:
+        browser = launch(playwright, command("chromium", "chromium"))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """The source of axe-core."""
+    if not AXE.exists():
+        npm = command("npm", "npm")
+        AXE.parents[2].mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "tests" / "gateway" / "package.json", AXE.parents[2])
+        install = [npm, "install", "--silent", "--prefix", AXE.parents[2]]
+        assert subprocess.run(install, check=False, timeout=300).returncode == 0
+    return AXE.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def opened(chromium: Browser) -> Iterator[Callable[..., ClipPage]]:
+    """Opens pages; at the end none of them may have had trouble."""
+    with contextlib.ExitStack() as stack:
+        pages: list[ClipPage] = []
+
+        def open_page(url: str, kind: type[ClipPage] = ClipPage, **options: Any) -> ClipPage:
+            context = chromium.new_context(reduced_motion="reduce", **options)
+            stack.callback(context.close)
+            pages.append(kind(context.new_page(), url))
+            return pages[-1]
+
+        yield open_page
+        assert [trouble for page in pages for trouble in page.troubles] == []

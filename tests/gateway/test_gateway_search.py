@@ -1,7 +1,7 @@
 """Search on the gateway: the route, the small pictures, and the page in a real browser."""
 
 import base64
-import contextlib
+import functools
 import io
 import json
 import shutil
@@ -9,11 +9,10 @@ import time
 
 import pytest
 from gateway_keys import KEY, KEY_LINE
-from page_driver import IMAGES, ClipPage, launch
+from page_driver import IMAGES, ClipPage
 from PIL import Image
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 from search_pictures import draw_folder
-from test_page import axe, command  # noqa: F401 - a fixture
 
 from gateway_launcher import running
 from tritonclip import Client
@@ -241,28 +240,10 @@ class SearchPage(ClipPage):
             expect(picture).to_have_js_property("naturalWidth", 96)
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    with sync_playwright() as playwright:
-        browser = launch(playwright, command("chromium", "chromium"))
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def opened(chromium):
-    """Opens pages; at the end none of them may have had trouble."""
-    with contextlib.ExitStack() as stack:
-        pages = []
-
-        def open_page(url, **options):
-            context = chromium.new_context(reduced_motion="reduce", **options)
-            stack.callback(context.close)
-            pages.append(SearchPage(context.new_page(), url))
-            return pages[-1]
-
-        yield open_page
-        assert [trouble for page in pages for trouble in page.troubles] == []
+def opened(opened):
+    """Opens pages that search."""
+    return functools.partial(opened, kind=SearchPage)
 
 
 @pytest.fixture

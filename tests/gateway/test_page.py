@@ -1,7 +1,6 @@
 """The gateway's web page in a real browser, in front of the real server."""
 
 import base64
-import contextlib
 import json
 import math
 import os
@@ -11,11 +10,9 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
-from page_driver import DEMO, IMAGES, ClipPage, launch
-from playwright.sync_api import expect, sync_playwright
+from page_driver import DEMO, IMAGES
+from playwright.sync_api import expect
 
-AXE = ROOT / "build" / "gateway" / "node_modules" / "axe-core" / "axe.min.js"
 LABELS = DEMO["candidate_labels"]
 EXPECTED = DEMO["expected"]
 CIRCLE = IMAGES / "red_circle.jpg"
@@ -28,54 +25,6 @@ BUSY = {
     }
 }
 NASTY_LABELS = ["@a red circle", 'it\'s "$HOME" \\n `id`', "<a blue square>; type=x", "100 % größer 🟥"]
-
-
-def command(name, package):
-    """The path of a program; without it the tests are skipped, but not in CI."""
-    found = shutil.which(name)
-    if found is None and "CI" not in os.environ:
-        pytest.skip(f"{name} not found; the page's tests need: apt-get install {package}")
-    assert found, f"{name} not found; apt-get install {package}"
-    return found
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    # of this module only: while it runs, Playwright keeps an event loop in the tests' own thread
-    with sync_playwright() as playwright:
-        browser = launch(playwright, command("chromium", "chromium"))
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="session")
-def axe():
-    """The source of axe-core."""
-    if not AXE.exists():
-        npm = command("npm", "npm")
-        AXE.parents[2].mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / "tests" / "gateway" / "package.json", AXE.parents[2])
-        done = subprocess.run(
-            [npm, "install", "--silent", "--prefix", AXE.parents[2]], check=False, timeout=300
-        )
-        assert done.returncode == 0
-    return AXE.read_text(encoding="utf-8")
-
-
-@pytest.fixture
-def opened(chromium):
-    """Opens pages; at the end none of them may have had trouble."""
-    with contextlib.ExitStack() as stack:
-        pages = []
-
-        def open_page(url, **options):
-            context = chromium.new_context(reduced_motion="reduce", **options)
-            stack.callback(context.close)
-            pages.append(ClipPage(context.new_page(), url))
-            return pages[-1]
-
-        yield open_page
-        assert [trouble for page in pages for trouble in page.troubles] == []
 
 
 @pytest.fixture
@@ -456,6 +405,7 @@ def test_a_server_that_is_not_ready_or_overloaded(opened, gateway):
     page.page.clock.install()
     page.open()
     expect(status).to_have_text("Ready")
+    page.page.wait_for_load_state("networkidle")
     with page.replying("readyz", 503, reply | {"reason": None}):
         page.page.clock.run_for(16_000)  # it asks every 15 s
         expect(status).to_have_text("Not ready")
@@ -471,6 +421,7 @@ def test_a_gateway_that_comes_back(opened, gateway):
     ):
         page.page.goto(gateway)
         expect(page.page.locator("#status")).to_have_text("Not ready")
+        page.page.wait_for_load_state("networkidle")  # only then it waits to ask again
     page.page.clock.run_for(16_000)
     expect(page.page.locator("#status")).to_have_text("Ready")
     expect(page.page.get_by_label("Hypothesis template")).to_have_value("This is a photo of {}.")
