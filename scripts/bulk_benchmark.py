@@ -69,8 +69,7 @@ def main(
                 rate = bulk_rate(server.grpc_url, files, batch_size, concurrency)
                 rates.setdefault(bulk_name, []).append(rate)
             for kind, found in rates.items():
-                spread = f"{min(found):.1f} to {max(found):.1f}"
-                console.print(f"{kind}: median {statistics.median(found):.1f} images/s ({spread})")
+                console.print(f"{kind}: {rate_text(found)}")
             ours = statistics.median(rates.pop(bulk_name))
             console.print(f"ratio to the better: {ours / max(map(statistics.median, rates.values())):.3f}")
             for count in map(int, memory.split(",")):
@@ -86,6 +85,11 @@ def write_images(directory: Path, count: int) -> list[Path]:
         blocks = Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8))
         blocks.resize((320, 240), Image.Resampling.BICUBIC).save(directory / f"{number:06}.jpg", quality=90)
     return sorted(directory.iterdir())
+
+
+def rate_text(found: list[float]) -> str:
+    """Median and spread of what the rounds gave, in images a second."""
+    return f"median {statistics.median(found):.1f} images/s ({min(found):.1f} to {max(found):.1f})"
 
 
 def bulk_rate(url: str, files: list[Path], batch_size: int, concurrency: int) -> float:

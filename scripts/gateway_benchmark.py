@@ -21,6 +21,7 @@ import urllib3
 from rich.console import Console
 
 from benchmarks import workload
+from bulk_benchmark import rate_text
 from gateway_launcher import GatewayProcess, running
 from prepare_weights import main as prepare_weights
 from triton_launcher import EmbeddedTriton, ServerOptions
@@ -112,8 +113,7 @@ def many_callers(
         for way, call in ways.items():
             rates[way].append(images_per_s(call, photos, callers, seconds))
     for way, found in rates.items():
-        spread = f"{min(found):.1f} to {max(found):.1f}"
-        console.print(f"{callers} callers, {way}: median {statistics.median(found):.1f} images/s ({spread})")
+        console.print(f"{callers} callers, {way}: {rate_text(found)}")
     ratios = [through / straight for straight, through in zip(rates["gRPC"], rates["gateway"], strict=True)]
     console.print(
         f"ratio, median of rounds: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"

@@ -20,7 +20,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from bulk_benchmark import write_images
+from bulk_benchmark import rate_text, write_images
 from prepare_weights import main as prepare_weights
 from triton_launcher import EmbeddedTriton, ServerOptions
 from triton_work import inside
@@ -63,8 +63,7 @@ def main(images: int, rounds: int, tasks: int, concurrency: int, records: int, c
             }
             rates = measure(ways, rounds, images)
             for kind, found in rates.items():
-                spread = f"{min(found):.1f} to {max(found):.1f}"
-                console.print(f"{kind}: median {statistics.median(found):.1f} images/s ({spread})")
+                console.print(f"{kind}: {rate_text(found)}")
             base = next(iter(rates.values()))
             for kind, found in list(rates.items())[1:]:
                 pairs = [ours / theirs for ours, theirs in zip(found, base, strict=True)]

@@ -56,13 +56,18 @@ def _transparent(width: int, height: int) -> Image.Image:
     return image
 
 
-def settled_statistics(client):
-    """A client's `statistics()` by model, once they stand still: Triton counts after it has answered."""
-    before, now = None, client.statistics()
+def settled(read, pause_s=0.2):
+    """What `read()` gives once it stands still for a pause: servers count after they have answered."""
+    before, now = None, read()
     while now != before:
-        time.sleep(0.2)
-        before, now = now, client.statistics()
-    return {one.name: one for one in now}
+        time.sleep(pause_s)
+        before, now = now, read()
+    return now
+
+
+def settled_statistics(client):
+    """A client's `statistics()` by model, once they stand still."""
+    return {one.name: one for one in settled(client.statistics)}
 
 
 @cache

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from index_rows import assert_same, rows_of
 from search_pictures import picture
+from support import settled
 
 from tritonclip import Client
 from tritonclip.errors import InvalidInputError
@@ -45,14 +46,7 @@ def embedded(server):
         )
         return sum(map(int, lines))
 
-    def count():
-        before, now = None, published()
-        while now != before:
-            time.sleep(0.6)
-            before, now = now, published()
-        return now
-
-    return count
+    return lambda: settled(published, pause_s=0.6)
 
 
 def test_the_first_run_indexes_everything(indexed):
