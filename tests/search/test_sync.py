@@ -318,6 +318,26 @@ def test_a_server_that_is_gone(indexed, few, tmp_path):
     assert not (tmp_path / "index").exists()
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda index: index.search(np.eye(1, index.identity.dim, dtype=np.float32)[0]),
+        lambda index: index.get("0" * 32),
+        lambda index: index.count("image"),
+        lambda index: index.duplicates(),
+    ],
+    ids=["search", "get", "count", "duplicates"],
+)
+def test_an_index_that_is_damaged_while_it_is_open_is_told_of(clip, few, tmp_path, asked):
+    place = tmp_path / "index"
+    sync(clip, place, few)
+    with SearchIndex.open(place) as index:
+        for part in (place / "rows.lance" / "data").iterdir():
+            part.write_bytes(b"damaged")
+        with pytest.raises(InvalidInputError, match="the index"):
+            asked(index)
+
+
 def test_a_damaged_index_is_told_of(clip, few, tmp_path):
     place = tmp_path / "index"
     sync(clip, place, few)

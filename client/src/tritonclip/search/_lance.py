@@ -91,7 +91,8 @@ class LanceStore:
 
     def count(self, kind: Kind | None = None) -> int:
         """See `Store`."""
-        return int(self._table.count_rows(None if kind is None else f"kind = '{kind}'"))
+        with self._telling():
+            return int(self._table.count_rows(None if kind is None else f"kind = '{kind}'"))
 
     def stamps(self) -> Iterator[list[tuple[Entry, Stamp]]]:
         """See `Store`."""
@@ -117,19 +118,20 @@ class LanceStore:
         """See `Store`."""
         if not id.isalnum():  # it goes into a filter
             return None
-        rows = self._table.search().where(_one_of([id])).select(_ENTRY).limit(1).to_list()
+        with self._telling():
+            rows = self._table.search().where(_one_of([id])).select(_ENTRY).limit(1).to_list()
         return _entry(rows[0]) if rows else None
 
     def search(self, vector: Array, top_k: int, kind: Kind | None) -> list[Hit]:
         """See `Store`."""
         asked = self._table.search(vector, vector_column_name="vector").distance_type("l2")
         asked = asked.select([*_ENTRY, "_distance"]).limit(top_k)
-        asked = asked.nprobes(_ann.partitions(self._table.count_rows()) * _ann.GROWTH).refine_factor(
-            _ann.REFINE
-        )
+        asked = asked.nprobes(_ann.partitions(self.count()) * _ann.GROWTH).refine_factor(_ann.REFINE)
         if kind is not None:
             asked = asked.where(f"kind = '{kind}'", prefilter=True)
-        hits = [Hit(score=1 - row["_distance"] / 2, entry=_entry(row)) for row in asked.to_list()]
+        with self._telling():
+            found = asked.to_list()
+        hits = [Hit(score=1 - row["_distance"] / 2, entry=_entry(row)) for row in found]
         return sorted(hits, key=lambda hit: (-hit.score, hit.entry.id))
 
     def close(self) -> None:
