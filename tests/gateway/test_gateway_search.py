@@ -170,7 +170,7 @@ def test_a_text_has_no_thumbnail(searching):
 
 def test_keys_and_rates_hold(server, place):
     environ = {"TRITONCLIP_GATEWAY_KEYS": KEY_LINE}
-    options = ("--index", place, "--rate-limit", "3/minute")
+    options = ("--index", place, "--rate-limit", "3/year")
     with running(server.grpc_url, *options, environ=environ, key=KEY) as gateway:
         refused = gateway.request("POST", "/v1/search", json={"text": "a"}, headers={})
         assert refused.status == 401
@@ -179,6 +179,18 @@ def test_keys_and_rates_hold(server, place):
         statuses = [gateway.request("GET", f"/v1/search/{id}/thumbnail").status for _ in range(3)]
         assert statuses == [200, 200, 429]
         assert gateway.request("GET", "/search").status == 200  # the page itself is for everyone
+
+
+def test_an_index_that_is_damaged(server, place, tmp_path):
+    damaged = shutil.copytree(place, tmp_path / "index")
+    with running(server.grpc_url, "--index", damaged) as gateway:
+        assert gateway.post("/v1/search", text="a").status == 200
+        shutil.rmtree(damaged / "rows.lance" / "data")
+        headers = {"X-Request-ID": "damaged"}
+        reply = gateway.request("POST", "/v1/search", json={"text": "b"}, headers=headers)
+        assert (reply.status, reply.json()["error"]["code"]) == (500, "index_failed")
+        assert str(damaged) not in reply.data.decode()
+        assert str(damaged) in gateway.logged(request_id="damaged")["cause"]
 
 
 def test_without_an_index(open_gateway):

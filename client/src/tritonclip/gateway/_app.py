@@ -24,7 +24,7 @@ from tritonclip.gateway._fetching import UrlImages
 from tritonclip.gateway._inference import Inference
 from tritonclip.gateway._keys import KeyRing, parse_keys
 from tritonclip.gateway._limits import Limited, too_large
-from tritonclip.gateway._observe import Metrics, Observed
+from tritonclip.gateway._observe import Metrics, Observed, note
 from tritonclip.gateway._problems import Problem, problem_of
 from tritonclip.gateway._rates import RateLimiter
 from tritonclip.gateway._readiness import Readiness
@@ -126,28 +126,30 @@ def _add_middleware(app: FastAPI, settings: GatewaySettings, metrics: Metrics) -
 
 
 def _add_handlers(app: FastAPI, settings: GatewaySettings) -> None:
-    def answer(problem: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    def answer(request: Request, problem: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
+        note(request, cause=problem.cause)
         return JSONResponse(problem.body, problem.status, {**(headers or {}), **problem.headers})
 
     @app.exception_handler(Problem)
     async def told(request: Request, problem: Problem) -> JSONResponse:
-        return answer(problem)
+        return answer(request, problem)
 
     @app.exception_handler(TritonClipError)
     async def failed(request: Request, error: TritonClipError) -> JSONResponse:
-        return answer(problem_of(error))
+        return answer(request, problem_of(error))
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == 413:
-            return answer(too_large(settings.max_body_bytes))
-        return answer(Problem(status=error.status_code, message=_advice(request, error)), error.headers)
+            return answer(request, too_large(settings.max_body_bytes))
+        problem = Problem(status=error.status_code, message=_advice(request, error))
+        return answer(request, problem, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]  # of a header; bodies are read elsewhere
         place = "-".join(part.capitalize() for part in str(first["loc"][-1]).split("-"))
-        return answer(Problem(status=400, message=f"{place}: {first['msg']}", param=place))
+        return answer(request, Problem(status=400, message=f"{place}: {first['msg']}", param=place))
 
 
 def _advice(request: Request, error: HTTPException) -> str:

@@ -18,7 +18,7 @@ from tritonclip.gateway import _schemas as schemas
 from tritonclip.gateway._bodies import Body, Source, check_count, image_files, is_form, read_form, read_json
 from tritonclip.gateway._door import Admitted, Caller
 from tritonclip.gateway._inference import Array
-from tritonclip.gateway._observe import count_images
+from tritonclip.gateway._observe import count_images, note
 from tritonclip.gateway._problems import Problem, problem_of
 from tritonclip.gateway._routing import describe
 
@@ -119,6 +119,7 @@ def _results(
         else:
             results.append(told | result(answer))
     count_images(request, caller.state.metrics, len(results) - len(problems), len(problems))
+    note(request, cause=next((problem.cause for problem in problems if problem.cause), None))
     if len(problems) == len(results):
         raise dataclasses.replace(problems[0], extra={"results": results})
     return results

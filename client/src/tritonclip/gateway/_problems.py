@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tritonclip.errors import (
@@ -46,6 +46,7 @@ class Problem(Exception):  # noqa: N818 - what a caller is told, not a failure o
         param: The field of the request that was wrong, as `images[1]`.
         headers: Further headers.
         extra: Further members of the body, beside `error`.
+        cause: What the operator is told in the log, and the caller is not.
     """
 
     status: int
@@ -54,6 +55,7 @@ class Problem(Exception):  # noqa: N818 - what a caller is told, not a failure o
     param: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+    cause: str | None = None
 
     def __post_init__(self) -> None:
         """Tell callers that may try again when to."""
@@ -78,7 +80,7 @@ class Problem(Exception):  # noqa: N818 - what a caller is told, not a failure o
 
 
 def problem_of(error: TritonClipError, field_of: dict[str, str] | None = None) -> Problem:
-    """What a caller is told of a failed call. Texts about the inside of the deployment are not passed on.
+    """What a caller is told of a failed call. Texts about the inside of the deployment are for the log.
 
     Args:
         error: What the client raised.
@@ -86,6 +88,10 @@ def problem_of(error: TritonClipError, field_of: dict[str, str] | None = None) -
     """
     if isinstance(error, InvalidInputError):
         return Problem(status=400, message=error.message, param=_param(error.message, field_of or {}))
+    return replace(_failure(error), cause=str(error))
+
+
+def _failure(error: TritonClipError) -> Problem:
     if isinstance(error, DeadlineExceededError) or _TOO_LATE.match(error.message):
         return Problem(
             status=504, message="no answer within the deadline; try again later, or send less at once"

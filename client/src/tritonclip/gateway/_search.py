@@ -16,7 +16,13 @@ from fastapi.responses import FileResponse, JSONResponse
 
 from tritonclip._checks import check_texts
 from tritonclip._token_counts import collecting
-from tritonclip.errors import DeadlineExceededError, InvalidInputError, ModelNotReadyError, TritonClipError
+from tritonclip.errors import (
+    DeadlineExceededError,
+    InvalidInputError,
+    ModelNotReadyError,
+    ServerUnavailableError,
+    TritonClipError,
+)
 from tritonclip.gateway import _schemas as schemas
 from tritonclip.gateway._bodies import Source, image_files, is_form, read_form, read_json
 from tritonclip.gateway._door import Admitted, Caller
@@ -66,8 +72,8 @@ async def search(request: Request, caller: Caller) -> Response:
     with collecting() as counts:
         vector = await _vector(request, caller, fields.text, sources)
     triton_ms, start_s = 1000 * (time.perf_counter() - start_s), time.perf_counter()
-    hits = await _in_thread(caller, lambda: index.search(vector, fields.top_k, kind=KINDS[fields.of]))
-    entries = await _in_thread(caller, index.count)
+    hits = await _ask(caller, lambda: index.search(vector, fields.top_k, kind=KINDS[fields.of]))
+    entries = await _ask(caller, index.count)
     index_ms = 1000 * (time.perf_counter() - start_s)
     caller.state.metrics.texts.inc(len(counts))
     content = {
@@ -99,7 +105,7 @@ async def picture(
     from tritonclip.search._thumbnails import MEDIA_TYPE, thumbnail
 
     index = _index(caller.state)
-    entry = await _in_thread(caller, lambda: index.get(id))
+    entry = await _ask(caller, lambda: index.get(id))
     if entry is None or entry.kind != "image":
         raise Problem(status=404, message="the index has no such image", param="id")
     try:
@@ -132,6 +138,20 @@ async def _vector(request: Request, caller: Admitted, text: str | None, sources:
     if isinstance(answer, TritonClipError):
         raise answer
     return answer
+
+
+async def _ask(caller: Admitted, work: Callable[[], T]) -> T:
+    """What the index answers; that it cannot be read is no fault of the caller."""
+    try:
+        return await _in_thread(caller, work)
+    except DeadlineExceededError:
+        raise
+    except ServerUnavailableError as error:
+        message = "the index cannot be reached; try again later"
+        raise Problem(status=503, message=message, cause=str(error)) from error
+    except TritonClipError as error:
+        message = "the index cannot be read; report it with the X-Request-ID of this answer"
+        raise Problem(status=500, message=message, cause=str(error), code="index_failed") from error
 
 
 async def _in_thread(caller: Admitted, work: Callable[[], T]) -> T:
