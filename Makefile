@@ -70,13 +70,13 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict client/src
-	MYPYPATH=client/src:scripts/demo $(BIN)/mypy --no-incremental scripts/*.py scripts/benchmarks/*.py
-	MYPYPATH=client/src:scripts $(BIN)/mypy --no-incremental scripts/demo/*.py
-	MYPYPATH=client/src:scripts $(BIN)/mypy --no-incremental loadtest/*.py
-	$(BIN)/mypy --no-incremental docker/*.py
-	MYPYPATH=docker/monitoring $(BIN)/mypy --no-incremental docker/monitoring/*.py
+	MYPYPATH=client/src:scripts/demo $(BIN)/mypy scripts/*.py scripts/benchmarks/*.py
+	MYPYPATH=client/src:scripts $(BIN)/mypy scripts/demo/*.py
+	MYPYPATH=client/src:scripts $(BIN)/mypy loadtest/*.py
+	$(BIN)/mypy docker/*.py
+	MYPYPATH=docker/monitoring $(BIN)/mypy docker/monitoring/*.py
 	for model in $(MODELS); do \
-		MYPYPATH=model_repository/common $(BIN)/mypy --no-incremental model_repository/$$model/1/*.py || exit 1; done
+		MYPYPATH=model_repository/common $(BIN)/mypy model_repository/$$model/1/*.py || exit 1; done
 
 format: install
 	$(BIN)/ruff check --fix .
