@@ -43,6 +43,20 @@ def test_promtool_accepts(kind):
     assert "SUCCESS" in done.stdout
 
 
+def test_the_operators_rules_are_those_of_the_files(tmp_path):
+    command = [sys.executable, MONITORING / "prometheus_rule.py", "--namespace", "clip", "--release", "stack"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    manifest = yaml.safe_load(printed)
+    assert manifest["kind"] == "PrometheusRule"
+    assert manifest["metadata"] == {"name": "tritonclip", "namespace": "clip", "labels": {"release": "stack"}}
+    groups = manifest["spec"]["groups"]
+    assert [rule for group in groups for rule in group["rules"]] == [*RULES, *ALERTS]
+    names = [group["name"] for group in groups]
+    assert len(set(names)) == len(names)  # else the operator refuses it
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(manifest["spec"]))
+    assert promtool("check", "rules", tmp_path / "rules.yaml").returncode == 0
+
+
 @pytest.mark.parametrize("path", sorted(MONITORING.glob("*_test.yaml")), ids=lambda path: path.name)
 def test_the_unit_tests_of_the_rules_pass(path):
     done = promtool("test", "rules", path)
