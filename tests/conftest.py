@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -70,8 +71,12 @@ def server(demo_repository: Path) -> Iterator[EmbeddedTriton]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keeps what servers compile in the checkout, away from the user's own cache."""
+    """Keeps what servers compile in the checkout, away from the user's own cache, and has Ctrl-C work.
+
+    A shell starts what it puts in the background deaf to Ctrl-C, and with it all that the tests start.
+    """
     os.environ.setdefault("TRITONCLIP_CACHE_DIR", str(ROOT / "build" / "compiled"))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -61,7 +61,10 @@ def stopped(server, file, names, number, *options):
             time.sleep(0.01)
         ended = run.poll()
         run.send_signal(number)
-        run.wait()
+        try:
+            run.wait(PATIENCE_S)
+        finally:
+            run.kill()
         err = run.stderr.read()
     assert ended is None, err
     assert count_lines(journal) >= enough, err
