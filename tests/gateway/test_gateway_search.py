@@ -1,6 +1,7 @@
 """Search on the gateway: the route, the small pictures, and the page in a real browser."""
 
 import base64
+import contextlib
 import functools
 import io
 import json
@@ -8,6 +9,7 @@ import shutil
 import time
 
 import pytest
+from chroma_server import running_chroma
 from gateway_keys import KEY, KEY_LINE
 from page_driver import IMAGES, ClipPage
 from PIL import Image
@@ -191,6 +193,22 @@ def test_an_index_that_is_damaged(server, place, tmp_path):
         assert (reply.status, reply.json()["error"]["code"]) == (500, "index_failed")
         assert str(damaged) not in reply.data.decode()
         assert str(damaged) in gateway.logged(request_id="damaged")["cause"]
+
+
+def test_an_index_whose_server_is_gone(server, square, tmp_path):
+    (tmp_path / "chroma").mkdir()
+    with contextlib.ExitStack() as stack:
+        with running_chroma(tmp_path / "chroma") as chroma:
+            place = f"{chroma}/pictures"
+            with Client(server.grpc_url) as clip, SearchIndex.open(place, clip, create=True) as index:
+                index.sync([square.parent])
+            gateway = stack.enter_context(running(server.grpc_url, "--index", place))
+            assert search(gateway, text="a blue square", top_k=1)["results"]
+        reply = gateway.request("POST", "/v1/search", json={"text": "b"}, headers={"X-Request-ID": "gone"})
+        assert (reply.status, reply.json()["error"]["code"]) == (503, "server_unavailable")
+        assert reply.json()["error"]["message"] == "the index cannot be reached; try again later"
+        assert int(reply.headers["retry-after"]) >= 1
+        assert "no Chroma server answers at" in gateway.logged(request_id="gone")["cause"]
 
 
 def test_without_an_index(open_gateway):
