@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import os
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
@@ -72,6 +73,54 @@ class Answers(http.server.ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
+
+
+class Resets(socketserver.ThreadingTCPServer):
+    """Speaks HTTP/2, and resets each stream, as a proxy does where the server behind it dies midway."""
+
+    daemon_threads = True
+    calls = 0
+    SETTINGS, PING, HEADERS, RST_STREAM, ACK, END_HEADERS = 4, 6, 1, 3, 1, 4
+    INTERNAL_ERROR, CANCEL = 2, 8
+    STATUS_200 = b"\x88\x0f\x10\x10application/grpc"  # HPACK of :status and content-type
+
+    def __init__(self, code: int, headers_first: bool) -> None:
+        resets = self
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                self.rfile.read(len(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
+                self.send(resets.SETTINGS)
+                while head := self.rfile.read(9):
+                    kind, flags, stream = head[3], head[4], int.from_bytes(head[5:], "big")
+                    content = self.rfile.read(int.from_bytes(head[:3], "big"))
+                    if kind in (resets.SETTINGS, resets.PING) and not flags & resets.ACK:
+                        self.send(kind, resets.ACK, content=content if kind == resets.PING else b"")
+                    if kind == resets.HEADERS:
+                        resets.calls += 1
+                        if headers_first:
+                            self.send(kind, resets.END_HEADERS, stream, resets.STATUS_200)
+                        self.send(resets.RST_STREAM, 0, stream, code.to_bytes(4, "big"))
+
+            def send(self, kind: int, flags: int = 0, stream: int = 0, content: bytes = b"") -> None:
+                head = len(content).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big")
+                self.wfile.write(head + content)
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+@pytest.mark.parametrize("code", [Resets.INTERNAL_ERROR, Resets.CANCEL])
+@pytest.mark.parametrize("headers_first", [False, True])
+def test_a_call_that_a_proxy_breaks_off_is_tried_again(headers_first: bool, code: int) -> None:
+    with Resets(code, headers_first) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        try:
+            with Client(f"127.0.0.1:{server.server_address[1]}", attempts=3) as client:
+                with pytest.raises(ServerUnavailableError, match="RST_STREAM"):
+                    client.embed_texts("x")
+        finally:
+            server.shutdown()
+    assert server.calls == 3
 
 
 @pytest.fixture

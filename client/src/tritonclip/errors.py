@@ -29,6 +29,10 @@ _ONE_INPUT = re.compile(
 )  # the texts with a semicolon name a cure of their own
 # The texts of gRPC, and of this module, for a connection that was not made or did not last.
 _NO_CONNECTION = re.compile(r"all backends|handshake|\bconnect(?:ion)?\b|socket closed", re.IGNORECASE)
+# Of gRPC's transport: what a proxy does where the server behind it died midway. One that fails by itself says
+# so in a status, and resets nothing.
+_BROKEN_OFF = re.compile(r"stream removed|.*\bRST_STREAM\b", re.IGNORECASE)
+_BROKEN_OFF_STATUSES = ("INTERNAL", "UNKNOWN", "CANCELLED")
 _TOO_LARGE = re.compile(r".*message larger than max")
 _REFUSED = re.compile(
     r"(?:overloaded|deadline (?:passed|cannot be met)|draining): "
@@ -194,6 +198,8 @@ def _kind(status: str, text: str) -> type[TritonClipError]:
         return AccessDeniedError
     if status == "RESOURCE_EXHAUSTED" and _TOO_LARGE.match(text):
         return InvalidInputError
+    if status in _BROKEN_OFF_STATUSES and _BROKEN_OFF.match(text):
+        return ServerUnavailableError
     return _BY_STATUS.get(status, InferenceError)
 
 
