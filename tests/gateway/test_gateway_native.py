@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import urllib3
 from conftest import ROOT
+from support import settled
 
 from tritonclip import Client
 
@@ -281,11 +282,15 @@ def test_metrics_count_requests_images_and_texts(open_gateway):
         'tritonclip_gateway_request_seconds_count{route="/v1/classify"}',
         'tritonclip_gateway_requests_total{method="GET",route="other"',
     )
-    before = [metric(open_gateway, name) for name in names]
+
+    def read():
+        return settled(lambda: [metric(open_gateway, name) for name in names])
+
+    before = read()
     fields = form(CIRCLE, SEVEN, ROOT / "Makefile", labels=LABELS)
     assert open_gateway.request("POST", "/v1/classify", fields=fields).status == 200
     open_gateway.request("GET", "/some/where")
-    grown = [metric(open_gateway, name) - was for name, was in zip(names, before, strict=True)]
+    grown = [now - was for now, was in zip(read(), before, strict=True)]
     assert grown == [1, 2, 1, 3, 1, 1]
     assert metric(open_gateway, "tritonclip_gateway_requests_in_flight") == 0
     assert metric(open_gateway, "tritonclip_gateway_body_bytes_in_flight") == 0
