@@ -7,6 +7,7 @@ import pytest
 import urllib3
 from calls import together
 from conftest import ROOT
+from gateway_metrics import metric
 from raw_http import connected, head, is_closed, read_reply, upload
 from support import encode, noise
 
@@ -33,11 +34,6 @@ def hasty(server):
     """A gateway that does not wait for long."""
     with running(server.grpc_url, "--body-timeout", BODY_TIMEOUT_S) as gateway:
         yield gateway
-
-
-def metric(gateway, name):
-    text = gateway.request("GET", "/metrics").data.decode()
-    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
 
 
 def wait_until(true, what):

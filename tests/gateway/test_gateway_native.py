@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import urllib3
 from conftest import ROOT
+from gateway_metrics import metric
 from support import settled
 
 from tritonclip import Client
@@ -266,11 +267,6 @@ def test_the_log_tells_of_a_request_without_its_content(open_gateway):
     assert entry["images"] == 1 and entry["images_failed"] == 1 and entry["ms"] > 0
     assert not [line for line in open_gateway.lines if "secret label" in line or "red_circle" in line]
     assert all(json.loads(line)["level"] for line in open_gateway.lines)
-
-
-def metric(gateway, name):
-    text = gateway.request("GET", "/metrics").data.decode()
-    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
 
 
 def test_metrics_count_requests_images_and_texts(open_gateway):

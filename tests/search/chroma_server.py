@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import urllib3
+
+from triton_launcher import free_port
 
 START_S = 60
 
@@ -25,8 +26,7 @@ def running_chroma(data: Path) -> Iterator[str]:
     if command is None and "CI" not in os.environ:
         pytest.skip("chroma not found; its tests need: pip install chromadb")
     assert command, "chroma not found; pip install chromadb"
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port("127.0.0.1")
     options = ["run", "--path", str(data), "--host", "127.0.0.1", "--port", str(port)]
     with open(data / "log", "wb") as log:
         process = subprocess.Popen([command, *options], stdout=log, stderr=log, cwd=data)
