@@ -1,6 +1,8 @@
 """More work than the server can do: what is accepted is answered right, the rest costs next to nothing."""
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -115,23 +117,32 @@ def test_a_malformed_deadline_is_the_callers_fault(small, value):
     assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
 
 
-def test_a_deadline_shorter_than_the_work_ahead_is_refused_while_it_waits(small):
-    many = bytes_tensor([PATHS[0].read_bytes()] * 256)
-    one = bytes_tensor([PATHS[0].read_bytes()])
+def test_request_whose_deadline_passes_in_the_queue_is_rejected(small):
+    """Requests of 256 images without limits keep `image_preprocess` busy until every short one is answered."""
+    file = PATHS[0].read_bytes()
+    answered = threading.Event()
 
-    def call(index):
-        if index:
-            time.sleep(0.4)  # the large request is being decoded or encoded by now
-        tensors = {"image": one} if index else {"image": many}
-        parameters = {"deadline_ms": 5} if index else {}
-        return infer(small, "grpc", "clip_image_embedding", parameters=parameters, **tensors)
+    def occupy(_):
+        while not answered.is_set():
+            infer(small, "grpc", "image_preprocess", image=bytes_tensor([file] * 256))
 
-    large, *others = together(9, call)
-    assert large["image_embeds"].shape == (1, 256, 512)
-    assert all(
-        "deadline passed: the request has waited" in str(other) or "cannot be met" in str(other)
-        for other in others
-    )
+    def call(_):
+        parameters = {"deadline_ms": 5}
+        return infer(
+            small, "grpc", "clip_image_embedding", parameters=parameters, image=bytes_tensor([file])
+        )
+
+    with ThreadPoolExecutor(4) as pool:
+        occupiers = [pool.submit(occupy, index) for index in range(4)]
+        try:
+            while metric(small, "nv_inference_pending_request_count", model="image_preprocess") < 2:
+                assert not any(occupier.done() for occupier in occupiers)
+            outcomes = together(8, call)
+        finally:
+            answered.set()
+        for occupier in occupiers:
+            occupier.result()
+    assert all("deadline passed: the request has waited" in str(outcome) for outcome in outcomes), outcomes
 
 
 def test_models_called_without_admission_have_no_limits(small):
