@@ -16,8 +16,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
 from triton_launcher import free_port
-from tritonclip._config import Settings
-from tritonclip._transport_grpc import client_options
+from tritonclip._settings import Settings
+from tritonclip._transport.grpc import client_options
 
 PATIENCE_S = 15
 """Less than the 30 s for which gRPC by default asks no name server again."""

@@ -12,9 +12,10 @@ import click
 import pytest
 from PIL import Image
 
-from tritonclip import Health, ModelInfo, _cli, _report
-from tritonclip._cli import main
-from tritonclip._cli_options import parse_headers
+from tritonclip import Health, ModelInfo
+from tritonclip._cli import report
+from tritonclip._cli.main import _warner, main
+from tritonclip._cli.options import parse_headers
 from tritonclip._types import ModelStatistics
 
 
@@ -125,7 +126,7 @@ def test_version(capsys: Any) -> None:
 
 
 def in_process(*args: str, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    code = "import sys; from tritonclip._cli import main; sys.exit(main())"
+    code = "import sys; from tritonclip._cli.main import main; sys.exit(main())"
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", code, *args],
         env={**os.environ, **(environ or {})},
@@ -143,7 +144,7 @@ def test_command_in_a_process(nobody: str) -> None:
 
 
 def test_full_standard_output() -> None:
-    code = "import sys; from tritonclip._cli import main; sys.exit(main())"
+    code = "import sys; from tritonclip._cli.main import main; sys.exit(main())"
     with open("/dev/full", "w") as full:
         line = [sys.executable, "-c", code, "completion", "zsh"]
         done = subprocess.run(line, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
@@ -170,7 +171,7 @@ def test_completion_completes() -> None:
 
 def test_health_table(capsys: Any) -> None:
     state = Health(live=True, ready=False, models={"clip_zero_shot": True})
-    _report.health([("grpc://h:1", state), ("grpc://h:2", None)])
+    report.health([("grpc://h:1", state), ("grpc://h:2", None)])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     one = [["grpc://h:1"], ["live", "yes"], ["ready", "NO"], ["clip_zero_shot", "yes"]]
     assert lines == [*one, ["grpc://h:2"], ["answers", "NO"]]
@@ -178,7 +179,7 @@ def test_health_table(capsys: Any) -> None:
 
 def test_health_table_of_a_deep_check(capsys: Any) -> None:
     state = Health(live=True, ready=True, models={}, inference="overloaded", reason="overloaded: waited 6 s")
-    _report.health([("grpc://h:1", state)])
+    report.health([("grpc://h:1", state)])
     assert capsys.readouterr().out.rstrip().splitlines()[-1].split(maxsplit=2) == [
         "inference",
         "overloaded",
@@ -190,11 +191,11 @@ def test_models_and_statistics(capsys: Any) -> None:
     info = ModelInfo(
         name="m", checkpoint="a/b", revision="c" * 40, sha256="d" * 64, random_weights=True, logit_scale=100.0
     )
-    _report.models([info])
+    report.models([info])
     out = capsys.readouterr().out
     assert "d" * 64 in out
     assert "RANDOM" in out
-    _report.statistics(
+    report.statistics(
         [
             ModelStatistics(
                 name="text_encoder",
@@ -222,7 +223,7 @@ def test_headers() -> None:
 
 
 def test_messages_are_one_line_and_repeated_warnings_one(capsys: Any) -> None:
-    show = _cli._warner()
+    show = _warner()
     for text in ("label 1\nhas [bold]many[/bold] tokens " + "x" * 200, "other", "other"):
         show(text, UserWarning, "file", 1)
     lines = capsys.readouterr().err.splitlines()

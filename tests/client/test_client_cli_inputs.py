@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tritonclip import InvalidInputError
-from tritonclip._cli_inputs import (
+from tritonclip._cli.inputs import (
     check_not_empty,
     count_known,
     read_images,

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from tritonclip import InvalidInputError, ServerUnavailableError
-from tritonclip._cli_formats import CLASSIFY, EMBED, Kind
-from tritonclip._cli_options import Output
-from tritonclip._cli_run import Run
+from tritonclip._cli.formats import CLASSIFY, EMBED, Kind
+from tritonclip._cli.options import Output
+from tritonclip._cli.run import Run
 from tritonclip._records import journal_path
 
 NAMES = ["a.jpg", "b.jpg", "a.jpg", "bad 1.jpg", "c.jpg", "d.jpg"]

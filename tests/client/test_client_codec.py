@@ -11,10 +11,9 @@ from tritonclip import (
     InferenceError,
     InvalidInputError,
     TruncatedTextWarning,
-    _wire,
 )
-from tritonclip import _codec as codec
-from tritonclip._checks import check_texts
+from tritonclip._calls import codec, wire
+from tritonclip._calls.checks import check_texts
 from tritonclip._types import Tensors
 
 
@@ -64,7 +63,7 @@ def test_embedding_requests() -> None:
     assert images.inputs["image"].tolist() == [[b"one", b"two\0"]]
     assert texts.inputs["text"].tolist() == [[b"{} stays", b"as it is"]]
     assert pixels.inputs["pixel_values"].shape == (1, 2, 3, 4, 5)
-    models = (_wire.IMAGE_EMBEDDING, _wire.TEXT_EMBEDDING, _wire.PIXEL_EMBEDDING)
+    models = (wire.IMAGE_EMBEDDING, wire.TEXT_EMBEDDING, wire.PIXEL_EMBEDDING)
     assert (images.model, texts.model, pixels.model) == models
     assert check_texts("one, not two") == (["one, not two"], True)
     assert check_texts(["one"]) == (["one"], False)

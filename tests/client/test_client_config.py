@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tritonclip import Client, InvalidInputError
-from tritonclip._config import Settings
+from tritonclip._settings import Settings
 
 
 def settings(url: str | None = None, env: dict[str, str] | None = None, **options: Any) -> Settings:

@@ -19,7 +19,7 @@ import pytest
 
 import tritonclip
 from tritonclip import InvalidInputError
-from tritonclip._fetch import Fetcher, is_url
+from tritonclip._images.fetch import Fetcher, is_url
 
 CONTENT = bytes(range(256)) * 1000
 LIMIT_BYTES = 300_000
@@ -350,7 +350,7 @@ def test_urls_are_told_from_paths(text: str) -> None:
 
 
 def test_urllib3_is_loaded_by_the_first_fetch_only() -> None:
-    code = "import sys; from tritonclip._fetch import Fetcher; Fetcher().fetch('data:,x', 'image 0');"
+    code = "import sys; from tritonclip._images.fetch import Fetcher; Fetcher().fetch('data:,x', 'image 0');"
     code += "print('urllib3' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -16,8 +16,8 @@ import pytest
 import trustme
 
 from tritonclip import InvalidInputError
-from tritonclip._fetch import Fetcher
-from tritonclip._fetch_guard import AddressGuard
+from tritonclip._images.fetch import Fetcher
+from tritonclip._images.guard import AddressGuard
 
 CONTENT = bytes(range(256)) * 100
 LIMIT_BYTES = 30_000

@@ -10,7 +10,7 @@ from PIL import Image
 from tritonclient.grpc import model_config_pb2
 
 from tritonclip import InvalidInputError
-from tritonclip._files import FORMAT_SUFFIXES, IMAGE_SUFFIXES, find_images
+from tritonclip._images.files import FORMAT_SUFFIXES, IMAGE_SUFFIXES, find_images
 
 CONFIG = Path(__file__).parents[2] / "model_repository" / "image_preprocess" / "config.pbtxt"
 TREE = [

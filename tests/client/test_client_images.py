@@ -13,8 +13,8 @@ from PIL import Image
 from support import REFERENCE_WHITENS
 
 from tritonclip import InvalidInputError
-from tritonclip._fetch import Fetcher
-from tritonclip._images import WEBP_MAX_SIDE_PX, encode_image, encode_images
+from tritonclip._images.fetch import Fetcher
+from tritonclip._images.sources import WEBP_MAX_SIDE_PX, encode_image, encode_images
 
 RNG = np.random.default_rng(7)
 RGB = RNG.integers(0, 256, (13, 17, 3), dtype=np.uint8)

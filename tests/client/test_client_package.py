@@ -15,7 +15,8 @@ from packaging.utils import canonicalize_name
 from tritonclient.grpc import model_config_pb2
 
 import tritonclip
-from tritonclip import Health, _wire
+from tritonclip import Health
+from tritonclip._calls import wire
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 
@@ -80,15 +81,15 @@ def test_client_loads_its_own_protocol_only(protocol: str, other: str) -> None:
     assert other not in loaded
 
 
-@pytest.mark.parametrize("model", _wire.PUBLIC_MODELS, ids=lambda model: model.name)
-def test_wire_agrees_with_the_model_repository(model: _wire.Model) -> None:
+@pytest.mark.parametrize("model", wire.PUBLIC_MODELS, ids=lambda model: model.name)
+def test_wire_agrees_with_the_model_repository(model: wire.Model) -> None:
     text = (REPOSITORY / model.name / "config.pbtxt").read_text(encoding="utf-8")
     config = text_format.Parse(text, model_config_pb2.ModelConfig())
 
-    def tensors(fields: object) -> list[_wire.Tensor]:
+    def tensors(fields: object) -> list[wire.Tensor]:
         names = {"TYPE_STRING": "BYTES"}
         return [
-            _wire.Tensor(f.name, names.get(t, t.removeprefix("TYPE_")), tuple(f.dims))
+            wire.Tensor(f.name, names.get(t, t.removeprefix("TYPE_")), tuple(f.dims))
             for f in fields  # type: ignore[attr-defined]
             for t in [model_config_pb2.DataType.Name(f.data_type)]
         ]

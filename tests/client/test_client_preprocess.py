@@ -17,9 +17,9 @@ from support import EXIF_ORIENTATION, encode, noise, photos, varied_images
 
 from clip_images import ImageDecoder, ImageSettings
 from tritonclip import InvalidInputError, ModelNotReadyError
-from tritonclip._fetch import Fetcher
-from tritonclip._images import encode_image
-from tritonclip._preprocess import PreprocessSettings, preprocess_image, preprocess_images
+from tritonclip._images.fetch import Fetcher
+from tritonclip._images.preprocess import PreprocessSettings, preprocess_image, preprocess_images
+from tritonclip._images.sources import encode_image
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "clip": {"resize": 224, "resample": 3, "crop": [224, 224], "convert_rgb": True},

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tritonclip import InvalidInputError
-from tritonclip._cli_formats import (
+from tritonclip._cli.formats import (
     CLASSIFY,
     EMBED,
     PARQUET_ROWS,

@@ -16,7 +16,7 @@ from conftest import ROOT
 
 import serve
 from load_settings import LoadSettings
-from tritonclip._cli_gateway import gateway
+from tritonclip._cli.gateway import gateway
 
 DOCKER = ROOT / "docker"
 OWN = {"server", "gateway", "locust"}

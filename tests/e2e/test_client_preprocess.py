@@ -6,8 +6,9 @@ from calls import bytes_tensor, infer, parameters
 from conftest import ROOT
 from support import settled_statistics, varied_images
 
-from tritonclip import ModelNotReadyError, TruncatedTextWarning, _info
-from tritonclip._preprocess import PreprocessSettings, preprocess_image
+from tritonclip import ModelNotReadyError, TruncatedTextWarning
+from tritonclip._calls import info
+from tritonclip._images.preprocess import PreprocessSettings, preprocess_image
 
 SAMPLE = ROOT / "scripts" / "demo" / "images" / "red_circle.jpg"
 LABELS = ["a red circle", "a blue square", "the digit 7"]
@@ -65,4 +66,4 @@ def test_many_labels_travel_in_parts(local, client):
 
 def test_a_repository_without_the_settings_is_named():
     with pytest.raises(ModelNotReadyError, match="no parameter 'processor'.*preprocess='server'"):
-        _info.decode_vision({"logit_scale": "100"})
+        info.decode_vision({"logit_scale": "100"})

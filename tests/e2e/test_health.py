@@ -6,10 +6,11 @@ import sys
 
 import pytest
 
-from tritonclip import Client, InferenceError, _probe
+from tritonclip import Client, InferenceError
+from tritonclip._calls import probe
 from tritonclip.errors import DeadlineExceededError, ServerUnavailableError
 
-MAIN = "from tritonclip._cli import main; import sys; sys.exit(main())"
+MAIN = "from tritonclip._cli.main import main; import sys; sys.exit(main())"
 
 
 def test_a_deep_check_classifies(make, url):
@@ -55,10 +56,10 @@ def test_the_command(server, protocol):
     ],
 )
 def test_what_an_error_says_of_the_server(error, meaning):
-    assert _probe.outcome(error) == meaning
+    assert probe.outcome(error) == meaning
 
 
 def test_scores_must_sum_to_one():
-    _probe.check_answer([{"score": 0.75, "label": "red"}, {"score": 0.2499, "label": "blue"}])
+    probe.check_answer([{"score": 0.75, "label": "red"}, {"score": 0.2499, "label": "blue"}])
     with pytest.raises(InferenceError, match=r"sum to 0\.5, not to 1"):
-        _probe.check_answer([{"score": 0.25, "label": "red"}, {"score": 0.25, "label": "blue"}])
+        probe.check_answer([{"score": 0.25, "label": "red"}, {"score": 0.25, "label": "blue"}])

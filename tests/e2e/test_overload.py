@@ -118,7 +118,7 @@ def test_a_malformed_deadline_is_the_callers_fault(small, value):
 
 
 def test_request_whose_deadline_passes_in_the_queue_is_rejected(small):
-    """Requests of 256 images without limits keep `image_preprocess` busy until every short one is answered."""
+    """Requests of 256 images without limits keep `image_preprocess` busy until all short ones end."""
     file = PATHS[0].read_bytes()
     answered = threading.Event()
 
@@ -128,9 +128,7 @@ def test_request_whose_deadline_passes_in_the_queue_is_rejected(small):
 
     def call(_):
         parameters = {"deadline_ms": 5}
-        return infer(
-            small, "grpc", "clip_image_embedding", parameters=parameters, image=bytes_tensor([file])
-        )
+        return infer(small, "grpc", "clip_image_embedding", parameters=parameters, image=bytes_tensor([file]))
 
     with ThreadPoolExecutor(4) as pool:
         occupiers = [pool.submit(occupy, index) for index in range(4)]

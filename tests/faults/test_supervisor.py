@@ -75,7 +75,7 @@ def test_an_overloaded_server_is_let_be(prepare, record_property):
 
 def run_health(url):
     """What `tritonclip health --deep` prints; an overloaded server is no failure."""
-    command = [sys.executable, "-c", "from tritonclip._cli import main; import sys; sys.exit(main())"]
+    command = [sys.executable, "-c", "from tritonclip._cli.main import main; import sys; sys.exit(main())"]
     command += ["health", "--deep", "--json", "--url", url, "--attempts", "1", "--timeout", "5"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     state = json.loads(done.stdout)

@@ -10,7 +10,7 @@ from raw_http import connected, head, read_reply
 
 from gateway_launcher import running
 from tritonclip import InvalidInputError
-from tritonclip._cli import main
+from tritonclip._cli.main import main
 from tritonclip.gateway import GatewaySettings
 from tritonclip.gateway._keys import CHECK_EVERY_S, KeyRing, digest, make_key, parse_keys
 

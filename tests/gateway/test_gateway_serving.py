@@ -46,7 +46,7 @@ def test_tls(server, tmp_path):
 
 @pytest.mark.parametrize("package", ["fastapi", "limits", "prometheus_client"])
 def test_a_missing_package_is_named_with_what_installs_it(package):
-    code = f"import sys; sys.modules[{package!r}] = None; from tritonclip._cli import main"
+    code = f"import sys; sys.modules[{package!r}] = None; from tritonclip._cli.main import main"
     code += "; sys.exit(main(['gateway']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1

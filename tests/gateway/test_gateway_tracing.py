@@ -205,7 +205,7 @@ def test_it_is_off_unless_asked_for(receiver, traced):
 
 
 def test_the_missing_extra_is_named():
-    code = "import sys; sys.modules['opentelemetry.sdk'] = None; from tritonclip._cli import main"
+    code = "import sys; sys.modules['opentelemetry.sdk'] = None; from tritonclip._cli.main import main"
     code += "; sys.exit(main(['gateway', '--trace']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1

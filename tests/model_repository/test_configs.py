@@ -5,7 +5,7 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from repository import ENSEMBLES, MODELS, SHARED_HELPERS, SOURCE
-from tritonclip import _wire
+from tritonclip._calls import wire
 
 
 def config_of(model):
@@ -51,4 +51,4 @@ def test_ensembles_are_strict_sequences(model):
 
 
 def test_the_public_models_are_the_ensembles():
-    assert {model.name for model in _wire.PUBLIC_MODELS} == set(ENSEMBLES)
+    assert {model.name for model in wire.PUBLIC_MODELS} == set(ENSEMBLES)

@@ -9,10 +9,10 @@ Importing the package loads neither `tritonclient` nor any model library.
 """
 
 from tritonclip._bulk import BulkOptions
-from tritonclip._checks import DEFAULT_HYPOTHESIS_TEMPLATE, DEFAULT_LABELS
-from tritonclip._config import ClientOptions
-from tritonclip._files import find_images
-from tritonclip._request import RequestOptions
+from tritonclip._calls.checks import DEFAULT_HYPOTHESIS_TEMPLATE, DEFAULT_LABELS
+from tritonclip._calls.request import RequestOptions
+from tritonclip._images.files import find_images
+from tritonclip._settings import ClientOptions
 from tritonclip._types import Health, ImageInput, ModelInfo, ModelStatistics, Prediction, Progress
 from tritonclip.async_client import AsyncClient
 from tritonclip.classifier import ZeroShotClassifier

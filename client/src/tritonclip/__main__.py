@@ -2,6 +2,6 @@
 
 import sys
 
-from tritonclip._cli import main
+from tritonclip._cli.main import main
 
 sys.exit(main())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tritonclip._config import ClientOptions, Settings
-from tritonclip._flows import Flows
-from tritonclip._request import Request, start_request
+from tritonclip._calls.flows import Flows
+from tritonclip._calls.request import Request, start_request
+from tritonclip._settings import ClientOptions, Settings
 from tritonclip.errors import InferenceError
 
 if TYPE_CHECKING:

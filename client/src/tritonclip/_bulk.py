@@ -24,10 +24,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, cast
 
-from tritonclip._config import check_seconds, check_whole
-from tritonclip._files import find_images
-from tritonclip._request import RequestOptions
+from tritonclip._calls.request import RequestOptions
+from tritonclip._images.files import find_images
 from tritonclip._retry import is_outage, patiently
+from tritonclip._settings import check_seconds, check_whole
 from tritonclip._types import Progress
 from tritonclip.errors import InvalidInputError, ModelNotReadyError, TritonClipError
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import tenacity
 
-from tritonclip._request import Request
+from tritonclip._calls.request import Request
 from tritonclip.errors import CertificateError, DeadlineExceededError, ServerUnavailableError, TritonClipError
 
 FIRST_WAIT_S = 0.1

@@ -13,14 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import tenacity
 
-from tritonclip import _bulk, _codec
+from tritonclip import _bulk
 from tritonclip._base import BaseClient
-from tritonclip._checks import DEFAULT_HYPOTHESIS_TEMPLATE
-from tritonclip._config import ClientOptions
-from tritonclip._request import Request, RequestOptions
-from tritonclip._steps import Flow, Work
-from tritonclip._tracing import traced
-from tritonclip._transport import open_async_transport
+from tritonclip._calls import codec
+from tritonclip._calls.checks import DEFAULT_HYPOTHESIS_TEMPLATE
+from tritonclip._calls.request import Request, RequestOptions
+from tritonclip._calls.steps import Flow, Work
+from tritonclip._settings import ClientOptions
+from tritonclip._transport.base import open_async_transport
+from tritonclip._transport.tracing import traced
 from tritonclip._types import Health, ImageInput, ModelInfo, ModelStatistics, Prediction
 from tritonclip.errors import TritonClipError
 
@@ -102,7 +103,7 @@ class AsyncClient(BaseClient):
             images. The scores are a softmax over all labels: they sum to 1 before `top_k` and `threshold`.
         """
         request = self._start(options)
-        ranking = _codec.Ranking.check(
+        ranking = codec.Ranking.check(
             labels, hypothesis_template=hypothesis_template, top_k=top_k, threshold=threshold
         )
         return await self._take(self._flows.classify(images, ranking), request)
@@ -204,7 +205,7 @@ class AsyncClient(BaseClient):
             asked for, and memory does not grow with the number of images.
         """
         plan = _bulk.check_plan(_bulk.IMAGES_A_REQUEST, on_error=on_error, **options)
-        ranking = _codec.Ranking.check(
+        ranking = codec.Ranking.check(
             labels, hypothesis_template=hypothesis_template, top_k=top_k, threshold=threshold
         )
         return self._many(

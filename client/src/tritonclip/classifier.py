@@ -18,16 +18,16 @@ import numpy as np
 import numpy.typing as npt
 
 from tritonclip._bulk import BulkOptions, OnError
-from tritonclip._checks import (
+from tritonclip._calls.checks import (
     DEFAULT_HYPOTHESIS_TEMPLATE,
     check_labels,
     check_template,
     check_threshold,
     check_top_k,
 )
-from tritonclip._codec import rank, scores
-from tritonclip._flows import PROMPTS_A_CALL, check_same_version
-from tritonclip._request import RequestOptions
+from tritonclip._calls.codec import rank, scores
+from tritonclip._calls.flows import PROMPTS_A_CALL, check_same_version
+from tritonclip._calls.request import RequestOptions
 from tritonclip._types import ImageInput, ModelInfo, Prediction
 from tritonclip.client import Client, ImageT
 from tritonclip.errors import InvalidInputError, TritonClipError

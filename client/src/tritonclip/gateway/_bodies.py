@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from tritonclip._fetch import decode_data, is_url
+from tritonclip._images.fetch import decode_data, is_url
 from tritonclip.errors import InvalidInputError, TritonClipError
 from tritonclip.gateway._fetching import UrlImages
 from tritonclip.gateway._problems import Problem

@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import Depends, Header, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
-from tritonclip._request import Deadline
+from tritonclip._calls.request import Deadline
 from tritonclip.gateway._observe import note
 from tritonclip.gateway._problems import Problem
 from tritonclip.gateway._state import State, state_of

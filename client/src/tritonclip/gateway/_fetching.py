@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from tritonclip._fetch import Fetcher
-from tritonclip._fetch_guard import AddressGuard
+from tritonclip._images.fetch import Fetcher
+from tritonclip._images.guard import AddressGuard
 from tritonclip.errors import InvalidInputError
 from tritonclip.gateway._settings import GatewaySettings
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from asgi_correlation_id import correlation_id
 
 from tritonclip import AsyncClient
-from tritonclip._request import Deadline, RequestOptions
+from tritonclip._calls.request import Deadline, RequestOptions
 from tritonclip._types import ModelInfo, Prediction
 from tritonclip.errors import DeadlineExceededError, InvalidInputError, TritonClipError
 

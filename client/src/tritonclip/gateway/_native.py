@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from tritonclip._checks import check_texts
-from tritonclip._codec import Ranking, similarity
-from tritonclip._token_counts import TokenCount, collecting
+from tritonclip._calls.checks import check_texts
+from tritonclip._calls.codec import Ranking, similarity
+from tritonclip._calls.token_counts import TokenCount, collecting
 from tritonclip.errors import TritonClipError
 from tritonclip.gateway import _schemas as schemas
 from tritonclip.gateway._bodies import Body, Source, check_count, image_files, is_form, read_form, read_json

@@ -9,9 +9,9 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from tritonclip._checks import check_texts
+from tritonclip._calls.checks import check_texts
+from tritonclip._calls.token_counts import collecting
 from tritonclip._records import decimals
-from tritonclip._token_counts import collecting
 from tritonclip._types import ModelInfo
 from tritonclip.errors import TritonClipError
 from tritonclip.gateway import _schemas as schemas

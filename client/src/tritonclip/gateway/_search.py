@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 
-from tritonclip._checks import check_texts
-from tritonclip._token_counts import collecting
+from tritonclip._calls.checks import check_texts
+from tritonclip._calls.token_counts import collecting
 from tritonclip.errors import (
     DeadlineExceededError,
     InvalidInputError,

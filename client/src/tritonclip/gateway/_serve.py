@@ -14,7 +14,7 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from tritonclip._tracing import current_ids
+from tritonclip._transport.tracing import current_ids
 from tritonclip.gateway._settings import GatewaySettings
 
 HEADERS_TIMEOUT_S = 15.0

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import limits
 
-from tritonclip._config import check_seconds, check_whole
-from tritonclip._fetch_guard import WEB_PORTS
+from tritonclip._images.guard import WEB_PORTS
+from tritonclip._settings import check_seconds, check_whole
 from tritonclip.errors import InvalidInputError
 from tritonclip.gateway._keys import parse_keys
 

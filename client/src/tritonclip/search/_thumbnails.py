@@ -6,8 +6,8 @@ import io
 
 from PIL import Image
 
-from tritonclip._files import FORMAT_SUFFIXES
-from tritonclip._images import upright_rgb
+from tritonclip._images.files import FORMAT_SUFFIXES
+from tritonclip._images.sources import upright_rgb
 from tritonclip.errors import InvalidInputError
 from tritonclip.search._sources import read_image
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 from pyspark.sql.types import BinaryType, DataType, StringType, StructType
 
-from tritonclip._fetch import is_url
+from tritonclip._images.fetch import is_url
 from tritonclip.errors import InvalidInputError, TritonClipError
 
 Kind = Literal["image", "content", "path", "text"]

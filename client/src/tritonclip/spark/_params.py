@@ -14,7 +14,7 @@ from pyspark.ml.param import Param, Params, TypeConverters
 from pyspark.ml.param.shared import HasInputCol, HasOutputCol
 
 from tritonclip._bulk import CONCURRENCY, MAX_BATCH_SIZE, MAX_CONCURRENCY, PATIENCE_S
-from tritonclip._config import (
+from tritonclip._settings import (
     DEFAULT_TIMEOUT_S,
     ENV_API_KEY,
     Settings,

@@ -21,8 +21,8 @@ from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.types import ArrayType, DataType, FloatType, StringType, StructField, StructType
 
 from tritonclip._bulk import IMAGES_A_REQUEST, TEXTS_A_REQUEST
-from tritonclip._checks import DEFAULT_HYPOTHESIS_TEMPLATE, check_labels, check_template, check_top_k
-from tritonclip._config import Preprocess
+from tritonclip._calls.checks import DEFAULT_HYPOTHESIS_TEMPLATE, check_labels, check_template, check_top_k
+from tritonclip._settings import Preprocess
 from tritonclip.errors import InvalidInputError
 from tritonclip.spark._inputs import Kind, image_kind, text_kind
 from tritonclip.spark._params import StageParams, one_of, param

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from tritonclip import Client, InvalidInputError, TritonClipError
-from tritonclip._config import ENV_API_KEY
+from tritonclip._settings import ENV_API_KEY
 from tritonclip.spark._inputs import Item, Kind, read_items
 
 ROWS_A_FRAME = 1000

@@ -15,7 +15,7 @@ from typing import Any
 
 from synapse_sdk import AdapterBase, CanonicalIR, Classification, Domain, Payload, TaskType
 
-from tritonclip._checks import DEFAULT_LABELS
+from tritonclip._calls.checks import DEFAULT_LABELS
 
 ROUNDING = 1e-3  # by so much a score may lie outside 0 to 1 and still be taken for one
 

@@ -16,7 +16,7 @@ from synapse_sdk import (
     TaskHeader,
 )
 
-from tritonclip._request import RequestOptions
+from tritonclip._calls.request import RequestOptions
 from tritonclip._types import Prediction
 from tritonclip.client import Client
 from tritonclip.errors import (

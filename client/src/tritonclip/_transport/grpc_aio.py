@@ -9,10 +9,11 @@ import tenacity
 import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 
-from tritonclip._config import Settings
-from tritonclip._request import Request
+from tritonclip._calls.request import Request
+from tritonclip._calls.wire import Model, Tensor
 from tritonclip._retry import within
-from tritonclip._transport import (
+from tritonclip._settings import Settings
+from tritonclip._transport.base import (
     OneLoop,
     build_request,
     call_failure,
@@ -20,9 +21,8 @@ from tritonclip._transport import (
     infer_options,
     read_answer,
 )
-from tritonclip._transport_grpc import client_options
+from tritonclip._transport.grpc import client_options
 from tritonclip._types import Answer, Tensors
-from tritonclip._wire import Model, Tensor
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypedDict, cast, get_args
 
-from tritonclip import _fetch
 from tritonclip._address import DEFAULT_HOST, Protocol, check_address, scheme_of, split_url
+from tritonclip._images import fetch
 from tritonclip.errors import InvalidInputError
 
 Compression = Literal["gzip", "deflate"]
@@ -96,8 +96,8 @@ class Settings:
     attempts: int = DEFAULT_ATTEMPTS
     keepalive_s: float = DEFAULT_KEEPALIVE_S
     preprocess: Preprocess = "server"
-    fetch_timeout_s: float = _fetch.DEFAULT_TIMEOUT_S
-    fetch_max_bytes: int = _fetch.DEFAULT_MAX_BYTES
+    fetch_timeout_s: float = fetch.DEFAULT_TIMEOUT_S
+    fetch_max_bytes: int = fetch.DEFAULT_MAX_BYTES
 
     @property
     def scheme(self) -> str:
@@ -130,8 +130,8 @@ class Settings:
         attempts: int | None = None,
         keepalive_s: float | None = None,
         preprocess: str = "server",
-        fetch_timeout_s: float = _fetch.DEFAULT_TIMEOUT_S,
-        fetch_max_bytes: int = _fetch.DEFAULT_MAX_BYTES,
+        fetch_timeout_s: float = fetch.DEFAULT_TIMEOUT_S,
+        fetch_max_bytes: int = fetch.DEFAULT_MAX_BYTES,
         environ: Mapping[str, str] | None = None,
     ) -> Settings:
         """Settings from the arguments, then the `TRITONCLIP_*` environment, then the defaults.

@@ -13,9 +13,9 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from tritonclip import _report
-from tritonclip._cli_inputs import read_lines
-from tritonclip._cli_options import EXIT_OK, EXIT_USAGE, EXITS, as_json, connection, many
+from tritonclip._cli import report
+from tritonclip._cli.inputs import read_lines
+from tritonclip._cli.options import EXIT_OK, EXIT_USAGE, EXITS, as_json, connection, many
 from tritonclip._records import shown
 from tritonclip.client import Client
 from tritonclip.errors import InvalidInputError
@@ -151,10 +151,10 @@ def _sync(
     quiet: bool,
 ) -> Summary:
     def on_error(name: str, reason: str) -> None:
-        _report.fail(f"{shown(name)}: {reason}")
+        report.fail(f"{shown(name)}: {reason}")
 
-    tally = _report.Tally("entry")
-    with _report.progress(None, 0, beside_file=True) as bar:
+    tally = report.Tally("entry")
+    with report.progress(None, 0, beside_file=True) as bar:
         options: dict[str, Any] = {**many, "on_progress": bar}
         summary = opened.sync(directories, text_files=text_files, on_error=on_error, **options)
     if not quiet:

@@ -9,8 +9,8 @@ from typing import Any
 import click
 from click.shell_completion import get_completion_class
 
-from tritonclip import _report
-from tritonclip._cli_options import EXIT_OK, EXIT_UNAVAILABLE, EXITS, as_json, connection
+from tritonclip._cli import report
+from tritonclip._cli.options import EXIT_OK, EXIT_UNAVAILABLE, EXITS, as_json, connection
 from tritonclip._types import Health
 from tritonclip.client import Client
 from tritonclip.errors import DeadlineExceededError, ServerUnavailableError
@@ -43,7 +43,7 @@ def health(connect: dict[str, Any], deep: bool, as_json: bool) -> int:
         ]
         _print_json({"ok": ok, "endpoints": rows})
     else:
-        _report.health(states)
+        report.health(states)
     return EXIT_OK if ok else EXIT_UNAVAILABLE
 
 
@@ -53,7 +53,7 @@ def _health(endpoint: str, connect: dict[str, Any], deep: bool) -> Health | None
         with Client(**{**connect, "url": endpoint}) as client:
             return client.health(deep=deep)
     except (ServerUnavailableError, DeadlineExceededError) as error:
-        _report.fail(str(error))
+        report.fail(str(error))
         return None
 
 
@@ -67,7 +67,7 @@ def models(connect: dict[str, Any], as_json: bool) -> None:
     if as_json:
         _print_json({"models": [asdict(info) for info in infos]})
     else:
-        _report.models(infos)
+        report.models(infos)
 
 
 @click.command(epilog=EXITS)
@@ -80,7 +80,7 @@ def stats(connect: dict[str, Any], as_json: bool) -> None:
     if as_json:
         _print_json({"models": [{**asdict(model), "mean_batch": model.mean_batch} for model in found]})
     else:
-        _report.statistics(found)
+        report.statistics(found)
 
 
 @click.command(help=_COMPLETION_HELP)

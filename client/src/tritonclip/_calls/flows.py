@@ -9,17 +9,17 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tritonclip import _codec, _info, _probe, _wire
 from tritonclip._bulk import Group
-from tritonclip._checks import check_text, check_texts
-from tritonclip._config import Settings
-from tritonclip._fetch import Fetcher
-from tritonclip._images import Fetch, as_images, encode_image, encode_images, map_images
-from tritonclip._label_store import LabelStore
-from tritonclip._preprocess import preprocess_image, preprocess_images
-from tritonclip._request import Request
-from tritonclip._steps import Flow, ask, infer, infer_versioned, work
-from tritonclip._token_counts import note_counts
+from tritonclip._calls import codec, info, probe, wire
+from tritonclip._calls.checks import check_text, check_texts
+from tritonclip._calls.label_store import LabelStore
+from tritonclip._calls.request import Request
+from tritonclip._calls.steps import Flow, ask, infer, infer_versioned, work
+from tritonclip._calls.token_counts import note_counts
+from tritonclip._images.fetch import Fetcher
+from tritonclip._images.preprocess import preprocess_image, preprocess_images
+from tritonclip._images.sources import Fetch, as_images, encode_image, encode_images, map_images
+from tritonclip._settings import Settings
 from tritonclip._types import Health, ModelInfo, ModelStatistics, Prediction
 from tritonclip.errors import InferenceError, InvalidInputError, ServerUnavailableError, TritonClipError
 
@@ -51,10 +51,10 @@ class Flows:
         self.fetcher = Fetcher(settings.fetch_timeout_s, settings.fetch_max_bytes)
         self._scores_here = settings.preprocess == "client"
         self._labels = LabelStore()
-        self._vision_info: _info.VisionInfo | None = None
+        self._vision_info: info.VisionInfo | None = None
 
     def classify(
-        self, images: object, ranking: _codec.Ranking
+        self, images: object, ranking: codec.Ranking
     ) -> Flow[list[Prediction] | list[list[Prediction]]]:
         """Rank labels for one image or several."""
         ranked: list[list[Prediction]]
@@ -64,7 +64,7 @@ class Flows:
             ranked = yield from self._rank(image_embeds, text_embeds, ranking)
         else:
             encoded, single = yield from self._encode(images)
-            ranked = yield from infer(_codec.classify_call(encoded, ranking))
+            ranked = yield from infer(codec.classify_call(encoded, ranking))
         return ranked[0] if single else ranked
 
     def embed_images(self, images: object) -> Flow[tuple[Array, bool]]:
@@ -85,24 +85,24 @@ class Flows:
         if text_embeds.version != image_embeds.version:
             text_embeds = yield from _embed_texts(checked)
         check_same_version(image_embeds.version, text_embeds.version)
-        return _codec.similarity(image_embeds.array, text_embeds.array)
+        return codec.similarity(image_embeds.array, text_embeds.array)
 
     def health(self, *, deep: bool) -> Flow[Health]:
         """The state of the server and of each public model, and where `deep`, what came of an inference."""
         live = yield from ask(lambda transport, request: transport.server_live(request), bool)
         ready = yield from ask(lambda transport, request: transport.server_ready(request), bool)
         models = {}
-        for model in _wire.PUBLIC_MODELS:
+        for model in wire.PUBLIC_MODELS:
             models[model.name] = yield from _model_ready(model)
-        inference, reason = (yield from _probe.probe()) if deep else (None, None)
+        inference, reason = (yield from probe.probe()) if deep else (None, None)
         return Health(live=live, ready=ready, models=models, inference=inference, reason=reason)
 
     def models(self) -> Flow[list[ModelInfo]]:
         """The weights of each public model."""
         infos = []
-        for model in _wire.PUBLIC_MODELS:
+        for model in wire.PUBLIC_MODELS:
             parameters = yield from _parameters(model)
-            infos.append(_info.decode_model_info(model, parameters))
+            infos.append(info.decode_model_info(model, parameters))
         return infos
 
     def statistics(self) -> Flow[list[ModelStatistics]]:
@@ -110,7 +110,7 @@ class Flows:
         entries = yield from ask(
             lambda transport, request: transport.statistics(request), list[dict[str, Any]]
         )
-        return _info.decode_statistics(entries)
+        return info.decode_statistics(entries)
 
     def _encode(self, images: object) -> Flow[tuple[list[bytes], bool]]:
         """The images' files, and whether a single one was given; bytes need no work that blocks."""
@@ -125,16 +125,16 @@ class Flows:
 
     # Bulk: what comes before a run, and one group of it.
 
-    def begin_classify(self, ranking: _codec.Ranking) -> Flow[None]:
+    def begin_classify(self, ranking: codec.Ranking) -> Flow[None]:
         """Embed the labels before any image, so that a wrong or a cut one is told of, and once only."""
         if self._scores_here:
             yield from self._embed_labels(ranking)
         else:
-            _, counts = yield from infer(_codec.embed_texts_call(ranking.prompts))
+            _, counts = yield from infer(codec.embed_texts_call(ranking.prompts))
             note_counts(counts, ranking.labels, kind="label")
 
     def classify_group(
-        self, group: Group[Any], ranking: _codec.Ranking
+        self, group: Group[Any], ranking: codec.Ranking
     ) -> Flow[list[list[Prediction] | TritonClipError]]:
         """Rank labels for each image of a group."""
         if not self._scores_here:
@@ -142,7 +142,7 @@ class Flows:
                 yield from _answer_group(
                     group,
                     lambda image, index, request: encode_image(image, index, self._fetch(request)),
-                    lambda items: infer(_codec.classify_call([one for _, one in items], ranking, warn=False)),
+                    lambda items: infer(codec.classify_call([one for _, one in items], ranking, warn=False)),
                 )
             )
         text_embeds = yield from self._embed_labels(ranking, warn=False)
@@ -163,7 +163,7 @@ class Flows:
                 yield from _answer_group(
                     group,
                     lambda image, index, request: encode_image(image, index, self._fetch(request)),
-                    lambda items: infer(_codec.embed_images_call([one for _, one in items])),
+                    lambda items: infer(codec.embed_images_call([one for _, one in items])),
                 )
             )
         embeds = yield from self._embed_pixels_group(group)
@@ -175,16 +175,16 @@ class Flows:
 
     # Scores taken here: preprocess="client".
 
-    def _vision(self, version: str | None = None) -> Flow[_info.VisionInfo]:
+    def _vision(self, version: str | None = None) -> Flow[info.VisionInfo]:
         """The checkpoint's image settings and its logit scale, asked for once a version."""
         known = self._vision_info
         if known is None or (version is not None and known.version not in ("", version)):
-            known = _info.decode_vision((yield from _parameters(_wire.PIXEL_EMBEDDING)))
+            known = info.decode_vision((yield from _parameters(wire.PIXEL_EMBEDDING)))
             self._vision_info = known
         return known
 
     def _embed_labels(
-        self, ranking: _codec.Ranking, *, warn: bool = True, version: str | None = None
+        self, ranking: codec.Ranking, *, warn: bool = True, version: str | None = None
     ) -> Flow[Embeds]:
         """The labels' embeddings float32 [m, d]; only those that are not kept are asked for.
 
@@ -199,7 +199,7 @@ class Flows:
             counts: list[int] = []
             versions: set[str] = set()
             for start in range(0, len(fresh), PROMPTS_A_CALL):
-                call = _codec.embed_texts_call(fresh[start : start + PROMPTS_A_CALL])
+                call = codec.embed_texts_call(fresh[start : start + PROMPTS_A_CALL])
                 part, answered_by = yield from infer_versioned(call)
                 versions.add(answered_by)
                 embeds.extend(part[0])
@@ -211,19 +211,19 @@ class Flows:
         return Embeds(joined[0], joined[2])
 
     def _rank(
-        self, image_embeds: Embeds, text_embeds: Embeds, ranking: _codec.Ranking
+        self, image_embeds: Embeds, text_embeds: Embeds, ranking: codec.Ranking
     ) -> Flow[list[list[Prediction]]]:
         if image_embeds.version != text_embeds.version:
             text_embeds = yield from self._embed_labels(ranking, warn=False, version=image_embeds.version)
         check_same_version(image_embeds.version, text_embeds.version)
         vision = yield from self._vision(image_embeds.version)
-        return ranking.rank(_codec.scores(image_embeds.array, text_embeds.array, vision.logit_scale))
+        return ranking.rank(codec.scores(image_embeds.array, text_embeds.array, vision.logit_scale))
 
     def embed_images_versioned(self, images: object) -> Flow[tuple[Embeds, bool]]:
         """Embed images to float32 [n, d], with their version; also tells whether a single image was given."""
         if not self._scores_here:
             encoded, single = yield from self._encode(images)
-            return Embeds(*(yield from infer_versioned(_codec.embed_images_call(encoded)))), single
+            return Embeds(*(yield from infer_versioned(codec.embed_images_call(encoded)))), single
         vision = yield from self._vision()
         pixels, single = yield from work(
             lambda request: preprocess_images(images, vision.settings, self._fetch(request))
@@ -248,20 +248,20 @@ class Flows:
             )
         )
 
-    def _embed_pixels(self, pixels: npt.NDArray[np.uint8], vision: _info.VisionInfo) -> Flow[Embeds]:
+    def _embed_pixels(self, pixels: npt.NDArray[np.uint8], vision: info.VisionInfo) -> Flow[Embeds]:
         """Embed pixels made as `vision` says: float32 [n, d]."""
-        embeds = Embeds(*(yield from infer_versioned(_codec.embed_pixels_call(pixels))))
+        embeds = Embeds(*(yield from infer_versioned(codec.embed_pixels_call(pixels))))
         now = yield from self._vision(embeds.version)
         if now.settings != vision.settings:
-            raise ServerUnavailableError(CHANGED, model=_wire.PIXEL_EMBEDDING.name)
+            raise ServerUnavailableError(CHANGED, model=wire.PIXEL_EMBEDDING.name)
         return embeds
 
 
-def _model_ready(model: _wire.Model) -> Flow[bool]:
+def _model_ready(model: wire.Model) -> Flow[bool]:
     return (yield from ask(lambda transport, request: transport.model_ready(model, request), bool))
 
 
-def _parameters(model: _wire.Model) -> Flow[dict[str, str]]:
+def _parameters(model: wire.Model) -> Flow[dict[str, str]]:
     return (
         yield from ask(lambda transport, request: transport.model_parameters(model, request), dict[str, str])
     )
@@ -275,7 +275,7 @@ def _send_texts(items: Sequence[tuple[int, str]]) -> Flow[Array]:
 
 def _embed_texts(texts: list[str], indices: Sequence[int] | None = None) -> Flow[Embeds]:
     """Checked texts, and the caller's indices of them, to float32 [m, d]."""
-    (embeds, counts), version = yield from infer_versioned(_codec.embed_texts_call(texts))
+    (embeds, counts), version = yield from infer_versioned(codec.embed_texts_call(texts))
     note_counts(counts, texts, kind="text", indices=indices)
     return Embeds(embeds, version)
 

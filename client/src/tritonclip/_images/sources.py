@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, features
 
-from tritonclip._fetch import is_url
+from tritonclip._images.fetch import is_url
 from tritonclip.errors import InvalidInputError
 
 R = TypeVar("R")

@@ -9,9 +9,10 @@ from typing import Any
 import click
 import numpy as np
 
-from tritonclip._checks import DEFAULT_HYPOTHESIS_TEMPLATE, check_texts
-from tritonclip._cli_formats import CLASSIFY, EMBED, SIMILARITY
-from tritonclip._cli_inputs import (
+from tritonclip._calls.checks import DEFAULT_HYPOTHESIS_TEMPLATE, check_texts
+from tritonclip._calls.codec import Ranking
+from tritonclip._cli.formats import CLASSIFY, EMBED, SIMILARITY
+from tritonclip._cli.inputs import (
     check_not_empty,
     count_known,
     read_images,
@@ -19,9 +20,8 @@ from tritonclip._cli_inputs import (
     read_texts,
     split_items,
 )
-from tritonclip._cli_options import EXITS, Output, connection, many, null, output, preprocess
-from tritonclip._cli_run import Run
-from tritonclip._codec import Ranking
+from tritonclip._cli.options import EXITS, Output, connection, many, null, output, preprocess
+from tritonclip._cli.run import Run
 from tritonclip._records import Record
 from tritonclip.client import Client
 from tritonclip.errors import TritonClipError

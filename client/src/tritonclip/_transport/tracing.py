@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tritonclip._request import Request
-from tritonclip._wire import Model
+from tritonclip._calls.request import Request
+from tritonclip._calls.wire import Model
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span

@@ -10,12 +10,13 @@ from typing import Any
 
 import click
 
-from tritonclip import __version__, _report
-from tritonclip._cli_bulk import classify, embed, similarity
-from tritonclip._cli_gateway import gateway, gateway_key
-from tritonclip._cli_options import EXIT_FAILED, EXIT_OK, EXIT_UNAVAILABLE, EXIT_USAGE, EXITS
-from tritonclip._cli_search import index, search
-from tritonclip._cli_status import completion, health, models, stats
+from tritonclip import __version__
+from tritonclip._cli import report
+from tritonclip._cli.bulk import classify, embed, similarity
+from tritonclip._cli.gateway import gateway, gateway_key
+from tritonclip._cli.options import EXIT_FAILED, EXIT_OK, EXIT_UNAVAILABLE, EXIT_USAGE, EXITS
+from tritonclip._cli.search import index, search
+from tritonclip._cli.status import completion, health, models, stats
 from tritonclip.errors import (
     DeadlineExceededError,
     InvalidInputError,
@@ -71,13 +72,13 @@ def _warner() -> Callable[..., None]:
     def show(message: Warning | str, *details: object, **more: object) -> None:
         if str(message) not in seen:
             seen.add(str(message))
-            _report.warn(str(message))
+            report.warn(str(message))
 
     return show
 
 
 def _fail(message: str, code: int) -> int:
-    _report.fail(message)
+    report.fail(message)
     return code
 
 

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from tritonclip import _report
-from tritonclip._cli_formats import Kind, Writer, check_suffix, print_json, write_csv, write_file, write_jsonl
-from tritonclip._cli_options import EXIT_OK, EXIT_USAGE, Output
+from tritonclip._cli import report
+from tritonclip._cli.formats import Kind, Writer, check_suffix, print_json, write_csv, write_file, write_jsonl
+from tritonclip._cli.options import EXIT_OK, EXIT_USAGE, Output
 from tritonclip._records import Journal, Record, journal_path, reason, shown
 from tritonclip._types import Progress
 from tritonclip.errors import InvalidInputError, TritonClipError
 
 Ask = Callable[[Iterator[str], Callable[[Progress], None]], Iterator[Any]]
 _STDOUT_WRITERS: dict[str, Writer] = {
-    "table": _report.results,
+    "table": report.results,
     "json": print_json,
     "jsonl": write_jsonl,
     "csv": write_csv,
@@ -57,18 +57,18 @@ class Run:
             return self._to_stdout()
         check_suffix(self.kind, file)
         if self.output.resume and file.exists() and not journal_path(file).exists():
-            _report.say(f"{shown(str(file))} is complete; nothing to do")
+            report.say(f"{shown(str(file))} is complete; nothing to do")
             return EXIT_OK
         return self._to_file(file)
 
     def _to_stdout(self) -> int:
-        tally = _report.Tally(self.noun)
-        with _report.progress(self.total, 0, beside_file=False) as bar:
+        tally = report.Tally(self.noun)
+        with report.progress(self.total, 0, beside_file=False) as bar:
             records = tally.counted(self._records(self.inputs, bar))
             with closing(records):
                 _STDOUT_WRITERS[self.output.form](self.kind, records, _stdout(self.output.form))
         if self.output.form == "table":
-            _report.summary(tally)
+            report.summary(tally)
         sys.stdout.flush()  # a reader that is gone is told here, not when Python ends
         return EXIT_USAGE if tally.failed else EXIT_OK
 
@@ -76,9 +76,9 @@ class Run:
         header = {"command": self.kind.command, **self.decides()}
         journal = Journal(file, header, resume=self.output.resume)
         before = len(journal)
-        tally = _report.Tally(self.noun)
+        tally = report.Tally(self.noun)
         try:
-            with _report.progress(self.total, before, beside_file=True) as bar:
+            with report.progress(self.total, before, beside_file=True) as bar:
                 records = tally.counted(self._records(journal.remaining(self.inputs), bar))
                 with closing(records):
                     for record in records:
@@ -88,14 +88,14 @@ class Run:
             journal.discard()
         except BaseException:
             if len(journal):
-                _report.warn(
+                report.warn(
                     f"{shown(str(journal.path))} keeps {len(journal)} results; "
                     "the same command with --resume continues the run"
                 )
             raise
         finally:
             journal.close()
-        _report.summary(tally, before=before, file=file)
+        report.summary(tally, before=before, file=file)
         return EXIT_USAGE if failed else EXIT_OK
 
     def _records(
@@ -122,7 +122,7 @@ class Run:
         text = f"{name}: {reason(result)}"
         if self.output.fail_fast:
             raise InvalidInputError(text) from result
-        _report.fail(text)
+        report.fail(text)
         return {"input": name, "error": reason(result)}
 
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from tritonclip._codec import Call
-from tritonclip._request import Request
+from tritonclip._calls.codec import Call
+from tritonclip._calls.request import Request
+from tritonclip._calls.wire import Model
 from tritonclip._types import Answer
-from tritonclip._wire import Model
 
 T = TypeVar("T")
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import base64
 import re
 
-from tritonclip import _codec
-from tritonclip._steps import Flow, infer
+from tritonclip._calls import codec
+from tritonclip._calls.steps import Flow, infer
 from tritonclip._types import Inference, Prediction
 from tritonclip.errors import (
     DeadlineExceededError,
@@ -30,9 +30,9 @@ _OVERLOADED = re.compile(r"(?:overloaded|deadline (?:passed|cannot be met)): ")
 
 def probe() -> Flow[tuple[Inference, str | None]]:
     """Make the inference; gives what came of it, and of one that was not answered the reason."""
-    ranking = _codec.Ranking.check(list(LABELS), hypothesis_template="{}", top_k=None, threshold=None)
+    ranking = codec.Ranking.check(list(LABELS), hypothesis_template="{}", top_k=None, threshold=None)
     try:
-        ((*predictions,),) = yield from infer(_codec.classify_call([IMAGE], ranking))
+        ((*predictions,),) = yield from infer(codec.classify_call([IMAGE], ranking))
         check_answer(predictions)
     except TritonClipError as error:
         return outcome(error), error.message

@@ -13,12 +13,18 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from tritonclip._address import split_port
-from tritonclip._config import Settings
-from tritonclip._request import Request
+from tritonclip._calls.request import Request
+from tritonclip._calls.wire import Model, Tensor
 from tritonclip._retry import FIRST_WAIT_S, MAX_WAIT_S, within
-from tritonclip._transport import build_request, call_failure, grpc_parameters, infer_options, read_answer
+from tritonclip._settings import Settings
+from tritonclip._transport.base import (
+    build_request,
+    call_failure,
+    grpc_parameters,
+    infer_options,
+    read_answer,
+)
 from tritonclip._types import Answer, Tensors
-from tritonclip._wire import Model, Tensor
 from tritonclip.errors import ServerUnavailableError
 
 T = TypeVar("T")

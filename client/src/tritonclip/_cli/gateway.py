@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from tritonclip._cli_options import EXITS, connection
+from tritonclip._cli.options import EXITS, connection
 from tritonclip.errors import InvalidInputError
 
 MIB = 2**20

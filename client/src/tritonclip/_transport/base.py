@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from tritonclip._config import Settings
-from tritonclip._request import Request
+from tritonclip._calls.request import Request
+from tritonclip._calls.wire import DEADLINE_MS, Model, Tensor
+from tritonclip._settings import Settings
 from tritonclip._types import Answer, Tensors
-from tritonclip._wire import DEADLINE_MS, Model, Tensor
 from tritonclip.errors import (
     InvalidInputError,
     MissingExtraError,
@@ -197,10 +197,10 @@ def open_transport(settings: Settings) -> Transport:
     _check_tls(settings)
     with _missing_extra(settings.protocol):
         if settings.protocol == "grpc":
-            from tritonclip._transport_grpc import GrpcTransport
+            from tritonclip._transport.grpc import GrpcTransport
 
             return GrpcTransport(settings)
-        from tritonclip._transport_http import HttpTransport
+        from tritonclip._transport.http import HttpTransport
 
         return HttpTransport(settings)
 
@@ -210,10 +210,10 @@ def open_async_transport(settings: Settings) -> AsyncTransport:
     _check_tls(settings)
     with _missing_extra(settings.protocol):
         if settings.protocol == "grpc":
-            from tritonclip._transport_aio_grpc import AsyncGrpcTransport
+            from tritonclip._transport.grpc_aio import AsyncGrpcTransport
 
             return AsyncGrpcTransport(settings)
-        from tritonclip._transport_aio_http import AsyncHttpTransport
+        from tritonclip._transport.http_aio import AsyncHttpTransport
 
         return AsyncHttpTransport(settings)
 

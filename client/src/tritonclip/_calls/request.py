@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
-from tritonclip._config import Settings, check_headers, check_seconds
+from tritonclip._settings import Settings, check_headers, check_seconds
 from tritonclip.errors import InvalidInputError
 
 MAX_PRIORITY = 2**32 - 1

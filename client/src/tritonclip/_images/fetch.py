@@ -21,7 +21,7 @@ from tritonclip.errors import InvalidInputError
 if TYPE_CHECKING:
     import urllib3
 
-    from tritonclip._fetch_guard import AddressGuard
+    from tritonclip._images.guard import AddressGuard
 
 DEFAULT_TIMEOUT_S = 10.0
 DEFAULT_MAX_BYTES = 64 * 2**20  # as much as the server takes in one request

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import click
 
-from tritonclip._files import IMAGE_SUFFIXES, find_images
+from tritonclip._images.files import IMAGE_SUFFIXES, find_images
 from tritonclip.errors import InvalidInputError
 
 STDIN = "-"

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tritonclip import _wire
-from tritonclip._preprocess import PreprocessSettings
+from tritonclip._calls import wire
+from tritonclip._images.preprocess import PreprocessSettings
 from tritonclip._types import ModelInfo, ModelStatistics
 from tritonclip.errors import ModelNotReadyError
 
@@ -27,7 +27,7 @@ class VisionInfo:
     version: str
 
 
-def decode_model_info(model: _wire.Model, parameters: Mapping[str, str]) -> ModelInfo:
+def decode_model_info(model: wire.Model, parameters: Mapping[str, str]) -> ModelInfo:
     """The parameters of a model's configuration to what they say of its weights.
 
     Raises:
@@ -63,7 +63,7 @@ def decode_vision(parameters: Mapping[str, str]) -> VisionInfo:
         raise ModelNotReadyError(
             f"its configuration has no parameter {error}; prepare the repository anew with "
             "prepare_weights.py, or use preprocess='server'",
-            model=_wire.PIXEL_EMBEDDING.name,
+            model=wire.PIXEL_EMBEDDING.name,
         ) from error
     return VisionInfo(
         settings=PreprocessSettings.from_json(processor), logit_scale=logit_scale, version=version

@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tritonclip._cli_formats import EMBED, Kind
+from tritonclip._cli.formats import EMBED, Kind
 from tritonclip._records import Record, shown
 from tritonclip._types import Health, ModelInfo, ModelStatistics
 from tritonclip._types import Progress as Counts

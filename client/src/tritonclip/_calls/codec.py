@@ -13,9 +13,9 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tritonclip import _wire
-from tritonclip._checks import check_labels, check_template, check_threshold, check_top_k
-from tritonclip._token_counts import note_counts
+from tritonclip._calls import wire
+from tritonclip._calls.checks import check_labels, check_template, check_threshold, check_top_k
+from tritonclip._calls.token_counts import note_counts
 from tritonclip._types import Prediction, Tensors
 from tritonclip.errors import InferenceError, InvalidInputError
 
@@ -35,9 +35,9 @@ class Call(Generic[T]):
         decode: Turns the output tensors into the answer; raises InferenceError if they do not fit.
     """
 
-    model: _wire.Model
+    model: wire.Model
     inputs: Tensors
-    outputs: tuple[_wire.Tensor, ...]
+    outputs: tuple[wire.Tensor, ...]
     decode: Callable[[Tensors], T]
 
 
@@ -86,29 +86,29 @@ def classify_call(
 
     def decode(outputs: Tensors) -> list[list[Prediction]]:
         shape = (len(images), len(ranking.labels))
-        scores = _group(outputs, _wire.SCORES, shape, _wire.ZERO_SHOT)  # [n, m]
-        counts = decode_token_counts(outputs, len(ranking.labels), _wire.ZERO_SHOT)
+        scores = _group(outputs, wire.SCORES, shape, wire.ZERO_SHOT)  # [n, m]
+        counts = decode_token_counts(outputs, len(ranking.labels), wire.ZERO_SHOT)
         if warn:
             note_counts(counts, ranking.labels, kind="label")
         return ranking.rank(scores)
 
     return Call(
-        model=_wire.ZERO_SHOT,
+        model=wire.ZERO_SHOT,
         inputs={
-            _wire.IMAGE.name: bytes_tensor(images),
-            _wire.LABELS.name: text_tensor(ranking.prompts),
+            wire.IMAGE.name: bytes_tensor(images),
+            wire.LABELS.name: text_tensor(ranking.prompts),
         },
-        outputs=(_wire.SCORES, _wire.TOKEN_COUNTS),
+        outputs=(wire.SCORES, wire.TOKEN_COUNTS),
         decode=decode,
     )
 
 
 def embed_images_call(images: Sequence[bytes]) -> Call[Embeddings]:
     """Embed n encoded images; the answer is float32 [n, d], unit L2 norm."""
-    model, output = _wire.IMAGE_EMBEDDING, _wire.IMAGE_EMBEDS
+    model, output = wire.IMAGE_EMBEDDING, wire.IMAGE_EMBEDS
     return Call(
         model=model,
-        inputs={_wire.IMAGE.name: bytes_tensor(images)},
+        inputs={wire.IMAGE.name: bytes_tensor(images)},
         outputs=(output,),
         decode=lambda outputs: decode_embeddings(outputs, output, n=len(images), model=model),
     )
@@ -116,11 +116,11 @@ def embed_images_call(images: Sequence[bytes]) -> Call[Embeddings]:
 
 def embed_pixels_call(pixels: npt.NDArray[np.uint8]) -> Call[Embeddings]:
     """Embed n images that were resized and cropped here, uint8 [n, 3, h, w]; see `embed_images_call`."""
-    model, output = _wire.PIXEL_EMBEDDING, _wire.IMAGE_EMBEDS
+    model, output = wire.PIXEL_EMBEDDING, wire.IMAGE_EMBEDS
     _check_size(pixels.nbytes, len(pixels))
     return Call(
         model=model,
-        inputs={_wire.PIXEL_VALUES.name: pixels[np.newaxis]},
+        inputs={wire.PIXEL_VALUES.name: pixels[np.newaxis]},
         outputs=(output,),
         decode=lambda outputs: decode_embeddings(outputs, output, n=len(pixels), model=model),
     )
@@ -128,16 +128,16 @@ def embed_pixels_call(pixels: npt.NDArray[np.uint8]) -> Call[Embeddings]:
 
 def embed_texts_call(texts: Sequence[str]) -> Call[tuple[Embeddings, list[int]]]:
     """Embed m checked texts to float32 [m, d], unit L2 norm, and the number of each one's tokens."""
-    model = _wire.TEXT_EMBEDDING
+    model = wire.TEXT_EMBEDDING
 
     def decode(outputs: Tensors) -> tuple[Embeddings, list[int]]:
-        embeds = decode_embeddings(outputs, _wire.TEXT_EMBEDS, n=len(texts), model=model)
+        embeds = decode_embeddings(outputs, wire.TEXT_EMBEDS, n=len(texts), model=model)
         return embeds, decode_token_counts(outputs, len(texts), model)
 
     return Call(
         model=model,
-        inputs={_wire.TEXT.name: text_tensor(texts)},
-        outputs=(_wire.TEXT_EMBEDS, _wire.TOKEN_COUNTS),
+        inputs={wire.TEXT.name: text_tensor(texts)},
+        outputs=(wire.TEXT_EMBEDS, wire.TOKEN_COUNTS),
         decode=decode,
     )
 
@@ -168,17 +168,17 @@ def text_tensor(texts: Sequence[str]) -> npt.NDArray[np.object_]:
     return bytes_tensor([text.encode("utf-8") for text in texts])
 
 
-def decode_token_counts(outputs: Tensors, m: int, model: _wire.Model) -> list[int]:
+def decode_token_counts(outputs: Tensors, m: int, model: wire.Model) -> list[int]:
     """`token_counts` int32 [1, m] as numbers.
 
     Raises:
         InferenceError: If the counts are missing, or of another shape or dtype.
     """
-    counts: list[int] = _array(outputs, _wire.TOKEN_COUNTS, (m,), np.dtype(np.int32), model).tolist()
+    counts: list[int] = _array(outputs, wire.TOKEN_COUNTS, (m,), np.dtype(np.int32), model).tolist()
     return counts
 
 
-def decode_embeddings(outputs: Tensors, tensor: _wire.Tensor, *, n: int, model: _wire.Model) -> Embeddings:
+def decode_embeddings(outputs: Tensors, tensor: wire.Tensor, *, n: int, model: wire.Model) -> Embeddings:
     """Embeddings float32 [1, n, d] to an array of the caller's own, [n, d].
 
     Raises:
@@ -216,7 +216,7 @@ def similarity(image_embeds: Embeddings, text_embeds: Embeddings) -> Embeddings:
 
 
 def _group(
-    outputs: Tensors, tensor: _wire.Tensor, shape: tuple[int | None, ...], model: _wire.Model
+    outputs: Tensors, tensor: wire.Tensor, shape: tuple[int | None, ...], model: wire.Model
 ) -> npt.NDArray[Any]:
     """The one request group of an output, float32 of the given shape (None: any length) and finite."""
     array = _array(outputs, tensor, shape, np.dtype(np.float32), model)
@@ -227,10 +227,10 @@ def _group(
 
 def _array(
     outputs: Tensors,
-    tensor: _wire.Tensor,
+    tensor: wire.Tensor,
     shape: tuple[int | None, ...],
     dtype: np.dtype[Any],
-    model: _wire.Model,
+    model: wire.Model,
 ) -> npt.NDArray[Any]:
     """The one request group of an output, of the given shape (None: any length) and dtype."""
     array = outputs.get(tensor.name)

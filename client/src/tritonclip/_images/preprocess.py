@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from tritonclip._files import FORMAT_SUFFIXES
-from tritonclip._images import Fetch, as_images, map_images, read_source, upright_rgb
+from tritonclip._images.files import FORMAT_SUFFIXES
+from tritonclip._images.sources import Fetch, as_images, map_images, read_source, upright_rgb
 from tritonclip.errors import InvalidInputError, ModelNotReadyError
 
 Pixels = npt.NDArray[np.uint8]

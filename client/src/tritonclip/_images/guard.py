@@ -28,7 +28,7 @@ from urllib3.connection import HTTPConnection
 from urllib3.util import Url, parse_url
 from urllib3.util.ssl_ import create_urllib3_context
 
-from tritonclip._fetch import DO_IT_YOURSELF, USER_INFO, seconds_left
+from tritonclip._images.fetch import DO_IT_YOURSELF, USER_INFO, seconds_left
 from tritonclip.errors import InvalidInputError
 
 WEB_PORTS = (80, 443)

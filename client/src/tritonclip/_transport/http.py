@@ -16,10 +16,11 @@ import tenacity
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from tritonclip._config import Settings
-from tritonclip._request import Request
+from tritonclip._calls.request import Request
+from tritonclip._calls.wire import Model, Tensor
 from tritonclip._retry import within
-from tritonclip._transport import (
+from tritonclip._settings import Settings
+from tritonclip._transport.base import (
     build_request,
     call_failure,
     http_compression,
@@ -31,7 +32,6 @@ from tritonclip._transport import (
     tls_context,
 )
 from tritonclip._types import Answer, Tensors
-from tritonclip._wire import Model, Tensor
 
 T = TypeVar("T")
 

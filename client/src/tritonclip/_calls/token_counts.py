@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from tritonclip import _wire
+from tritonclip._calls import wire
 from tritonclip.errors import TruncatedTextWarning
 
 SHOWN_CHARACTERS = 60
@@ -33,10 +33,10 @@ class TokenCount:
     @property
     def warning(self) -> str | None:
         """What to tell of it where it was cut, else None."""
-        if self.tokens <= _wire.MAX_TOKENS:
+        if self.tokens <= wire.MAX_TOKENS:
             return None
         shown = repr(self.text[:SHOWN_CHARACTERS])
-        return f"{self.kind} {self.index} has {self.tokens} tokens and was cut at {_wire.MAX_TOKENS}: {shown}"
+        return f"{self.kind} {self.index} has {self.tokens} tokens and was cut at {wire.MAX_TOKENS}: {shown}"
 
 
 _collected: ContextVar[list[TokenCount] | None] = ContextVar("collected", default=None)

@@ -1,0 +1,1 @@
+"""Calls over a wire: gRPC and HTTP, each with and without asyncio."""
