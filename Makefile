@@ -28,7 +28,8 @@ $(INSTALLED): pyproject.toml constraints.txt client/pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.10, 3.11 or 3.12 with venv found; set PYTHON=..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable 'client[gateway]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev \
+		--editable '.[evaluate,onnx,benchmark]' --editable 'client[gateway]'
 	@touch $@
 
 demo: install
@@ -48,10 +49,10 @@ test: install
 
 # EXAMPLES=30000 FUZZ_SEED=1 make fuzz: so many inputs, those of that seed.
 fuzz: install
-	FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/fuzz -m slow -rP
+	FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/system/fuzz -m slow -rP
 
 faults: install
-	$(BIN)/python -m pytest tests/faults
+	$(BIN)/python -m pytest tests/system/faults
 
 loadtest: install
 	@$(BIN)/python scripts/prepare_weights.py $(CHECKPOINT) --output $(REPOSITORY) --force --set vision_encoder.compile=off
@@ -70,13 +71,12 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict client/src
-	MYPYPATH=client/src:scripts/demo $(BIN)/mypy scripts/*.py scripts/benchmarks/*.py
-	MYPYPATH=client/src:scripts $(BIN)/mypy scripts/demo/*.py
-	MYPYPATH=client/src:scripts $(BIN)/mypy loadtest/*.py
-	$(BIN)/mypy docker/*.py
-	MYPYPATH=docker/monitoring $(BIN)/mypy docker/monitoring/*.py
+	$(BIN)/mypy scripts/*.py scripts/tritonclip_server
+	$(BIN)/mypy scripts/demo
+	$(BIN)/mypy loadtest
+	$(BIN)/mypy docker
 	for model in $(MODELS); do \
-		MYPYPATH=model_repository/common $(BIN)/mypy model_repository/$$model/1/*.py || exit 1; done
+		MYPYPATH=model_repository $(BIN)/mypy model_repository/$$model/1/*.py || exit 1; done
 
 format: install
 	$(BIN)/ruff check --fix .

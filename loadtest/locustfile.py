@@ -28,18 +28,18 @@ import grpc.experimental.gevent as grpc_gevent  # isort: skip
 
 grpc_gevent.init_gevent()  # else gRPC's calls block every greenlet, and show latencies that are none
 
-from load_answers import FirstAnswers  # noqa: E402
-from load_arrivals import Crew, run_step  # noqa: E402
-from load_calls import Caller, Outcome, TritonCaller, perform  # noqa: E402
-from load_gateway import GatewayCaller  # noqa: E402
-from load_pictures import draw_pictures  # noqa: E402
-from load_settings import LoadSettings, SettingError  # noqa: E402
-from load_stats import figures_of_knee, figures_of_overload, figures_of_stats  # noqa: E402
-from load_step import Step  # noqa: E402
-from load_thresholds import Figures, missed  # noqa: E402
-from load_workload import Job, Workload  # noqa: E402
-from open_knee import find_knee  # noqa: E402
-from open_overload import overload  # noqa: E402
+from load.answers import FirstAnswers  # noqa: E402
+from load.arrivals import Crew, run_step  # noqa: E402
+from load.calls import Caller, Outcome, TritonCaller, perform  # noqa: E402
+from load.find_knee import find_knee  # noqa: E402
+from load.gateway import GatewayCaller  # noqa: E402
+from load.overload import overload  # noqa: E402
+from load.pictures import draw_pictures  # noqa: E402
+from load.settings import LoadSettings, SettingError  # noqa: E402
+from load.stats import figures_of_knee, figures_of_overload, figures_of_stats  # noqa: E402
+from load.step import Step  # noqa: E402
+from load.thresholds import Figures, missed  # noqa: E402
+from load.workload import Job, Workload  # noqa: E402
 
 LOGGED_FAILURES = 20
 logger = logging.getLogger("loadtest")
@@ -48,9 +48,9 @@ try:
 except SettingError as error:
     sys.exit(f"error: {error}")
 if SETTINGS.shape == "stages":
-    from shape_stages import StagesShape as StagesShape
+    from load.shapes import StagesShape as StagesShape
 if SETTINGS.shape == "spike":
-    from shape_spike import SpikeShape as SpikeShape
+    from load.shapes import SpikeShape as SpikeShape
 
 WORKLOAD = Workload(SETTINGS)
 PICTURES = draw_pictures(SETTINGS.pictures, SETTINGS.seed)

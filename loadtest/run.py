@@ -20,11 +20,10 @@ from typing import Any
 
 import click
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "scripts"))
+from load.settings import PREFIX, SHAPES, LoadSettings, SettingError
+from tritonclip_server.serving.launcher import EmbeddedTriton, LaunchError, ServerOptions
 
-from load_settings import PREFIX, SHAPES, LoadSettings, SettingError  # noqa: E402
-from triton_launcher import EmbeddedTriton, LaunchError, ServerOptions  # noqa: E402
+HERE = Path(__file__).resolve().parent
 
 STOP_MARGIN_S = 2
 END_S = 20.0

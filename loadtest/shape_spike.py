@@ -1,19 +1,7 @@
-"""The shape `spike`: few users, then suddenly many, then few again, to see how the server recovers."""
+"""Moved: set TRITONCLIP_LOAD_SHAPE=spike instead. Kept for one release."""
 
-from __future__ import annotations
+import sys
 
-from locust import LoadTestShape
+from load.shapes import SpikeShape as SpikeShape
 
-from load_settings import LoadSettings
-from load_stages import users_at
-
-
-class SpikeShape(LoadTestShape):
-    """The stages of TRITONCLIP_LOAD_SPIKE, each reached at once."""
-
-    stages = LoadSettings.from_env().spike
-
-    def tick(self) -> tuple[int, float] | None:
-        """Users now, and how many to start a second; None at the end."""
-        users = users_at(self.stages, self.get_run_time())
-        return None if users is None else (users, float(users))
+print("loadtest/shape_spike.py moved: set TRITONCLIP_LOAD_SHAPE=spike", file=sys.stderr)  # noqa: T201

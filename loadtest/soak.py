@@ -20,22 +20,30 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from soaking.hangups import HangUps
+from soaking.judgment import GROWTH_SHARE, LOAD_ENDED, judge
+from soaking.locust_run import (
+    BURST_FACTOR,
+    PROTOCOLS,
+    USERS,
+    Addresses,
+    LoadError,
+    Locust,
+    burst_stages,
+    unexpected,
+)
+from soaking.plots import write_picture
+from soaking.report import SoakResult, show, write_samples, write_summary
+from soaking.samples import Sampler
+from soaking.sizes import meet_sizes
+from tritonclip_server.paths import DEMO_CHECKPOINT, DEMO_IMAGES
+from tritonclip_server.repository.prepare import main as prepare_weights
+from tritonclip_server.serving.launcher import EmbeddedTriton, LaunchError, ServerOptions
+from tritonclip_server.serving.signals import on_stop_signal
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
 
-from prepare_weights import main as prepare_weights  # noqa: E402
-from soak_hangups import HangUps  # noqa: E402
-from soak_judgment import GROWTH_SHARE, LOAD_ENDED, judge  # noqa: E402
-from soak_locust import BURST_FACTOR, PROTOCOLS, USERS, Addresses, LoadError, Locust, burst_stages, unexpected  # noqa: E402
-from soak_plots import write_picture  # noqa: E402
-from soak_report import SoakResult, show, write_samples, write_summary  # noqa: E402
-from soak_samples import Sampler  # noqa: E402
-from soak_sizes import meet_sizes  # noqa: E402
-from stop_signals import on_stop_signal  # noqa: E402
-from triton_launcher import EmbeddedTriton, LaunchError, ServerOptions  # noqa: E402
-
-CHECKPOINT = ROOT / "scripts" / "demo" / "checkpoint"
-IMAGE = ROOT / "scripts" / "demo" / "images" / "red_circle.jpg"
+IMAGE = DEMO_IMAGES / "red_circle.jpg"
 CACHE_BYTES = 2**19
 """Of the label cache: less than the load's labels take, so that it is soon full, and evicts all the time."""
 CAPACITY_S = 10.0
@@ -133,7 +141,9 @@ def prepare(scratch: Path) -> Path:
     """Writes the repository that is soaked where none is given."""
     repository = scratch / "models"
     cache = f"text_encoder.cache_bytes={CACHE_BYTES}"
-    prepare_weights([str(CHECKPOINT), "--output", str(repository), "--set", cache], standalone_mode=False)
+    prepare_weights(
+        [str(DEMO_CHECKPOINT), "--output", str(repository), "--set", cache], standalone_mode=False
+    )
     return repository
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tritonclip.gateway import create_app
 
-TARGET = Path(__file__).parents[1] / "tests" / "gateway" / "openapi.json"
+TARGET = Path(__file__).parents[1] / "tests" / "server" / "gateway" / "openapi.json"
 
 
 def document() -> str:

@@ -4,30 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from triton_launcher import EmbeddedTriton, ServerOptions
-
-ROOT = Path(__file__).parent.parent
-DEMO_CHECKPOINT = ROOT / "scripts" / "demo" / "checkpoint"
-SMALL_CACHE_BYTES = 4_000_000
-"""Of the shared server: holds fewer than the 10,000 labels that one test sends."""
-
-PRELOADED_LABELS = ["This is a photo of a preloaded label.", "ein vorab kodiertes Etikett"]
-"""Of the shared server: encoded when it loads."""
-
-Prepare = Callable[..., Path]
-
-
-def run_script(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Runs a script of `scripts/` as a user does."""
-    command = [sys.executable, f"scripts/{script}", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+from tests.helpers.servers import PRELOADED_LABELS, ROOT, SMALL_CACHE_BYTES, Prepare, run_script
+from tritonclip_server.serving.launcher import EmbeddedTriton, ServerOptions
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +29,7 @@ def prepare(tmp_path_factory: pytest.TempPathFactory) -> Prepare:
 @pytest.fixture(scope="session")
 def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A full-size ViT-B/32 with random weights, in Hugging Face format."""
-    from random_checkpoint import write_random_checkpoint
+    from tritonclip_server.repository.random_checkpoint import write_random_checkpoint
 
     directory = tmp_path_factory.mktemp("random") / "vit-b-32"
     write_random_checkpoint("vit-b-32", directory)

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clip_groups import RequestError
-from clip_times import RefusedError, Times
+from clip_common.groups import RequestError
+from clip_common.times import RefusedError, Times
 
 DEADLINE_MS = "deadline_ms"
 LONGEST_MS = 7 * 24 * 3600 * 1000.0

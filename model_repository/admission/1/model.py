@@ -8,9 +8,9 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from clip_admission import Limits, stamp
-from clip_groups import Outputs, Parameters
-from clip_responder import Responder
-from clip_times import RefusedError, now_us
+from clip_common.groups import Outputs, Parameters
+from clip_common.responder import Responder
+from clip_common.times import RefusedError, now_us
 
 DRAIN_FILE = "TRITONCLIP_DRAIN_FILE"
 

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from clip_groups import Elements, Outputs, RequestError, element
+from clip_common.groups import Elements, Outputs, RequestError, element
+from clip_common.times import Times, now_us
 from clip_images import ImageError
-from clip_times import Times, now_us
 
 Decode = Callable[[bytes, "np.ndarray | None"], np.ndarray]
 """As `ImageDecoder.decode`."""

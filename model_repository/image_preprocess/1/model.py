@@ -9,12 +9,12 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from clip_batch import BatchDecoder, threads_of_instance
-from clip_cores import available_cores
-from clip_groups import Elements, Outputs, Parameters, read_elements
+from clip_common.cpu import available_cores
+from clip_common.forecast import Forecast, progress_file
+from clip_common.groups import Elements, Outputs, Parameters, read_elements
+from clip_common.responder import Responder
+from clip_common.times import now_us
 from clip_images import ImageDecoder, ImageSettings, draft_ratio
-from clip_progress import Forecast, progress_file
-from clip_responder import Responder
-from clip_times import now_us
 
 
 class TritonPythonModel:

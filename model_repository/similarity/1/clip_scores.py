@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clip_groups import Outputs, RequestError, split_rows
+from clip_common.groups import Outputs, RequestError, split_rows
 
 
 class Embeds(NamedTuple):

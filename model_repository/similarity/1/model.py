@@ -6,8 +6,8 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from clip_groups import Outputs
-from clip_responder import Responder
+from clip_common.groups import Outputs
+from clip_common.responder import Responder
 from clip_scores import Embeds, check_embeds, score
 
 

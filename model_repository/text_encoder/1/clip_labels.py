@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from clip_cache import ABSENT, LabelCache
-from clip_groups import RequestError, element
+from clip_common.groups import RequestError, element
 
 Encode = Callable[[Sequence[str]], tuple[np.ndarray, list[int]]]
 """Texts to float32 [n, dim] of unit L2 norm and token counts."""

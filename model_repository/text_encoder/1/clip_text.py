@@ -16,8 +16,8 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from clip_groups import pass_slices
-from clip_tower import Tower, TowerConfig, load_state, unit_norm
+from clip_common.groups import pass_slices
+from clip_common.tower import Tower, TowerConfig, load_state, unit_norm
 
 LEGACY_EOS_TOKEN_ID = 2
 """Checkpoints made before transformers 4.31 carry this wrong id; they are read at the highest token id."""

@@ -1,6 +1,6 @@
 """Triton model `text_encoder`: texts to unit-norm text embeddings, through the label-embedding cache."""
 
-import clip_openmp  # noqa: F401  Before torch is.
+import clip_common.cpu  # noqa: F401  Before torch is.
 
 # isort: split
 import json
@@ -10,14 +10,13 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from clip_cache import LabelCache
-from clip_groups import Elements, Outputs, Parameters, read_elements, split_rows
-from clip_info import publish_model_info
+from clip_common.groups import Elements, Outputs, Parameters, read_elements, split_rows
+from clip_common.metrics import instance_labels, publish_model_info
+from clip_common.responder import Responder
+from clip_common.times import now_us
+from clip_common.tower import set_up_torch
 from clip_labels import CacheCounts, LabelEmbedder, check_label, read_label_file
-from clip_metrics import instance_labels
-from clip_responder import Responder
 from clip_text import TextEncoder, TextTokenizer, load_text_model
-from clip_times import now_us
-from clip_tower import set_up_torch
 
 PRELOADED_LABELS = "preload_labels.txt"
 

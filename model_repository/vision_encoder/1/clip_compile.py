@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from clip_tower import cpu_flags
+from clip_common.tower import cpu_flags
 from clip_vision import VisionModel
 
 SAME_DIRECTION = 0.9999

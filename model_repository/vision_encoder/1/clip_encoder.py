@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from clip_groups import pass_slices
+from clip_common.groups import pass_slices
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 """uint8 [n, 3, size, size] -> float32 [n, dim], unit L2 norm."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from clip_tower import Tower, TowerConfig, load_state, unit_norm
+from clip_common.tower import Tower, TowerConfig, load_state, unit_norm
 
 PIXEL_CENTRE = 128
 """Subtracted before the patch embedding: whole numbers from -128 to 127 are exact in bfloat16, and small."""

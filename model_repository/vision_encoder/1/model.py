@@ -1,6 +1,6 @@
 """Triton model `vision_encoder`: pixel values to unit-norm image embeddings, a dynamic batch in one go."""
 
-import clip_openmp  # noqa: F401  Before torch is.
+import clip_common.cpu  # noqa: F401  Before torch is.
 
 # isort: split
 import json
@@ -12,13 +12,13 @@ import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils
 
+from clip_common.forecast import ProgressWriter, progress_file
+from clip_common.groups import Outputs, Parameters, RequestError, check_count, split_rows
+from clip_common.metrics import publish_model_info
+from clip_common.responder import Responder
+from clip_common.times import Times, now_us
+from clip_common.tower import cpu_has_bfloat16, set_up_torch
 from clip_encoder import Encoder, GraphEncoder, HostEncoder
-from clip_groups import Outputs, Parameters, RequestError, check_count, split_rows
-from clip_info import publish_model_info
-from clip_progress import ProgressWriter, progress_file
-from clip_responder import Responder
-from clip_times import Times, now_us
-from clip_tower import cpu_has_bfloat16, set_up_torch
 from clip_vision import VisionModel, load_vision_model
 
 

@@ -1,0 +1,1 @@
+"""The load: settings, workload, calls, arrivals, and what became of them."""

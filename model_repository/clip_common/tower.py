@@ -1,0 +1,238 @@
+"""The transformer that both CLIP towers share: pre-norm blocks, fused query-key-value, mixed precision.
+
+The matrix products run in the chosen precision; the final projection stays in float32, and so do the residual
+stream and the layer norms, but in float16: its 11 bits are enough for them too, and a GPU then moves half the
+bytes. The last block works on the one token that is read from it, a twelfth of the work of ViT-B spared.
+Weights come from safetensors files with the tensor names of transformers' `CLIPModel`.
+
+Source: "Learning Transferable Visual Models From Natural Language Supervision" (Radford et al., 2021),
+    section 2.4;
+`modeling_clip.py` in huggingface/transformers for names and activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional
+
+from clip_common.cpu import available_cores
+from clip_common.groups import Parameters
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+
+QUICK_GELU_SLOPE = 1.702
+"""Of OpenAI's approximation of GELU, x * sigmoid(1.702 x), which is silu(1.702 x) / 1.702."""
+
+
+def silu_(x: torch.Tensor) -> torch.Tensor:
+    """SiLU, x * sigmoid(x), in place: one pass over the widest tensor of a block."""
+    return functional.silu(x, inplace=True)
+
+
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "quick_gelu": silu_,  # its slope stands in the weights: `fold_quick_gelu`
+    "gelu": functional.gelu,
+    "gelu_pytorch_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+    "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
+    "relu": functional.relu,
+    "silu": silu_,
+}
+
+
+@dataclass(frozen=True)
+class TowerConfig:
+    """Sizes of one tower, under the names of transformers' configuration."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    hidden_act: str
+    layer_norm_eps: float
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> TowerConfig:
+        """Takes the tower's sizes out of a version directory's settings."""
+        return cls(**{name: settings[name] for name in cls.__dataclass_fields__})
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block: self-attention, then a two-layer perceptron, each with a residual."""
+
+    def __init__(self, config: TowerConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.heads = config.num_attention_heads
+        self.activation = ACTIVATIONS[config.hidden_act]
+        self.layer_norm1 = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.qkv_proj = nn.Linear(width, 3 * width)
+        self.out_proj = nn.Linear(width, width)
+        self.layer_norm2 = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.fc1 = nn.Linear(width, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, width)
+
+    def forward(self, x: torch.Tensor, causal: bool) -> torch.Tensor:
+        """[n, tokens, width] -> [n, tokens, width], in place."""
+        n, tokens, width = x.shape
+        qkv = self.qkv_proj(self._normed(x))  # [n, tokens, 3 * width]
+        query, key, value = qkv.view(n, tokens, 3, self.heads, -1).permute(
+            2, 0, 3, 1, 4
+        )  # each [n, heads, tokens, d]
+        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=causal)
+        return self._finish(x, mixed.transpose(1, 2).reshape(n, tokens, width))
+
+    def pooled(self, x: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
+        """What `forward` makes of one token a row: [n, tokens, width] -> [n, width].
+
+        Args:
+            x: As for `forward`.
+            positions: int64 [n], which token; it attends to those up to itself. None: the first, to all.
+        """
+        n, tokens, width = x.shape
+        normed, mask = self._normed(x), None
+        if positions is not None:
+            mask = (torch.arange(tokens, device=x.device) <= positions[:, None])[:, None, None]
+        weight, bias = self.qkv_proj.weight, self.qkv_proj.bias
+        query = functional.linear(take(normed, positions), weight[:width], bias[:width])
+        key_value = functional.linear(normed, weight[width:], bias[width:])
+        key, value = key_value.view(n, tokens, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(
+            query.view(n, self.heads, 1, -1), key, value, attn_mask=mask
+        )
+        return self._finish(take(x, positions), mixed.reshape(n, width))
+
+    def _normed(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer_norm1(x).to(self.qkv_proj.weight.dtype)
+
+    def _finish(self, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+        x += self.out_proj(mixed)
+        x += self.fc2(self.activation(self.fc1(self.layer_norm2(x).to(self.fc1.weight.dtype))))
+        return x
+
+
+class Tower(nn.Module):
+    """A stack of blocks, of which one token a row is read."""
+
+    def __init__(self, config: TowerConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
+
+    def forward(self, x: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
+        """float32 [n, tokens, width], which is spent -> float32 [n, width].
+
+        Args:
+            x: Embedded tokens.
+            positions: int64 [n], the token to read, attention being causal. None: the first, and it is not.
+        """
+        x = x.to(next(self.parameters()).dtype)
+        for layer in self.layers[:-1]:
+            x = layer(x, causal=positions is not None)
+        last: Any = self.layers[-1]
+        return last.pooled(x, positions).float()
+
+    def set_precision(self, dtype: torch.dtype) -> None:
+        """Casts the matrices of the blocks; float16 takes the norms and the residual stream along."""
+        if dtype == torch.float16:
+            self.to(dtype)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                module.to(dtype)
+
+
+def take(x: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
+    """One token a row: [n, tokens, width] -> [n, width], the first where `positions` is None."""
+    if positions is None:
+        return x[:, 0].contiguous()
+    return x[torch.arange(len(x), device=x.device), positions]
+
+
+def load_state(path: Path, prefix: str, activation: str) -> dict[str, torch.Tensor]:
+    """Reads a tower's weights as float32, renamed from transformers' layout to this one, q, k and v fused.
+
+    Args:
+        path: A safetensors file.
+        prefix: "vision_model." or "text_model.", which is dropped from the names.
+        activation: A key of `ACTIVATIONS`.
+    """
+    state = {name.removeprefix(prefix): tensor.float() for name, tensor in load_file(path).items()}
+    fused: dict[str, torch.Tensor] = {}
+    for name, tensor in state.items():
+        target = name.replace("encoder.layers.", "tower.layers.")
+        target = target.replace(".self_attn.", ".").replace(".mlp.", ".")
+        if ".k_proj." in name or ".v_proj." in name:
+            continue
+        if ".q_proj." in name:
+            parts = [state[name.replace(".q_proj.", f".{part}_proj.")] for part in "qkv"]
+            target, tensor = target.replace(".q_proj.", ".qkv_proj."), torch.cat(parts)
+        fused[target] = fold_quick_gelu(target, tensor) if activation == "quick_gelu" else tensor
+    return fused
+
+
+def fold_quick_gelu(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Puts the slope of `quick_gelu` into the two layers around it, so that SiLU stands in its place."""
+    if ".fc1." in name:
+        return tensor * QUICK_GELU_SLOPE
+    return tensor / QUICK_GELU_SLOPE if name.endswith(".fc2.weight") else tensor
+
+
+def unit_norm(x: torch.Tensor) -> torch.Tensor:
+    """Scales each row of [n, d] to L2 norm 1."""
+    return x / x.norm(dim=-1, keepdim=True)
+
+
+def set_up_torch(
+    args: dict[str, str], parameters: Parameters, *, exact_on_cpu: bool
+) -> tuple[torch.device, torch.dtype]:
+    """The device of a model instance and the dtype of its matrix products; sets the threads of a CPU pass.
+
+    Args:
+        args: What Triton hands to `initialize`.
+        parameters: `precision` and `threads` (0: one for each core that this process may use).
+        exact_on_cpu: See `choose_precision`.
+    """
+    gpu = args["model_instance_kind"] == "GPU"
+    device = torch.device("cuda", int(args["model_instance_device_id"])) if gpu else torch.device("cpu")
+    if gpu:
+        torch.cuda.set_device(device)
+    torch.set_num_threads(parameters.integer("threads") or available_cores())
+    wanted = parameters.choice("precision", PRECISIONS)
+    return device, choose_precision(wanted, device, exact_on_cpu)
+
+
+def choose_precision(wanted: str, device: torch.device, exact_on_cpu: bool) -> torch.dtype:
+    """The dtype of the matrix products; `auto` is what the device multiplies fastest within the tolerances.
+
+    float16 on a GPU; bfloat16 on a CPU with AVX512-BF16, AMX or Arm's bf16 instructions; else float32.
+
+    Args:
+        wanted: One of PRECISIONS.
+        device: Where the tower runs.
+        exact_on_cpu: `auto` stays with float32 on a CPU.
+    """
+    if wanted != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wanted]
+    if device.type == "cuda":
+        return torch.float16
+    return torch.bfloat16 if cpu_has_bfloat16() and not exact_on_cpu else torch.float32
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices by instructions of its own."""
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(cpu_flags())
+
+
+def cpu_flags() -> set[str]:
+    """The names of this CPU's instruction sets, as Linux lists them; none where it does not."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return set()
+    return set(next((line.split() for line in lines if line.startswith(("flags", "Features"))), []))

@@ -1,1 +1,0 @@
-"""What `scripts/benchmark.py` is made of: the load, the contenders, the measurements, and their report."""

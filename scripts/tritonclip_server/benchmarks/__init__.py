@@ -1,0 +1,1 @@
+"""Measure this system, alone and against others."""

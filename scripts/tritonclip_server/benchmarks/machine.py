@@ -1,0 +1,61 @@
+"""What a result was measured on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+import urllib.request
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tritonclip_server.paths import CHECKOUT
+
+FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+PACKAGES = ("torch", "transformers", "pillow", "nvidia-pytriton", "litserve", "fastapi")
+
+
+def describe() -> dict[str, Any]:
+    """CPU, memory, versions and commit; what cannot be found out is left empty."""
+    cpu = _read("/proc/cpuinfo")
+    flags = (re.search(r"^flags\s*:(.*)$", cpu, re.MULTILINE) or [""])[0].split()
+    memory = re.search(r"^MemTotal:\s*(\d+) kB$", _read("/proc/meminfo"), re.MULTILINE)
+    return {
+        "cpu": cpu_name(),
+        "flags": [flag for flag in FLAGS if flag in flags],
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(int(memory[1]) / 2**20, 1) if memory else None,
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in PACKAGES},
+        "commit": _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain") else ""),
+    }
+
+
+def cpu_name() -> str:
+    """The processor's name; empty where none is to be found."""
+    model = re.search(r"^model name\s*:\s*(.*)$", _read("/proc/cpuinfo"), re.MULTILINE)
+    return model[1] if model else platform.processor()
+
+
+def triton_version(http_url: str) -> str:
+    """The release of a running server."""
+    with urllib.request.urlopen(f"http://{http_url}/v2", timeout=10) as reply:
+        return str(json.load(reply)["version"])
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip()

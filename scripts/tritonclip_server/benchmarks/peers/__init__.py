@@ -1,0 +1,1 @@
+"""The systems that the comparison runs in processes of their own."""

@@ -1,0 +1,38 @@
+"""A contender: the transformers pipeline, float32, from JPEG files: `pipeline_worker MODEL PHOTOS LABELS`."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+from PIL import Image
+from transformers import CLIPImageProcessorPil, pipeline
+
+from tritonclip_server.benchmarks.peers.worker import batches, serve, timed
+
+
+def main(model: str, photos: str, labels_file: str) -> None:
+    """Loads the pipeline and serves."""
+    labels = json.loads(Path(labels_file).read_text(encoding="utf-8"))
+    files = [path.read_bytes() for path in sorted(Path(photos).iterdir())]
+    processor = CLIPImageProcessorPil.from_pretrained(model)
+    classify = pipeline(
+        "zero-shot-image-classification", model=model, image_processor=processor, dtype="float32"
+    )
+
+    def run(batch: int, seconds: float) -> dict[str, float]:
+        groups = batches(files, batch)
+
+        def work() -> None:
+            images = [Image.open(io.BytesIO(file)) for file in next(groups)]
+            classify(images, candidate_labels=labels, batch_size=batch)
+
+        return timed(work, batch, seconds)
+
+    serve({"pipeline": run})
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,181 @@
+"""The result as pictures, each left out where its measurements are missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+from tritonclip_server.benchmarks.serving.measurements import CALLERS  # noqa: E402
+from tritonclip_server.benchmarks.serving.report import stage_means, titles  # noqa: E402
+from tritonclip_server.benchmarks.serving.roofline import (  # noqa: E402
+    LITSERVE,
+    Rounds,
+    best,
+    column,
+    latency_floors,
+    rooflines,
+)
+from tritonclip_server.benchmarks.serving.stages import STAGES  # noqa: E402
+
+BASELINES = {
+    "pipeline-1": "pipeline, one by one",
+    "pipeline-16": "pipeline, batches of 16",
+    "fastapi": "FastAPI",
+}
+LABEL_POINTS = {1: "labels-1", 10: "callers-1", 100: "labels-100", 1000: "labels-1000"}
+IMAGE_BARS = {
+    "1 x 1": "callers-1",
+    "1 x 16": "images-16x1",
+    "16 x 1": "callers-16",
+    "4 x 16": "images-16x4",
+    "64 x 1": "callers-64",
+}
+
+
+def write_plots(rounds: Rounds, directory: Path) -> list[Path]:
+    """Draws what the rounds allow; returns the PNG files."""
+    pictures = {
+        "callers.png": by_callers,
+        "labels.png": by_labels,
+        "images.png": by_images,
+        "stages.png": by_stage,
+    }
+    written = []
+    for name, draw in pictures.items():
+        figure = draw(rounds)
+        if figure is not None:
+            figure.savefig(directory / name, dpi=120, bbox_inches="tight")
+            plt.close(figure)
+            written.append(directory / name)
+    return written
+
+
+def by_callers(rounds: Rounds) -> Figure | None:
+    """Throughput and latency by number of callers, with the roofline, the floor and the baselines."""
+    points = {callers: f"callers-{callers}" for callers in CALLERS if f"callers-{callers}" in rounds}
+    if not points:
+        return None
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
+    _line(left, rounds, points, "images_per_s", "this system")
+    for number, (name, title) in enumerate(_baselines(rounds).items(), start=1):
+        left.axhline(median(column(rounds, name)), color=f"C{number}", linestyle="--", label=title)
+    _limit(left, rounds, "roofline")
+    for percent in (50, 95, 99):
+        _line(right, rounds, points, f"p{percent}_ms", f"p{percent}")
+    _limit(right, rounds, "floor")
+    right.set_yscale("log")
+    for axes, title in ((left, "images a second"), (right, "latency of a request, ms")):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(list(points), [str(callers) for callers in points])
+        axes.set_xlabel("callers, each with one request of one image in flight")
+        axes.set_title(title)
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncol=3)
+        axes.grid(alpha=0.3)
+    left.set_ylim(bottom=0)
+    return figure
+
+
+def by_labels(rounds: Rounds) -> Figure | None:
+    """Latency of one caller by number of cached labels."""
+    points = {labels: name for labels, name in LABEL_POINTS.items() if name in rounds}
+    if len(points) < 2:
+        return None
+    figure, axes = plt.subplots(figsize=(6, 4))
+    _line(axes, rounds, points, "p50_ms", "median latency")
+    stages = [stage_means(rounds, name) for name in points.values()]
+    for stage in ("text_encoder", "similarity"):
+        axes.plot(
+            list(points), [means[stage]["compute_ms"] for means in stages], "o-", label=f"{stage} alone"
+        )
+    axes.set_xscale("log")
+    axes.set_xticks(list(points), [str(labels) for labels in points])
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("cached labels a request, 1 caller")
+    axes.set_ylabel("ms")
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def by_images(rounds: Rounds) -> Figure | None:
+    """Time of an image by requests in flight and images a request."""
+    bars = {label: name for label, name in IMAGE_BARS.items() if name in rounds}
+    if not bars:
+        return None
+    figure, axes = plt.subplots(figsize=(6, 4))
+    times_ms = [[1e3 / rate for rate in column(rounds, name)] for name in bars.values()]
+    middles = [median(times) for times in times_ms]
+    below = [middle - min(times) for middle, times in zip(middles, times_ms, strict=True)]
+    above = [max(times) - middle for middle, times in zip(middles, times_ms, strict=True)]
+    axes.bar(list(bars), middles, yerr=[below, above], capsize=4)
+    axes.set_xlabel("requests in flight x images a request")
+    axes.set_ylabel("ms an image")
+    axes.grid(axis="y", alpha=0.3)
+    return figure
+
+
+def by_stage(rounds: Rounds) -> Figure | None:
+    """Queue and compute time of a request in each stage."""
+    names = [name for name in titles() if name in rounds and stage_means(rounds, name)]
+    if not names:
+        return None
+    figure, axes = plt.subplots(figsize=(9, 0.4 * len(names) + 1.5))
+    left = [0.0] * len(names)
+    shares = [_shares(rounds, name) for name in names]
+    for number, stage in enumerate(STAGES):
+        for kind, hatch in (("compute_ms", ""), ("queue_ms", "///")):
+            widths = [share[stage, kind] for share in shares]
+            label = f"{stage}, {kind.removesuffix('_ms')}"
+            axes.barh(
+                names,
+                widths,
+                left=left,
+                color=f"C{number}",
+                hatch=hatch,
+                alpha=0.5 if hatch else 1,
+                label=label,
+            )
+            left = [a + b for a, b in zip(left, widths, strict=True)]
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("share of a request's time in the stages, %")
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def _shares(rounds: Rounds, name: str) -> dict[tuple[str, str], float]:
+    means = stage_means(rounds, name)
+    times = {(stage, kind): means[stage][kind] for stage in STAGES for kind in ("compute_ms", "queue_ms")}
+    total = sum(times.values()) or 1.0
+    return {key: 100 * value / total for key, value in times.items()}
+
+
+def _line(axes: Axes, rounds: Rounds, points: dict[int, str], figure: str, label: str) -> None:
+    values = [column(rounds, name, figure) for name in points.values()]
+    (line,) = axes.plot(list(points), [median(each) for each in values], "o-", label=label)
+    axes.fill_between(
+        list(points), list(map(min, values)), list(map(max, values)), alpha=0.2, color=line.get_color()
+    )
+
+
+def _baselines(rounds: Rounds) -> dict[str, str]:
+    found = {name: title for name, title in BASELINES.items() if name in rounds}
+    if any(name in rounds for name in LITSERVE):
+        found[best(rounds, LITSERVE)] = "LitServe, the better one"
+    return found
+
+
+def _limit(axes: Axes, rounds: Rounds, kind: str) -> None:
+    try:
+        value = median(rooflines(rounds) if kind == "roofline" else latency_floors(rounds))
+    except KeyError:
+        return
+    axes.axhline(value, color="black", linestyle=":", label=kind)

@@ -1,0 +1,171 @@
+"""What the measurements say together: the limits of the machine, and how near to them the system comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from typing import Any
+
+from tritonclip_server.benchmarks.serving.measurements import ENCODER_BATCHES
+
+Rounds = Mapping[str, Sequence[Mapping[str, Any]]]
+"""The figures of each round, by the measurement's name."""
+ENCODERS = tuple(f"encoder-{batch}" for batch in ENCODER_BATCHES)
+BUSY = ("callers-16", "callers-64")
+LITSERVE = ("litserve-1", "litserve-2")
+FEW_LABELS, MANY_LABELS = ("callers-1", 10), ("labels-1000", 1000)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Of a figure over the rounds."""
+
+    median: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """From one value a round."""
+        return cls(median(values), min(values), max(values))
+
+
+@dataclass(frozen=True)
+class Target:
+    """A line derived from measurements, and the bound that the project sets itself.
+
+    Attributes:
+        title: What it is.
+        relation: ">=", "<=" or "<"; the empty text where there is no bound.
+        bound: The bound, in `unit`.
+        values: From the rounds to one value a round; KeyError where something was not measured.
+        unit: Of the values; empty for ratios.
+    """
+
+    title: str
+    relation: str
+    bound: float
+    values: Callable[[Rounds], list[float]]
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A target with what was measured."""
+
+    target: Target
+    spread: Spread
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the median keeps the bound; None where there is none."""
+        value, bound = self.spread.median, self.target.bound
+        return {">=": value >= bound, "<=": value <= bound, "<": value < bound}.get(self.target.relation)
+
+
+def column(rounds: Rounds, name: str, figure: str = "images_per_s") -> list[float]:
+    """One figure of one measurement, a value a round."""
+    return [float(figures[figure]) for figures in rounds[name]]
+
+
+def best(rounds: Rounds, names: Sequence[str]) -> str:
+    """The measurement with the highest median throughput."""
+    measured = [name for name in names if name in rounds]
+    if not measured:
+        raise KeyError(f"none of {', '.join(names)} was measured")
+    return max(measured, key=lambda name: median(column(rounds, name)))
+
+
+def ratio(over: Sequence[float], under: Sequence[float]) -> list[float]:
+    """Round by round, so that what drifts from round to round cancels out."""
+    return [a / b for a, b in zip(over, under, strict=True)]
+
+
+def roofline(encoded_per_s: float, decoded_per_s: float) -> float:
+    """Images a second if nothing but decoding and encoding cost anything, each on all cores in its time."""
+    return 1 / (1 / encoded_per_s + 1 / decoded_per_s)
+
+
+def rooflines(rounds: Rounds) -> list[float]:
+    """The roofline of each round, at the encoder's best batch."""
+    encoded = column(rounds, best(rounds, ENCODERS))
+    return [roofline(*pair) for pair in zip(encoded, column(rounds, "decode"), strict=True)]
+
+
+def latency_floors(rounds: Rounds) -> list[float]:
+    """Milliseconds of a request if nothing but decoding on one core and encoding one image took time."""
+    decode_ms, encode_ms = column(rounds, "decode-1", "p50_ms"), column(rounds, "encoder-1", "p50_ms")
+    return [sum(pair) for pair in zip(decode_ms, encode_ms, strict=True)]
+
+
+def label_cost_us(rounds: Rounds) -> list[float]:
+    """Microseconds of the server for one more cached label: the slope of the stages that work on labels."""
+
+    def compute_ms(figures: Mapping[str, Any]) -> float:
+        stages = figures["stages"]
+        return float(stages["text_encoder"]["compute_ms"] + stages["similarity"]["compute_ms"])
+
+    (few, few_count), (many, many_count) = FEW_LABELS, MANY_LABELS
+    pairs = zip(rounds[few], rounds[many], strict=True)
+    return [(compute_ms(b) - compute_ms(a)) * 1e3 / (many_count - few_count) for a, b in pairs]
+
+
+def _throughput_over(others: Sequence[str], rounds: Rounds) -> list[float]:
+    return ratio(column(rounds, best(rounds, BUSY)), column(rounds, best(rounds, others)))
+
+
+def _throughput_over_roofline(rounds: Rounds) -> list[float]:
+    return ratio(column(rounds, best(rounds, BUSY)), rooflines(rounds))
+
+
+def _latency_over_floor(rounds: Rounds) -> list[float]:
+    return ratio(column(rounds, "callers-1", "p50_ms"), latency_floors(rounds))
+
+
+def _many_labels(rounds: Rounds) -> list[float]:
+    return ratio(column(rounds, MANY_LABELS[0], "p50_ms"), column(rounds, FEW_LABELS[0], "p50_ms"))
+
+
+def _throughput(over: str, under: str, rounds: Rounds) -> list[float]:
+    return ratio(column(rounds, over), column(rounds, under))
+
+
+TARGETS = (
+    Target("roofline: decoding and encoding only", "", 0, rooflines, "images/s"),
+    Target("latency floor: decoding and encoding one image", "", 0, latency_floors, "ms"),
+    Target("throughput / pipeline one by one", ">=", 8, partial(_throughput_over, ["pipeline-1"])),
+    Target("throughput / pipeline in batches of 16", ">=", 3.5, partial(_throughput_over, ["pipeline-16"])),
+    Target("throughput / FastAPI", ">=", 10, partial(_throughput_over, ["fastapi"])),
+    Target("throughput / better LitServe", ">=", 1.35, partial(_throughput_over, LITSERVE)),
+    Target("throughput / roofline", ">=", 0.85, _throughput_over_roofline),
+    Target("median latency of 1 caller / floor", "<=", 1.3, _latency_over_floor),
+    Target("median latency with 1000 cached labels / with 10", "<=", 1.5, _many_labels),
+    Target(
+        "time an image, 1 request of 16 / 16 requests of 1",
+        "<=",
+        1,
+        partial(_throughput, "callers-16", "images-16x1"),
+    ),
+    Target(
+        "time an image, 4 requests of 16 / 64 requests of 1",
+        "<=",
+        1,
+        partial(_throughput, "callers-64", "images-16x4"),
+    ),
+    Target("throughput at 256 callers / at 64", ">=", 1, partial(_throughput, "callers-256", "callers-64")),
+    Target("server time of a cached label", "<", 5, label_cost_us, "us"),
+)
+"""Throughput without further words is the better one of 16 and 64 callers."""
+
+
+def derive(rounds: Rounds) -> list[Derived]:
+    """The lines of `TARGETS` whose measurements are there."""
+    found = []
+    for target in TARGETS:
+        try:
+            found.append(Derived(target, Spread.of(target.values(rounds))))
+        except KeyError:
+            continue
+    return found

@@ -1,0 +1,72 @@
+"""The demo: serves a repository with the embedded Triton and classifies sample images over gRPC and HTTP."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from tritonclip import Client, Prediction
+from tritonclip_server.paths import DEMO_IMAGES
+from tritonclip_server.serving.launcher import EmbeddedTriton, LaunchError, ServerOptions
+
+SHOWN = 3
+REPEATS = 5
+
+
+def classify(client: Client, image: Path, labels: list[str]) -> tuple[list[Prediction], float]:
+    """Ranks the labels for one image a few times; returns the ranking and the median time in milliseconds."""
+    times_ms = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        ranking = client.classify(image, labels)
+        times_ms.append((time.perf_counter() - start) * 1000)
+    return ranking, statistics.median(times_ms)
+
+
+def listing(ranking: list[Prediction]) -> str:
+    """The best labels, one a line, with their scores in per cent."""
+    return "\n".join(f"{found['score']:6.1%}  {found['label']}" for found in ranking[:SHOWN])
+
+
+@click.command()
+@click.argument("repository", type=click.Path(path_type=Path))
+@click.option("--images", type=click.Path(path_type=Path, exists=True), default=DEMO_IMAGES, help="A folder.")
+def main(repository: Path, images: Path) -> None:
+    """Serves REPOSITORY, classifies the sample images, prints the rankings, and stops the server."""
+    samples = json.loads((images / "labels.json").read_text(encoding="utf-8"))
+    labels: list[str] = samples["candidate_labels"]
+    expected: dict[str, str] = samples["expected"]
+    console = Console()
+    start = time.perf_counter()
+    try:
+        with EmbeddedTriton(repository, ServerOptions(http_port=0, grpc_port=0, metrics_port=0)) as server:
+            console.print(f"Triton serves {repository}, ready after {time.perf_counter() - start:.1f} s")
+            table, right = (
+                Table("image", f"best {SHOWN} of {len(labels)} labels", "gRPC", "HTTP", box=None),
+                0,
+            )
+            with Client(server.grpc_url) as grpc, Client(server.http_url, protocol="http") as http:
+                grpc.classify(images / next(iter(expected)), labels)  # The labels are encoded once, here.
+                for name, label in expected.items():
+                    ranking, grpc_ms = classify(grpc, images / name, labels)
+                    same, http_ms = classify(http, images / name, labels)
+                    if ranking != same:
+                        raise click.ClickException(f"{name}: gRPC and HTTP disagree: {ranking} and {same}")
+                    table.add_row(name, listing(ranking), f"{grpc_ms:.1f} ms", f"{http_ms:.1f} ms")
+                    right += ranking[0]["label"] == label
+            console.print(table)
+            console.print(f"{right} of {len(expected)} images are what their names say. ", end="")
+            console.print(f"Times: median of {REPEATS} calls.")
+        console.print("Triton stopped")
+    except LaunchError as error:
+        raise click.ClickException(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()

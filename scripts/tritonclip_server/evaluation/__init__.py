@@ -1,0 +1,1 @@
+"""Compare a server with transformers on labelled images."""

@@ -1,0 +1,114 @@
+"""Rates of decoding alone: on the host's cores as image_preprocess does it, and by nvJPEG."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import multiprocessing
+import statistics
+import threading
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tritonclip_server.gpu.run import Run
+from tritonclip_server.repository.version_code import import_from_versions
+
+
+def photographs(count: int, width: int = 640, height: int = 480) -> list[bytes]:
+    """JPEG files of random pictures with the spectrum of photographs, the same at every call."""
+    random = np.random.default_rng(0)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    amplitude = 1 / np.maximum(frequency, 1 / width) ** 1.4  # files of 90 kB
+    files = []
+    for _ in range(count):
+        phases = np.exp(2j * np.pi * random.random((3, *amplitude.shape)))
+        picture = np.fft.irfft2(phases * amplitude, (height, width)).transpose(1, 2, 0)
+        picture = (128 + 50 * picture / picture.std()).clip(0, 255).astype(np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, "JPEG", quality=90)
+        files.append(file.getvalue())
+    return files
+
+
+def host(run: Run) -> None:
+    """Images/s of decoding, resizing and cropping alone, as image_preprocess does it."""
+    files = photographs(run.plan.photographs)
+    run.results.put(mean_file_bytes=round(statistics.mean(map(len, files))))
+    for processes, threads in run.plan.decoders:
+        if not run.has_time(run.plan.seconds + 5):
+            return
+        rate = decoding_rate(run.repository, files, processes, threads, run.plan.seconds)
+        run.results.add("decoding", processes=processes, threads=threads, images_s=rate)
+
+
+def decoding_rate(
+    repository: Path, files: list[bytes], processes: int, threads: int, seconds: float
+) -> float:
+    """Images/s of so many processes of so many threads that decode at the same time."""
+    context = multiprocessing.get_context("spawn")
+    ready, begin = context.Barrier(processes + 1), context.Event()
+    counts = context.SimpleQueue()
+    arguments = (repository / "image_preprocess" / "1", files, threads, seconds, ready, begin, counts)
+    workers = [context.Process(target=_decode, args=arguments, daemon=True) for _ in range(processes)]
+    for worker in workers:
+        worker.start()
+    ready.wait(timeout=30)
+    begin.set()
+    rate = sum(counts.get() for _ in workers)
+    for worker in workers:
+        worker.join()
+    return float(rate)
+
+
+def _decode(
+    directory: Path, files: list[bytes], threads: int, seconds: float, ready: Any, begin: Any, counts: Any
+) -> None:
+    code = import_from_versions("clip_images", directory)
+
+    settings = json.loads((directory / "processor.json").read_text(encoding="utf-8"))
+    decoder = code.ImageDecoder(code.ImageSettings.from_dict(settings), ["JPEG"], 89478485)
+    decoder.decode(files[0])
+    done = [0] * threads
+    ready.wait(timeout=30)
+    begin.wait()
+    start = time.perf_counter()
+
+    def work(number: int) -> None:
+        for file in itertools.cycle(files[number % len(files) :] + files[: number % len(files)]):
+            decoder.decode(file)
+            done[number] += 1
+            if time.perf_counter() - start >= seconds:
+                return
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    counts.put(sum(done) / (time.perf_counter() - start))
+
+
+def nvjpeg(run: Run) -> None:
+    """Images/s of JPEG decoding on the GPU by torchvision, without resizing."""
+    if run.device != "cuda":
+        run.results.put(skipped="needs a GPU")
+        return
+    import torch
+
+    from tritonclip_server.gpu.rates import median_seconds
+
+    decode_jpeg = import_module("torchvision.io").decode_jpeg
+
+    files = [
+        torch.from_numpy(np.frombuffer(file, np.uint8).copy()) for file in photographs(run.plan.photographs)
+    ]
+    for count in (1, 16, 64, 256):
+        batch = list(itertools.islice(itertools.cycle(files), count))
+        took = median_seconds(lambda b=batch: decode_jpeg(b, device="cuda"), "cuda", run.plan.seconds / 2)  # type: ignore[misc]
+        run.results.add("decoding", count=count, images_s=count / took)

@@ -1,0 +1,1 @@
+"""Write both towers of a checkpoint as ONNX, and check them."""

@@ -1,0 +1,20 @@
+"""Folders that come with the package: in a wheel they are inside it, in a checkout next to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+CHECKOUT = _PACKAGE.parent.parent
+"""Root of the checkout. Only commands that are documented to need a checkout may use it."""
+
+
+def _folder(packaged: str, in_checkout: str) -> Path:
+    inside = _PACKAGE / packaged
+    return inside if inside.is_dir() else CHECKOUT / in_checkout
+
+
+MODEL_REPOSITORY = _folder("model_repository", "model_repository")
+"""Code and configurations of the nine models, from which `prepare` writes a repository."""
+DEMO_CHECKPOINT = _folder("demo/checkpoint", "scripts/demo/checkpoint")
+DEMO_IMAGES = _folder("demo/images", "scripts/demo/images")

@@ -1,0 +1,306 @@
+"""Writes a checkpoint into a Triton model repository, as one version of its models.
+
+A version is put together in a staging directory inside the output and then renamed into place, so that a
+broken or half-written version is never left behind. The code and the configurations come from
+`model_repository/`; the weights and settings from a `Checkpoint`.
+"""
+
+from __future__ import annotations
+
+import compileall
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tritonclip_server.paths import MODEL_REPOSITORY
+from tritonclip_server.repository.checkpoint import Checkpoint, file_sha256
+from tritonclip_server.repository.configs import (
+    CONFIG,
+    ENSEMBLES,
+    MODELS,
+    PYTHON_MODELS,
+    SIZES,
+    ensemble_configuration,
+    python_configuration,
+    source_configuration,
+    with_versions,
+)
+
+COMMON = "clip_common"
+"""The package that every Python model takes from `model_repository/`."""
+LEAST_INSTANCES_FOR_PRIORITIES = 4
+"""With fewer, Triton's batcher stalls for 500 ms now and then (`scripts/BENCHMARKS.md`)."""
+WRITERS = ("checkpoint.py", "configs.py", "writer.py")
+"""Of this folder: they decide what is written beside the code, settings, identity, manifests."""
+MANIFEST = "manifest.json"
+_BYTECODE = shutil.ignore_patterns("__pycache__")
+PRELOADED_LABELS = "preload_labels.txt"
+STAGING_PREFIX = ".staging-"
+
+
+class RepositoryError(ValueError):
+    """A repository that cannot be written as asked; the text says why and what to do."""
+
+
+def check_parameters(parameters: Mapping[str, Mapping[str, str]]) -> None:
+    """Refuses changes of parameters that no `config.pbtxt` has, and sizes that are none.
+
+    Raises:
+        RepositoryError: Names the model or the parameter, and those there are.
+    """
+    for model, changes in parameters.items():
+        if model not in PYTHON_MODELS:
+            raise RepositoryError(
+                f"there is no model '{model}' with parameters; those are {', '.join(PYTHON_MODELS)}"
+            )
+        known = source_configuration(model).parameters
+        for name, value in changes.items():
+            if name not in known and name not in SIZES:
+                names = ", ".join([*sorted(known), *SIZES])
+                raise RepositoryError(f"{model} has no parameter '{name}'; it has {names}")
+            if name in SIZES and not (value.isascii() and value.isdigit() and int(value) > 0):
+                raise RepositoryError(f"{model}.{name} must be a whole number of at least 1, not '{value}'")
+        if "priority_levels" in changes and int(changes.get("instances", 1)) < LEAST_INSTANCES_FOR_PRIORITIES:
+            raise RepositoryError(
+                f"{model}.priority_levels needs {model}.instances={LEAST_INSTANCES_FOR_PRIORITIES} or more: "
+                "with fewer, Triton's batcher stalls for half a second now and then"
+            )
+
+
+def fingerprint(checkpoint_key: str, parameters: Mapping[str, Mapping[str, str]], labels: Path | None) -> str:
+    """Identifies everything that a version is made of, without reading a weight.
+
+    Args:
+        checkpoint_key: Identifies the weights: a digest, or the recipe of random ones.
+        parameters: Changed parameters by model.
+        labels: File of labels to encode at load.
+    """
+    files = sorted(path for path in MODEL_REPOSITORY.rglob("*") if path.suffix in (".py", ".pbtxt"))
+    parts = [checkpoint_key, json.dumps(parameters, sort_keys=True), file_sha256(labels) if labels else ""]
+    parts += [f"{path.relative_to(MODEL_REPOSITORY)} {file_sha256(path)}" for path in files]
+    parts += [f"{name} {file_sha256(Path(__file__).with_name(name))}" for name in WRITERS]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def holds(output: Path, version: int, wanted: str) -> bool:
+    """Whether every model of `output` has this version, made of what `wanted` identifies, all files whole."""
+    return all(_is_whole(output / model / str(version), wanted) for model in MODELS)
+
+
+def write_version(
+    checkpoint: Checkpoint,
+    output: Path,
+    version: int,
+    *,
+    made_of: str,
+    parameters: Mapping[str, Mapping[str, str]],
+    labels: Path | None,
+    force: bool,
+) -> None:
+    """Writes or replaces one version of all models.
+
+    Args:
+        checkpoint: The weights and settings.
+        output: The model repository; made where it does not exist.
+        version: The version directory's number.
+        made_of: The `fingerprint` to note in the manifests.
+        parameters: Parameters and `SIZES` of `config.pbtxt` to change, by model.
+        labels: File of labels that `text_encoder` encodes at load, one a line.
+        force: Replace a version that holds another checkpoint.
+
+    Raises:
+        RepositoryError: The version holds another checkpoint and `force` is not set.
+    """
+    if not force:
+        _refuse_other_checkpoint(checkpoint, output, version)
+    with _staging(output) as staging:
+        _stage(staging, checkpoint, version, made_of, parameters, labels)
+        _install(staging, output, version)
+    _compile(output, version)
+
+
+def add_version(checkpoint: Checkpoint, output: Path, version: int, *, made_of: str, served: int) -> None:
+    """Writes a version beside the served one, for Triton to load both; the ensembles stay as they are.
+
+    Args:
+        checkpoint: The weights and settings.
+        output: A model repository.
+        version: A number that it does not have.
+        made_of: The `fingerprint` to note in the manifests.
+        served: The version that is served. Its settings of the Python models are those of both.
+    """
+    with _staging(output) as staging:
+        labels = output / "text_encoder" / str(served) / PRELOADED_LABELS
+        _stage(staging, checkpoint, version, made_of, {}, labels if labels.exists() else None)
+        for model in PYTHON_MODELS:
+            present = (output / model / CONFIG).read_text(encoding="utf-8")
+            (staging / model / CONFIG).write_text(with_versions(present, [served, version]), encoding="utf-8")
+        for model in ENSEMBLES:
+            (staging / model / CONFIG).unlink()
+        _install(staging, output, version)
+    _compile(output, version)
+
+
+def _stage(
+    staging: Path,
+    checkpoint: Checkpoint,
+    version: int,
+    made_of: str,
+    parameters: Mapping[str, Mapping[str, str]],
+    labels: Path | None,
+) -> None:
+    for model in MODELS:
+        _stage_model(staging / model, model, checkpoint, version, parameters.get(model, {}))
+    if labels is not None:
+        shutil.copyfile(labels, staging / "text_encoder" / str(version) / PRELOADED_LABELS)
+    for model in MODELS:
+        _write_manifest(staging / model / str(version), checkpoint, made_of)
+
+
+def _compile(output: Path, version: int) -> None:
+    """Writes the bytecode now: Python would at the load, and Triton take that for a change of the version."""
+    for model in PYTHON_MODELS:
+        compileall.compile_dir(output / model / str(version), quiet=1)
+
+
+def _refuse_other_checkpoint(checkpoint: Checkpoint, output: Path, version: int) -> None:
+    for model in MODELS:
+        present = _read_manifest(output / model / str(version))
+        if present and present["checkpoint"]["sha256"] != checkpoint.sha256:
+            raise RepositoryError(
+                f"version {version} of {model} in {output} holds {present['checkpoint']['source']}; "
+                "choose another --version, or replace it with --force"
+            )
+
+
+@contextmanager
+def _staging(output: Path) -> Iterator[Path]:
+    existed = output.exists()
+    output.mkdir(parents=True, exist_ok=True)
+    for leftover in output.glob(STAGING_PREFIX + "*"):
+        shutil.rmtree(leftover)
+    staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=output))
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging)
+        if not existed and not any(output.iterdir()):
+            output.rmdir()
+
+
+def _stage_model(
+    target: Path, model: str, checkpoint: Checkpoint, version: int, parameters: Mapping[str, str]
+) -> None:
+    directory = target / str(version)
+    directory.mkdir(parents=True)
+    if model in PYTHON_MODELS:
+        for source in sorted((MODEL_REPOSITORY / model / "1").glob("*.py")):
+            shutil.copyfile(source, directory / source.name)
+        shutil.copytree(MODEL_REPOSITORY / COMMON, directory / COMMON, ignore=_BYTECODE)
+        config = python_configuration(model, parameters, [version])
+    else:
+        config = ensemble_configuration(model, checkpoint, version)
+        (directory / CONFIG).write_text(config, encoding="utf-8")  # to come back to
+    PARTS.get(model, lambda *_: None)(checkpoint, directory)
+    (target / CONFIG).write_text(config, encoding="utf-8")
+
+
+def _vision_part(checkpoint: Checkpoint, directory: Path) -> None:
+    _write_json(directory / "vision.json", checkpoint.vision)
+    _save_tower(
+        checkpoint.tower("vision_model.", "visual_projection.weight"), directory / "vision.safetensors"
+    )
+
+
+def _text_part(checkpoint: Checkpoint, directory: Path) -> None:
+    _write_json(directory / "text.json", checkpoint.text)
+    _save_tower(checkpoint.tower("text_model.", "text_projection.weight"), directory / "text.safetensors")
+    (directory / "tokenizer.json").write_text(checkpoint.tokenizer, encoding="utf-8")
+
+
+def _save_tower(tensors: dict[str, Any], path: Path) -> None:
+    from safetensors.torch import save_file  # and with it torch, which an up-to-date repository needs not
+
+    save_file(tensors, path)
+    path.chmod(0o644)  # safetensors lets nobody else read it, and a container's user is another one
+
+
+def _preprocess_part(checkpoint: Checkpoint, directory: Path) -> None:
+    _write_json(directory / "processor.json", checkpoint.processor)
+
+
+def _similarity_part(checkpoint: Checkpoint, directory: Path) -> None:
+    _write_json(directory / "similarity.json", {"logit_scale": checkpoint.logit_scale})
+
+
+PARTS: dict[str, Callable[[Checkpoint, Path], None]] = {
+    "vision_encoder": _vision_part,
+    "text_encoder": _text_part,
+    "image_preprocess": _preprocess_part,
+    "similarity": _similarity_part,
+}
+"""What each model needs of a checkpoint."""
+
+
+def _write_manifest(directory: Path, checkpoint: Checkpoint, made_of: str) -> None:
+    identity = {name: getattr(checkpoint, name) for name in ("source", "revision", "sha256", "random")}
+    files = {
+        str(path.relative_to(directory)): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+    _write_json(directory / MANIFEST, {"made_of": made_of, "checkpoint": identity, "files": files})
+
+
+def source_of(output: Path, version: int) -> str:
+    """The checkpoint of a version, as its manifest names it."""
+    manifest = _read_manifest(output / ENSEMBLES[0] / str(version))
+    return str(manifest["checkpoint"]["source"]) if manifest else "unknown"
+
+
+def _read_manifest(directory: Path) -> dict[str, Any] | None:
+    try:
+        manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return manifest
+
+
+def _is_whole(directory: Path, wanted: str) -> bool:
+    manifest = _read_manifest(directory)
+    if manifest is None or manifest.get("made_of") != wanted:
+        return False
+    return all(
+        (directory / name).is_file() and (directory / name).stat().st_size == facts["bytes"]
+        for name, facts in manifest["files"].items()
+    )
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _install(staging: Path, output: Path, version: int) -> None:
+    """Renames the staged models into place; undoes what it did where one rename fails."""
+    done: list[tuple[Path, Path]] = []
+    try:
+        for model in MODELS:
+            for part in (str(version), CONFIG):
+                if not (staging / model / part).exists():
+                    continue
+                target, replaced = output / model / part, staging / f"replaced-{model}-{part}"
+                target.parent.mkdir(exist_ok=True)
+                if target.exists():
+                    target.rename(replaced)
+                    done.append((target, replaced))
+                (staging / model / part).rename(target)
+                done.append((staging / model / part, target))
+    except OSError:
+        for source, target in reversed(done):
+            target.rename(source)
+        raise

@@ -1,0 +1,1 @@
+"""Switch a running server to another checkpoint without losing a request."""

@@ -1,0 +1,84 @@
+"""Plain tritonclient calls, for what the client package would refuse to send, and readings of metrics."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+import tritonclient.grpc
+import tritonclient.http
+from tritonclient.utils import np_to_triton_dtype
+
+from tritonclip_server.serving.launcher import EmbeddedTriton
+
+T = TypeVar("T")
+
+
+def bytes_tensor(*rows: list[bytes]) -> np.ndarray:
+    """A BYTES tensor [rows, columns]; one empty row makes [1, 0]."""
+    tensor = np.empty((len(rows), len(rows[0])), dtype=object)
+    for index, row in enumerate(rows):
+        tensor[index, :] = row
+    return tensor
+
+
+def infer(
+    server: EmbeddedTriton,
+    protocol: str,
+    model: str,
+    parameters: dict[str, Any] | None = None,
+    **tensors: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """Sends the tensors and request parameters as they are, and returns the outputs by name."""
+    module = {"grpc": tritonclient.grpc, "http": tritonclient.http}[protocol]
+    with module.InferenceServerClient({"grpc": server.grpc_url, "http": server.http_url}[protocol]) as client:
+        inputs = []
+        for name, tensor in tensors.items():
+            inputs.append(module.InferInput(name, list(tensor.shape), np_to_triton_dtype(tensor.dtype)))
+            inputs[-1].set_data_from_numpy(tensor)
+        result = client.infer(model, inputs, parameters=parameters)
+        reply = result.get_response()
+        names = (
+            [one["name"] for one in reply["outputs"]]
+            if protocol == "http"
+            else [one.name for one in reply.outputs]
+        )
+        return {name: result.as_numpy(name) for name in names}
+
+
+def together(count: int, call: Callable[[int], T]) -> list[T | Exception]:
+    """Makes `count` calls at the same time; an exception stands in the place of its call's result."""
+
+    def attempt(index: int) -> T | Exception:
+        try:
+            return call(index)
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(attempt, range(count)))
+
+
+def metric(server: EmbeddedTriton, name: str, **labels: str) -> float:
+    """The sum of a metric's series that carry these labels."""
+    total = 0.0
+    for found, text, value in re.findall(r"^(\w+)(?:\{(.*)\})? (\S+)$", server.metrics(), re.MULTILINE):
+        if found == name and all(f'{key}="{wanted}"' in text for key, wanted in labels.items()):
+            total += float(value)
+    return total
+
+
+def cache_counts(server: EmbeddedTriton) -> dict[str, float]:
+    """The label cache's metrics by their short names."""
+    names = ("hits_total", "misses_total", "evictions_total", "entries", "bytes")
+    return {name: metric(server, f"tritonclip_label_cache_{name}") for name in names}
+
+
+def parameters(server: EmbeddedTriton, model: str) -> dict[str, Any]:
+    """The `parameters` of a model's configuration, as a client sees them."""
+    with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
+        config = client.get_model_config(model, as_json=True)["config"]
+    return {name: entry["string_value"] for name, entry in config["parameters"].items()}

@@ -1,0 +1,209 @@
+"""What stands between clients and the real server in the tests.
+
+A `Forwarder` passes bytes on and can fail as networks do; `count_calls` passes calls on, counts them, and can
+refuse some as a busy server does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import http.server
+import select
+import socket
+import socketserver
+import ssl
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+
+from tritonclip_server.serving.launcher import EmbeddedTriton
+
+PIECE_BYTES = 65536
+
+
+class Forwarder(socketserver.ThreadingTCPServer):
+    """A port that passes connections on to `target`, with TLS towards the clients if there is a context.
+
+    Attributes:
+        received_bytes: What clients have sent.
+        connections: How many have come.
+        refuse: So many further connections are closed as soon as they come.
+        cut_after_bytes: A connection is closed once its answers were this long.
+    """
+
+    allow_reuse_address = True
+    daemon_threads = True
+
+    def __init__(self, target: str, context: ssl.SSLContext | None = None) -> None:
+        self.target, self.context = target, context
+        self.received_bytes = self.connections = self.refuse = 0
+        self.cut_after_bytes: float = float("inf")
+        self.down = False
+        self._open: set[socket.socket] = set()
+        super().__init__(("127.0.0.1", 0), socketserver.BaseRequestHandler)
+        self.address = f"127.0.0.1:{self.server_address[1]}"
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Serves one connection, in a thread of its own."""
+        self.connections += 1
+        if self.down or self.refuse:
+            self.refuse -= not self.down
+            return
+        host, _, port = self.target.rpartition(":")
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:  # either side may break off
+            client = self.context.wrap_socket(request, server_side=True) if self.context else request
+            upstream = stack.enter_context(socket.create_connection((host, int(port))))
+            self._open |= {client, upstream}
+            try:
+                self._relay(stack.enter_context(client), upstream)
+            finally:
+                self._open -= {client, upstream}
+
+    def _relay(self, client: socket.socket, upstream: socket.socket) -> None:
+        answered = 0
+        while True:
+            pending = isinstance(client, ssl.SSLSocket) and client.pending()
+            for side in [client] if pending else select.select([client, upstream], [], [])[0]:
+                data = side.recv(PIECE_BYTES)
+                if not data:
+                    return
+                if side is client:
+                    self.received_bytes += len(data)
+                    upstream.sendall(data)
+                else:
+                    client.sendall(data[: int(min(len(data), self.cut_after_bytes - answered))])
+                    answered += len(data)
+            if answered >= self.cut_after_bytes:
+                return
+
+    def go_down(self) -> None:
+        """Cuts all connections and takes no more, until `down` is False again."""
+        self.down = True
+        for one in list(self._open):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> Forwarder:
+        """Begins to serve."""
+        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends all connections."""
+        self.shutdown()
+        self._thread.join()
+        self.go_down()
+        self.server_close()
+
+
+class Calls:
+    """The calls that came to a counting proxy.
+
+    Attributes:
+        url: The proxy's address.
+        seen: The headers of each inference request, names in lower case.
+        bodies: Of each inference request.
+        refuse: So many further inference requests are answered UNAVAILABLE, or 503 over HTTP.
+    """
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.seen: list[dict[str, str]] = []
+        self.bodies: list[bytes] = []
+        self.refuse = 0
+
+    def take(self, path: str, headers: Any, body: bytes) -> bool:
+        """Counts a call; tells whether to refuse it."""
+        if not path.endswith(("/infer", "/ModelInfer")):
+            return False
+        self.seen.append({name.lower(): value for name, value in headers})
+        self.bodies.append(body)
+        self.refuse -= 1
+        return self.refuse >= 0
+
+
+@contextlib.contextmanager
+def count_calls(server: EmbeddedTriton, protocol: str) -> Iterator[Calls]:
+    """A proxy in front of the server that passes whole calls on and counts them."""
+    with (_grpc_proxy if protocol == "grpc" else _http_proxy)(server) as calls:
+        yield calls
+
+
+@contextlib.contextmanager
+def _grpc_proxy(server: EmbeddedTriton) -> Iterator[Calls]:
+    calls = Calls()
+    unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+
+    class PassOn(grpc.GenericRpcHandler):
+        def service(self, details: Any) -> Any:
+            def answer(body: bytes, context: Any) -> bytes:
+                if calls.take(details.method, details.invocation_metadata, body):
+                    context.abort(grpc.StatusCode.UNAVAILABLE, "the model takes no more work")
+                metadata = [item for item in details.invocation_metadata if item[0] != "user-agent"]
+                try:
+                    return bytes(channel.unary_unary(details.method)(body, metadata=metadata))
+                except grpc.RpcError as error:
+                    context.abort(error.code(), error.details())
+                    raise
+
+            return grpc.unary_unary_rpc_method_handler(answer)
+
+    with ThreadPoolExecutor(8) as pool, grpc.insecure_channel(server.grpc_url, options=unlimited) as channel:
+        proxy = grpc.server(pool, handlers=[PassOn()], options=unlimited)
+        calls.url = f"127.0.0.1:{proxy.add_insecure_port('127.0.0.1:0')}"
+        proxy.start()
+        yield calls
+        proxy.stop(None).wait()
+
+
+@contextlib.contextmanager
+def _http_proxy(server: EmbeddedTriton) -> Iterator[Calls]:
+    calls = Calls()
+
+    class PassOn(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:  # noqa: N802  # http.server asks for this name
+            if "Content-Length" in self.headers:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+            else:  # chunked, as aiohttp sends a file
+                body = b""
+                while size := int(self.rfile.readline(), 16):
+                    body += self.rfile.read(size)
+                    self.rfile.readline()
+                self.rfile.readline()
+                del self.headers["Transfer-Encoding"]
+            if calls.take(self.path, self.headers.items(), body):
+                self._send(503, {}, b'{"error": "the model takes no more work"}')
+                return
+            with contextlib.closing(http.client.HTTPConnection(server.http_url)) as upstream:
+                upstream.request(self.command, self.path, body, dict(self.headers.items()))
+                answer = upstream.getresponse()
+                self._send(answer.status, dict(answer.getheaders()), answer.read())
+
+        def do_GET(self) -> None:  # noqa: N802
+            self.headers["Content-Length"] = "0"
+            self.do_POST()
+
+        def _send(self, status: int, headers: dict[str, str], body: bytes) -> None:
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), PassOn) as proxy:
+        calls.url = f"127.0.0.1:{proxy.server_port}"
+        thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield calls
+        proxy.shutdown()
+        thread.join()

@@ -1,0 +1,126 @@
+"""nginx with the shipped templates of `docker/nginx`, as a process of its own on free ports."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.servers import ROOT
+from tritonclip_server.serving.launcher import free_port
+
+NGINX = ROOT / "docker" / "nginx"
+PLACE = re.compile(r"\$\{([A-Z_]+)\}")
+PATIENCE_S = 60
+MAIN = """
+{user}
+daemon off;
+worker_processes 1;
+pid {directory}/pid;
+error_log {directory}/error.log;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    include {directory}/*.http.conf;
+}}
+"""
+
+
+def require_nginx() -> None:
+    """Skips where there is no nginx; in CI there must be one."""
+    if shutil.which("nginx") is None:
+        assert "CI" not in os.environ, "nginx not found: apt-get install nginx-light"
+        pytest.skip("nginx not found: apt-get install nginx-light")
+
+
+def defaults() -> dict[str, str]:
+    """The values that the repository ships for the templates."""
+    lines = (NGINX / "defaults.env").read_text(encoding="utf-8").splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+def fill(template: Path, values: Mapping[str, str]) -> str:
+    """What the official image's entry point does with a template."""
+    return PLACE.sub(lambda found: values[found[1]], template.read_text(encoding="utf-8"))
+
+
+class Proxy:
+    """A running nginx; a context manager.
+
+    Args:
+        http: Address of Triton's HTTP port.
+        grpc: Address of its gRPC port.
+        directory: For its files, an empty one.
+        tls: Values of the template of TLS; None leaves it out.
+        values: In the place of the defaults.
+    """
+
+    def __init__(
+        self, http: str, grpc: str, directory: Path, tls: Mapping[str, str] | None = None, **values: str
+    ) -> None:
+        suffix = " ssl" if tls else ""
+        self.http_url, self.grpc_url = (f"127.0.0.1:{free_port('127.0.0.1')}" for _ in range(2))
+        filled = {
+            **defaults(),
+            "TRITON_HTTP": http,
+            "TRITON_GRPC": grpc,
+            "HTTP_LISTEN": self.http_url + suffix,
+            "GRPC_LISTEN": f"{self.grpc_url}{suffix} http2",
+            **(tls or {}),
+            **values,
+        }
+        for template in (*(NGINX / "templates").iterdir(), *((NGINX / "tls").iterdir() if tls else ())):
+            (directory / f"{template.stem}.http.conf").write_text(fill(template, filled))
+        user = "user root;" if os.getuid() == 0 else ""  # its workers write to the directory
+        (directory / "nginx.conf").write_text(MAIN.format(directory=directory, user=user))
+        self._command = ["nginx", "-p", str(directory), "-c", str(directory / "nginx.conf")]
+
+    def check(self) -> subprocess.CompletedProcess[str]:
+        """What `nginx -t` says."""
+        return subprocess.run([*self._command, "-t"], capture_output=True, text=True, check=False)
+
+    def __enter__(self) -> Proxy:
+        """Starts it and waits until it listens."""
+        self._process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", int(self.http_url.rpartition(":")[2]))) == 0:
+                    return self
+            assert self._process.poll() is None, self.check().stderr
+            time.sleep(0.02)
+        pytest.fail("nginx does not listen")
+
+    def __exit__(self, *_: object) -> None:
+        """Ends it."""
+        self._process.terminate()
+        self._process.wait(PATIENCE_S)
+
+    def url(self, protocol: str) -> str:
+        """The address of a protocol."""
+        return self.grpc_url if protocol == "grpc" else self.http_url
+
+    def http(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, bytes]:
+        """The status and the body of an answer."""
+        connection = http.client.HTTPConnection(self.http_url, timeout=PATIENCE_S)
+        try:
+            connection.request(method, path, body, dict(headers or {}))
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()

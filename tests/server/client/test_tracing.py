@@ -1,0 +1,206 @@
+"""Spans of the client's inferences, and what Triton is told: all four ways to call, on one that traces."""
+
+import asyncio
+import socket
+import subprocess
+import sys
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+import tritonclip
+from tests.server.gateway.otlp_receiver import is_answered, new_trace, only, receiving
+from tests.server.gateway.traced_server import FAULT, traced_server
+from tritonclip.errors import InferenceError, InvalidInputError, ServerUnavailableError
+
+IMAGE = "scripts/demo/images/digit_7.jpg"
+LABELS = ["the digit 7", "a red circle"]
+WAYS = [(protocol, kind) for protocol in ("grpc", "http") for kind in ("Client", "AsyncClient")]
+
+
+@pytest.fixture(scope="module")
+def exporter():
+    """Of the process's one provider, which cannot be set twice; nothing else here has a current span."""
+    found = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(found))
+    trace.set_tracer_provider(provider)
+    return found
+
+
+@pytest.fixture
+def spans(exporter):
+    exporter.clear()
+    return exporter
+
+
+@pytest.fixture(scope="module")
+def receiver():
+    with receiving() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def traced(demo_repository, tmp_path_factory, receiver):
+    with traced_server(demo_repository, tmp_path_factory.mktemp("traced"), receiver) as server:
+        yield server
+
+
+@pytest.fixture(params=WAYS, ids="-".join)
+def call(request, traced):
+    """Call a method of a client, with or without asyncio, over gRPC or HTTP."""
+    protocol, kind = request.param
+    url = traced.grpc_url if protocol == "grpc" else f"http://{traced.http_url}"
+    return lambda method, *arguments, **options: calling(kind, url, method, *arguments, **options)
+
+
+def calling(kind, url, method, *arguments, attempts=3, **options):
+    if kind == "Client":
+        with tritonclip.Client(url, attempts=attempts) as client:
+            return getattr(client, method)(*arguments, **options)
+
+    async def run():
+        async with tritonclip.AsyncClient(url, attempts=attempts) as client:
+            return await getattr(client, method)(*arguments, **options)
+
+    return asyncio.run(run())
+
+
+def within(traceparent):
+    """The context of a caller whose trace this is."""
+    return TraceContextTextMapPropagator().extract({"traceparent": traceparent})
+
+
+def here(traceparent):
+    """A span that is current, in a caller's trace."""
+    return trace.get_tracer("test").start_as_current_span("here", context=within(traceparent))
+
+
+def test_an_inference_is_a_span_that_triton_continues(call, spans, receiver):
+    def send(traceparent):
+        spans.clear()
+        with here(traceparent):
+            call("classify", IMAGE, LABELS, request_id="r-7")
+
+    told, _ = receiver.caught(send, is_answered)
+    inference, outer = spans.get_finished_spans()
+    assert (inference.name, inference.kind) == ("infer clip_zero_shot", SpanKind.CLIENT)
+    assert inference.parent.span_id == outer.context.span_id
+    assert inference.attributes["triton.model_name"] == "clip_zero_shot"
+    assert inference.attributes["triton.request_id"] == "r-7"
+    assert inference.status.status_code is StatusCode.UNSET and not inference.events
+    assert only(told, "InferRequest").parent == f"{inference.context.span_id:016x}"
+
+
+def test_an_error_is_told_by_its_type_only(call, spans, receiver):
+    for wanted, arguments, options in (
+        (InferenceError, (IMAGE, LABELS), {"request_id": f"{FAULT}-c"}),
+        (InvalidInputError, (b"no image", LABELS), {}),
+    ):
+        spans.clear()
+        with here(new_trace()[0]), pytest.raises(wanted):
+            call("classify", *arguments, **options)
+        inference = spans.get_finished_spans()[0]
+        assert inference.attributes["error.type"] == wanted.__name__
+        assert inference.status.status_code is StatusCode.ERROR
+        assert not inference.status.description and not inference.events
+
+
+@pytest.mark.parametrize("way", WAYS, ids="-".join)
+def test_further_tries_are_events(way, spans):
+    protocol, kind = way
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        unused_port = listener.getsockname()[1]
+    with here(new_trace()[0]), pytest.raises(ServerUnavailableError):
+        calling(kind, f"{protocol}://127.0.0.1:{unused_port}", "embed_texts", LABELS)
+    (event, second), inference = spans.get_finished_spans()[0].events, spans.get_finished_spans()[0]
+    assert (event.name, dict(event.attributes)) == (
+        "retry",
+        {"failed_attempts": 1, "error.type": "ServerUnavailableError"},
+    )
+    assert second.attributes["failed_attempts"] == 2
+    assert inference.status.status_code is StatusCode.ERROR
+
+
+def test_without_a_span_and_without_sampling_nothing_is_told(call, spans, receiver):
+    call("embed_texts", LABELS, request_id="r-none")
+    unsampled, out, _ = new_trace(sampled=False)
+    with here(unsampled):
+        call("embed_texts", LABELS, request_id="r-unsampled")
+    assert not spans.get_finished_spans()
+
+    def send(traceparent):
+        with here(traceparent):
+            call("embed_texts", LABELS)
+
+    receiver.caught(send, is_answered)  # later, so what the others had left would be here
+    assert not receiver.of(out)
+    told = {span.attributes.get("triton.request_id") for span in receiver.spans}
+    assert not told & {"r-none", "r-unsampled"}
+
+
+def test_a_traceparent_that_the_caller_gives_is_sent(call, spans, receiver):
+    def send(traceparent):
+        with here(new_trace()[0]):
+            call("embed_texts", LABELS, headers={"traceparent": traceparent})
+
+    told, mine = receiver.caught(send, is_answered)
+    assert only(told, "InferRequest").parent == mine
+
+
+def test_only_inferences_have_spans(call, spans):
+    with here(new_trace()[0]):
+        call("health")
+    assert [span.name for span in spans.get_finished_spans()] == ["here"]
+
+
+def test_requests_of_a_bulk_run_are_below_the_callers_span(traced, spans):
+    with here(new_trace()[0]) as outer, tritonclip.Client(traced.grpc_url) as client:
+        list(client.embed_images_many([IMAGE] * 6, batch_size=2))
+    inferences = [span for span in spans.get_finished_spans() if span.name.startswith("infer ")]
+    assert len(inferences) == 3
+    assert {span.parent.span_id for span in inferences} == {outer.get_span_context().span_id}
+
+
+def test_a_cancelled_call_is_an_error(traced, spans):
+    async def run():
+        async with tritonclip.AsyncClient(traced.grpc_url) as client:
+            with here(new_trace()[0]):
+                await asyncio.wait_for(client.embed_images([IMAGE] * 256), 0.01)
+
+    with pytest.raises(asyncio.TimeoutError):
+        asyncio.run(run())
+    inferences = [span for span in spans.get_finished_spans() if span.name.startswith("infer ")]
+    assert [span.attributes["error.type"] for span in inferences] in ([], ["CancelledError"])
+
+
+def test_with_the_api_alone_the_callers_trace_is_passed_on(traced, receiver):
+    code = f"""
+import sys
+sys.modules["opentelemetry.sdk"] = None
+import tritonclip
+from opentelemetry import context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+context.attach(TraceContextTextMapPropagator().extract({{"traceparent": sys.argv[1]}}))
+with tritonclip.Client({traced.grpc_url!r}) as client:
+    client.embed_texts(["a"])
+"""
+    told, mine = receiver.caught(
+        lambda traceparent: subprocess.run([sys.executable, "-c", code, traceparent], check=True), is_answered
+    )
+    assert only(told, "InferRequest").parent == mine
+
+
+def test_a_program_without_opentelemetry_does_not_import_it(traced):
+    code = f"""
+import sys, tritonclip
+with tritonclip.Client({traced.grpc_url!r}) as client:
+    client.embed_texts(["a"])
+assert not [name for name in sys.modules if name.startswith("opentelemetry")]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,156 @@
+"""Bulk runs over the four clients on the real server: order, laziness, and each bad input alone."""
+
+import io
+
+import numpy as np
+import pytest
+
+from tests.helpers.pictures import encode, noise, settled_statistics
+from tests.helpers.servers import ROOT
+from tritonclip import (
+    DeadlineExceededError,
+    InvalidInputError,
+    Progress,
+    TritonClipError,
+    TruncatedTextWarning,
+    find_images,
+)
+
+IMAGES = ROOT / "scripts" / "demo" / "images"
+SAMPLE = IMAGES / "red_circle.jpg"
+LABELS = ["a red circle", "a blue square", "the digit 7"]
+TRUNCATED = encode(noise(300, 300), "JPEG")[:3000]
+
+
+def small_images(count):
+    rng = np.random.default_rng(count)
+    return [rng.integers(0, 256, (24, 24, 3), dtype=np.uint8) for _ in range(count)]
+
+
+@pytest.fixture(params=["server", "client"])
+def preprocess(request):
+    return request.param
+
+
+@pytest.fixture
+def either(make, url, preprocess):
+    """A client that lets the server preprocess, and one that does it itself."""
+    return make(url, timeout_s=60, preprocess=preprocess)
+
+
+def test_bulk_equals_one_by_one(either):
+    images = small_images(50)
+    alone = np.stack([either.embed_images(image) for image in images])
+    bulk = list(either.embed_images_many(iter(images), batch_size=7, concurrency=3))
+    np.testing.assert_allclose(np.stack(bulk), alone, atol=1e-5)
+    ranked = either.classify(images, LABELS, top_k=2)
+    many = list(either.classify_many(images, LABELS, top_k=2))
+    assert [[one["label"] for one in row] for row in many] == [[o["label"] for o in row] for row in ranked]
+    scores = [[[one["score"] for one in row] for row in rows] for rows in (many, ranked)]
+    np.testing.assert_allclose(*scores, atol=1e-4)
+
+
+def test_texts_in_bulk(client):
+    texts = [f"text number {number}" for number in range(600)]
+    np.testing.assert_allclose(
+        np.stack(list(client.embed_texts_many(texts))), client.embed_texts(texts), atol=1e-5
+    )
+
+
+def test_a_directory_and_a_pattern_are_inputs(client):
+    paths = list(find_images(IMAGES))
+    assert len(paths) > 5
+    wanted = client.embed_images(paths)
+    np.testing.assert_allclose(np.stack(list(client.embed_images_many(IMAGES))), wanted, atol=1e-5)
+    by_pattern = list(client.embed_images_many(str(IMAGES / "*.jpg")))
+    jpegs = [row for path, row in zip(paths, wanted, strict=True) if path.suffix == ".jpg"]
+    np.testing.assert_allclose(np.stack(by_pattern), np.stack(jpegs), atol=1e-5)
+
+
+def test_each_bad_image_gets_its_own_error_and_no_other_is_lost(either, tmp_path):
+    images = small_images(40)
+    bad = {3: tmp_path / "missing.jpg", 11: TRUNCATED, 12: b"no image", 25: np.zeros((2, 2)), 39: TRUNCATED}
+    for index, image in bad.items():
+        images[index] = image
+    told = []
+    results = list(
+        either.classify_many(images, LABELS, batch_size=10, on_error="return", on_progress=told.append)
+    )
+    assert [i for i, result in enumerate(results) if isinstance(result, TritonClipError)] == list(bad)
+    for index in bad:
+        assert isinstance(results[index], InvalidInputError)
+        assert str(results[index]).startswith(f"image {index}")
+    good = [index for index in range(40) if index not in bad]
+    alone = either.classify([images[index] for index in good], LABELS)
+    for index, wanted in zip(good, alone, strict=True):
+        assert results[index][0]["label"] == wanted[0]["label"]
+    assert told[-1] == Progress(done=40, failed=5, retries=0)
+    assert [progress.done for progress in told] == [10, 20, 30, 40]
+
+
+def test_the_first_bad_image_ends_the_run_in_its_turn(either):
+    images = small_images(30)
+    images[17] = TRUNCATED
+    results = either.embed_images_many(images, batch_size=5)
+    for _ in range(17):
+        next(results)
+    with pytest.raises(InvalidInputError, match="^image 17.* (damaged|decode)"):
+        next(results)
+    assert either.health().ok
+
+
+def test_bad_texts_are_named_by_their_place(client):
+    texts = ["one", "", "three", 4, "five"]
+    results = list(client.embed_texts_many(texts, on_error="return"))
+    assert [str(one)[:7] if isinstance(one, TritonClipError) else "good" for one in results] == [
+        "good", "text 1:", "good", "text 3:", "good",
+    ]  # fmt: skip
+
+
+def test_a_text_that_is_cut_is_named_by_its_place(client):
+    texts = ["short"] * 300 + ["word " * 200]
+    with pytest.warns(TruncatedTextWarning, match="text 300 has") as caught:
+        list(client.embed_texts_many(texts))
+    assert len(caught) == 1
+
+
+def test_cut_labels_are_told_of_once(either):
+    with pytest.warns(TruncatedTextWarning, match="label 1 has") as caught:
+        list(either.classify_many(small_images(40), ["short", "word " * 200], batch_size=4))
+    assert len(caught) == 1
+
+
+def test_labels_that_the_server_refuses_end_the_run_before_any_image(client):
+    labels = [f"label {number}" for number in range(20_000)]
+    before = settled_statistics(client)
+    with pytest.raises(InvalidInputError, match="too many texts|too many labels"):
+        list(client.classify_many(small_images(5), labels, on_error="return"))
+    assert settled_statistics(client)["image_preprocess"] == before["image_preprocess"]
+
+
+def test_inputs_are_drawn_lazily(client):
+    drawn = []
+
+    def images():
+        for image in small_images(200):
+            drawn.append(1)
+            yield image
+
+    results = client.embed_images_many(images(), batch_size=4, concurrency=2)
+    next(results)
+    assert len(drawn) <= 4 * (2 * 2 + 1)
+    results.close()
+    assert client.health().ok
+
+
+def test_a_request_that_cannot_be_answered_in_time_ends_the_run(client):
+    images = [encode(noise(1500, 1500), "JPEG")] * 40
+    with pytest.raises(DeadlineExceededError, match="no answer within 0.02 s"):
+        list(client.embed_images_many(images, timeout_s=0.02, patience_s=0.1, on_error="return"))
+    assert client.health().ok
+
+
+def test_file_objects_in_bulk(client):
+    files = [io.BytesIO(SAMPLE.read_bytes()) for _ in range(20)]
+    rows = np.stack(list(client.embed_images_many(files)))
+    np.testing.assert_allclose(rows, np.stack([client.embed_images(SAMPLE)] * 20), atol=1e-5)

@@ -1,0 +1,94 @@
+"""The fixed-label classifier against the server's own ranking."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from transformers import pipeline
+
+from tests.helpers.pictures import varied_images
+from tests.helpers.servers import DEMO_CHECKPOINT, ROOT
+from tritonclip import Client, InvalidInputError, ZeroShotClassifier
+
+SAMPLE = ROOT / "scripts" / "demo" / "images" / "red_circle.jpg"
+LABELS = ["a red circle", "a blue square", "the digit 7", "a green heart"]
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with Client(server.grpc_url) as client:
+        yield client
+
+
+def by_label(ranked):
+    return [[{each["label"]: each["score"] for each in one}[label] for label in LABELS] for one in ranked]
+
+
+def test_one_template_gives_the_servers_scores(client):
+    images = list(varied_images().values())[:12]
+    local = ZeroShotClassifier(client, LABELS)(images)
+    np.testing.assert_allclose(by_label(local), by_label(client.classify(images, LABELS)), atol=1e-5)
+
+
+def test_templates_are_averaged(client):
+    templates = ["a photo of {}", "This is {}.", "{}"]
+    classifier = ZeroShotClassifier(client, LABELS, templates=templates)
+    prompts = np.stack(
+        [client.embed_texts([template.format(label) for template in templates]) for label in LABELS]
+    )
+    means = prompts.mean(axis=1)
+    np.testing.assert_allclose(
+        classifier.text_embeds, means / np.linalg.norm(means, axis=1)[:, None], atol=1e-6
+    )
+    assert classifier(SAMPLE, top_k=1)[0]["label"] == "a red circle"
+
+
+def test_many_prompts_go_in_several_requests(client):
+    labels = [f"label {number}" for number in range(1001)]
+    classifier = ZeroShotClassifier(client, labels, templates=["{}", "a photo of {}"])
+    assert classifier.text_embeds.shape == (1001, 512)
+    last = ZeroShotClassifier(client, labels[-1:], templates=["{}", "a photo of {}"])
+    np.testing.assert_allclose(classifier.text_embeds[-1:], last.text_embeds, atol=1e-5)
+
+
+def test_it_is_called_like_the_pipeline(client):
+    reference = pipeline("zero-shot-image-classification", model=str(DEMO_CHECKPOINT), dtype="float32")
+    ours = ZeroShotClassifier(client)
+    expected = reference(Image.open(SAMPLE), candidate_labels=LABELS)
+    found = ours(Image.open(SAMPLE), candidate_labels=LABELS)
+    assert [each["label"] for each in found] == [each["label"] for each in expected]
+    np.testing.assert_allclose([e["score"] for e in found], [e["score"] for e in expected], atol=1e-4)
+    several = ours([str(SAMPLE), str(SAMPLE)], candidate_labels=LABELS)
+    assert len(several) == 2
+
+
+def test_it_saves_and_loads(client, tmp_path):
+    classifier = ZeroShotClassifier(client, LABELS, templates=["{}", "a photo of {}"])
+    classifier.save(tmp_path / "labels.npz")
+    loaded = ZeroShotClassifier.load(client, tmp_path / "labels.npz")
+    assert (loaded.labels, loaded.templates) == (classifier.labels, classifier.templates)
+    assert loaded(SAMPLE) == classifier(SAMPLE)
+
+
+def test_a_file_of_other_weights_or_no_such_file_is_refused(client, tmp_path):
+    classifier = ZeroShotClassifier(client, LABELS)
+    other = tmp_path / "other.npz"
+    np.savez(other, labels=["a"], templates=["{}"], text_embeds=classifier.text_embeds[:1], sha256="0" * 64)
+    with pytest.raises(InvalidInputError, match="other weights than the server's"):
+        ZeroShotClassifier.load(client, other)
+    (tmp_path / "text.npz").write_text("no archive")
+    for path in (tmp_path / "text.npz", tmp_path / "absent.npz"):
+        with pytest.raises(InvalidInputError, match="is no saved classifier"):
+            ZeroShotClassifier.load(client, path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "templates", "message"),
+    [
+        ([], "{}", "labels: the list is empty"),
+        (["a"], [], "templates: the list is empty"),
+        (["a"], "x", "template"),
+    ],
+)
+def test_wrong_labels_and_templates_are_refused(client, labels, templates, message):
+    with pytest.raises(InvalidInputError, match=message):
+        ZeroShotClassifier(client, labels, templates=templates)

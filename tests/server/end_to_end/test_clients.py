@@ -1,0 +1,189 @@
+"""One test body for all clients: with and without asyncio, over gRPC and HTTP, on the real server."""
+
+import asyncio
+import base64
+import hashlib
+import inspect
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.helpers.pictures import encode, noise, settled_statistics, varied_images
+from tests.helpers.servers import DEMO_CHECKPOINT, ROOT
+from tritonclip import (
+    DEFAULT_LABELS,
+    AsyncClient,
+    Client,
+    DeadlineExceededError,
+    InvalidInputError,
+    ServerUnavailableError,
+    TruncatedTextWarning,
+)
+from tritonclip_server.repository.writer import ENSEMBLES
+
+SAMPLE = ROOT / "scripts" / "demo" / "images" / "red_circle.jpg"
+LABELS = ["a red circle", "a blue square", "the digit 7"]
+CALLS = ["classify", "embed_images", "embed_texts", "similarity", "health", "models", "statistics", "close"]
+BULK = ["classify_many", "embed_images_many", "embed_texts_many"]
+
+
+@pytest.mark.parametrize("name", CALLS + BULK)
+def test_the_twins_have_the_same_signatures(name):
+    ours, theirs = (inspect.signature(getattr(kind, name)) for kind in (Client, AsyncClient))
+    if name in BULK:  # these differ in what they take and give: AsyncIterable and AsyncIterator
+        ours, theirs = (
+            [(one.name, one.kind, one.default) for one in signature.parameters.values()]
+            for signature in (ours, theirs)
+        )
+    assert ours == theirs
+    assert inspect.getdoc(getattr(Client, name)) == inspect.getdoc(getattr(AsyncClient, name))
+    assert inspect.iscoroutinefunction(getattr(AsyncClient, name)) == (name in CALLS)
+
+
+def test_the_twins_have_the_same_public_names():
+    public = [{name for name in dir(kind) if not name.startswith("_")} for kind in (Client, AsyncClient)]
+    assert public[0] == public[1]
+
+
+def test_all_clients_give_the_same_answers(client, server):
+    with Client(server.grpc_url) as reference:
+        assert client.classify(SAMPLE, LABELS) == reference.classify(SAMPLE, LABELS)
+        np.testing.assert_array_equal(client.embed_texts(LABELS), reference.embed_texts(LABELS))
+
+
+def test_images_come_in_every_form(client):
+    image = Image.open(SAMPLE)
+    forms = [SAMPLE, str(SAMPLE), SAMPLE.read_bytes(), image, np.asarray(image)]
+    for form in forms:
+        best = client.classify(form, LABELS)[0]
+        assert best["label"] == "a red circle"
+    assert [one[0]["label"] for one in client.classify(forms, LABELS)] == ["a red circle"] * len(forms)
+
+
+def test_the_answer_has_the_pipelines_form(client):
+    ranked = client.classify(SAMPLE, LABELS)
+    assert [list(found) for found in ranked] == [["score", "label"]] * 3
+    assert sum(found["score"] for found in ranked) == pytest.approx(1, abs=1e-6)
+    assert client.classify(SAMPLE, LABELS, top_k=1) == ranked[:1]
+    assert client.classify(SAMPLE, LABELS, threshold=0.5) == ranked[:1]
+    assert {found["label"] for found in client.classify(SAMPLE)} == set(DEFAULT_LABELS)
+
+
+def test_similarity_is_the_cosine_of_the_embeddings(client):
+    images = [SAMPLE, varied_images()["photo.jpg"]]
+    cosines = client.similarity(images, LABELS)
+    np.testing.assert_allclose(cosines, client.embed_images(images) @ client.embed_texts(LABELS).T, atol=1e-6)
+    assert cosines.shape == (2, 3)
+    assert client.embed_images(SAMPLE).shape == client.embed_texts("a cat").shape == (512,)
+
+
+def test_health_is_told(client):
+    assert client.health().ok
+
+
+def test_cut_labels_and_texts_are_named(client):
+    long = "word " * 200
+    with pytest.warns(TruncatedTextWarning, match="label 1 has .* tokens and was cut at 77: 'word word"):
+        client.classify(SAMPLE, ["a red circle", long])
+    with pytest.warns(TruncatedTextWarning, match="text 0 has"):
+        client.embed_texts([long, "short"])
+
+
+def test_models_name_their_weights(client):
+    models = {model.name: model for model in client.models()}
+    assert set(models) == set(ENSEMBLES)
+    weights = (DEMO_CHECKPOINT / "model.safetensors").read_bytes()
+    for model in models.values():
+        assert model.sha256 == hashlib.sha256(weights).hexdigest()
+        assert model.checkpoint == "scripts/demo/checkpoint"
+        assert not model.random_weights
+        assert 1 < model.logit_scale <= 100
+
+
+def test_server_errors_name_index_model_and_endpoint(client, url, protocol):
+    broken = encode(noise(300, 300), "JPEG")[:3000]
+    with pytest.raises(InvalidInputError, match="image 1 cannot be decoded") as caught:
+        client.classify([SAMPLE, broken], LABELS)
+    assert caught.value.model == "clip_zero_shot"
+    assert caught.value.endpoint == f"{protocol}://{url}"
+
+
+def test_a_deadline_holds_and_the_client_works_on(client):
+    images = [encode(noise(1500, 1500), "JPEG")] * 20
+    # the server, which is told of the deadline, may foresee that it cannot be met and say so before it passes
+    told = r"no answer within 0.05 s|deadline (passed|cannot be met): "
+    with pytest.raises((DeadlineExceededError, ServerUnavailableError), match=told):
+        client.embed_images(images, timeout_s=0.05)
+    assert client.classify(SAMPLE, LABELS)[0]["label"] == "a red circle"
+
+
+def test_a_closed_port_is_an_unavailable_server(make):
+    client = make("127.0.0.1:9", timeout_s=5)
+    with pytest.raises(ServerUnavailableError, match="127.0.0.1:9"):
+        client.classify(SAMPLE, LABELS)
+
+
+def test_a_closed_client_says_so(client):
+    client.close()
+    client.close()
+    with pytest.raises(RuntimeError, match=r"used after close\(\); make a new"):
+        client.classify(SAMPLE, LABELS)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_many_tasks_share_one_async_client(server, protocol):
+    images = list(varied_images().values())
+    url = server.grpc_url if protocol == "grpc" else server.http_url
+
+    async def embed_all():
+        async with AsyncClient(url, protocol=protocol, timeout_s=60) as client:
+            together = await asyncio.gather(*(client.embed_images(image) for image in images))
+            task = asyncio.create_task(client.embed_images(images * 4))
+            await asyncio.sleep(0.05)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            return together, await client.embed_images(images)
+
+    together, joined = asyncio.run(embed_all())
+    np.testing.assert_allclose(np.stack(together), joined, atol=1e-5)
+
+
+def test_pictures_opened_from_memory_keep_their_turn(client):
+    turned = varied_images()["exif_6.jpg"]
+    opened = Image.open(io.BytesIO(turned))
+    np.testing.assert_allclose(client.embed_images(opened), client.embed_images(turned), atol=1e-5)
+
+
+def test_paths_may_be_relative(client, monkeypatch):
+    monkeypatch.chdir(SAMPLE.parent)
+    assert client.classify(Path("red_circle.jpg"), LABELS)[0]["label"] == "a red circle"
+
+
+def test_images_come_from_files_and_data_urls(client):
+    with SAMPLE.open("rb") as file:
+        from_file = client.embed_images(file)
+    data_url = "data:image/jpeg;base64," + base64.b64encode(SAMPLE.read_bytes()).decode()
+    np.testing.assert_array_equal(from_file, client.embed_images(SAMPLE))
+    np.testing.assert_array_equal(client.embed_images([data_url])[0], from_file)
+
+
+def test_statistics_count_what_the_models_did(client):
+    before = settled_statistics(client)
+    client.embed_images([SAMPLE, SAMPLE])
+    with pytest.raises(InvalidInputError):
+        client.embed_images(b"no image")
+    after = settled_statistics(client)
+    assert set(before) == set(ENSEMBLES) | {
+        "admission", "image_preprocess", "vision_encoder", "text_encoder", "similarity",
+    }  # fmt: skip
+    ensemble, encoder = ((before[name], after[name]) for name in ("clip_image_embedding", "vision_encoder"))
+    assert ensemble[1].requests == ensemble[0].requests + 1
+    assert ensemble[1].failures > ensemble[0].failures
+    assert encoder[1].rows == encoder[0].rows + 1
+    assert encoder[1].executions == encoder[0].executions + 1
+    assert after["vision_encoder"].mean_batch >= 1
+    assert 0 < after["vision_encoder"].compute_ms <= after["vision_encoder"].mean_ms

@@ -1,0 +1,190 @@
+"""What a server answers to whom: endpoints behind the admin key, and files that are refused."""
+
+import contextlib
+import io
+import re
+import shutil
+import stat
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import tritonclient.grpc
+import tritonclient.http
+from PIL import Image
+from tritonclient.utils import InferenceServerException
+
+from tests.helpers.calls import parameters
+from tests.helpers.pictures import noise
+from tests.helpers.servers import DEMO_CHECKPOINT, run_script
+from tritonclip import Client, InvalidInputError
+from tritonclip_server.serving.installation import find_installation, server_environment
+from tritonclip_server.serving.launcher import ADMIN_KEY_VARIABLE, EmbeddedTriton
+
+ADMIN_HEADER = {"grpc": "triton-grpc-protocol-admin-key", "http": "admin-key"}
+MODEL = "clip_text_embedding"
+CLOSED = {
+    "repository index": lambda client, **key: client.get_model_repository_index(**key),
+    "load": lambda client, **key: client.load_model(MODEL, **key),
+    "unload": lambda client, **key: client.unload_model(MODEL, **key),
+    "shared memory": lambda client, **key: client.get_system_shared_memory_status(**key),
+    "map memory": lambda client, **key: client.register_system_shared_memory("a", "/none", 64, **key),
+    "unmap memory": lambda client, **key: client.unregister_system_shared_memory("a", **key),
+    "GPU memory": lambda client, **key: client.get_cuda_shared_memory_status(**key),
+    "trace settings": lambda client, **key: client.get_trace_settings(**key),
+    "trace a model": lambda client, **key: client.update_trace_settings(
+        MODEL, {"trace_level": ["OFF"]}, **key
+    ),
+    "log settings": lambda client, **key: client.get_log_settings(**key),
+    "log verbosely": lambda client, **key: client.update_log_settings({"log_verbose_level": 0}, **key),
+}
+# What Triton itself refuses to all, the key or not: there is no such region, and models are not controlled.
+REFUSED_TO_ALL = re.compile("explicit model load / unload is not allowed|Unable to open shared memory region")
+OPEN = {
+    "live": lambda client: client.is_server_live(),
+    "ready": lambda client: client.is_server_ready(),
+    "model ready": lambda client: client.is_model_ready(MODEL),
+    "server metadata": lambda client: client.get_server_metadata(),
+    "model metadata": lambda client: client.get_model_metadata(MODEL),
+    "model configuration": lambda client: client.get_model_config(MODEL),
+    "statistics": lambda client: client.get_inference_statistics(),
+}
+
+
+@pytest.fixture
+def plain(url, protocol):
+    """A plain tritonclient client of the shared server."""
+    module = {"grpc": tritonclient.grpc, "http": tritonclient.http}[protocol]
+    with module.InferenceServerClient(url) as client:
+        yield client
+
+
+@pytest.mark.parametrize("name", CLOSED)
+@pytest.mark.parametrize("key", [None, "wrong"])
+def test_closed_without_the_key(server, plain, protocol, name, key):
+    headers = {ADMIN_HEADER[protocol]: key} if key else {}
+    with pytest.raises(InferenceServerException, match="is restricted") as caught:
+        CLOSED[name](plain, headers=headers)
+    assert caught.value.status() == {"grpc": "StatusCode.UNAVAILABLE", "http": "403"}[protocol]
+    assert server.admin_key not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_the_key_opens(server, plain, protocol, name):
+    try:
+        CLOSED[name](plain, headers={ADMIN_HEADER[protocol]: server.admin_key})
+    except InferenceServerException as error:
+        assert REFUSED_TO_ALL.search(str(error)), str(error)
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_open_to_all(plain, name):
+    assert OPEN[name](plain)
+
+
+def test_the_key_is_in_no_log_and_no_environment(server):
+    assert not [line for line in server.log if server.admin_key in line]
+    environment = Path(f"/proc/{server.pid}/environ")
+    assert server.admin_key.encode() not in environment.read_bytes()
+    assert not stat.S_IMODE(environment.stat().st_mode) & (stat.S_IRGRP | stat.S_IROTH)
+
+
+def test_a_key_from_the_environment_is_not_handed_on(monkeypatch):
+    monkeypatch.setenv("TRITONCLIP_ADMIN_KEY", "mine")
+    environment = server_environment(find_installation(), without=[ADMIN_KEY_VARIABLE])
+    assert "PATH" in environment
+    assert "mine" not in environment.values()
+
+
+def test_the_command_line_shows_the_key_as_the_security_notes_say(server):
+    shown = Path(f"/proc/{server.pid}/cmdline")
+    assert server.admin_key.encode() in shown.read_bytes()
+    assert shown.stat().st_mode & stat.S_IROTH
+
+
+def test_two_servers_draw_different_keys(demo_repository):
+    assert EmbeddedTriton(demo_repository).admin_key != EmbeddedTriton(demo_repository).admin_key
+
+
+def writable_files():
+    """A file of each format that this Pillow can write, by the format's name."""
+    Image.init()
+    files = {name: written(name) for name in sorted(Image.SAVE)}
+    return {name: data for name, data in files.items() if data}
+
+
+def written(name):
+    """A file of this format; None where Pillow lacks the library for it, or has none that writes it."""
+    for mode in ("RGB", "L", "1", "P"):
+        file = io.BytesIO()
+        with contextlib.suppress(OSError, ValueError, KeyError), warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of formats that Pillow will drop
+            noise(64, 48).convert(mode).save(file, name)
+            return file.getvalue()
+    return None
+
+
+FILES = writable_files()
+ALIASES = {"MPO": "JPEG"}  # with one picture, the first is the second
+
+
+def test_formats_of_documents_and_drawings_are_among_the_written_ones():
+    assert {"EPS", "ICO", "PCX", "PDF", "SGI", "TGA", "ICNS", "DDS", "JPEG", "PNG"} <= set(FILES)
+
+
+def test_no_format_that_runs_programs_or_has_no_fixed_head_is_accepted(server):
+    accepted = set(parameters(server, "image_preprocess")["image_formats"].split(","))
+    assert not accepted & {"EPS", "PDF", "ICO", "ICNS", "PSD", "TGA", "WMF", "FITS", "HDF5", "SPIDER", "PCD"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_only_the_listed_formats_are_decoded(server, name):
+    accepted = parameters(server, "image_preprocess")["image_formats"].split(",")
+    with Client(server.grpc_url, timeout_s=60) as client:
+        if ALIASES.get(name, name) in accepted:
+            assert client.embed_images(FILES[name]).shape == (512,)
+        else:
+            with pytest.raises(InvalidInputError, match="not an image in a format accepted here") as caught:
+                client.embed_images(FILES[name])
+            assert f"({', '.join(accepted)})" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"8BPS\x00\x01" + bytes(60),
+        b"SIMPLE  =                    T" + bytes(60),
+        b"\x89HDF\r\n\x1a\n",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n",
+    ],
+    ids=["PSD", "FITS", "HDF5", "PostScript"],
+)
+def test_formats_that_pillow_only_reads_are_refused_too(server, head):
+    with Client(server.grpc_url) as client, pytest.raises(InvalidInputError, match="a format accepted here"):
+        client.embed_images(head)
+
+
+class Payload:
+    """Unpickled by pickle itself, it writes a file."""
+
+    def __init__(self, path):
+        self._path = path
+
+    def __reduce__(self):
+        return Path.touch, (self._path,)
+
+
+def test_pickled_weights_that_would_run_code_are_refused(tmp_path):
+    checkpoint = shutil.copytree(DEMO_CHECKPOINT, tmp_path / "checkpoint")
+    (checkpoint / "model.safetensors").unlink()
+    touched = tmp_path / "touched"
+    torch.save({"logit_scale": Payload(touched)}, checkpoint / "pytorch_model.bin")
+    done = run_script("prepare_weights.py", checkpoint, "--output", tmp_path / "models")
+    assert done.returncode == 1
+    assert "pytorch_model.bin holds other things than tensors, or is damaged" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "models" / "vision_encoder" / "1").exists()
+    assert not touched.exists()
+    torch.load(checkpoint / "pytorch_model.bin", weights_only=False)
+    assert touched.exists()  # so the file would have run

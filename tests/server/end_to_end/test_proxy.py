@@ -1,0 +1,199 @@
+"""The proxy of docker/nginx in front of the real server: what it lets through, its limits, TLS."""
+
+import json
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc
+import trustme
+from tritonclient.utils import InferenceServerException
+
+from tests.helpers.calls import together
+from tests.helpers.nginx_proxy import NGINX, PATIENCE_S, PLACE, Proxy, defaults, require_nginx
+from tests.helpers.pictures import encode, noise
+from tritonclip import Client, InvalidInputError, ServerUnavailableError
+from tritonclip_server.serving.launcher import free_port
+
+INFER = "/v2/models/clip_text_embedding/infer"
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nginx():
+    require_nginx()
+
+
+@pytest.fixture(scope="module")
+def proxy(server, tmp_path_factory):
+    """In front of the shared server."""
+    with Proxy(server.http_url, server.grpc_url, tmp_path_factory.mktemp("nginx")) as running:
+        yield running
+
+
+def test_the_filled_templates_are_clean(server, tmp_path):
+    checked = Proxy(server.http_url, server.grpc_url, tmp_path).check()
+    assert checked.returncode == 0
+    assert checked.stderr.count("\n") == 2
+    assert "syntax is ok" in checked.stderr
+    assert "test is successful" in checked.stderr
+
+
+def test_the_defaults_are_all_that_the_template_asks_for_and_the_readme_tells_of_each():
+    asked = set(PLACE.findall((NGINX / "templates" / "tritonclip.conf.template").read_text()))
+    readme = (NGINX / "README.md").read_text(encoding="utf-8")
+    assert asked == set(defaults())
+    assert all(f"`{name}`" in readme for name in asked | {"TLS_CERT", "TLS_KEY"})
+
+
+def test_clients_work_through_it(make, protocol, proxy):
+    client = make(proxy.url(protocol), timeout_s=PATIENCE_S)
+    image = encode(noise(900, 700), "PNG")
+    assert len(client.classify([image] * 5, ["a", "b"])) == 5
+    assert client.embed_texts(["ein größerer Kreis"] * 3000).shape == (3000, 512)
+    assert client.health().ok
+    assert {one.name for one in client.models()} >= {"clip_zero_shot", "clip_text_embedding"}
+    assert {one.name for one in client.statistics()} >= {"clip_zero_shot", "text_encoder"}
+    with pytest.raises(InvalidInputError, match="image 0 .*not an image"):
+        client.embed_images([b"no image"])
+
+
+def test_the_answers_are_those_of_the_server_itself(make, protocol, proxy, url):
+    image = encode(noise(300, 200), "JPEG")
+    through, direct = (make(one).embed_images(image) for one in (proxy.url(protocol), url))
+    np.testing.assert_array_equal(through, direct)
+
+
+def test_a_request_of_as_many_bytes_as_the_models_take_passes(make, protocol, proxy):
+    images = [encode(noise(8, 8), "PNG") + bytes(16_000_000)] * 4  # what follows a PNG's end is not read
+    assert make(proxy.url(protocol), timeout_s=PATIENCE_S).embed_images(images).shape == (4, 512)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "/health/live", "/health/ready", "/models/stats"]
+    + [f"/models/clip_zero_shot{part}" for part in ("", "/ready", "/config", "/stats", "/versions/1")],
+)
+def test_open_paths(proxy, path):
+    assert proxy.http("GET", f"/v2{path}")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/metrics",
+        "/v2/repository/index",
+        "/v2/repository/models/clip_zero_shot/unload",
+        "/v2/systemsharedmemory/status",
+        "/v2/cudasharedmemory/region/a/register",
+        "/v2/trace/setting",
+        "/v2/models/clip_zero_shot/trace/setting",
+        "/v2/logging",
+        "/v2/models/clip_zero_shot/generate",
+        "/v2/models/vision_encoder/infer",
+        "/v2/models/clip_zero_shot/../../repository/index",
+        "/v2/models/..%2F..%2Frepository/infer",
+        "/v2/models/a%0d%0aadmin-key:%20b/infer",
+        "/json/v2/models/clip_text_embedding/infer",
+        "/binary/v2/models/clip_text_embedding/infer",
+        "/error",
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_other_paths_are_closed_whatever_the_key(server, proxy, path, method):
+    status, body = proxy.http(method, path, headers={**JSON, "admin-key": server.admin_key})
+    assert status == 404
+    assert json.loads(body) == {"error": "there is no such path, or the proxy does not pass it on"}
+
+
+@pytest.mark.parametrize("method", ["HEAD", "PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_other_methods_are_refused(proxy, method):
+    assert proxy.http(method, INFER)[0] == 405
+    assert proxy.http(method, "/v2")[0] == 405
+
+
+@pytest.mark.parametrize("call", ["get_model_repository_index", "get_log_settings", "get_trace_settings"])
+def test_other_grpc_methods_are_closed_whatever_the_key(server, proxy, call):
+    key = {"triton-grpc-protocol-admin-key": server.admin_key}
+    with (
+        tritonclient.grpc.InferenceServerClient(proxy.grpc_url) as client,
+        pytest.raises(InferenceServerException, match="the proxy passes on neither this method") as caught,
+    ):
+        getattr(client, call)(headers=key)
+    assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
+
+
+def test_grpc_health_and_metadata_are_open(proxy):
+    with tritonclient.grpc.InferenceServerClient(proxy.grpc_url) as client:
+        assert client.get_server_metadata().name == "triton"
+        assert client.get_model_metadata("clip_zero_shot").name == "clip_zero_shot"
+    with grpc.insecure_channel(proxy.grpc_url) as channel:
+        assert channel.unary_unary("/grpc.health.v1.Health/Check")(b"") == b"\x08\x01"  # SERVING
+
+
+def test_long_paths_and_headers_are_told_in_json(proxy):
+    for path, headers in (("/v2/" + "a" * 20_000, {}), ("/v2", {"a": "b" * 20_000})):
+        status, body = proxy.http("GET", path, headers=headers)
+        assert status in (400, 414)
+        assert set(json.loads(body)) == {"error"}
+
+
+def test_too_many_requests_of_an_address_are_refused(server, tmp_path, make, protocol):
+    rate = {"REQUESTS_PER_SECOND": "1", "REQUESTS_BURST": "2"}
+    with Proxy(server.http_url, server.grpc_url, tmp_path, **rate) as narrow:
+        client = make(narrow.url(protocol), attempts=1)
+        assert_some_are_refused([attempt(client.embed_texts, "a") for _ in range(40)])
+
+
+def attempt(call, *arguments):
+    try:
+        return call(*arguments)
+    except ServerUnavailableError as error:
+        return error
+
+
+def assert_some_are_refused(answers):
+    refused = [one for one in answers if isinstance(one, ServerUnavailableError)]
+    assert 0 < len(refused) < len(answers)
+    assert "too many requests from this address" in str(refused[0])
+
+
+def test_too_many_requests_at_once_are_refused_or_take_turns(server, tmp_path, protocol):
+    images = [encode(noise(800, 800, seed), "PNG") for seed in range(4)] * 4
+    with Proxy(server.http_url, server.grpc_url, tmp_path, CONNECTIONS_PER_ADDRESS="2") as narrow:
+
+        def call(index):
+            with Client(narrow.url(protocol), protocol=protocol, timeout_s=PATIENCE_S, attempts=1) as client:
+                return client.embed_images(images)
+
+        answers = together(12, call)
+    if protocol == "http":
+        assert_some_are_refused(answers)
+    else:  # one connection of HTTP/2, whose calls wait for each other
+        assert [answer.shape for answer in answers] == [(16, 512)] * 12
+
+
+def test_a_server_that_is_gone_is_told(tmp_path, make, protocol):
+    nowhere = f"127.0.0.1:{free_port('127.0.0.1')}"
+    with Proxy(nowhere, nowhere, tmp_path) as alone:
+        client = make(alone.url(protocol), attempts=1)
+        with pytest.raises(ServerUnavailableError, match="behind the proxy cannot be reached"):
+            client.embed_texts("a")
+
+
+def test_tls(server, tmp_path, make, protocol):
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    files = {
+        "ca": authority.cert_pem,
+        "cert": certificate.cert_chain_pems[0],
+        "key": certificate.private_key_pem,
+    }
+    for name, blob in files.items():
+        (tmp_path / f"{name}.pem").write_bytes(blob.bytes())
+    tls = {"TLS_CERT": str(tmp_path / "cert.pem"), "TLS_KEY": str(tmp_path / "key.pem")}
+    with Proxy(server.http_url, server.grpc_url, tmp_path, tls) as secure:
+        scheme = {"grpc": "grpcs", "http": "https"}[protocol]
+        client = make(f"{scheme}://{secure.url(protocol)}", ca_file=str(tmp_path / "ca.pem"))
+        assert client.embed_texts("a").shape == (512,)

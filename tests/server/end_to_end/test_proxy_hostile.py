@@ -1,0 +1,143 @@
+"""Hostile requests to the proxy of docker/nginx: such as kill Triton 2.51, or starve it."""
+
+import gzip
+import json
+import socket
+
+import pytest
+
+from tests.helpers.nginx_proxy import PATIENCE_S, Proxy, defaults, require_nginx
+from tritonclip import Client, InferenceError, InvalidInputError
+from tritonclip_server.serving.launcher import EmbeddedTriton, ServerOptions
+
+pytestmark = pytest.mark.server  # each needs one of its own
+
+INFER = "/v2/models/clip_text_embedding/infer"
+JSON = {"Content-Type": "application/json"}
+HEADER_LENGTH = "Inference-Header-Content-Length"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nginx():
+    require_nginx()
+
+
+@pytest.fixture(scope="module")
+def target(demo_repository):
+    """A server of its own for hostile requests: one that gets through kills it."""
+    with EmbeddedTriton(demo_repository, ServerOptions(http_port=0, grpc_port=0, metrics_port=0)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def guard(target, tmp_path_factory):
+    """In front of that server, and impatient."""
+    with Proxy(
+        target.http_url, target.grpc_url, tmp_path_factory.mktemp("nginx"), CLIENT_TIMEOUT="1s"
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def unharmed(guard, target):
+    """The server lives and answers after the test, directly and through the proxy."""
+    yield
+    for url in (target.grpc_url, guard.grpc_url, f"http://{guard.http_url}"):
+        with Client(url, timeout_s=PATIENCE_S, attempts=1) as client:
+            assert client.embed_texts("a").shape == (512,)
+
+
+def nested(depth):
+    """A request whose labels lie in so many lists; Triton 2.51 dies of 32,000 of them."""
+    return b'{"inputs":[{"name":"text","datatype":"BYTES","shape":[1,1],"data":%b"a"%b}]}' % (
+        b"[" * depth,
+        b"]" * depth,
+    )
+
+
+def test_a_larger_one_is_refused(make, protocol, guard, unharmed):
+    with pytest.raises(InvalidInputError, match="too large.*limit"):
+        make(guard.url(protocol), timeout_s=PATIENCE_S).embed_images([bytes(40_000_000)] * 2)
+
+
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+DEEP = nested(100_000)
+PACKED = gzip.compress(DEEP)
+HOSTILE = {
+    "deep": (413, b"[" * 200_000, JSON),
+    "deep labels": (413, nested(16_000), JSON),
+    "deep, no type": (413, DEEP, {}),
+    "deep, long header": (400, DEEP, {HEADER_LENGTH: str(len(DEEP))}),
+    "negative header": (400, DEEP, {HEADER_LENGTH: "-1"}),
+    "header as a float": (400, DEEP, {HEADER_LENGTH: "1e9"}),
+    "deep, packed": (415, PACKED, {**JSON, "Content-Encoding": "gzip"}),
+    "binary, packed": (415, PACKED, {HEADER_LENGTH: "99", "Content-Encoding": "deflate"}),
+    "form": (415, b"a" * 6_000_000, FORM),
+    "binary form": (415, b"a" * 6_000_000, {HEADER_LENGTH: "9", **FORM}),
+    "small form": (415, b"a=b", {"Content-Type": "Application/X-WWW-Form-Urlencoded; charset=utf-8"}),
+    "parts": (415, b"a", {"Content-Type": "multipart/form-data; boundary=b"}),
+    "nearly JSON": (415, b"a", {"Content-Type": "application/jsonx"}),
+    "too large": (413, b"a" * 80_000_000, {HEADER_LENGTH: "99"}),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_bodies_are_refused(guard, unharmed, name):
+    status, body, headers = HOSTILE[name]
+    answered, text = guard.http("POST", INFER, body, headers)
+    assert answered == status
+    assert set(json.loads(text)) == {"error"}
+
+
+def test_the_deepest_json_that_passes_harms_nothing(guard, unharmed):
+    limit = int(defaults()["MAX_JSON_SIZE"].removesuffix("k")) * 1024
+    body = nested((limit - len(nested(0))) // 2)
+    assert limit - len(body) in (0, 1)
+    assert guard.http("POST", INFER, body, JSON)[0] == 200
+    assert guard.http("POST", INFER, b"[" * limit, JSON)[0] == 500
+
+
+def test_a_body_behind_a_short_header_is_not_read_as_json(guard, unharmed):
+    for length in ("0", "9999"):
+        assert guard.http("POST", INFER, b"[" * 200_000, {HEADER_LENGTH: length})[0] in (400, 500)
+
+
+@pytest.mark.parametrize(("header", "status"), [(JSON, b"413"), ({HEADER_LENGTH: "99"}, b"500")])
+def test_tiny_chunks_do_not_arrive(guard, unharmed, header, status):
+    host, port = guard.http_url.split(":")
+    lines = [f"POST {INFER} HTTP/1.1", "Host: a", "Transfer-Encoding: chunked"]
+    lines += [f"{name}: {value}" for name, value in header.items()]
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        try:
+            for _ in range(60):
+                connection.sendall(b"1\r\n[\r\n" * 100_000)
+            connection.sendall(b"0\r\n\r\n")
+        except OSError:
+            assert status == b"413"  # the proxy has answered and closed
+        assert connection.recv(100).startswith(b"HTTP/1.1 " + status)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"POST ",
+        b"GET /v2 HTTP/1.1\r\nHost: a\r\n",
+        b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{",
+    ],
+    ids=["request line", "headers", "body"],
+)
+def test_slow_requests_are_cut(guard, unharmed, sent):
+    host, port = guard.http_url.split(":")
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
+        connection.sendall(sent.replace(b"%b", INFER.encode()))
+        with pytest.raises(ConnectionResetError):
+            connection.recv(1)
+
+
+def test_compressed_grpc_messages_are_refused(guard, unharmed):
+    with (
+        Client(guard.grpc_url, compression="gzip") as client,
+        pytest.raises(InferenceError, match="compressed"),
+    ):
+        client.embed_texts("a" * 1000)

@@ -1,0 +1,68 @@
+"""The examples of the front page run as they stand, against the real server."""
+
+import contextlib
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.servers import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    """Those that call the server; tests/server/gateway runs those that call a gateway."""
+    found = re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    return [block for block in found if ":8080" not in block]
+
+
+def pointed_at(server, block):
+    return block.replace("localhost:8001", server.grpc_url).replace("localhost:8000", server.http_url)
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_python_examples_run(server, block, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(pointed_at(server, block), "README.md", "exec"), {})
+    assert "a red circle" in printed.getvalue()
+
+
+@pytest.mark.parametrize("block", blocks("sh"))
+def test_shell_examples_run(server, block):
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-ec", pointed_at(server, block)],
+        cwd=ROOT,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the digit 7" in done.stdout or '"token_counts"' in done.stdout
+
+
+def test_there_are_examples():
+    assert len(blocks("python")) == 1
+    assert len(blocks("sh")) == 2
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        ROOT / "README.md",
+        *ROOT.glob("*/README.md"),
+        *ROOT.glob("scripts/*/README.md"),
+        *ROOT.glob("client/src/*/*/README.md"),
+    ],
+)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / link).exists(), link

@@ -1,0 +1,398 @@
+"""Outages, restarts, dead and slow servers, as a client of each kind lives through them; on real servers."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from tests.helpers.calls import together
+from tests.helpers.network import Forwarder, count_calls
+from tests.helpers.pictures import encode, noise
+from tests.helpers.servers import ROOT
+from tritonclip import (
+    AsyncClient,
+    Client,
+    DeadlineExceededError,
+    InvalidInputError,
+    ServerUnavailableError,
+)
+from tritonclip_server.serving.launcher import EmbeddedTriton, ServerOptions, free_port
+
+SAMPLE = (ROOT / "scripts" / "demo" / "images" / "red_circle.jpg").read_bytes()
+LABELS = ["a red circle", "a blue square", "the digit 7"]
+PROTOCOLS = ["grpc", "http"]
+LONG_S = 60.0
+ENDS_S = 20.0  # a bound for what must not wait for LONG_S
+
+
+@pytest.fixture
+def connect(make):
+    """Makes clients of the kind under test."""
+    return lambda url, **options: make(url, **{"timeout_s": LONG_S, **options})
+
+
+def address(server, protocol):
+    return server.grpc_url if protocol == "grpc" else server.http_url
+
+
+@pytest.fixture
+def forwarder(url):
+    with Forwarder(url) as running:
+        yield running
+
+
+@pytest.fixture
+def calls(server, protocol):
+    with count_calls(server, protocol) as counted:
+        yield counted
+
+
+@pytest.fixture
+def dead():
+    """An address where nobody listens."""
+    return f"127.0.0.1:{free_port('127.0.0.1')}"
+
+
+def assert_tells(error, *, model, endpoint):
+    """The error names the model, the server, and what to do next."""
+    assert (error.model, error.endpoint) == (model, endpoint)
+    assert "Try again shortly; if that does not help, check the URL and the port" in str(error)
+    assert f"(model {model}, server {endpoint})" in str(error)
+
+
+# Single calls
+
+
+def test_a_busy_server_is_asked_again(connect, calls):
+    calls.refuse = 2
+    assert connect(calls.url).embed_texts("a").shape == (512,)
+    assert len(calls.seen) == 3
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 5])
+def test_attempts_bound_the_tries(protocol, connect, calls, attempts):
+    calls.refuse = 100
+    with pytest.raises(ServerUnavailableError, match="the model takes no more work") as caught:
+        connect(calls.url, attempts=attempts).embed_texts("a")
+    assert len(calls.seen) == attempts
+    assert_tells(caught.value, model="clip_text_embedding", endpoint=f"{protocol}://{calls.url}")
+
+
+def test_what_is_wrong_is_sent_once(connect, calls):
+    with pytest.raises(InvalidInputError, match="image 0 is not an image"):
+        connect(calls.url).embed_images([b"no image"])
+    assert len(calls.seen) == 1
+
+
+def test_tries_end_with_the_deadline(connect, calls):
+    calls.refuse = 100
+    with pytest.raises(ServerUnavailableError):
+        connect(calls.url, attempts=5).embed_texts("a", timeout_s=0.25)
+    assert 1 <= len(calls.seen) < 5
+
+
+def test_refused_connections_are_tried_again(connect, forwarder):
+    forwarder.refuse = 2
+    assert connect(forwarder.address, attempts=5).embed_texts("a").shape == (512,)
+    assert forwarder.refuse == 0
+
+
+def test_a_server_that_comes_back_within_the_retries_is_found(connect, forwarder):
+    client = connect(forwarder.address, attempts=5)
+    first = client.embed_texts("a")
+    forwarder.go_down()
+    back = threading.Timer(0.4, setattr, (forwarder, "down", False))
+    back.start()
+    np.testing.assert_array_equal(client.embed_texts("a"), first)
+    back.join()
+
+
+def test_one_try_meets_a_lost_connection(protocol, connect, forwarder):
+    client = connect(forwarder.address, attempts=1)
+    client.embed_texts("a")
+    forwarder.go_down()
+    with pytest.raises(ServerUnavailableError) as caught:
+        client.embed_texts("a")
+    assert_tells(caught.value, model="clip_text_embedding", endpoint=f"{protocol}://{forwarder.address}")
+
+
+@pytest.mark.parametrize("refuse", [0, 1])
+def test_large_requests_and_answers(connect, calls, refuse):
+    calls.refuse = refuse
+    client = connect(calls.url)
+    padded = SAMPLE + bytes(6_000_000)  # decoders ignore what follows the picture
+    np.testing.assert_allclose(client.embed_images(padded), client.embed_images(SAMPLE), atol=1e-6)
+    calls.refuse = refuse
+    embeds = client.embed_texts(["a", "b"] * 2000)
+    assert embeds.nbytes > 8_000_000
+    np.testing.assert_allclose(embeds, np.tile(embeds[:2], (2000, 1)), atol=1e-6)
+    assert len(calls.seen) == 3 + 2 * refuse
+
+
+def test_a_server_that_never_answers_meets_the_deadline(protocol, connect):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(
+            DeadlineExceededError, match=r"no answer within 0\.3 s\. Raise timeout_s"
+        ) as caught:
+            connect(url).embed_texts("a", timeout_s=0.3)
+    assert f"(model clip_text_embedding, server {protocol}://{url})" in str(caught.value)
+
+
+@pytest.mark.parametrize("cut_after_bytes", [100, 50_000], ids=["in its head", "in its tensors"])
+def test_a_server_that_dies_in_the_middle_of_its_answer(protocol, connect, forwarder, cut_after_bytes):
+    forwarder.cut_after_bytes = cut_after_bytes
+    with pytest.raises(ServerUnavailableError) as caught:
+        connect(forwarder.address, attempts=2).embed_texts(["a"] * 200)
+    assert "RawResponse" not in str(caught.value)
+    assert_tells(caught.value, model="clip_text_embedding", endpoint=f"{protocol}://{forwarder.address}")
+    forwarder.cut_after_bytes = float("inf")
+    assert connect(forwarder.address).embed_texts(["a"] * 200).shape == (200, 512)
+
+
+# Several endpoints
+
+
+def test_endpoints_take_turns(url, connect):
+    with Forwarder(url) as one, Forwarder(url) as other:
+        client = connect(f"{one.address},{other.address.replace('127.0.0.1', 'localhost')}")
+        for _ in range(40):
+            client.embed_images(SAMPLE)
+        shares = [one.received_bytes, other.received_bytes]
+    assert sum(shares) > 40 * len(SAMPLE)
+    assert min(shares) > 0.4 * sum(shares)
+
+
+def test_one_dead_endpoint_of_two_fails_no_call(connect, forwarder, dead):
+    for urls in ((dead, forwarder.address), (forwarder.address, dead)):
+        client = connect(",".join(urls), attempts=2)
+        for _ in range(6):
+            assert client.embed_texts("a").shape == (512,)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_one_dead_endpoint_fails_none_of_many_calls_at_once(server, protocol, dead):
+    url = f"{dead},{address(server, protocol)}"
+    with Client(url, protocol=protocol, timeout_s=LONG_S, attempts=2) as client:
+        assert together(16, lambda index: client.embed_texts(str(index)).shape) == [(512,)] * 16
+
+
+def test_an_endpoint_that_dies_is_left_and_used_again(server, protocol, connect, forwarder):
+    client = connect(f"{forwarder.address},{address(server, protocol)}")
+    client.embed_texts("a")
+    forwarder.go_down()
+    for _ in range(6):
+        assert client.embed_texts("a").shape == (512,)
+    forwarder.down = False
+    before = forwarder.received_bytes
+    while forwarder.received_bytes == before:
+        assert client.embed_texts("a").shape == (512,)
+
+
+def test_when_all_are_dead_the_error_names_them(protocol, connect, dead):
+    other = f"127.0.0.1:{free_port('127.0.0.1')}"
+    with pytest.raises(ServerUnavailableError) as caught:
+        connect(f"{dead},{other}", attempts=2).embed_texts("a")
+    assert_tells(caught.value, model="clip_text_embedding", endpoint=f"{protocol}://{dead},{other}")
+
+
+# Bulk runs
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """400 small images that differ."""
+    return [encode(noise(24 + seed % 7, 24, seed), "PNG") for seed in range(400)]
+
+
+@pytest.fixture(scope="module")
+def alone(server, pictures):
+    """Their embeddings, taken one by one."""
+    with Client(server.grpc_url, timeout_s=LONG_S) as client:
+        embeds = np.stack([client.embed_images(picture) for picture in pictures])
+    nearest = np.partition(-(embeds @ embeds.T), 1, axis=1)[:, 1]
+    assert nearest.min() > -0.9999, "the images are too alike to show a wrong order"
+    return embeds
+
+
+class Restartable:
+    """A server that can be killed and started again at the same addresses."""
+
+    def __init__(self, repository):
+        ports = {name: free_port("127.0.0.1") for name in ("http_port", "grpc_port", "metrics_port")}
+        self._repository, self._options = repository, ServerOptions(**ports)
+        self.start()
+
+    def start(self):
+        self.running = EmbeddedTriton(self._repository, self._options)
+        self.running.start()
+
+    def kill(self):
+        os.killpg(self.running.pid, signal.SIGKILL)
+        self.running.stop(drain=False)
+
+
+@pytest.fixture(scope="module")
+def restartable(demo_repository):
+    server = Restartable(demo_repository)
+    yield server
+    server.running.stop(drain=False)
+
+
+def test_a_bulk_run_outlives_a_restart(protocol, connect, restartable, pictures, alone):
+    reports, restarts = [], []
+
+    def watch(progress):
+        reports.append(progress)
+        if progress.done >= 64 and not restarts:
+            restartable.kill()
+            restarts.append(threading.Thread(target=restartable.start))
+            restarts[0].start()
+
+    client = connect(address(restartable.running, protocol), attempts=1)
+    embeds = list(client.embed_images_many(iter(pictures), batch_size=8, on_progress=watch))
+    restarts[0].join()
+    np.testing.assert_allclose(np.stack(embeds), alone, atol=1e-5)
+    assert [report.done for report in reports] == sorted(report.done for report in reports)
+    assert (reports[-1].done, reports[-1].failed) == (400, 0)
+    assert reports[-1].retries > 0
+    assert reports[0].retries == 0
+
+
+def test_a_stopped_server_meets_the_deadline(protocol, connect, restartable):
+    client = connect(address(restartable.running, protocol))
+    client.embed_texts("a")
+    os.kill(restartable.running.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(DeadlineExceededError, match=r"no answer within 0\.5 s"):
+            client.embed_texts("a", timeout_s=0.5)
+    finally:
+        os.kill(restartable.running.pid, signal.SIGCONT)
+    assert client.embed_texts("a").shape == (512,)
+
+
+def test_an_outage_beyond_patience_ends_a_run_where_it_stands(protocol, connect, forwarder, pictures, alone):
+    got = []
+    client = connect(forwarder.address, attempts=1)
+    results = client.embed_images_many(
+        iter(pictures), batch_size=8, concurrency=1, patience_s=0.5, on_error="return"
+    )
+    with pytest.raises(ServerUnavailableError) as caught:
+        for embed in results:
+            got.append(embed)
+            if len(got) == 40:
+                forwarder.go_down()
+    assert_tells(caught.value, model="clip_image_embedding", endpoint=f"{protocol}://{forwarder.address}")
+    # What was answered before the outage, at most 2 requests ahead, is handed out; nothing after it.
+    assert len(got) in (40, 48, 56)
+    np.testing.assert_allclose(np.stack(got), alone[: len(got)], atol=1e-5)
+
+
+def test_a_run_that_is_left_in_an_outage_ends_at_once(connect, forwarder, pictures):
+    def leave():
+        results = client.embed_images_many(iter(pictures), batch_size=8, patience_s=600)
+        next(results)
+        forwarder.go_down()
+        for _ in range(7):
+            next(results)
+        results.close()
+
+    client = connect(forwarder.address)
+    leaving = threading.Thread(target=leave, daemon=True)
+    leaving.start()
+    leaving.join(ENDS_S)
+    assert not leaving.is_alive()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_cancelled_task_ends_a_run_in_an_outage(protocol, dead):
+    async def run():
+        before = asyncio.all_tasks()
+        async with AsyncClient(dead, protocol=protocol) as client:
+            results = client.embed_texts_many(["a"] * 10, patience_s=600)
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(anext(results), 1)
+        return asyncio.all_tasks() - before
+
+    running = threading.Thread(target=lambda: left.append(asyncio.run(run())), daemon=True)
+    left = []
+    running.start()
+    running.join(ENDS_S)
+    assert left == [set()]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_ctrl_c_ends_a_run_in_an_outage(protocol, dead):
+    code = f"""
+from tritonclip import Client
+with Client({dead!r}, protocol={protocol!r}) as client:
+    print("begun", flush=True)
+    list(client.embed_texts_many(["a"] * 1000, batch_size=2, patience_s=600))
+"""
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "begun\n"
+            time.sleep(1)  # the run is under way; however far it came, Ctrl-C must end it
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=ENDS_S)
+        finally:
+            process.kill()
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+
+
+# One client, many callers
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_threads_share_one_client(server, protocol, pictures, alone):
+    def mixed(client, index):
+        picture = pictures[index]
+        return [
+            client.classify([picture, SAMPLE], [*LABELS, f"number {index}"]),
+            client.embed_images([picture]).tolist(),
+            client.embed_texts([f"text {index}", "shared"]).tolist(),
+            client.similarity(picture, [f"text {index}"]).tolist(),
+        ]
+
+    def flat(answer):
+        ranked = [sorted((found["label"], found["score"]) for found in one) for one in answer[0]]
+        labels = [[label for label, _ in one] for one in ranked]
+        numbers = [score for one in ranked for _, score in one]
+        return labels, np.concatenate([numbers, *(np.ravel(part) for part in answer[1:])])
+
+    with Client(address(server, protocol), protocol=protocol, timeout_s=LONG_S) as client:
+        expected = [flat(mixed(client, index)) for index in range(16)]
+        for found, right in zip(together(16, lambda index: mixed(client, index)), expected, strict=True):
+            assert not isinstance(found, Exception), found
+            labels, numbers = flat(found)
+            assert labels == right[0]
+            np.testing.assert_allclose(numbers, right[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_each_event_loop_needs_its_own_client(server, protocol):
+    client = AsyncClient(address(server, protocol), protocol=protocol)
+
+    async def embed():
+        return (await client.embed_texts("a")).shape
+
+    async def embed_and_close():
+        loop = asyncio.get_running_loop()
+        assert await embed() == (512,)
+        # Another loop, in another thread, while this one is alive.
+        with pytest.raises(
+            RuntimeError, match="belongs to the event loop of its first call; make one for each"
+        ):
+            await loop.run_in_executor(None, asyncio.run, embed())
+        assert await embed() == (512,)
+        await client.close()
+
+    asyncio.run(embed_and_close())

@@ -1,0 +1,284 @@
+"""Upgrades of a running server: under load, with versions that do not load or answer wrongly, and back."""
+
+import threading
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
+
+from tests.helpers.calls import metric
+from tests.helpers.pictures import encode, noise
+from tests.helpers.servers import DEMO_CHECKPOINT
+from tritonclip import Client, TritonClipError, ZeroShotClassifier
+from tritonclip_server.repository import versions
+from tritonclip_server.repository.configs import CONFIG, ENSEMBLES, PYTHON_MODELS
+from tritonclip_server.repository.writer import RepositoryError
+from tritonclip_server.rollout import command as rollout
+from tritonclip_server.serving.launcher import EmbeddedTriton, ServerOptions
+
+ANY_PORT = ServerOptions(http_port=0, grpc_port=0, metrics_port=0, explicit=True, admin_key="a key")
+LABELS = ["a red circle", "a blue square", "the digit 7"]
+PICTURES = [encode(noise(80, 60, seed), "PNG") for seed in range(3)]
+CALLERS = 8
+NEAR = 1e-4
+
+
+@pytest.fixture(scope="module")
+def other_checkpoint(tmp_path_factory):
+    """The demo checkpoint with other projections on both sides, so that no mixture answers as either does."""
+    directory = tmp_path_factory.mktemp("other")
+    for path in DEMO_CHECKPOINT.iterdir():
+        (directory / path.name).write_bytes(path.read_bytes())
+    tensors = load_file(directory / "model.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    for name in ("visual_projection.weight", "text_projection.weight"):
+        tensors[name] += tensors[name].std() * torch.randn(tensors[name].shape, generator=generator)
+    save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+    return directory
+
+
+@pytest.fixture(scope="module")
+def repository(prepare):
+    return prepare("scripts/demo/checkpoint", "--precision", "float32")
+
+
+@pytest.fixture(scope="module")
+def upgraded(repository):
+    """A server that may be upgraded."""
+    with EmbeddedTriton(repository, ANY_PORT) as server:
+        yield server
+
+
+def run(server, *arguments):
+    urls = ["--url", server.http_url, "--metrics-url", server.metrics_url, "--admin-key", server.admin_key]
+    done = CliRunner().invoke(rollout.main, [*map(str, arguments), *urls])
+    return done.exit_code, done.output
+
+
+def scores(client):
+    found = [client.classify(picture, LABELS, hypothesis_template="{}") for picture in PICTURES]
+    by_label = [{one["label"]: one["score"] for one in ranking} for ranking in found]
+    return np.array([[one[label] for label in LABELS] for one in by_label])
+
+
+class Load:
+    """Callers that ask all the while, and what they were told."""
+
+    def __init__(self, url, **options):
+        self.answers, self.failures, self._over = [], [], threading.Event()
+        self._url, self._options = url, options
+        self._threads = [threading.Thread(target=self._ask) for _ in range(CALLERS)]
+
+    def _ask(self):
+        with Client(self._url, timeout_s=60, attempts=1, **self._options) as client:
+            while not self._over.is_set():
+                try:
+                    self.answers.append(scores(client))
+                except TritonClipError as error:
+                    self.failures.append(error)
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        time.sleep(1)
+        return self
+
+    def __exit__(self, *_):
+        time.sleep(1)
+        self._over.set()
+        for thread in self._threads:
+            thread.join(60)
+
+
+def picture_versions(answer, known):
+    """Which version each picture was ranked by; two at once where it is none of them alone."""
+    for row, *rows in zip(answer, *known.values(), strict=True):
+        near = [name for name, one in zip(known, rows, strict=True) if abs(row - one).max() < NEAR]
+        yield near[0] if len(near) == 1 else f"neither: {row}"
+
+
+def test_rollout_and_rollback_under_load_lose_nothing_and_mix_nothing(upgraded, repository, other_checkpoint):
+    with Client(upgraded.grpc_url) as client:
+        known = {"old": scores(client)}
+        loaded_at = metric(upgraded, "tritonclip_start_time_seconds", model="vision_encoder", version="1")
+        with Load(upgraded.grpc_url) as load:
+            code, output = run(upgraded, "deploy", repository, other_checkpoint)
+            assert code == 0, output
+            known["new"] = scores(client)
+            code, back = run(upgraded, "rollback", repository)
+            assert code == 0, back
+        assert abs(known["new"] - known["old"]).max() > 100 * NEAR
+        assert np.abs(scores(client) - known["old"]).max() < NEAR
+    assert not load.failures
+    told = Counter(one for answer in load.answers for one in picture_versions(answer, known))
+    assert set(told) == {"old", "new"}, told
+    assert min(told.values()) >= CALLERS
+    assert "version 2 loaded beside version 1" in output
+    assert "version 2 is served\nversion 1 has nothing inside any more" in output
+    assert "version 1 is served\nversion 2 has nothing inside any more" in back
+    again = metric(upgraded, "tritonclip_start_time_seconds", model="vision_encoder", version="1")
+    assert again == loaded_at, "the old version was loaded anew"
+
+
+@pytest.mark.parametrize("preprocess", ["server", "client"])
+def test_each_ensemble_is_switched_many_times_without_a_loss_or_a_mixture(upgraded, repository, preprocess):
+    """Clients that preprocess keep embeddings of labels, which a switch makes those of another checkpoint."""
+    known = {}
+    with Client(upgraded.grpc_url) as client, Load(upgraded.grpc_url, preprocess=preprocess) as load:
+        for _ in range(10):
+            assert run(upgraded, "rollback", repository)[0] == 0
+            known[versions.versions_of(repository).served] = scores(client)
+    assert not load.failures
+    assert versions.versions_of(repository).served == 1
+    told = Counter(one for answer in load.answers for one in picture_versions(answer, known))
+    assert set(told) == {1, 2}, told
+
+
+@pytest.mark.parametrize("preprocess", ["server", "client"])
+def test_cosines_are_of_one_version(upgraded, repository, preprocess):
+    with Client(upgraded.grpc_url, preprocess=preprocess) as client:
+        before = client.similarity(PICTURES, LABELS)
+        assert run(upgraded, "rollback", repository)[0] == 0
+        other = client.similarity(PICTURES, LABELS)
+        assert run(upgraded, "rollback", repository)[0] == 0
+        np.testing.assert_allclose(client.similarity(PICTURES, LABELS), before, atol=NEAR)
+    with Client(upgraded.grpc_url) as client:
+        assert run(upgraded, "rollback", repository)[0] == 0
+        np.testing.assert_allclose(client.similarity(PICTURES, LABELS), other, atol=NEAR)
+        assert run(upgraded, "rollback", repository)[0] == 0
+
+
+def test_a_classifier_follows_to_another_checkpoint(upgraded, repository):
+    def by_label(rankings):
+        return np.array(
+            [[{one["label"]: one["score"] for one in row}[label] for label in LABELS] for row in rankings]
+        )
+
+    def ranked(classifier):
+        one_by_one = by_label([classifier([picture])[0] for picture in PICTURES])
+        assert abs(by_label(classifier.classify_many(PICTURES)) - one_by_one).max() < NEAR
+        return one_by_one
+
+    with Client(upgraded.grpc_url) as client:
+        classifier = ZeroShotClassifier(client, LABELS, templates="{}")
+        old = ranked(classifier)
+        assert run(upgraded, "rollback", repository)[0] == 0
+        new = ranked(classifier)
+        assert abs(new - old).max() > 100 * NEAR
+        assert abs(new - ranked(ZeroShotClassifier(client, LABELS, templates="{}"))).max() < NEAR
+        assert run(upgraded, "rollback", repository)[0] == 0
+        assert abs(by_label(classifier.classify_many(PICTURES)) - old).max() < NEAR
+
+
+def test_the_status_tells_of_each_version(upgraded, repository, other_checkpoint):
+    code, output = run(upgraded, "status", repository)
+    assert code == 0
+    assert output.splitlines() == [
+        "version 1: scripts/demo/checkpoint: served, loaded",
+        f"version 2: {other_checkpoint}: loaded, served before",
+    ]
+
+
+@pytest.mark.parametrize("fault", ["does not load", "answers wrongly"])
+def test_a_version_that_cannot_be_served_is_taken_out_again(
+    upgraded, repository, other_checkpoint, monkeypatch, fault
+):
+    before = versions.versions_of(repository)
+
+    def add_broken(content, output, version, **options):
+        add(content, output, version, **options)
+        weights = output / "vision_encoder" / str(version) / "vision.safetensors"
+        if fault == "does not load":
+            weights.write_bytes(weights.read_bytes()[:1000])
+        else:  # of the other checkpoint
+            weights.write_bytes((output / "vision_encoder" / "1" / "vision.safetensors").read_bytes())
+
+    add = rollout.add_version
+    monkeypatch.setattr(rollout, "add_version", add_broken)
+    with Load(upgraded.grpc_url) as load:
+        code, output = run(upgraded, "deploy", repository, other_checkpoint)
+    assert code == 1
+    assert "version 3 is taken out again; version 1 is served as before" in output
+    assert {"does not load": "vision_encoder cannot be loaded", "answers wrongly": "as transformers does"}[
+        fault
+    ] in output
+    assert not load.failures
+    assert versions.versions_of(repository) == before
+    assert not list(repository.glob("*/3"))
+    with Client(upgraded.grpc_url) as client:
+        assert client.health(deep=True).ok
+
+
+def test_a_switch_that_was_interrupted_is_told_and_ended(upgraded, repository):
+    versions.set_served(repository, "clip_text_embedding", 2)
+    code, output = run(upgraded, "rollback", repository)
+    assert code == 1
+    assert "a switch was interrupted" in output and "clip_text_embedding 2" in output
+    code, output = run(upgraded, "rollback", repository, "--to", "1")
+    assert code == 0, output
+    assert versions.versions_of(repository).served == 1
+
+
+def test_a_restarted_server_serves_what_was_served(upgraded, repository):
+    assert run(upgraded, "rollback", repository, "--to", "2")[0] == 0
+    with Client(upgraded.grpc_url) as client:
+        served = scores(client)
+    with EmbeddedTriton(repository, ANY_PORT) as fresh, Client(fresh.grpc_url) as client:
+        assert abs(scores(client) - served).max() < NEAR
+    assert run(upgraded, "rollback", repository)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["rollback", "--to", "9"], "has no version 9; it has 1, 2"),
+        (["deploy", "no/such/checkpoint"], "no/such/checkpoint"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_a_line(upgraded, repository, arguments, reason):
+    command, *rest = arguments
+    code, output = run(upgraded, command, repository, *rest)
+    assert code == 1
+    assert output.startswith("error: ") and reason in output and output.count("\n") == 1
+
+
+def test_another_rollout_is_waited_for(upgraded, repository):
+    with versions.locked(repository):
+        code, output = run(upgraded, "rollback", repository)
+    assert (code, "another rollout is under way" in output) == (1, True)
+
+
+def test_a_wrong_key_and_a_server_without_model_control_are_told(upgraded, server, repository):
+    urls = ["--url", upgraded.http_url, "--metrics-url", upgraded.metrics_url, "--admin-key", "wrong"]
+    done = CliRunner().invoke(rollout.main, ["status", str(repository), *urls])
+    assert (done.exit_code, "give the server's own key" in done.output) == (1, True)
+    code, output = run(server, "rollback", repository)
+    assert code == 1
+    assert "start it with --model-control explicit" in output
+    assert versions.versions_of(repository).served == 1
+
+
+def test_retiring_frees_memory_and_disk(upgraded, repository):
+    code, output = run(upgraded, "retire", repository, "--delete")
+    assert code == 0, output
+    instances, deadline = len(PYTHON_MODELS) + 3, time.monotonic() + 30  # admission has four
+    while len(upgraded.stubs()) > instances and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert len(upgraded.stubs()) == instances
+    assert not list(repository.glob("*/2"))
+    with Client(upgraded.grpc_url) as client:
+        assert client.health(deep=True).ok
+
+
+def test_what_is_no_repository_is_told(tmp_path):
+    with pytest.raises(RepositoryError, match="is no model repository"):
+        versions.versions_of(tmp_path)
+    for model in ENSEMBLES:
+        (tmp_path / model).mkdir()
+        (tmp_path / model / CONFIG).write_text(f'name: "{model}"')
+    with pytest.raises(RepositoryError, match="names no versions; prepare the repository anew"):
+        versions.versions_of(tmp_path)

@@ -1,0 +1,202 @@
+"""The gateway's web page in Chromium: what a person does with it, and what must never happen in it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import mimetypes
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Playwright, Request, Route, expect
+
+from tests.helpers.servers import ROOT
+
+IMAGES = ROOT / "scripts" / "demo" / "images"
+DEMO = json.loads((IMAGES / "labels.json").read_text(encoding="utf-8"))
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+]
+WATCH_POLICY = """
+document.addEventListener("securitypolicyviolation", (event) =>
+  console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`));
+"""
+# Files into an event that only a person can cause: paste and drop.
+SEND_FILES = """
+([kind, files]) => {
+  const data = new DataTransfer();
+  for (const { name, type, content } of files) {
+    const bytes = Uint8Array.from(atob(content), (char) => char.charCodeAt(0));
+    data.items.add(new File([bytes], name, { type }));
+  }
+  const options = { bubbles: true, cancelable: true };
+  const target = document.querySelector("main");
+  target.dispatchEvent(kind === "paste"
+    ? new ClipboardEvent(kind, { ...options, clipboardData: data })
+    : new DragEvent(kind, { ...options, dataTransfer: data }));
+}
+"""
+
+
+def launch(playwright: Playwright, executable: str) -> Browser:
+    """Start the browser, with a camera that shows a moving picture."""
+    return playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
+
+
+class ClipPage:
+    """The page in a window of its own.
+
+    Attributes:
+        page: Playwright's.
+        expected_statuses: Of answers that are failures on purpose; the browser logs each as an error.
+        troubles: Errors of the console, violations of the policy, and requests to other hosts.
+    """
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page, self.url = page, url
+        self.expected_statuses: set[int] = set()
+        self.troubles: list[str] = []
+        page.set_default_timeout(15_000)
+        page.add_init_script(WATCH_POLICY)
+        page.on("filechooser", lambda chooser: None)  # from the start: a late listener can miss the first one
+        page.on("console", self._on_console)
+        page.on("pageerror", lambda error: self.troubles.append(f"exception: {error}"))
+        page.on("request", self._on_request)
+
+    def _on_console(self, message: ConsoleMessage) -> None:
+        status = re.search(r"the server responded with a status of (\d+)", message.text)
+        if status and int(status[1]) in self.expected_statuses:
+            return
+        if message.type in ("error", "warning"):
+            self.troubles.append(f"{message.type}: {message.text}")
+
+    def _on_request(self, request: Request) -> None:
+        address = urlsplit(request.url)
+        if address.scheme not in ("blob", "data") and address.netloc != urlsplit(self.url).netloc:
+            self.troubles.append(f"request to {request.url}")
+
+    def open(self) -> ClipPage:
+        """Load the page, and wait until it knows the server."""
+        self.page.goto(self.url)
+        expect(self.page.locator("#template")).not_to_have_value("")
+        expect(self.page.locator("#status")).not_to_have_text("Asking the server")
+        return self
+
+    def add_images(self, *paths: Path) -> None:
+        """Choose files in the picker."""
+        with self.page.expect_file_chooser() as chooser:
+            self.page.get_by_role("button", name="Choose files").click()
+        chooser.value.set_files(list(paths))
+
+    def send_files(self, kind: str, *paths: Path) -> None:
+        """Paste or drop files; `dragover` shows them above the page."""
+        files = [
+            {
+                "name": path.name,
+                "type": mimetypes.guess_type(path.name)[0] or "",
+                "content": base64.b64encode(path.read_bytes()).decode(),
+            }
+            for path in paths
+        ]
+        self.page.evaluate(SEND_FILES, [kind, files])
+
+    def add_labels(self, *labels: str) -> None:
+        """Type labels, each with Enter."""
+        field = self.page.get_by_label("Labels", exact=True)
+        for label in labels:
+            field.fill(label)
+            field.press("Enter")
+
+    def chips(self) -> list[str]:
+        """The labels on screen."""
+        return self.page.locator(".chip > span").all_text_contents()
+
+    def classify(self) -> None:
+        """Press the button."""
+        self.page.get_by_role("button", name="Classify", exact=True).click()
+
+    def card(self, name: str) -> Locator:
+        """The card of an image."""
+        heading = self.page.get_by_role("heading", name=name, exact=True)
+        return self.page.locator("#gallery > li").filter(has=heading)
+
+    def ranking(self, name: str) -> list[tuple[str, float]]:
+        """The labels of an image and their scores in percent, as they stand on its card."""
+        rows = self.card(name).locator(".ranking li")
+        expect(rows.first).to_be_attached()
+        texts = [row.locator("span").all_text_contents() for row in rows.all()]
+        return [(label, float(figure.removesuffix("%"))) for label, figure, _ in texts]
+
+    def compare(self, *texts: str) -> None:
+        """Write texts into the other tab, and press its button."""
+        self.page.get_by_role("tab", name="Compare").click()
+        self.page.get_by_label("Texts, one a line").fill("\n".join(texts))
+        self.page.get_by_role("button", name="Compare", exact=True).click()
+
+    def cosines(self) -> dict[str, list[float]]:
+        """The table, when it is complete: the cosines of each image that has some."""
+        cells = self.page.locator("td.heat")
+        expect(cells.first).to_be_visible()
+        expect(self.page.locator("#heat .busy")).to_have_count(0)
+        table = {}
+        for row in self.page.locator("#heat tbody tr").filter(has=cells).all():
+            name = row.locator("th").text_content() or ""
+            texts = row.locator("td.heat").all_text_contents()
+            table[name.removesuffix("\u00d7")] = [float(text) for text in texts]
+        return table
+
+    def code(self, kind: str) -> str:
+        """Unfold "Use it from code" of the tab on screen, and read the program."""
+        details = self.page.locator("[role=tabpanel]:visible details.code")
+        if details.get_attribute("open") is None:
+            details.locator("summary").click()
+        program = self.page.get_by_role("group", name=f"{kind} code")
+        expect(program).not_to_be_empty()
+        return program.inner_text()
+
+    @contextmanager
+    def replying(
+        self, path: str, status: int, body: dict[str, Any], times: int | None = None, **headers: str
+    ) -> Iterator[None]:
+        """Answer calls of a path in the server's place: what it can hardly be brought to say."""
+
+        def reply(route: Route) -> None:
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            route.fulfill(status=status, json=body, headers=named)
+
+        self.expected_statuses.add(status)
+        pattern = re.compile(re.escape(f"{self.url.rstrip('/')}/{path}") + "$")
+        self.page.route(pattern, reply, times=times)
+        yield
+        self.page.unroute(pattern)
+
+    def overflow(self) -> int:
+        """By how many pixels the page is wider than the window."""
+        return int(self.page.evaluate("document.documentElement.scrollWidth - innerWidth"))
+
+    def violations(self, axe: str) -> list[str]:
+        """What axe-core finds wrong in what is on screen, in light and in dark."""
+        found = []
+        for scheme in ("light", "dark"):
+            self.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+            self.page.evaluate(f"typeof axe === 'undefined' && (() => {{ {axe} }})()")
+            answer = self.page.evaluate("axe.run({ resultTypes: ['violations'] })")
+            assert len(answer["passes"]) > 10  # it did look
+            found += [
+                f"{scheme}: {rule['id']}: {node['target']}: {node['failureSummary']}"
+                for rule in answer["violations"]
+                for node in rule["nodes"]
+            ]
+        return found

@@ -1,0 +1,178 @@
+"""API keys: who may call, and how a key is added and revoked while the gateway runs."""
+
+import hashlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.server.gateway.raw_http import connected, head, read_reply
+from tritonclip import InvalidInputError
+from tritonclip._cli.main import main
+from tritonclip.gateway import GatewaySettings
+from tritonclip.gateway._keys import CHECK_EVERY_S, KeyRing, digest, make_key, parse_keys
+from tritonclip_server.benchmarks.gateway_process import running
+
+
+def line(name, key):
+    return f"{name}:{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+def ask(gateway, headers):
+    return gateway.request("GET", "/v1/models", headers=headers)
+
+
+def test_a_key_comes_in_either_header(gateway_with_keys):
+    key = gateway_with_keys.key
+    for headers in ({"Authorization": f"Bearer {key}"}, {"Authorization": f"bearer {key}"}, {"key": key}):
+        assert ask(gateway_with_keys, headers).status == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "message"),
+    [
+        ({}, "the API key is missing"),
+        ({"key": ""}, "the API key is missing"),
+        ({"Authorization": "Basic YTpi"}, "the API key is missing"),
+        ({"Authorization": "Bearer wrong"}, "the API key is not valid"),
+        ({"key": "größer".encode()}, "the API key is not valid"),
+        ({"key": "x" * 20_000}, "the API key is not valid"),
+    ],
+)
+def test_without_a_valid_key_nothing_is_done(gateway_with_keys, headers, message):
+    for path in (
+        "/v1/classify",
+        "/v1/similarity",
+        "/v1/embeddings",
+        "/api/predict/nlp/p/e",
+        "/api/predict/file/p/e",
+    ):
+        reply = gateway_with_keys.request("POST", path, headers=headers, body=b"{}")
+        assert reply.status == 401, path
+        assert message in reply.json()["error"]["message"]
+        assert reply.headers["www-authenticate"] == "Bearer"
+
+
+def test_health_page_and_limits_need_no_key(gateway_with_keys):
+    for path in (
+        "/",
+        "/docs",
+        "/openapi.json",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/v1/info",
+        "/static/app.css",
+    ):
+        assert gateway_with_keys.request("GET", path, headers={}).status == 200, path
+    assert gateway_with_keys.request("GET", "/v1/info", headers={}).json()["keys_required"] is True
+
+
+def test_a_wrong_key_is_told_before_the_body_is_sent(gateway_with_keys):
+    with connected(gateway_with_keys.url) as connection:
+        connection.sendall(
+            head("/v1/classify", Content_Type="application/json", Content_Length=1000, key="wrong")
+        )
+        assert read_reply(connection).status == 401
+
+
+def test_the_name_of_a_key_is_in_the_log_and_the_key_is_not(gateway_with_keys):
+    headers = {"key": gateway_with_keys.key, "X-Request-ID": "named"}
+    ask(gateway_with_keys, headers)
+    ask(gateway_with_keys, {"key": "a-wrong-key"})
+    assert gateway_with_keys.logged(request_id="named")["key"] == "tests"
+    log = "\n".join(gateway_with_keys.lines)
+    assert (
+        gateway_with_keys.key not in log
+        and "a-wrong-key" not in log
+        and digest(gateway_with_keys.key) not in log
+    )
+
+
+def test_a_gateway_without_keys_says_so_when_it_starts(open_gateway, gateway_with_keys):
+    assert "no API keys: everyone" in open_gateway.logged(level="WARNING")["event"]
+    assert not [line for line in gateway_with_keys.lines if "no API keys" in line]
+
+
+def test_keys_are_added_and_revoked_while_it_runs(server, tmp_path):
+    file = tmp_path / "keys"
+    first, second = make_key(), make_key()
+    file.write_text(f"# who\n{line('first', first)}\n")
+    with running(server.grpc_url, "--keys-file", file) as gateway:
+
+        def statuses():
+            time.sleep(1.5 * CHECK_EVERY_S)
+            return [ask(gateway, {"key": key}).status for key in (first, second)]
+
+        assert statuses() == [200, 401]
+        file.write_text(f"{line('first', first)}\n{line('second', second)}  # new\n")
+        assert statuses() == [200, 200]
+        file.write_text(f"{line('second', second)}\n")
+        assert statuses() == [401, 200]
+        file.write_text("no line of keys\n")
+        assert statuses() == [401, 401]
+        assert "line 1: expected NAME:SHA256" in gateway.logged(level="ERROR")["cause"]
+        file.write_text(f"{line('second', second)}\n")
+        assert statuses() == [401, 200]
+        file.unlink()
+        assert statuses() == [401, 401]
+
+
+def test_keys_of_the_environment_and_of_a_file_hold_together(tmp_path):
+    file = tmp_path / "keys"
+    file.write_text(line("file", "a"))
+    ring = KeyRing(parse_keys(line("environment", "b"), "environment"), file)
+    assert [ring.name_of(key) for key in "abc"] == ["file", "environment", None]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("one", "line 1: expected NAME:SHA256"),
+        ("# one\nname:abc", "line 2: expected"),
+        (f"{line('a', 'x')}\n{line('a', 'y')}", "line 2: this name stands twice"),
+        (f"a b:{'0' * 64}", "expected"),
+        (f"a:{'G' * 64}", "expected"),
+    ],
+)
+def test_malformed_keys_are_refused_at_the_start(text, message):
+    with pytest.raises(InvalidInputError, match=message):
+        GatewaySettings(keys=text)
+
+
+def test_the_command_makes_a_key_and_keeps_its_digest(tmp_path, capsys):
+    file = tmp_path / "keys"
+    made = {}
+    for name in ("ann", "bob@example.com"):
+        assert main(["gateway-key", name, "--append-to", str(file)]) == 0
+        out, err = capsys.readouterr()
+        made[name] = out.strip()
+        assert line(name, made[name]) in err
+    assert file.stat().st_mode & 0o777 == 0o600
+    ring = KeyRing({}, file)
+    assert {ring.name_of(key) for key in made.values()} == set(made)
+    assert not any(key in file.read_text() for key in made.values())
+    assert main(["gateway-key", "ann", "--append-to", str(file)]) == 2
+    assert "'ann' has a key already" in capsys.readouterr().err
+    assert main(["gateway-key", "a b"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--keys-file", "missing"], "keys_file: no such file: 'missing'"),
+        (["--rate-limit", "many"], "rate_limit 'many': expected a rate as '100/minute'"),
+        (["--url-network", "10.0.0.1/8"], "url_networks: 10.0.0.1/8 has host bits set"),
+        (["--max-images", "0"], "max_images: expected a whole number"),
+        (["--body-timeout", "0"], "body_timeout_s: expected finite seconds above 0"),
+        (["--tls-cert", "a.pem"], "TLS needs both --tls-cert and --tls-key"),
+        (["--url", "ftp://host"], "ftp"),
+    ],
+)
+def test_wrong_options_end_the_command_at_once(options, message):
+    command = [sys.executable, "-m", "tritonclip", "gateway", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1

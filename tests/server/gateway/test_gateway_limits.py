@@ -1,0 +1,301 @@
+"""What is too much, too slow or gone: each with its status and message, and nothing left behind."""
+
+import signal
+import time
+
+import pytest
+import urllib3
+
+from tests.helpers.calls import together
+from tests.helpers.pictures import encode, noise
+from tests.helpers.servers import ROOT
+from tests.server.gateway.gateway_metrics import metric
+from tests.server.gateway.raw_http import connected, head, is_closed, read_reply, upload
+from tritonclip import Client
+from tritonclip_server.benchmarks.gateway_process import running
+from tritonclip_server.serving.launcher import EmbeddedTriton, ServerOptions
+
+IMAGES = ROOT / "scripts" / "demo" / "images"
+CIRCLE = (IMAGES / "red_circle.jpg").read_bytes()
+LABELS = ["a red circle", "the digit 7"]
+MIB = 2**20
+BODY_TIMEOUT_S = 1.0
+
+
+@pytest.fixture(scope="module")
+def tight(server):
+    """A gateway that allows little."""
+    with running(server.grpc_url, "--max-body-mib", 2, "--max-mib", 3, "--max-requests", 3) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def hasty(server):
+    """A gateway that does not wait for long."""
+    with running(server.grpc_url, "--body-timeout", BODY_TIMEOUT_S) as gateway:
+        yield gateway
+
+
+def wait_until(true, what):
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end, what
+        time.sleep(0.02)
+
+
+def nothing_under_way(gateway):
+    names = ("requests_in_flight", "body_bytes_in_flight")
+    wait_until(lambda: not sum(metric(gateway, f"tritonclip_gateway_{name}") for name in names), names)
+
+
+def works(gateway):
+    fields = [("images", ("a.jpg", CIRCLE)), *(("labels", label) for label in LABELS)]
+    reply = gateway.request("POST", "/v1/classify", fields=fields)
+    return reply.status == 200 and reply.json()["results"][0]["predictions"][0]["label"] == "a red circle"
+
+
+def test_a_body_that_says_it_is_too_large_is_refused_unread(tight):
+    with connected(tight.url) as connection:
+        connection.sendall(head("/v1/classify", Content_Type="application/json", Content_Length=2 * MIB + 1))
+        reply = read_reply(connection)
+    assert (reply.status, reply.error["code"]) == (413, "body_too_large")
+    assert reply.error["message"].startswith(f"the body is larger than {2 * MIB} bytes; send fewer")
+    assert works(tight)
+
+
+@pytest.mark.parametrize("path", ["/v1/classify", "/v1/embeddings"])
+def test_a_body_that_becomes_too_large_is_refused(tight, path):
+    with connected(tight.url) as connection:
+        connection.sendall(head(path, Content_Type="application/json", Transfer_Encoding="chunked"))
+        for _ in range(33):
+            connection.sendall(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
+        reply = read_reply(connection)
+    assert (reply.status, reply.error["code"]) == (413, "body_too_large")
+    assert works(tight)
+
+
+def test_more_uploads_than_it_holds_are_refused(tight):
+    nothing_under_way(tight)  # an answer is there a moment before its request is counted out
+    big = head("/v1/classify", Content_Type="application/json", Content_Length=2 * MIB)
+    with connected(tight.url) as first, connected(tight.url) as second:
+        first.sendall(big)
+        wait_until(
+            lambda: metric(tight, "tritonclip_gateway_body_bytes_in_flight") == 2 * MIB, "first upload"
+        )
+        second.sendall(big)
+        reply = read_reply(second)
+        assert (reply.status, reply.error["code"]) == (503, "overloaded")
+        assert int(reply.headers["retry-after"]) >= 1
+        assert reply.error["message"] == "too many uploads under way; try again later"
+    nothing_under_way(tight)
+    assert works(tight)
+
+
+def test_more_requests_than_it_holds_are_refused(tight):
+    nothing_under_way(tight)  # an answer is there a moment before its request is counted out
+    small = head("/v1/classify", Content_Type="application/json", Content_Length=10)
+    with connected(tight.url) as one, connected(tight.url) as two, connected(tight.url) as three:
+        for connection in (one, two, three):
+            connection.sendall(small)
+        wait_until(lambda: metric(tight, "tritonclip_gateway_requests_in_flight") == 3, "three requests")
+        refused = tight.request("POST", "/v1/classify", json={})
+        assert (refused.status, refused.json()["error"]["code"]) == (503, "overloaded")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert tight.request("GET", "/healthz").status == 200
+        assert tight.request("GET", "/readyz").status == 200
+    nothing_under_way(tight)
+    assert works(tight)
+
+
+def test_a_body_that_does_not_come_is_told_and_cut_off(hasty):
+    with connected(hasty.url) as connection:
+        connection.sendall(upload("/v1/classify", [CIRCLE])[:-100])
+        reply = read_reply(connection)
+        assert (reply.status, reply.error["code"]) == (408, "request_timeout")
+        assert reply.headers["connection"] == "close"
+        assert "did not arrive in time" in reply.error["message"]
+        assert is_closed(connection)
+    nothing_under_way(hasty)
+
+
+def test_a_body_that_trickles_is_told_and_cut_off(hasty):
+    message = upload("/v1/classify", [CIRCLE])
+    with connected(hasty.url) as connection:
+        connection.sendall(message[:1000])
+        for byte in message[1000:1030]:
+            time.sleep(0.05)
+            try:
+                connection.sendall(bytes([byte]))
+            except OSError:
+                break
+        assert read_reply(connection).status == 408
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nX-Slow: "], ids=["none", "some"]
+)
+def test_headers_that_do_not_come_are_cut_off(hasty, sent):
+    with connected(hasty.url) as connection:
+        connection.sendall(sent)
+        assert is_closed(connection)
+
+
+def test_a_body_nobody_reads_any_more_is_cut_off(hasty):
+    with connected(hasty.url) as connection:
+        connection.sendall(head("/v1/nothing", Content_Type="application/json", Content_Length=MIB))
+        assert read_reply(connection).status == 404
+        assert is_closed(connection)
+
+
+def test_a_connection_serves_one_request_after_another(tight):
+    with connected(tight.url) as connection:
+        for _ in range(3):
+            connection.sendall(upload("/v1/classify", [CIRCLE]))
+            assert read_reply(connection).status == 200
+
+
+def test_who_hangs_up_ends_the_work(open_gateway, server):
+    """Hundreds of large images, which would take many seconds: the server decodes but the first of them."""
+    large = encode(noise(700, 700), "JPEG", quality=85)
+    gone = 'tritonclip_gateway_requests_total{method="POST",route="/v1/classify",status="499"}'
+    with Client(server.grpc_url) as client:
+        encoded = {one.name: one.rows for one in client.statistics()}["similarity"]
+        before = metric(open_gateway, gone)
+        with connected(open_gateway.url) as connection:
+            connection.sendall(upload("/v1/classify", [large] * 200, X_Request_ID="gone"))
+            time.sleep(0.5)
+        wait_until(lambda: metric(open_gateway, gone) == before + 1, "499")
+        nothing_under_way(open_gateway)
+        assert works(open_gateway)
+        time.sleep(0.5)
+        finished = {one.name: one.rows for one in client.statistics()}["similarity"] - encoded
+    assert finished <= 6  # 13 groups of 16 images if nobody had stopped them, and the one of `works`
+    assert open_gateway.logged(request_id="gone")["status"] == 499
+
+
+def test_who_hangs_up_within_the_body_is_logged_as_gone(open_gateway):
+    with connected(open_gateway.url) as connection:
+        connection.sendall(upload("/v1/classify", [CIRCLE], X_Request_ID="half")[:-100])
+        time.sleep(0.2)
+    assert open_gateway.logged(request_id="half")["status"] == 499
+    nothing_under_way(open_gateway)
+
+
+def test_a_deadline_that_passes_is_told(open_gateway):
+    large = encode(noise(1500, 1500), "JPEG", quality=85)
+    for fields in ([("images", ("a", large))] * 8, [("images", ("a", large))] * 24):
+        reply = open_gateway.request("POST", "/v1/classify", fields=fields, headers={"X-Timeout-S": "0.1"})
+        assert (reply.status, reply.json()["error"]["code"]) == (504, "deadline_exceeded")
+        assert "no answer within the deadline" in reply.json()["error"]["message"]
+    for bad in ("0", "-1", "nan", "soon", "0.09"):
+        reply = open_gateway.request("GET", "/v1/models", headers={"X-Timeout-S": bad})
+        assert (reply.status, reply.json()["error"]["param"]) == (400, "X-Timeout-S")
+
+
+# Counts of a year where the number of answers is looked at: a window that seldom ends between two requests.
+def test_the_rate_of_each_key(server, tmp_path):
+    import hashlib
+
+    keys = tmp_path / "keys"
+    keys.write_text("".join(f"{key}:{hashlib.sha256(key.encode()).hexdigest()}\n" for key in ("ann", "bob")))
+    with running(server.grpc_url, "--keys-file", keys, "--rate-limit", "4/year") as gateway:
+
+        def statuses(key, count):
+            return [gateway.request("GET", "/v1/models", headers={"key": key}).status for _ in range(count)]
+
+        assert statuses("ann", 6) == [200] * 4 + [429] * 2
+        assert statuses("wrong", 6) == [401] * 6
+        assert statuses("bob", 4) == [200] * 4
+        refused = gateway.request("POST", "/v1/classify", headers={"key": "bob"}, json={})
+        assert refused.status == 429
+        assert refused.json()["error"]["type"] == "rate_limit_error"
+        assert "the rate limit of 4 per 1 year is reached" in refused.json()["error"]["message"]
+        assert [gateway.request("GET", "/healthz").status for _ in range(6)] == [200] * 6
+
+
+def test_the_rate_of_each_address(server):
+    with running(server.grpc_url, "--rate-limit", "2/year") as gateway:
+
+        def status(address):
+            return gateway.request("GET", "/v1/models", headers={"X-Forwarded-For": address}).status
+
+        assert [status("192.0.2.1") for _ in range(3)] == [200, 200, 429]
+        assert status("192.0.2.2") == 200
+
+
+def test_when_to_come_back(server):
+    with running(server.grpc_url, "--rate-limit", "2/minute") as gateway:
+        replies = [gateway.request("GET", "/v1/models") for _ in range(6)]  # a minute may end between two
+        refused = [reply for reply in replies if reply.status == 429]
+        assert refused
+        assert all(1 <= int(reply.headers["retry-after"]) <= 60 for reply in refused)
+
+
+def test_a_server_that_is_not_there(unused_port):
+    with running(f"127.0.0.1:{unused_port}") as gateway:
+        assert gateway.request("GET", "/healthz").status == 200
+        ready = gateway.request("GET", "/readyz")
+        assert ready.status == 503
+        assert ready.json() == {
+            "status": "not ready",
+            "inference": None,
+            "reason": "the inference server cannot be reached",
+        }
+        headers = {"X-Request-ID": "alone"}
+        reply = gateway.request("POST", "/v1/embeddings", json={"input": "a"}, headers=headers)
+        assert (reply.status, reply.json()["error"]["code"]) == (503, "server_unavailable")
+        assert f"127.0.0.1:{unused_port}" in gateway.logged(request_id="alone")["cause"]
+        assert int(reply.headers["retry-after"]) >= 1
+        assert str(unused_port) not in reply.data.decode()  # the inside of a deployment is nobody's business
+
+
+def test_an_overloaded_server_is_told_with_a_time_to_come_back(prepare):
+    exact = ("--precision", "float32", "--set", "vision_encoder.compile=off")
+    repository = prepare("scripts/demo/checkpoint", "--set", "admission.queue_budget_ms=100", *exact)
+    images = [path.read_bytes() for path in sorted(IMAGES.iterdir()) if path.suffix != ".json"] * 2
+    fields = [("images", ("a", image)) for image in images] + [("labels", label) for label in LABELS]
+    with (
+        EmbeddedTriton(repository, ServerOptions(http_port=0, grpc_port=0, metrics_port=0)) as server,
+        running(server.grpc_url) as gateway,
+    ):
+        pool = urllib3.PoolManager(maxsize=48)
+        replies = []
+        for _ in range(3):
+            replies += together(
+                48, lambda _: pool.request("POST", f"{gateway.url}/v1/classify", fields=fields, retries=False)
+            )
+        pool.clear()
+        statuses = [reply.status for reply in replies]
+        assert set(statuses) == {200, 503}, statuses
+        for reply in replies:
+            if reply.status == 503:
+                assert reply.json()["error"]["code"] == "overloaded"
+                assert 1 <= int(reply.headers["retry-after"]) <= 3
+        assert gateway.request("GET", "/readyz").status == 200
+
+
+def test_other_pages_may_call_where_they_are_allowed(server, open_gateway):
+    asked = {"Origin": "https://app.example.com", "Access-Control-Request-Method": "POST"}
+    with running(server.grpc_url, "--cors-origin", "https://app.example.com") as gateway:
+        reply = gateway.request(
+            "OPTIONS", "/v1/classify", headers=asked | {"Access-Control-Request-Headers": "authorization"}
+        )
+        assert reply.status == 200
+        assert reply.headers["access-control-allow-origin"] == "https://app.example.com"
+        reply = gateway.request("GET", "/v1/models", headers={"Origin": "https://app.example.com"})
+        assert reply.headers["access-control-allow-origin"] == "https://app.example.com"
+        assert "Retry-After" in reply.headers["access-control-expose-headers"]
+        other = gateway.request("GET", "/v1/models", headers={"Origin": "https://evil.example.com"})
+        assert "access-control-allow-origin" not in other.headers
+    assert open_gateway.request("OPTIONS", "/v1/classify", headers=asked).status == 405
+
+
+def test_a_stop_answers_what_is_under_way(server):
+    with running(server.grpc_url) as gateway, connected(gateway.url) as connection:
+        large = encode(noise(1000, 1000), "JPEG", quality=85)
+        connection.sendall(upload("/v1/classify", [large] * 16))
+        wait_until(lambda: metric(gateway, "tritonclip_gateway_requests_in_flight") == 1, "under way")
+        time.sleep(0.1)
+        gateway.process.terminate()
+        assert read_reply(connection).status == 200
+        assert gateway.process.wait(20) == -signal.SIGTERM

@@ -1,0 +1,309 @@
+"""The gateway's own API against the real server: the numbers of the client, errors in their places."""
+
+import base64
+import json
+
+import numpy as np
+import pytest
+import urllib3
+
+from tests.helpers.pictures import settled
+from tests.helpers.servers import ROOT
+from tests.server.gateway.gateway_metrics import metric
+from tritonclip import Client
+
+IMAGES = ROOT / "scripts" / "demo" / "images"
+LABELS = ["a red circle", "the digit 7", "a blue square"]
+CIRCLE, SEVEN = IMAGES / "red_circle.jpg", IMAGES / "digit_7.jpg"
+
+
+def form(*images, **fields):
+    """The parts of a form: image files, then fields, lists as repeated ones."""
+    parts = [("images", (path.name, path.read_bytes())) for path in images]
+    for name, value in fields.items():
+        parts += [(name, str(one)) for one in (value if isinstance(value, list) else [value])]
+    return parts
+
+
+def encoded(path):
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+@pytest.fixture(scope="module")
+def direct(server):
+    with Client(server.grpc_url) as client:
+        yield client
+
+
+def predictions(reply):
+    assert reply.status == 200, reply.data
+    return [result["predictions"] for result in reply.json()["results"]]
+
+
+def same(found, expected):
+    assert [one["label"] for one in found] == [one["label"] for one in expected]
+    assert [one["score"] for one in found] == pytest.approx([one["score"] for one in expected], abs=1e-6)
+
+
+def test_a_form_gives_what_the_client_gives(open_gateway, direct):
+    reply = open_gateway.request("POST", "/v1/classify", fields=form(CIRCLE, labels=LABELS))
+    (found,) = predictions(reply)
+    same(found, direct.classify(CIRCLE, LABELS))
+    body = reply.json()
+    assert body["model"] == direct.models()[0].checkpoint
+    assert body["results"][0]["name"] == "red_circle.jpg"
+    assert body["usage"]["images"] == 1 and body["usage"]["texts"] == 3
+    assert body["usage"]["prompt_tokens"] == body["usage"]["total_tokens"] > 15
+    assert reply.headers["server-timing"].startswith("triton;dur=")
+
+
+@pytest.mark.parametrize(
+    "image", [encoded(CIRCLE), f"data:image/jpeg;base64,{encoded(CIRCLE)}"], ids=["base64", "data URI"]
+)
+def test_json_gives_the_same(open_gateway, direct, image):
+    (found,) = predictions(open_gateway.post("/v1/classify", images=image, labels=LABELS))
+    same(found, direct.classify(CIRCLE, LABELS))
+
+
+def test_options_are_those_of_the_client(open_gateway, direct):
+    options = {"hypothesis_template": "a drawing of {}", "top_k": 2, "threshold": 0.0}
+    expected = direct.classify([CIRCLE, SEVEN], LABELS, **options)
+    for reply in (
+        open_gateway.request("POST", "/v1/classify", fields=form(CIRCLE, SEVEN, labels=LABELS, **options)),
+        open_gateway.post("/v1/classify", images=[encoded(CIRCLE), encoded(SEVEN)], labels=LABELS, **options),
+    ):
+        for found, wanted in zip(predictions(reply), expected, strict=True):
+            same(found, wanted)
+            assert len(found) == 2
+
+
+def test_one_field_of_labels_is_split_at_its_commas_and_none_gives_the_default(open_gateway):
+    (found,) = predictions(
+        open_gateway.request("POST", "/v1/classify", fields=form(CIRCLE, labels="a red circle, the digit 7"))
+    )
+    assert {one["label"] for one in found} == {"a red circle", "the digit 7"}
+    (found,) = predictions(open_gateway.request("POST", "/v1/classify", fields=form(CIRCLE)))
+    assert {one["label"] for one in found} == {"object", "animal", "vehicle", "person", "food"}
+
+
+def test_each_image_has_its_own_result_or_error(open_gateway, direct):
+    images = [CIRCLE, ROOT / "README.md", SEVEN]
+    parts = form(*images, labels=LABELS)
+    parts.insert(2, ("images", "not base64!"))
+    parts.insert(3, ("images", ("empty.png", b"")))
+    reply = open_gateway.request("POST", "/v1/classify", fields=parts)
+    assert reply.status == 200, reply.data
+    results = reply.json()["results"]
+    assert [result["index"] for result in results] == [0, 1, 2, 3, 4]
+    assert [result["name"] for result in results] == [
+        "red_circle.jpg",
+        "README.md",
+        None,
+        "empty.png",
+        "digit_7.jpg",
+    ]
+    same(results[0]["predictions"], direct.classify(CIRCLE, LABELS))
+    same(results[4]["predictions"], direct.classify(SEVEN, LABELS))
+    for index in (1, 2, 3):
+        error = results[index]["error"]
+        assert error["message"].startswith(f"image {index}"), error
+        assert error["param"] == f"images[{index}]"
+        assert error["code"] == "invalid_input"
+    assert reply.json()["usage"]["images"] == 2
+
+
+def test_more_images_than_one_request_to_the_server_takes(open_gateway, direct):
+    images = sorted(IMAGES.glob("*.*"))
+    images = [path for path in images if path.suffix != ".json"] * 4
+    found = predictions(open_gateway.request("POST", "/v1/classify", fields=form(*images, labels=LABELS)))
+    assert len(found) == len(images) > 32
+    for path, one in list(zip(images, found, strict=True))[:9]:
+        same(one, direct.classify(path, LABELS))
+
+
+def test_no_image_answered_is_an_error_with_all_results(open_gateway):
+    reply = open_gateway.request(
+        "POST", "/v1/classify", fields=form(ROOT / "README.md", ROOT / "Makefile", labels=LABELS)
+    )
+    assert reply.status == 400
+    body = reply.json()
+    assert body["error"] == body["results"][0]["error"]
+    assert [result["error"]["param"] for result in body["results"]] == ["images[0]", "images[1]"]
+
+
+def test_similarity_is_that_of_the_client(open_gateway, direct):
+    expected = direct.similarity([CIRCLE, SEVEN], LABELS)
+    for reply in (
+        open_gateway.request("POST", "/v1/similarity", fields=form(CIRCLE, SEVEN, texts=LABELS)),
+        open_gateway.post("/v1/similarity", images=[encoded(CIRCLE), encoded(SEVEN)], texts=LABELS),
+    ):
+        assert reply.status == 200, reply.data
+        body = reply.json()
+        assert body["texts"] == LABELS
+        np.testing.assert_allclose([one["similarities"] for one in body["results"]], expected, atol=1e-6)
+
+
+def test_cut_texts_are_told_of(open_gateway):
+    reply = open_gateway.post("/v1/classify", images=encoded(CIRCLE), labels=["a red circle", "word " * 90])
+    (warning,) = reply.json()["warnings"]
+    assert warning.startswith("label 1 has ")
+    many = open_gateway.post(
+        "/v1/classify", images=[encoded(CIRCLE)] * 2, labels=["a red circle", "word " * 90]
+    )
+    assert many.json()["warnings"] == [warning]
+    assert many.json()["usage"] == reply.json()["usage"] | {"images": 2}
+    texts = open_gateway.post("/v1/similarity", images=encoded(CIRCLE), texts="word " * 90)
+    assert texts.json()["warnings"][0].startswith("text 0 has ")
+
+
+BAD = [
+    ({"images": []}, "images", "images: none given"),
+    ({"images": "x", "labels": []}, "labels", "labels"),
+    ({"images": "x", "labels": ["a", " "]}, "labels[1]", "label 1: it is blank"),
+    ({"images": "x", "labels": ["a", 3]}, "labels[1]", "labels[1]: Input should be a valid string"),
+    ({"images": 3}, "images", "images: Input should be a valid array"),
+    ({}, "images", "images: Field required"),
+    ({"images": "x", "label": ["a"]}, "label", "label: there is no such field"),
+    ({"images": "x", "top_k": 0}, "top_k", "top_k"),
+    ({"images": "x", "threshold": 2}, "threshold", "threshold"),
+    ({"images": "x", "hypothesis_template": "no place"}, "hypothesis_template", "hypothesis_template"),
+    ({"images": ["AAAA"] * 257}, "images", "images: 257 given, at most 256"),
+    ({"images": "x", "labels": ["a"] * 10001}, "labels", "labels: 10001 given, at most 10000"),
+    (
+        {"images": "http://example.com/a.png", "labels": ["a", "b"]},
+        "images[0]",
+        "image 0: URLs are not fetched here",
+    ),
+]
+
+
+@pytest.mark.parametrize(("body", "param", "message"), BAD, ids=[str(index) for index in range(len(BAD))])
+def test_what_is_wrong_is_named(open_gateway, body, param, message):
+    reply = open_gateway.post("/v1/classify", **body)
+    assert reply.status == 400, reply.data
+    error = reply.json()["error"]
+    assert message in error["message"]
+    assert error["param"] == param
+    assert error["type"] == "invalid_request_error"
+
+
+JSON, FORM = "application/json", "multipart/form-data; boundary=x"
+NAMED = b'--x\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+FILE = b'--x\r\nContent-Disposition: form-data; name="labels"; filename="a"\r\n\r\nb\r\n--x--\r\n'
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status", "message"),
+    [
+        (b"a=b", "application/x-www-form-urlencoded", 415, "expected multipart/form-data or application"),
+        (b"{}", None, 415, "content-type ''"),
+        (b"{", JSON, 400, "Invalid JSON"),
+        (b"", JSON, 400, "should be an object"),
+        (b"[" * 100_000, JSON, 400, "Invalid JSON"),
+        (b'{"images": "x", "threshold": NaN}', JSON, 400, "threshold"),
+        (b'{"images": "\xff"}', JSON, 400, "Invalid JSON"),
+        (b"", "multipart/form-data", 400, "boundary"),
+        (b"nonsense", FORM, 400, "the form is malformed"),
+        (b"--x\r\n\r\nno name\r\n--x--\r\n", FORM, 400, "the form is malformed"),
+        ((NAMED % (b"images", b"cut"))[:-2], FORM, 400, "images: none"),
+        (FILE, FORM, 400, "unexpected file in field 'labels'"),
+        (NAMED % (b"top_k", b"1") + NAMED % (b"top_k", b"2") + b"--x--\r\n", FORM, 400, "top_k"),
+    ],
+)
+def test_malformed_bodies(open_gateway, body, kind, status, message):
+    reply = open_gateway.request(
+        "POST", "/v1/classify", body=body, headers={"Content-Type": kind} if kind else {}
+    )
+    assert reply.status == status, reply.data
+    assert message in reply.json()["error"]["message"]
+
+
+def test_compressed_bodies_are_refused(open_gateway):
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    reply = open_gateway.request("POST", "/v1/classify", body=b"x", headers=headers)
+    assert reply.status == 415
+    assert "content-encoding 'gzip' is not taken" in reply.json()["error"]["message"]
+
+
+def test_paths_and_methods(open_gateway):
+    reply = open_gateway.request("GET", "/v1/nothing")
+    assert (reply.status, reply.json()["error"]["code"]) == (404, "not_found")
+    reply = open_gateway.request("GET", "/v1/classify")
+    assert (reply.status, reply.headers["allow"]) == (405, "POST")
+    assert "POST is" in reply.json()["error"]["message"]
+
+
+def test_health_and_limits(open_gateway):
+    assert open_gateway.request("GET", "/healthz").json() == {"status": "ok"}
+    ready = open_gateway.request("GET", "/readyz")
+    assert (ready.status, ready.json()) == (200, {"status": "ready", "inference": "ok", "reason": None})
+    info = open_gateway.request("GET", "/v1/info").json()
+    assert info["keys_required"] is False and info["url_input"] is False and info["max_images"] == 256
+
+
+def test_every_answer_has_the_headers_of_a_careful_page(open_gateway):
+    for path in ("/", "/docs", "/static/app.css", "/v1/models", "/nothing", "/healthz"):
+        headers = open_gateway.request("GET", path).headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "default-src 'none'; script-src 'self'" in headers["content-security-policy"]
+        assert headers["referrer-policy"] == "no-referrer"
+        assert "server" not in headers
+
+
+def test_request_ids_are_taken_over_or_made(open_gateway):
+    reply = open_gateway.request("GET", "/healthz", headers={"X-Request-ID": "caller-7.a_b"})
+    assert reply.headers["x-request-id"] == "caller-7.a_b"
+    for bad in ("a b", "x" * 65, 'quote"'):
+        made = open_gateway.request("GET", "/healthz", headers={"X-Request-ID": bad}).headers["x-request-id"]
+        assert len(made) == 32
+
+
+def test_the_log_tells_of_a_request_without_its_content(open_gateway):
+    headers = {"X-Request-ID": "logged-1"}
+    fields = form(CIRCLE, ROOT / "Makefile", labels=["a secret label", "b"])
+    assert open_gateway.request("POST", "/v1/classify", fields=fields, headers=headers).status == 200
+    entry = open_gateway.logged(request_id="logged-1", event="request")
+    assert entry["status"] == 200 and entry["path"] == "/v1/classify" and entry["method"] == "POST"
+    assert entry["images"] == 1 and entry["images_failed"] == 1 and entry["ms"] > 0
+    assert not [line for line in open_gateway.lines if "secret label" in line or "red_circle" in line]
+    assert all(json.loads(line)["level"] for line in open_gateway.lines)
+
+
+def test_metrics_count_requests_images_and_texts(open_gateway):
+    names = (
+        'tritonclip_gateway_requests_total{method="POST",route="/v1/classify",status="200"}',
+        'tritonclip_gateway_images_total{result="answered"}',
+        'tritonclip_gateway_images_total{result="failed"}',
+        "tritonclip_gateway_texts_total",
+        'tritonclip_gateway_request_seconds_count{route="/v1/classify"}',
+        'tritonclip_gateway_requests_total{method="GET",route="other"',
+    )
+
+    def read():
+        return settled(lambda: [metric(open_gateway, name) for name in names])
+
+    before = read()
+    fields = form(CIRCLE, SEVEN, ROOT / "Makefile", labels=LABELS)
+    assert open_gateway.request("POST", "/v1/classify", fields=fields).status == 200
+    open_gateway.request("GET", "/some/where")
+    grown = [now - was for now, was in zip(read(), before, strict=True)]
+    assert grown == [1, 2, 1, 3, 1, 1]
+    assert metric(open_gateway, "tritonclip_gateway_requests_in_flight") == 0
+    assert metric(open_gateway, "tritonclip_gateway_body_bytes_in_flight") == 0
+    assert "process_resident_memory_bytes" in open_gateway.request("GET", "/metrics").data.decode()
+
+
+def test_one_pool_serves_many_callers_at_once(open_gateway, direct):
+    from tests.helpers.calls import together
+
+    expected = {path: direct.classify(path, LABELS) for path in (CIRCLE, SEVEN)}
+    pool = urllib3.PoolManager(maxsize=16)
+
+    def call(index):
+        path = (CIRCLE, SEVEN)[index % 2]
+        return path, pool.request("POST", f"{open_gateway.url}/v1/classify", fields=form(path, labels=LABELS))
+
+    for path, reply in together(32, call):
+        (found,) = predictions(reply)
+        same(found, expected[path])
+    pool.clear()

@@ -1,0 +1,127 @@
+"""OpenAI's own Python package, pointed at the gateway, and what it does not show of the wire."""
+
+import asyncio
+import base64
+
+import numpy as np
+import openai
+import pytest
+
+from tests.helpers.servers import ROOT
+from tritonclip import Client, TruncatedTextWarning
+
+IMAGES = ROOT / "scripts" / "demo" / "images"
+TEXTS = ["a red circle", "the digit 7", "größer"]
+
+
+def data_uri(path):
+    return f"data:image/jpeg;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+@pytest.fixture(scope="module")
+def direct(server):
+    with Client(server.grpc_url) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def client(gateway_with_keys):
+    with openai.OpenAI(
+        base_url=f"{gateway_with_keys.url}/v1", api_key=gateway_with_keys.key, max_retries=0
+    ) as one:
+        yield one
+
+
+def vectors(reply):
+    assert [one.index for one in reply.data] == list(range(len(reply.data)))
+    return np.array([one.embedding for one in reply.data], dtype=np.float32)
+
+
+@pytest.mark.parametrize("form", [{}, {"encoding_format": "float"}, {"encoding_format": "base64"}])
+def test_texts(client, direct, form):
+    reply = client.embeddings.create(model="clip", input=TEXTS, **form)
+    if form.get("encoding_format") == "base64":  # asked for by name, the package hands it out as it is
+        found = np.array([np.frombuffer(base64.b64decode(one.embedding), "<f4") for one in reply.data])
+    else:
+        found = vectors(reply)
+    np.testing.assert_allclose(found, direct.embed_texts(TEXTS), atol=1e-7)
+    assert reply.object == "list" and reply.model == direct.models()[0].checkpoint
+    assert reply.usage.prompt_tokens == reply.usage.total_tokens > 12
+
+
+def test_a_single_text_and_the_tokens_that_were_cut(client, direct):
+    reply = client.embeddings.create(model="clip", input="word " * 90)
+    with pytest.warns(TruncatedTextWarning):
+        expected = direct.embed_texts("word " * 90)
+    np.testing.assert_allclose(vectors(reply)[0], expected, atol=1e-6)
+    assert reply.usage.prompt_tokens > 90
+    assert reply.model_extra["warnings"][0].startswith("text 0 has ")
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_images(client, direct, several):
+    paths = [IMAGES / "red_circle.jpg", IMAGES / "digit_7.jpg"] if several else [IMAGES / "red_circle.jpg"]
+    given = [data_uri(path) for path in paths] if several else data_uri(paths[0])
+    reply = client.embeddings.create(model="clip", input=given, extra_body={"modality": "image"})
+    np.testing.assert_allclose(vectors(reply), direct.embed_images(paths), atol=1e-6)
+    assert reply.usage.total_tokens == 0
+
+
+def test_the_asynchronous_package(gateway_with_keys, direct):
+    async def ask():
+        async with openai.AsyncOpenAI(
+            base_url=f"{gateway_with_keys.url}/v1", api_key=gateway_with_keys.key
+        ) as one:
+            return await asyncio.gather(*(one.embeddings.create(model="clip", input=text) for text in TEXTS))
+
+    replies = asyncio.run(ask())
+    found = np.concatenate([vectors(reply) for reply in replies])
+    np.testing.assert_allclose(found, direct.embed_texts(TEXTS), atol=1e-6)
+
+
+def test_models(client, direct):
+    (served,) = client.models.list().data
+    info = direct.models()[0]
+    assert (served.id, served.model_extra["sha256"]) == (info.checkpoint, info.sha256)
+    for name in (info.checkpoint, info.checkpoint.rpartition("/")[2], "clip"):
+        assert client.models.retrieve(name).id == info.checkpoint
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.models.retrieve("gpt-5")
+    assert caught.value.code == "model_not_found"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "param", "message"),
+    [
+        ({"input": []}, "input", "the list is empty"),
+        ({"input": ["a", " "]}, "input[1]", "it is blank"),
+        ({"input": [[1, 2]]}, "input[0]", "valid string"),
+        ({"input": "a", "dimensions": 64}, "dimensions", "its vectors cannot be cut"),
+        ({"input": "a", "encoding_format": "int8"}, "encoding_format", "'float' or 'base64'"),
+        ({"input": "a", "extra_body": {"modality": "audio"}}, "modality", "'text' or 'image'"),
+        ({"input": "cat.jpg", "extra_body": {"modality": "image"}}, "input[0]", "not valid base64"),
+        ({"input": "AAAA", "extra_body": {"modality": "image"}}, "input[0]", "not an image"),
+        ({"input": ["a"] * 10001}, "input", "texts: 10001 given, at most 10000"),
+    ],
+)
+def test_bad_requests(client, arguments, param, message):
+    with pytest.raises(openai.BadRequestError, match=message) as caught:
+        client.embeddings.create(model="clip", **arguments)
+    assert caught.value.param == param
+    assert caught.value.type == "invalid_request_error"
+
+
+def test_other_models_and_wrong_keys(client, gateway_with_keys):
+    with pytest.raises(openai.NotFoundError, match="there is no model 'text-embedding-3-small' here"):
+        client.embeddings.create(model="text-embedding-3-small", input="a")
+    wrong = openai.OpenAI(base_url=f"{gateway_with_keys.url}/v1", api_key="wrong", max_retries=0)
+    with wrong, pytest.raises(openai.AuthenticationError, match="the API key is not valid") as caught:
+        wrong.embeddings.create(model="clip", input="a")
+    assert caught.value.code == "invalid_api_key"
+
+
+def test_dimensions_of_the_model_and_unknown_members_pass(gateway_with_keys, direct):
+    size = len(direct.embed_texts("a"))
+    reply = gateway_with_keys.post("/v1/embeddings", input="a", dimensions=size, user="someone", more=1)
+    assert reply.status == 200
+    assert len(reply.json()["data"][0]["embedding"]) == size

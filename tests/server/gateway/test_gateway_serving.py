@@ -1,0 +1,54 @@
+"""The gateway under a proxy's path, with TLS, and without its packages."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+import trustme
+import urllib3
+
+from tritonclip_server.benchmarks.gateway_process import running
+
+
+def test_a_path_that_a_proxy_takes_off(server):
+    with running(server.grpc_url, "--root-path", "/clip") as gateway:
+        page = gateway.request("GET", "/").data.decode()
+        shown = re.sub(r"<a [^>]*hidden[^>]*>", "", page)  # the search's link, where there is no index
+        links = re.findall(r'(?:href|src)="([^"#]+)"', shown)
+        assert len(links) >= 4
+        for link in links:  # relative ones, so that a browser asks under /clip
+            assert gateway.request("GET", f"/{link}").status == 200, link
+        assert gateway.request("GET", "/static/swagger/swagger-ui.css").status == 200
+        assert gateway.request("GET", "/openapi.json").json()["servers"] == [{"url": "/clip"}]
+        called = gateway.post("/v1/embeddings", input="a")
+        assert (called.status, called.headers["cache-control"]) == (200, "no-store")
+        assert "unsafe-inline" in gateway.request("GET", "/docs").headers["content-security-policy"]
+        assert "unsafe-inline" not in gateway.request("GET", "/").headers["content-security-policy"]
+
+
+def test_tls(server, tmp_path):
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    options = ("--tls-cert", tmp_path / "cert.pem", "--tls-key", tmp_path / "key.pem")
+    with (
+        running(server.grpc_url, *options) as gateway,
+        urllib3.PoolManager(ca_certs=str(tmp_path / "ca.pem"), retries=False) as pool,
+    ):
+        assert gateway.url.startswith("https://")
+        assert pool.request("GET", f"{gateway.url}/readyz").json()["status"] == "ready"
+        with urllib3.PoolManager(retries=False) as strangers, pytest.raises(urllib3.exceptions.SSLError):
+            strangers.request("GET", f"{gateway.url}/healthz")
+
+
+@pytest.mark.parametrize("package", ["fastapi", "limits", "prometheus_client"])
+def test_a_missing_package_is_named_with_what_installs_it(package):
+    code = f"import sys; sys.modules[{package!r}] = None; from tritonclip._cli.main import main"
+    code += "; sys.exit(main(['gateway']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f'the gateway needs {package}; install it with: pip install "tritonclip[gateway]"' in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,222 @@
+"""One trace of a request: from its caller, through the gateway and the client, to each step within Triton."""
+
+import functools
+import json
+import subprocess
+import sys
+from datetime import datetime, timezone
+
+import pytest
+
+from tests.server.gateway.gateway_keys import KEY, KEY_LINE
+from tests.server.gateway.otlp_receiver import is_answered, new_trace, only, receiving
+from tests.server.gateway.traced_server import FAULT, SERVICE, traced_server
+from tritonclip_server.benchmarks.gateway_process import running
+from tritonclip_server.serving.logs import Entries
+
+STEPS = {"admission", "text_encoder", "image_preprocess", "vision_encoder", "similarity"}
+LABEL = "the digit 7, which is nobody's business"
+IMAGE = "scripts/demo/images/digit_7.jpg"
+
+
+@pytest.fixture(scope="module")
+def receiver():
+    with receiving() as running_receiver:
+        yield running_receiver
+
+
+@pytest.fixture(scope="module")
+def traced(demo_repository, tmp_path_factory, receiver):
+    with traced_server(demo_repository, tmp_path_factory.mktemp("traced"), receiver) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def environ(receiver):
+    return {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint,
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
+        "TRITONCLIP_GATEWAY_KEYS": KEY_LINE,
+    }
+
+
+@pytest.fixture(scope="module")
+def gateway(traced, environ):
+    with running(traced.grpc_url, environ=environ, key=KEY) as process:
+        yield process
+
+
+def classify(gateway, traceparent=None, request_id="r-1", path="/v1/classify"):
+    headers = {"Authorization": f"Bearer {KEY}", "X-Request-ID": request_id}
+    headers |= {"traceparent": traceparent} if traceparent else {}
+    with open(IMAGE, "rb") as image:
+        fields = [
+            ("images", ("secret-name.jpg", image.read())),
+            ("labels", LABEL),
+            ("labels", "a red circle"),
+        ]
+    return gateway.request("POST", path, fields=fields, headers=headers)
+
+
+def answered(*arguments, **options):
+    reply = classify(*arguments, **options)
+    assert reply.status == 200, reply.data
+
+
+def whole(spans):
+    return is_answered(spans) and any(span.name.startswith("POST ") for span in spans)
+
+
+def test_one_trace_from_the_caller_to_each_model(receiver, gateway, traced):
+    spans, caller = receiver.caught(lambda parent: answered(gateway, parent, "r-one-trace"), whole)
+    entry, call = only(spans, "POST /v1/classify"), only(spans, "infer clip_zero_shot")
+    inside, ensemble = only(spans, "InferRequest"), only(spans, "clip_zero_shot")
+    assert [span.parent for span in (entry, call, inside, ensemble)] == [
+        caller,
+        entry.id,
+        call.id,
+        inside.id,
+    ]
+    assert {entry.service, call.service} == {"tritonclip-gateway"}
+    assert {inside.service, ensemble.service} == {SERVICE}
+    steps = [only(spans, step) for step in STEPS]
+    assert {step.parent for step in steps} == {ensemble.id}
+    computing = [span.parent for span in spans if span.name == "compute"]
+    assert sorted(computing) == sorted(step.id for step in steps)
+    assert len(spans) == 4 + 2 * len(STEPS)
+    assert not any(span.is_error for span in spans)
+    assert entry.attributes["http.response.status_code"] == 200
+    assert call.attributes == {
+        "triton.model_name": "clip_zero_shot",
+        "triton.request_id": "r-one-trace",
+        "tritonclip.endpoint": f"grpc://{traced.grpc_url}",
+    }
+    assert ensemble.attributes["triton.request_id"] == "r-one-trace"
+    line = gateway.logged(request_id="r-one-trace", trace_id=entry.trace)
+    assert line["span_id"] == entry.id
+
+
+def test_without_a_callers_trace_the_gateway_begins_one(receiver, gateway):
+    answered(gateway, None, "r-own")
+    trace = gateway.logged(request_id="r-own")["trace_id"]
+    sent = functools.partial(answered, gateway)
+    receiver.caught(sent, whole)  # later, so the first's spans of the gateway are here too
+    spans = receiver.of(trace)
+    assert only(spans, "POST /v1/classify").parent == ""
+    assert only(spans, "infer clip_zero_shot").parent == only(spans, "POST /v1/classify").id
+
+
+def test_a_request_that_is_sampled_out_leaves_no_span(receiver, gateway):
+    unsampled, out, _ = new_trace(sampled=False)
+    answered(gateway, unsampled, "r-out")
+    receiver.caught(functools.partial(answered, gateway), whole)  # later, so what it had left would be here
+    assert not receiver.of(out)
+    assert not [span for span in receiver.spans if span.attributes.get("triton.request_id") == "r-out"]
+    assert gateway.logged(request_id="r-out")["trace_id"] == out
+
+
+def test_the_standard_sampler_is_obeyed(receiver, gateway, traced, environ):
+    with running(traced.grpc_url, environ=environ | {"OTEL_TRACES_SAMPLER": "always_off"}, key=KEY) as off:
+        answered(off, None, "r-off")
+    receiver.caught(functools.partial(answered, gateway), whole)
+    assert not [span for span in receiver.spans if span.attributes.get("triton.request_id") == "r-off"]
+
+
+def test_health_and_metrics_leave_no_span(receiver, gateway):
+    quiet, out, _ = new_trace()
+    for path in ("/healthz", "/readyz", "/metrics"):
+        assert gateway.request("GET", path, headers={"traceparent": quiet}).status == 200
+    receiver.caught(functools.partial(answered, gateway), whole)
+    assert not receiver.of(out)
+
+
+def test_a_failing_request_has_errors_and_can_be_found_in_every_log(receiver, gateway, traced):
+    request_id = f"{FAULT}-1"
+    spans, _ = receiver.caught(lambda parent: classify(gateway, parent, request_id), whole)
+    entry, call = only(spans, "POST /v1/classify"), only(spans, "infer clip_zero_shot")
+    assert entry.is_error and entry.attributes["http.response.status_code"] == 500
+    assert call.is_error and call.attributes["error.type"] == "InferenceError"
+    assert gateway.logged(request_id=request_id, trace_id=entry.trace)["status"] == 500
+    line = next(line for line in traced.log if "KeyError: 'planted'" in line)
+    found = Entries(lambda: datetime.now(timezone.utc)).push(line)
+    told = json.loads(found[0].json())
+    assert (told["level"], told["model"], told["request_id"]) == ("ERROR", "similarity", request_id)
+    assert told["message"].startswith(f"incident {told['incident']}, ")
+
+
+def test_a_wrong_image_is_an_error_of_the_call_only(receiver, gateway):
+    fields = [("images", ("a.jpg", b"no image")), ("labels", "a")]
+
+    def send(traceparent):
+        headers = {"Authorization": f"Bearer {KEY}", "traceparent": traceparent}
+        assert gateway.request("POST", "/v1/classify", fields=fields, headers=headers).status < 500
+
+    spans, _ = receiver.caught(send, whole)
+    call = only(spans, "infer clip_zero_shot")
+    assert call.is_error and call.attributes["error.type"] == "InvalidInputError"
+    assert not only(spans, "POST /v1/classify").is_error
+
+
+def test_no_content_and_no_keys(receiver, gateway):
+    spans, _ = receiver.caught(
+        lambda parent: answered(gateway, parent, path=f"/v1/classify?key={KEY}"), whole
+    )
+    assert only(spans, "POST /v1/classify").attributes["url.query"] == "REDACTED"
+    with open(IMAGE, "rb") as image:
+        start = image.read(64)
+    for body in receiver.bodies:
+        for secret in (KEY.encode(), LABEL.encode(), b"nobody's business", b"secret-name", start):
+            assert secret not in body
+
+
+def test_what_is_traced_last_is_sent_before_the_end(demo_repository, tmp_path, environ):
+    traces = [new_trace() for _ in range(5)]  # of some of which Triton may miss the traceparent
+    with receiving() as receiver:
+        late = {"OTEL_BSP_SCHEDULE_DELAY": "60000", "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint}
+        with traced_server(demo_repository, tmp_path, receiver) as server:
+            with running(server.grpc_url, environ=environ | late, key=KEY) as gateway:
+                for traceparent, _, _ in traces:
+                    answered(gateway, traceparent)
+        names = [{span.name for span in receiver.of(trace)} for _, trace, _ in traces]
+    assert all({"POST /v1/classify", "infer clip_zero_shot"} <= found for found in names)
+    assert any({"InferRequest", *STEPS} <= found for found in names)
+
+
+def test_requests_are_unharmed_where_nothing_receives(demo_repository, tmp_path, environ):
+    with receiving() as receiver:
+        pass  # its port is closed again
+    nowhere = environ | {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint}
+    with traced_server(demo_repository, tmp_path, receiver) as server:
+        with running(server.grpc_url, environ=nowhere, key=KEY) as gateway:
+            for _ in range(20):
+                answered(gateway, new_trace()[0])
+    for line in gateway.lines:
+        json.loads(line)
+
+
+def test_it_is_off_unless_asked_for(receiver, traced):
+    before = len(receiver.bodies)
+    with running(traced.grpc_url, environ={"TRITONCLIP_GATEWAY_KEYS": KEY_LINE}, key=KEY) as plain:
+        answered(plain, new_trace()[0], "r-plain")
+        assert "trace_id" not in plain.logged(request_id="r-plain")
+    with running(traced.grpc_url, "--no-trace", environ={"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint}):
+        pass
+    assert len(receiver.bodies) == before
+
+
+def test_the_missing_extra_is_named():
+    code = "import sys; sys.modules['opentelemetry.sdk'] = None; from tritonclip._cli.main import main"
+    code += "; sys.exit(main(['gateway', '--trace']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert 'install it with: pip install "tritonclip[tracing]"' in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_log_as_plain_text(traced, environ, receiver):
+    with running(traced.grpc_url, "--log-format", "text", environ=environ, key=KEY) as gateway:
+        traceparent, trace, _ = new_trace()
+        answered(gateway, traceparent, "r-text")
+    (line,) = [line for line in gateway.lines if "r-text" in line]
+    assert 'INFO request request_id="r-text" method="POST" path="/v1/classify" status=200' in line
+    assert f'trace_id="{trace}"' in line

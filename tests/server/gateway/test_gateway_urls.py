@@ -1,0 +1,179 @@
+"""Images named by URL: off, or from public hosts only. What is fetched from is on this machine."""
+
+import http.server
+import threading
+import time
+
+import pytest
+
+from tests.helpers.servers import ROOT
+from tritonclip_server.benchmarks.gateway_process import running
+
+CIRCLE = (ROOT / "scripts/demo/images/red_circle.jpg").read_bytes()
+LABELS = ["a red circle", "the digit 7"]
+
+FORGED = [
+    "http://127.0.0.1/",
+    "http://localhost/latest",
+    "http://[::1]/",
+    "http://[::ffff:127.0.0.1]/",
+    "http://2130706433/",
+    "http://0x7f.1/",
+    "http://0.0.0.0/",
+    "http://10.0.0.1/",
+    "http://192.168.1.1/admin",
+    "http://172.16.0.1/",
+    "http://100.64.0.1/",
+    "http://169.254.169.254/latest/meta-data/iam/",
+    "http://[fd00:ec2::254]/",
+    "http://[64:ff9b::7f00:1]/",
+    "http://no-such-host.invalid/a.png",
+]
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    asked: list[str] = []
+
+    def do_GET(self):
+        self.asked.append(self.path)
+        if self.path.startswith("/to/"):
+            self.send_response(302)
+            self.send_header("Location", self.path.removeprefix("/to/"))
+            self.end_headers()
+            return
+        body = {"/circle.jpg": CIRCLE, "/page.html": b"<html>", "/huge": b"x" * (21 * 2**20)}.get(self.path)
+        self.send_response(200 if body else 404)
+        self.send_header("Content-Length", str(len(body or b"")))
+        self.end_headers()
+        try:
+            self.wfile.write(body or b"")
+        except OSError:  # the caller has seen that it is too large
+            pass
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def host():
+    """A web server on loopback; its port."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_address[1]
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def guarded(server, host):
+    """A gateway that fetches from public hosts, at the web server's port too."""
+    with running(server.grpc_url, "--allow-urls", "--url-port", 80, "--url-port", host) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def trusting(server, host):
+    """A gateway that may fetch from this machine."""
+    options = ("--allow-urls", "--url-network", "127.0.0.1/32", "--url-port", host)
+    with running(server.grpc_url, *options) as gateway:
+        yield gateway
+
+
+def classify(gateway, *urls):
+    return gateway.post("/v1/classify", images=list(urls), labels=LABELS)
+
+
+def test_an_image_is_fetched_where_it_may_be(trusting, host):
+    reply = classify(trusting, f"http://127.0.0.1:{host}/circle.jpg")
+    assert reply.status == 200, reply.data
+    assert reply.json()["results"][0]["predictions"][0]["label"] == "a red circle"
+    embedded = trusting.post("/v1/embeddings", input=f"http://127.0.0.1:{host}/circle.jpg", modality="image")
+    assert embedded.status == 200
+    form = [("images", f"http://127.0.0.1:{host}/circle.jpg"), *(("labels", label) for label in LABELS)]
+    assert trusting.request("POST", "/v1/classify", fields=form).status == 200
+    moved = classify(trusting, f"http://127.0.0.1:{host}/to//circle.jpg")
+    assert moved.status == 200, moved.data
+
+
+@pytest.mark.parametrize("url", FORGED)
+def test_addresses_that_are_not_public_are_refused(guarded, url):
+    reply = classify(guarded, url)
+    assert reply.status == 400
+    error = reply.json()["error"]
+    assert error["param"] == "images[0]"
+    assert "is not public or not known; give the URL of a public image" in error["message"]
+
+
+def test_an_open_port_and_a_closed_one_get_the_same_answer(guarded, host):
+    _Handler.asked.clear()
+    answers = set()
+    for port in (host, 80):
+        message = classify(guarded, f"http://127.0.0.1:{port}/circle.jpg").json()["error"]["message"]
+        answers.add(message.replace(f":{port}", ""))
+    assert len(answers) == 1
+    assert _Handler.asked == []
+
+
+@pytest.mark.parametrize(
+    "target", ["http://169.254.169.254/", "http://10.0.0.1/", "//[::1]/", "file:///etc/passwd", "gopher://a/"]
+)
+def test_redirects_are_checked_as_well(trusting, host, target):
+    reply = classify(trusting, f"http://127.0.0.1:{host}/to/{target}")
+    assert reply.status == 400, reply.data
+    assert reply.json()["error"]["param"] == "images[0]"
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "ftp://example.com/a.png", "../../etc/passwd", "cat.jpg"]
+)
+def test_what_is_no_web_address_is_never_opened(guarded, url):
+    reply = classify(guarded, url)
+    assert reply.status == 400
+    assert "is not valid base64" in reply.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/page.html", "is not an image in a format accepted here"),
+        ("/missing", "answered with status 404"),
+        ("/huge", "is larger than 20971520 bytes"),
+    ],
+)
+def test_what_cannot_be_used_is_told(trusting, host, path, message):
+    reply = classify(trusting, f"http://127.0.0.1:{host}{path}", f"http://127.0.0.1:{host}/circle.jpg")
+    assert reply.status == 200, reply.data
+    wrong, right = reply.json()["results"]
+    assert message in wrong["error"]["message"]
+    assert right["predictions"][0]["label"] == "a red circle"
+
+
+def test_a_host_that_does_not_answer_holds_up_nobody(server):
+    """Many that stall, while others go on as ever; each is ended by its deadline."""
+    import socket
+
+    from tests.helpers.calls import together
+
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
+        port = silent.getsockname()[1]
+        options = ("--allow-urls", "--url-network", "127.0.0.1/32", "--url-port", port)
+        with running(server.grpc_url, *options) as gateway:
+
+            def call(index):
+                if index < 24:
+                    return gateway.pool.request(
+                        "POST",
+                        f"{gateway.url}/v1/classify",
+                        json={"images": f"http://127.0.0.1:{port}/", "labels": LABELS},
+                        headers={"X-Timeout-S": "3"},
+                    )
+                time.sleep(0.3)
+                return gateway.post("/v1/embeddings", input=LABELS, model="clip")
+
+            replies = together(32, call)
+    assert {reply.status for reply in replies[24:]} == {200}
+    for reply in replies[:24]:
+        assert reply.status in (400, 504)
+        assert "timed out" in reply.data.decode() or "deadline" in reply.data.decode()

@@ -1,0 +1,526 @@
+"""The gateway's web page in a real browser, in front of the real server."""
+
+import base64
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.server.gateway.page_driver import DEMO, IMAGES
+
+LABELS = DEMO["candidate_labels"]
+EXPECTED = DEMO["expected"]
+CIRCLE = IMAGES / "red_circle.jpg"
+BUSY = {
+    "error": {
+        "message": "the server is overloaded",
+        "type": "server_error",
+        "param": None,
+        "code": "overloaded",
+    }
+}
+NASTY_LABELS = ["@a red circle", 'it\'s "$HOME" \\n `id`', "<a blue square>; type=x", "100 % größer 🟥"]
+
+
+@pytest.fixture
+def clip(opened, gateway):
+    return opened(gateway).open()
+
+
+@pytest.fixture
+def broken(tmp_path):
+    path = tmp_path / "broken.jpg"
+    path.write_bytes(b"no image at all")
+    return path
+
+
+def test_every_demo_image_gets_its_label(clip):
+    clip.add_images(*(IMAGES / name for name in EXPECTED))
+    clip.add_labels(*LABELS)
+    clip.classify()
+    for name, label in EXPECTED.items():
+        ranking = clip.ranking(name)
+        assert ranking[0][0] == label
+        assert ranking[0][1] > 50
+        scores = [score for _, score in ranking]
+        assert len(scores) == len(LABELS)
+        assert scores == sorted(scores, reverse=True)
+        assert sum(scores) == pytest.approx(100, abs=1)
+    assert clip.page.locator("#news").inner_text().count("three orange triangles, ") == 1
+
+
+def test_more_than_five_labels_are_folded(clip):
+    clip.add_images(CIRCLE)
+    clip.add_labels(*LABELS)
+    clip.classify()
+    rows = clip.card(CIRCLE.name).locator(".ranking li")
+    expect(rows.filter(visible=True)).to_have_count(5)
+    clip.page.get_by_role("button", name=f"All {len(LABELS)} labels").click()
+    expect(rows.filter(visible=True)).to_have_count(len(LABELS))
+
+
+def test_head_tells_model_and_state(clip):
+    expect(clip.page.locator("#status")).to_have_text("Ready")
+    expect(clip.page.locator("#model")).not_to_be_empty()
+    expect(clip.page.locator("#scale")).to_contain_text("logit scale of this model is")
+    assert clip.page.get_by_role("link", name="API docs").get_attribute("href") == "docs"
+    expect(clip.page.locator("#key-form")).to_be_hidden()
+
+
+def test_bad_files_spoil_their_own_cards_only(clip, broken, tmp_path):
+    clip.expected_statuses.add(400)
+    notes = tmp_path / "notes.txt"
+    notes.write_text("no image", encoding="utf-8")
+    clip.add_labels("a red circle", "a blue square")
+    clip.add_images(broken, CIRCLE, notes, IMAGES / "blue_square.webp")
+    assert clip.ranking(CIRCLE.name)[0][0] == "a red circle"
+    assert clip.ranking("blue_square.webp")[0][0] == "a blue square"
+    expect(clip.card("broken.jpg").locator(".error")).to_contain_text("The file is not an image")
+    expect(clip.card("notes.txt").locator(".error")).to_have_text("Not an image: its type is text/plain.")
+    retries = clip.page.get_by_role("button", name=re.compile("^Try again"))
+    expect(retries).to_have_count(1)  # notes.txt will never do
+
+
+def test_too_large_a_file_is_not_sent(opened, gateway, tmp_path):
+    page = opened(gateway)
+    info = json.loads(page.page.request.get(f"{gateway}/v1/info").body())
+    with page.replying("v1/info", 200, info | {"max_body_bytes": 100_000}):
+        page.open()
+    large = tmp_path / "large.png"
+    large.write_bytes(bytes(200_000))
+    page.add_labels("a red circle")
+    page.add_images(large)
+    expect(page.card("large.png").locator(".error")).to_have_text(
+        "Too large: 0.191 MiB of at most 0.095 MiB."
+    )
+
+
+def test_what_is_missing_is_said_at_its_field(clip):
+    clip.add_images(CIRCLE)
+    clip.classify()
+    expect(clip.page.locator("#label-message")).to_have_text("Add a label first.")
+    expect(clip.page.get_by_label("Labels", exact=True)).to_be_focused()
+    clip.add_labels("a red circle")
+    clip.page.get_by_label("Hypothesis template").fill("a photo")
+    clip.classify()
+    expect(clip.page.locator("#template-message")).to_have_text("Write {} where the label goes.")
+    clip.page.get_by_label("Hypothesis template").fill("a photo of {}")
+    clip.page.get_by_role("button", name=f"Remove {CIRCLE.name}").click()
+    clip.classify()
+    expect(clip.page.locator("#classify-message")).to_have_text("Add an image first.")
+
+
+def test_a_gallery_of_many_images(clip, tmp_path):
+    copies = [shutil.copy(CIRCLE, tmp_path / f"circle-{number}.jpg") for number in range(12)]
+    clip.add_labels("a red circle", "a blue square")
+    clip.add_images(*copies)
+    for number in range(12):
+        assert clip.ranking(f"circle-{number}.jpg")[0][0] == "a red circle"
+    expect(clip.page.locator("#count")).to_have_text("12 images")
+    columns = clip.page.evaluate("getComputedStyle(document.getElementById('gallery')).gridTemplateColumns")
+    assert len(columns.split()) > 1
+    clip.page.get_by_role("button", name="Remove circle-3.jpg").click()
+    expect(clip.page.get_by_role("button", name="Remove circle-4.jpg")).to_be_focused()
+    clip.page.get_by_role("button", name="Remove all").click()
+    expect(clip.page.locator("#gallery > li")).to_have_count(0)
+
+
+def test_at_most_four_requests_at_a_time(clip, tmp_path):
+    held = []
+    clip.page.route("**/v1/classify", lambda route: held.append(route))
+    clip.add_labels("a red circle", "a blue square")
+    clip.add_images(*(shutil.copy(CIRCLE, tmp_path / f"{number}.jpg") for number in range(6)))
+    expect(clip.page.get_by_text("Classifying", exact=True)).to_have_count(6)
+    clip.page.wait_for_timeout(300)
+    assert len(held) == 4
+    clip.page.route("**/v1/classify", lambda route: route.continue_())
+    for route in held:
+        route.continue_()
+    for number in range(6):
+        assert clip.ranking(f"{number}.jpg")[0][0] == "a red circle"
+
+
+def test_labels_as_chips(clip):
+    field = clip.page.get_by_label("Labels", exact=True)
+    field.press_sequentially("a cat,a dog")
+    field.press("Enter")
+    assert clip.chips() == ["a cat", "a dog"]
+    clip.add_labels("a cat")
+    expect(clip.page.locator("#label-message")).to_have_text("“a cat” is there already.")
+    field.press("Backspace")
+    assert clip.chips() == ["a cat"]
+    field.evaluate(
+        """(field) => {
+          const data = new DataTransfer();
+          data.setData("text/plain", "a cow, a hen\\r\\n\\na cat\\na pig");
+          const event = new ClipboardEvent("paste", { clipboardData: data, bubbles: true, cancelable: true });
+          field.dispatchEvent(event);
+        }"""
+    )
+    assert clip.chips() == ["a cat", "a cow", "a hen", "a pig"]
+    clip.page.get_by_role("button", name="Remove a cow").click()
+    assert clip.chips() == ["a cat", "a hen", "a pig"]
+    expect(clip.page.get_by_role("button", name="Remove a hen")).to_be_focused()
+
+
+def test_new_labels_wait_for_the_button(clip):
+    clip.add_labels("a blue square", "a green heart")
+    clip.add_images(CIRCLE)
+    assert {label for label, _ in clip.ranking(CIRCLE.name)} == {"a blue square", "a green heart"}
+    clip.add_labels("a red circle")
+    expect(clip.page.locator("#classify-message")).to_contain_text("The inputs have changed")
+    assert len(clip.ranking(CIRCLE.name)) == 2
+    clip.page.keyboard.press("Control+Enter")
+    expect(clip.card(CIRCLE.name).locator(".ranking li")).to_have_count(3)
+    assert clip.ranking(CIRCLE.name)[0][0] == "a red circle"
+    expect(clip.page.locator("#classify-message")).to_be_empty()
+
+
+def test_a_label_that_is_cut_is_warned_of(clip):
+    clip.add_labels("red " * 90, "a blue square")
+    clip.add_images(CIRCLE, IMAGES / "digit_3.png")
+    clip.ranking(CIRCLE.name)
+    clip.ranking("digit_3.png")
+    expect(clip.page.locator("#warnings li")).to_have_count(1)
+    expect(clip.page.locator("#warnings li")).to_contain_text("was cut at 77")
+
+
+def test_paste(clip):
+    clip.add_labels("a red circle", "a blue square")
+    clip.send_files("paste", IMAGES / "blue_square.webp")
+    assert clip.ranking("blue_square.webp")[0][0] == "a blue square"
+
+
+def test_drop(clip):
+    hint = clip.page.locator("#drop-hint")
+    clip.add_labels("a red circle", "a blue square")
+    clip.send_files("dragover", CIRCLE)
+    expect(hint).to_be_visible()
+    clip.send_files("drop", CIRCLE, IMAGES / "blue_square.webp")
+    expect(hint).to_be_hidden()
+    assert clip.ranking(CIRCLE.name)[0][0] == "a red circle"
+    assert clip.ranking("blue_square.webp")[0][0] == "a blue square"
+
+
+def test_camera(clip):
+    clip.add_labels("a red circle", "a green clock")
+    clip.page.get_by_role("button", name="Take a photo").click()
+    shutter = clip.page.get_by_role("button", name="Take it")
+    expect(shutter).to_be_enabled()
+    track = clip.page.evaluate_handle("document.getElementById('preview').srcObject.getTracks()[0]")
+    shutter.click()
+    expect(clip.page.get_by_role("dialog")).to_be_hidden()
+    assert len(clip.ranking("photo-1.jpg")) == 2
+    assert track.evaluate("(track) => track.readyState") == "ended"
+
+
+def test_without_a_camera_a_file_will_do(opened, gateway):
+    page = opened(gateway)
+    page.page.add_init_script("delete Navigator.prototype.mediaDevices")
+    page.open()
+    with page.page.expect_file_chooser() as chooser:
+        page.page.get_by_role("button", name="Take a photo").click()
+    assert chooser.value.element.get_attribute("capture") == "environment"
+
+
+def test_by_keyboard_alone(clip):
+    keyboard = clip.page.keyboard
+
+    def tab_to(locator):
+        for _ in range(40):
+            keyboard.press("Tab")
+            if locator.evaluate("(node) => node === document.activeElement"):
+                return
+        raise AssertionError(f"Tab does not reach {locator}")
+
+    tab_to(clip.page.get_by_role("button", name="Choose files"))
+    with clip.page.expect_file_chooser() as chooser:
+        keyboard.press("Enter")
+    chooser.value.set_files([CIRCLE])
+    tab_to(clip.page.get_by_label("Labels", exact=True))
+    for label in ("a blue square", "a red circle"):
+        keyboard.type(label)
+        keyboard.press("Enter")
+    tab_to(clip.page.get_by_role("button", name="Classify", exact=True))
+    keyboard.press("Enter")
+    assert clip.ranking(CIRCLE.name)[0][0] == "a red circle"
+    tab_to(clip.page.get_by_role("tab", name="Classify"))
+    keyboard.press("ArrowRight")
+    expect(clip.page.get_by_role("tab", name="Compare")).to_be_focused()
+    expect(clip.page.get_by_role("tabpanel", name="Compare")).to_be_visible()
+    tab_to(clip.page.get_by_label("Texts, one a line"))
+    keyboard.type("a red circle")
+    keyboard.press("Control+Enter")
+    assert list(clip.cosines()) == [CIRCLE.name]
+    tab_to(clip.page.get_by_role("region", name="Table of cosines"))
+    tab_to(clip.page.get_by_role("tab", name="Compare"))
+    keyboard.press("Home")
+    expect(clip.page.get_by_role("tabpanel", name="Classify")).to_be_visible()
+
+
+def test_heat_map(clip, broken):
+    clip.expected_statuses.add(400)
+    clip.add_images(CIRCLE, IMAGES / "blue_square.webp")
+    clip.compare("a red circle", "", "a blue square, with a comma", "a red circle")
+    table = clip.cosines()
+    assert table[CIRCLE.name][0] > table[CIRCLE.name][1]
+    assert table["blue_square.webp"][0] < table["blue_square.webp"][1]
+    headers = clip.page.locator("#heat thead th").all_text_contents()
+    assert headers == ["a red circle", "a blue square, with a comma"]
+    cosines = [cosine for row in table.values() for cosine in row]
+    legend = clip.page.locator(".legend").inner_text()
+    assert f"{min(cosines):.3f}" in legend
+    assert f"{max(cosines):.3f}" in legend
+    expect(clip.page.locator("#heat td.best")).to_have_count(2)
+    clip.add_images(broken)
+    clip.page.get_by_role("button", name="Compare", exact=True).click()
+    expect(clip.page.locator("#heat td.error")).to_contain_text("The file is not an image")
+    clip.page.get_by_role("button", name="Remove broken.jpg").filter(visible=True).click()
+    expect(clip.page.locator("#heat tbody tr")).to_have_count(2)
+
+
+def test_heat_map_takes_the_labels(clip):
+    clip.add_labels("a red circle")
+    clip.page.get_by_role("tab", name="Compare").click()
+    clip.page.get_by_role("button", name="Use the labels").click()
+    expect(clip.page.get_by_label("Texts, one a line")).to_have_value("This is a photo of a red circle.")
+
+
+def test_embedding_download(clip, gateway):
+    clip.add_images(CIRCLE)
+    with clip.page.expect_download() as download:
+        clip.page.get_by_role("button", name=f"Download embedding of {CIRCLE.name}").click()
+    assert download.value.suggested_filename == "red_circle.jpg.embedding.json"
+    saved = json.loads(download.value.path().read_text(encoding="utf-8"))
+    uri = "data:image/jpeg;base64," + base64.b64encode(CIRCLE.read_bytes()).decode()
+    body = {"input": uri, "modality": "image"}
+    answer = clip.page.request.post(f"{gateway}/v1/embeddings", data=body).json()
+    model = clip.page.request.get(f"{gateway}/v1/models").json()["data"][0]
+    assert (saved["model"], saved["sha256"], saved["image"]) == (model["id"], model["sha256"], CIRCLE.name)
+    assert saved["embedding"] == pytest.approx(answer["data"][0]["embedding"], abs=1e-5)
+    assert math.sqrt(sum(value**2 for value in saved["embedding"])) == pytest.approx(1, abs=1e-5)
+
+
+def best_of(printed):
+    (result,) = json.loads(printed)["results"]
+    return result["name"], result["predictions"]
+
+
+def run(*arguments, **environ):
+    done = subprocess.run(
+        arguments,
+        cwd=IMAGES,
+        env=os.environ | environ,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_curl_command_does_as_the_page_does(clip):
+    clip.add_images(CIRCLE)
+    clip.add_labels(*NASTY_LABELS)
+    clip.classify()
+    name, predictions = best_of(run("bash", "-euc", clip.code("curl")))
+    assert name == CIRCLE.name
+    assert {each["label"] for each in predictions} == set(NASTY_LABELS)
+    shown = clip.ranking(CIRCLE.name)
+    assert [(each["label"], round(100 * each["score"], 1)) for each in predictions] == shown
+
+
+def test_python_program_does_as_the_page_does(clip):
+    clip.add_images(CIRCLE)
+    clip.add_labels(*NASTY_LABELS, "a red circle")
+    clip.classify()
+    printed = run(sys.executable, "-c", clip.code("Python"))
+    best = clip.ranking(CIRCLE.name)[0][0]
+    assert re.search(r"'predictions': \[\{'score': [\d.]+, 'label': ", printed)
+    assert repr(best) in printed.split("}")[0]
+
+
+def test_code_of_a_comparison(clip):
+    clip.add_images(CIRCLE)
+    clip.compare("a red circle", "a blue square")
+    cosines = clip.cosines()[CIRCLE.name]
+    (result,) = json.loads(run("bash", "-euc", clip.code("curl")))["results"]
+    assert [round(cosine, 3) for cosine in result["similarities"]] == cosines
+
+
+def test_code_is_copied(opened, gateway):
+    page = opened(gateway, permissions=["clipboard-read", "clipboard-write"]).open()
+    code = page.code("curl")
+    page.page.get_by_role("button", name="Copy curl").click()
+    expect(page.page.get_by_role("button", name="Copy curl")).to_have_text("Copied")
+    assert page.page.evaluate("navigator.clipboard.readText()") == code
+
+
+def test_key(opened, gateway_with_keys):
+    page = opened(gateway_with_keys.url).open()
+    page.expected_statuses.add(401)
+    window, message = page.page, page.page.locator("#key-message")
+    field = window.get_by_label("API key")
+    page.add_images(CIRCLE)
+    page.add_labels("a red circle", "a blue square")
+    page.classify()
+    expect(message).to_have_text("Give the API key first.")
+    field.fill("tck-wrong")
+    field.press("Enter")
+    expect(message).to_contain_text("refused this key")
+    page.classify()
+    expect(page.card(CIRCLE.name).locator(".error")).to_be_visible()
+    window.get_by_label("Remember in this tab").check()
+    field.fill(gateway_with_keys.key)
+    window.get_by_role("button", name="Use key").click()
+    expect(window.locator("#key-form")).to_be_hidden()
+    assert page.ranking(CIRCLE.name)[0][0] == "a red circle"  # the refused image, by itself
+    for kind in ("curl", "Python"):
+        assert gateway_with_keys.key not in page.code(kind)
+        assert "TRITONCLIP_KEY" in page.code(kind)
+    _, predictions = best_of(run("bash", "-euc", page.code("curl"), TRITONCLIP_KEY=gateway_with_keys.key))
+    assert predictions[0]["label"] == "a red circle"
+    window.reload()
+    expect(window.locator("#model")).not_to_be_empty()
+    expect(window.get_by_role("button", name="Change key")).to_be_visible()
+    expect(window.locator("#key-form")).to_be_hidden()
+
+
+def test_a_server_that_is_not_ready_or_overloaded(opened, gateway):
+    page = opened(gateway)
+    reply = {"status": "not ready", "inference": "timeout", "reason": "the model does not answer"}
+    status = page.page.locator("#status")
+    with page.replying("readyz", 503, reply):
+        page.open()
+        expect(status).to_have_text("Not ready: the model does not answer")
+    with page.replying("readyz", 200, {"status": "ready", "inference": "overloaded", "reason": None}):
+        page.open()
+        expect(status).to_have_text("Overloaded")
+    page.page.clock.install()
+    page.open()
+    expect(status).to_have_text("Ready")
+    page.page.wait_for_load_state("networkidle")
+    with page.replying("readyz", 503, reply | {"reason": None}):
+        page.page.clock.run_for(16_000)  # it asks every 15 s
+        expect(status).to_have_text("Not ready")
+
+
+def test_a_gateway_that_comes_back(opened, gateway):
+    page = opened(gateway)
+    page.page.clock.install()
+    with (
+        page.replying("v1/info", 502, {}),
+        page.replying("v1/models", 502, {}),
+        page.replying("readyz", 502, {}),
+    ):
+        page.page.goto(gateway)
+        expect(page.page.locator("#status")).to_have_text("Not ready")
+        page.page.wait_for_load_state("networkidle")  # only then it waits to ask again
+    page.page.clock.run_for(16_000)
+    expect(page.page.locator("#status")).to_have_text("Ready")
+    expect(page.page.get_by_label("Hypothesis template")).to_have_value("This is a photo of {}.")
+    expect(page.page.locator("#model")).not_to_be_empty()
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_server_is_asked_again(clip, status):
+    clip.add_labels("a red circle", "a blue square")
+    with clip.replying("v1/classify", status, BUSY, times=2, Retry_After="1"):
+        clip.add_images(CIRCLE)
+        expect(clip.card(CIRCLE.name)).to_contain_text("The server is busy: next try in 1 s (1 of 3).")
+        assert clip.ranking(CIRCLE.name)[0][0] == "a red circle"
+
+
+def test_a_busy_server_is_asked_four_times_at_most(clip):
+    asked = []
+    clip.page.on("request", lambda request: asked.append(request.url))
+    clip.add_labels("a red circle", "a blue square")
+    with clip.replying("v1/classify", 503, BUSY, Retry_After="0"):
+        clip.add_images(CIRCLE)
+        expect(clip.card(CIRCLE.name).locator(".error")).to_have_text("the server is overloaded")
+    assert sum(url.endswith("/v1/classify") for url in asked) == 4
+    clip.page.get_by_role("button", name=f"Try again: {CIRCLE.name}").click()
+    assert clip.ranking(CIRCLE.name)[0][0] == "a red circle"
+
+
+def test_a_server_that_is_gone(clip):
+    clip.page.route("**/v1/classify", lambda route: route.abort())
+    clip.add_labels("a red circle")
+    clip.add_images(CIRCLE)
+    expect(clip.card(CIRCLE.name).locator(".error")).to_contain_text("No answer")
+    assert clip.troubles == ["error: Failed to load resource: net::ERR_FAILED"]
+    clip.troubles.clear()
+
+
+def test_a_phone(opened, gateway, broken):
+    page = opened(gateway, viewport={"width": 320, "height": 640}, has_touch=True, is_mobile=True).open()
+    page.expected_statuses.add(400)
+    assert page.overflow() == 0
+    page.add_labels(*LABELS, "x" * 80)
+    page.add_images(CIRCLE, broken, IMAGES / "three_orange_triangles.jpg")
+    page.ranking(CIRCLE.name)
+    page.code("curl")
+    assert page.overflow() == 0
+    page.compare(*LABELS, "y" * 80)
+    page.cosines()
+    assert page.overflow() == 0
+    assert page.page.locator(".scroller").evaluate("(node) => node.scrollWidth > node.clientWidth")
+    page.page.get_by_role("button", name="Take a photo").click()
+    expect(page.page.get_by_role("button", name="Take it")).to_be_enabled()
+    assert page.overflow() == 0
+
+
+def test_dark_and_light(clip):
+    def brightness():
+        colour = clip.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        return sum(map(int, re.findall(r"\d+", colour)[:3]))
+
+    clip.page.emulate_media(color_scheme="light")
+    assert brightness() > 600
+    clip.page.emulate_media(color_scheme="dark")
+    assert brightness() < 150
+
+
+def test_accessible_in_every_state(clip, broken, axe):
+    clip.expected_statuses |= {400, 503}
+    assert clip.violations(axe) == []
+    clip.classify()
+    assert clip.violations(axe) == []
+    clip.add_images(CIRCLE, broken, IMAGES / "digit_7.jpg")
+    clip.add_labels(*LABELS, "a red circle", "red " * 90)
+    clip.classify()
+    clip.ranking(CIRCLE.name)
+    expect(clip.card("broken.jpg").locator(".error")).to_be_visible()
+    expect(clip.page.locator("#warnings li")).to_have_count(1)
+    clip.code("curl")
+    clip.page.get_by_text("What the scores mean").click()
+    assert clip.violations(axe) == []
+    with clip.replying("v1/classify", 503, BUSY, Retry_After="50"):
+        clip.classify()
+        expect(clip.card(CIRCLE.name)).to_contain_text("next try in 50 s")
+        assert clip.violations(axe) == []
+    clip.compare(*LABELS, "red " * 90)
+    clip.cosines()
+    clip.code("Python")
+    assert clip.violations(axe) == []
+    clip.page.get_by_role("button", name="Take a photo").click()
+    expect(clip.page.get_by_role("button", name="Take it")).to_be_enabled()
+    assert clip.violations(axe) == []
+
+
+def test_accessible_where_a_key_is_asked_for(opened, gateway_with_keys, axe):
+    page = opened(gateway_with_keys.url).open()
+    page.expected_statuses |= {401, 503}
+    page.page.get_by_label("API key").fill("tck-wrong")
+    page.page.keyboard.press("Enter")
+    expect(page.page.locator("#key-message")).to_contain_text("refused this key")
+    with page.replying("readyz", 503, {"status": "not ready", "inference": None, "reason": "down"}):
+        page.open()
+        assert page.violations(axe) == []

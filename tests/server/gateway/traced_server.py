@@ -1,0 +1,33 @@
+"""An embedded Triton that traces, with a fault that a request's id sets off."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.server.gateway.otlp_receiver import Receiver
+from tritonclip_server.serving.launcher import EmbeddedTriton, ServerOptions
+from tritonclip_server.serving.tracing import TraceOptions
+
+FAULT = "fault"
+"""A request whose id begins so fails within the model `similarity`."""
+SERVICE = "triton-of-the-test"
+
+
+@contextlib.contextmanager
+def traced_server(repository: Path, directory: Path, receiver: Receiver) -> Iterator[EmbeddedTriton]:
+    """Serve a copy of a repository, made in `directory`, with its spans sent to the receiver."""
+    copy = directory / "models"
+    shutil.copytree(repository, copy)
+    model = copy / "similarity" / "1" / "model.py"
+    code = model.read_text(encoding="utf-8")
+    parse = "    def _parse(self, request: Any) -> Embeds:\n"
+    assert parse in code
+    fault = f"        if request.request_id().startswith({FAULT!r}):\n            raise KeyError('planted')\n"
+    model.write_text(code.replace(parse, parse + fault), encoding="utf-8")
+    trace = TraceOptions(url=receiver.endpoint, service=SERVICE)
+    options = ServerOptions(http_port=0, grpc_port=0, metrics_port=0, trace=trace)
+    with EmbeddedTriton(copy, options) as server:
+        yield server

@@ -1,0 +1,110 @@
+"""The load of a soak: its stages, its report, and the clients that hang up."""
+
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+from loadtest.soaking.hangups import HangUps, http_request, socket_address
+from loadtest.soaking.locust_run import (
+    BURST_FACTOR,
+    BURST_SHARE,
+    USERS,
+    burst_stages,
+    read_history,
+    unexpected,
+)
+from loadtest.soaking.samples import Sampler
+from loadtest.soaking.sizes import ROUNDS, meet_sizes
+
+from tests.helpers.calls import metric
+from tests.helpers.servers import ROOT
+
+PUBLIC = ("clip_image_embedding", "clip_text_embedding")
+IMAGE = (ROOT / "scripts" / "demo" / "images" / "red_circle.jpg").read_bytes()
+
+
+def bursts(stages):
+    """Beginnings and ends."""
+    at, found = 0.0, []
+    for users, seconds in stages:
+        if users > USERS:
+            found.append((at, at + seconds))
+        at += seconds
+    return found
+
+
+@pytest.mark.parametrize("total_s", [30, 60, 1200, 86_400])
+def test_stages_fill_the_time_with_short_bursts(total_s):
+    stages = burst_stages(total_s, 0.3)
+    assert sum(seconds for _, seconds in stages) == pytest.approx(total_s, abs=1)
+    assert {users for users, _ in stages} == {USERS, BURST_FACTOR * USERS}
+    took_s = sum(end - begin for begin, end in bursts(stages))
+    assert took_s == pytest.approx(BURST_SHARE * total_s, rel=0.01)
+    assert sum(end < 0.2 * total_s for _, end in bursts(stages)) >= 2
+
+
+def test_the_protocols_bursts_are_never_together():
+    times = sorted([*bursts(burst_stages(60, 0.3)), *bursts(burst_stages(60, 0.8))])
+    assert all(end <= begin for (_, end), (begin, _) in zip(times, times[1:], strict=False))
+
+
+def test_only_what_an_overload_explains_is_tolerated():
+    failures = Counter(
+        {
+            "classify - refused: LoadFailure('refused: overloaded')": 5,
+            "classify - deadline: LoadFailure('deadline: passed')": 4,
+            "embed_texts - wrong answer: LoadFailure('wrong answer: not finite')": 1,
+            "classify - error: LoadFailure('error: refused - refused: x')": 2,
+        }
+    )
+    assert list(unexpected(failures).values()) == [1, 2]
+
+
+def test_the_history_leaves_out_lines_without_latencies():
+    line = {"Timestamp": "1010", "User Count": "8", "Name": "Aggregated", "50%": "9", "99%": "20"}
+    others = [line | {"50%": "N/A"}, line | {"Name": "classify"}]
+    (point,) = read_history([line, *others], began_s=1000)
+    assert (point.time_s, point.users, point.p50_ms, point.p99_ms) == (10, 8, 9, 20)
+
+
+def test_a_request_says_how_long_it_is():
+    assert socket_address("127.0.0.1:8000") == ("127.0.0.1", 8000)
+    head, _, body = http_request("127.0.0.1:8000", IMAGE).partition(b"\r\n\r\n")
+    assert f"\r\nContent-Length: {len(body)}".encode() in head
+    assert IMAGE in body
+
+
+def test_clients_that_hang_up_leave_nothing_inside(server):
+    sampler = Sampler(server.pid, server.metrics)
+    with HangUps(server.grpc_url, server.http_url, IMAGE, every_s=0.001) as hang_ups:
+        while len(hang_ups.counts) < 4 or hang_ups.counts.total() < 100:
+            time.sleep(0.05)
+    while (row := sampler.sample())["pending"] or row["executing"]:
+        time.sleep(0.1)
+    assert "tritonserver.pid" in row
+
+
+def test_every_size_is_met_by_both_encoders(server):
+    def answered():
+        return [metric(server, "nv_inference_request_success", model=name) for name in PUBLIC]
+
+    wanted = [count + 3 * ROUNDS for count in answered()]
+    meet_sizes(server.grpc_url, IMAGE, largest=3)
+    while answered() != wanted:
+        time.sleep(0.1)  # Triton counts after it has answered
+
+
+def test_a_load_that_cannot_start_says_why(tmp_path):
+    program = (
+        "from soaking import locust_run; import pathlib;"
+        "load = locust_run.Locust('carrier pigeon', locust_run.Addresses('127.0.0.1:1', '127.0.0.1:1'),"
+        f" pathlib.Path({str(tmp_path)!r}), [(1, 1)], 0, 0);"
+        "load.wait()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT / "loadtest", capture_output=True, text=True, check=False
+    )
+    assert "LoadError: locust (carrier pigeon) ended with code 1 and no report" in done.stderr
+    assert "TRITONCLIP_LOAD_PROTOCOL" in done.stderr

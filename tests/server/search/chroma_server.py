@@ -1,0 +1,54 @@
+"""A real Chroma server, from PyPI."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import urllib3
+
+from tritonclip_server.serving.launcher import free_port
+
+START_S = 60
+
+
+@contextlib.contextmanager
+def running_chroma(data: Path) -> Iterator[str]:
+    """The address of a Chroma server that keeps its data there; skips where there is none, fails in CI."""
+    command = shutil.which("chroma", path=str(Path(sys.executable).parent))
+    if command is None and "CI" not in os.environ:
+        pytest.skip("chroma not found; its tests need: pip install chromadb")
+    assert command, "chroma not found; pip install chromadb"
+    port = free_port("127.0.0.1")
+    options = ["run", "--path", str(data), "--host", "127.0.0.1", "--port", str(port)]
+    with open(data / "log", "wb") as log:
+        process = subprocess.Popen([command, *options], stdout=log, stderr=log, cwd=data)
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/api/v2/heartbeat", process)
+        yield f"chroma://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    with urllib3.PoolManager(retries=False) as http:
+        end = time.monotonic() + START_S
+        while time.monotonic() < end and process.poll() is None:
+            try:
+                if http.request("GET", url, timeout=2).status == 200:
+                    return
+            except urllib3.exceptions.HTTPError:
+                time.sleep(0.1)
+    raise AssertionError("Chroma does not start")

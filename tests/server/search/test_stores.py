@@ -1,0 +1,168 @@
+"""The places where vectors lie: recall against comparing all, and the same answers from each."""
+
+import time
+
+import numpy as np
+import pytest
+
+from tests.server.search.index_rows import assert_same, rows_of
+from tritonclip.errors import InvalidInputError, ServerUnavailableError
+from tritonclip.search import SearchIndex
+from tritonclip.search._ann import EXACT_ROWS
+from tritonclip.search._store import open_store
+from tritonclip.search._types import Entry, Identity, Row, Stamp, entry_id
+from tritonclip_server.benchmarks.search.vectors import Clustered, nearest, uniform
+
+DIM = 512
+IDENTITY = Identity(sha256="1" * 64, checkpoint="drawn", dim=DIM)
+
+
+def fill(place, vectors):
+    store = open_store(str(place), IDENTITY)
+    for start in range(0, len(vectors), store.flush_rows):
+        some = range(start, min(start + store.flush_rows, len(vectors)))
+        store.put([Row(entry=entry(number), stamp=Stamp(), vector=vectors[number]) for number in some])
+    store.finish()
+    return store
+
+
+def entry(number):
+    path = f"/images/{number}.jpg"
+    return Entry(
+        id=entry_id("image", path), kind="image", path=path, name=f"{number}.jpg", sha256=str(number)
+    )
+
+
+def recall(store, vectors, queries):
+    """The share of the true ten nearest that is found, and the median time of a query in milliseconds."""
+    truth = nearest(vectors, queries, 10)
+    times, right = [], 0
+    for query, true in zip(queries, truth, strict=True):
+        start_s = time.perf_counter()
+        hits = store.search(query, 10, "image")
+        times.append(time.perf_counter() - start_s)
+        assert len(hits) == 10
+        right += len({hit.entry.name for hit in hits} & {f"{number}.jpg" for number in true})
+    return right / (10 * len(queries)), 1000 * float(np.median(times))
+
+
+@pytest.mark.parametrize("count", [25_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_recall_on_clustered_vectors(tmp_path, record_property, count):
+    made = Clustered(DIM)
+    vectors = made.images(count, 1)
+    store = fill(tmp_path / "index", vectors)
+    assert count > EXACT_ROWS
+    for name, queries in {"image": made.images(100, 2), "text": made.texts(100, 3)}.items():
+        found, p50_ms = recall(store, vectors, queries)
+        record_property(f"recall@10 of {name} queries", found)
+        record_property(f"{name} p50 ms", p50_ms)
+        assert found >= 0.99
+
+
+@pytest.mark.slow
+def test_recall_on_uniform_vectors(tmp_path, record_property):
+    vectors = uniform(100_000, DIM, 1)
+    found, p50_ms = recall(fill(tmp_path / "index", vectors), vectors, uniform(100, DIM, 2))
+    record_property("recall@10", found)
+    record_property("p50 ms", p50_ms)
+    assert found >= 0.99
+
+
+def test_a_large_index_after_changes(tmp_path):
+    made = Clustered(DIM)
+    vectors = made.images(21_000, 1)
+    store = fill(tmp_path / "index", vectors)
+    vectors[:500] = made.images(500, 2)
+    store.put([Row(entry=entry(number), stamp=Stamp(), vector=vectors[number]) for number in range(500)])
+    store.delete([entry(number).id for number in range(20_000, 21_000)])
+    queries = made.images(30, 3)
+    assert recall(store, vectors[:20_000], queries)[0] >= 0.99  # before the index over them is extended
+    store.finish()
+    assert recall(store, vectors[:20_000], queries)[0] >= 0.99
+    assert store.count() == 20_000
+    hits = store.search(vectors[3], 1, "image")
+    assert (hits[0].entry, pytest.approx(hits[0].score, abs=1e-5)) == (entry(3), 1)
+    assert store.get(entry(20_500).id) is None
+    assert store.get(entry(7).id) == entry(7)
+
+
+def test_a_reader_sees_what_another_process_writes(tmp_path):
+    vectors = uniform(30, DIM, 1)
+    store = fill(tmp_path / "index", vectors[:20])
+    reader = open_store(str(tmp_path / "index"), None)
+    assert reader.count() == 20
+    store.put([Row(entry=entry(number), stamp=Stamp(), vector=vectors[number]) for number in range(20, 30)])
+    store.finish()
+    time.sleep(1.1)  # longer than a reader keeps to a version
+    assert reader.search(vectors[25], 1, None)[0].entry == entry(25)
+
+
+def test_chroma_gives_the_same_results(clip, chroma, few, tmp_path):
+    places = [f"{chroma}/pictures", tmp_path / "index"]
+    for place in places:
+        with SearchIndex.open(place, clip, create=True) as index:
+            assert index.sync([few]).embedded == 100
+    assert_same(places[0], places[1])
+    with SearchIndex.open(places[0], clip) as remote, SearchIndex.open(places[1], clip) as local:
+        for query in (clip.embed_texts("a red circle"), clip.embed_images(next(few.rglob("*heart.jpg")))):
+            there, here = remote.search(query, 10), local.search(query, 10)
+            assert [hit.entry for hit in there] == [hit.entry for hit in here]
+            np.testing.assert_allclose([h.score for h in there], [h.score for h in here], atol=2e-6)
+        assert remote.get(there[0].entry.id) == there[0].entry
+        assert remote.get("0" * 32) is None
+        assert remote.duplicates(0.99) == local.duplicates(0.99)
+
+
+def test_chroma_follows_the_files(clip, chroma, few, tmp_path):
+    captions = tmp_path / "captions.txt"
+    captions.write_text("a red circle\na blue square\n", encoding="utf-8")
+    place = f"{chroma}/changing"
+    with SearchIndex.open(place, clip, create=True) as index:
+        index.sync([few], text_files=[captions])
+        files = sorted(few.rglob("*.jpg"))
+        files[0].unlink()
+        files[1].rename(few / "renamed.jpg")
+        summary = index.sync([few])
+        assert (summary.embedded, summary.reused, summary.deleted) == (0, 1, 2)
+        assert (index.count("image"), index.count("text"), index.count()) == (99, 2, 101)
+        assert index.search(clip.embed_texts("a red circle"), 1, kind="text")[0].score > 0.999
+    with SearchIndex.open(tmp_path / "fresh", clip, create=True) as index:
+        index.sync([few])
+    assert_same(place, tmp_path / "fresh")
+
+
+def test_chroma_refuses_other_weights(clip, chroma):
+    open_store(f"{chroma}/other", IDENTITY)
+    for create in (False, True):
+        with pytest.raises(InvalidInputError, match="'drawn'.*vectors of different weights do not compare"):
+            SearchIndex.open(f"{chroma}/other", clip, create=create)
+    assert open_store(f"{chroma}/other", None).identity == IDENTITY  # opening has not written over it
+
+
+def test_chroma_takes_more_rows_than_a_request(chroma):
+    vectors = uniform(700, DIM, 1)
+    store = fill(f"{chroma}/many", vectors)
+    rows = rows_of(store)
+    assert len(rows) == 700
+    for number in (0, 300, 699):
+        np.testing.assert_allclose(rows[entry(number).id][2], vectors[number], atol=1e-7)  # made unit again
+    store.delete([entry(number).id for number in range(600)])
+    assert store.count() == 100
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "text"),
+    [
+        ("chroma://127.0.0.1:1/pictures", ServerUnavailableError, "no Chroma server answers"),
+        ("chroma://127.0.0.1:1", InvalidInputError, "expected chroma://host:port/collection"),
+        ("chroma://127.0.0.1:1/a/b", InvalidInputError, "expected chroma://host:port/collection"),
+    ],
+)
+def test_wrong_addresses(address, error, text):
+    with pytest.raises(error, match=text):
+        open_store(address, None)
+
+
+def test_a_collection_that_is_not_there(chroma):
+    with pytest.raises(InvalidInputError, match="404"):
+        open_store(f"{chroma}/nothing", None)

@@ -1,0 +1,276 @@
+"""scripts/export_onnx.py, and the example that reads what it writes without torch and transformers."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import resource
+import shutil
+import subprocess
+import sys
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import CLIPModel, CLIPProcessor
+from transformers.image_utils import load_image
+
+from tests.helpers.pictures import varied_images
+from tests.helpers.servers import DEMO_CHECKPOINT, ROOT, run_script
+from tritonclip import Client
+from tritonclip_server.onnx_export.check import compare, make_samples
+from tritonclip_server.onnx_export.command import ExportError, _accept, _check_space
+
+READER = ROOT / "client" / "examples" / "onnx_classify.py"
+IMAGE = ROOT / "scripts" / "demo" / "images" / "digit_7.jpg"
+LABELS = ["a red circle", "the digit 7", "the digit 3", "ein blaues Quadrat, " + "sehr " * 80 + "groß"]
+COSINES = {"float32": 0.99999, "float16": 0.9999}
+SCORES = {"float32": 1e-5, "float16": 0.01}
+
+
+@pytest.fixture(scope="session")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo checkpoint in both precisions."""
+    output = tmp_path_factory.mktemp("onnx") / "demo"
+    done = run_script("export_onnx.py", "scripts/demo/checkpoint", "--output", output)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("least cosine of 200 images 0.9999") == 2
+    assert sorted(path.name for path in output.parent.iterdir()) == ["demo"]
+    return output
+
+
+@pytest.fixture(scope="session")
+def reader():
+    """The example as a module."""
+    spec = importlib.util.spec_from_file_location("onnx_classify", READER)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def reference():
+    model = CLIPModel.from_pretrained(DEMO_CHECKPOINT, dtype=torch.float32).eval()
+    return model, CLIPProcessor.from_pretrained(DEMO_CHECKPOINT)
+
+
+def unit(rows: torch.Tensor) -> np.ndarray:
+    return torch.nn.functional.normalize(rows, dim=-1).numpy()
+
+
+def test_settings(export: Path):
+    settings = json.loads((export / "clip.json").read_text(encoding="utf-8"))
+    assert settings["checkpoint"] == "scripts/demo/checkpoint"
+    assert len(settings["sha256"]) == 64
+    for precision, least in COSINES.items():
+        errors = settings["errors"][precision]
+        assert min(errors["image_cosine"], errors["text_cosine"]) >= least
+        assert errors["score"] < SCORES[precision]
+
+
+@pytest.mark.parametrize("precision", COSINES)
+@pytest.mark.parametrize("tower", ["image_encoder", "text_encoder"])
+def test_files_are_sound(export: Path, precision: str, tower: str):
+    path = export / precision / f"{tower}.onnx"
+    onnx.checker.check_model(path, full_check=True)
+    model = onnx.load(path)
+    assert [(one.domain, one.version) for one in model.opset_import if one.domain == ""] == [("", 18)]
+    shape = model.graph.input[0].type.tensor_type.shape.dim
+    assert shape[0].dim_param
+    assert model.graph.input[0].type.tensor_type.elem_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.INT64)
+    assert model.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+    content = path.read_bytes()
+    assert str(ROOT).encode() not in content
+    assert b"site-packages" not in content  # no paths of the machine that wrote it
+
+
+def test_half_is_half_the_size(export: Path):
+    whole, half = ((export / name / "image_encoder.onnx").stat().st_size for name in COSINES)
+    assert 0.45 < half / whole < 0.6
+
+
+@pytest.mark.parametrize("name", varied_images())
+def test_reader_prepares_images_as_transformers(export: Path, reader, reference, name: str):
+    content = varied_images()[name]
+    clip = reader.OnnxClip(export)
+    with Image.open(BytesIO(content)) as image:
+        pixels = clip.pixel_values(image)
+    with Image.open(BytesIO(content)) as image:
+        expected = reference[1](images=load_image(image), return_tensors="np")["pixel_values"][0]
+    np.testing.assert_allclose(pixels, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", COSINES)
+def test_reader_equals_transformers(export: Path, reader, reference, precision: str):
+    model, processor = reference
+    clip = reader.OnnxClip(export, precision)
+    images = [Image.open(BytesIO(content)) for content in varied_images().values()]
+    loaded = [load_image(image) for image in images]
+    with torch.inference_mode():
+        coded = processor(text=LABELS, images=loaded, padding=True, truncation=True, return_tensors="pt")
+        output = model(**coded)
+    cosines = (clip.embed_images(images) * unit(output.image_embeds)).sum(1)
+    assert cosines.min() >= COSINES[precision]
+    assert (clip.embed_texts(LABELS) * unit(output.text_embeds)).sum(1).min() >= COSINES[precision]
+
+
+@pytest.mark.parametrize("texts", [1, 2, 33])
+@pytest.mark.parametrize("words", [1, 70, 200])
+def test_any_number_of_texts_and_tokens(export: Path, reader, reference, texts: int, words: int):
+    model, processor = reference
+    given = [f"red {n} " + "circle " * (words - n % words) for n in range(texts)]
+    coded = processor(text=given, padding=True, truncation=True, return_tensors="pt")
+    with torch.inference_mode():
+        expected = unit(model.get_text_features(**coded).pooler_output)
+    assert (reader.OnnxClip(export).embed_texts(given) * expected).sum(1).min() >= 0.99999
+
+
+def test_reader_equals_the_server(export: Path, reader, server):
+    clip = reader.OnnxClip(export)
+    with Client(server.grpc_url) as client, Image.open(IMAGE) as image:
+        expected = client.classify(IMAGE, LABELS[:3])
+        found = clip.classify(image, LABELS[:3])
+    assert [label for label, _ in found] == [one["label"] for one in expected]
+    assert [score for _, score in found] == pytest.approx([one["score"] for one in expected], abs=1e-5)
+
+
+def test_reader_needs_neither_torch_nor_transformers(export: Path):
+    program = (
+        "import runpy, sys; sys.argv = sys.argv[1:]\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "finally: print({'torch', 'transformers', 'tritonclip', 'onnx'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", program, READER, export, IMAGE, "the digit 3", "the digit 7"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first, _, loaded = done.stdout.splitlines()
+    assert first.endswith("the digit 7")
+    assert loaded == "set()"
+
+
+def test_an_export_is_not_replaced_unasked(export: Path):
+    done = run_script("export_onnx.py", "scripts/demo/checkpoint", "--output", export)
+    assert done.returncode == 1
+    assert "replace it with --force" in done.stderr
+    assert sorted(path.name for path in export.iterdir()) == [
+        "clip.json",
+        "float16",
+        "float32",
+        "tokenizer.json",
+    ]
+
+
+@pytest.mark.slow
+def test_an_export_is_replaced_by_force(export: Path, tmp_path: Path):
+    copy = tmp_path / "demo"
+    shutil.copytree(export, copy)
+    arguments = ("--output", copy, "--precision", "float32", "--force")
+    done = run_script("export_onnx.py", "scripts/demo/checkpoint", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in copy.iterdir()) == ["clip.json", "float32", "tokenizer.json"]
+    assert list(tmp_path.iterdir()) == [copy]
+
+
+def test_other_folders_are_left_alone(tmp_path: Path):
+    (tmp_path / "mine.txt").write_text("mine")
+    done = run_script("export_onnx.py", "scripts/demo/checkpoint", "--output", tmp_path, "--force")
+    assert (done.returncode, "is no export" in done.stderr) == (1, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "code", "said"),
+    [
+        ("bert", (), 1, "is a 'bert' model, not 'clip'"),
+        ("no/such", (), 1, "check the name and the network"),
+        ("scripts/demo/images", (), 1, "lacks its weights"),
+        ("scripts/demo/checkpoint", ("--precision", "int4"), 2, "'int4' is not one of 'float32', 'float16'"),
+    ],
+)
+def test_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+    options: tuple[str, ...],
+    code: int,
+    said: str,
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    if source == "bert":
+        (tmp_path / "bert").mkdir()
+        (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
+        shutil.copy(DEMO_CHECKPOINT / "model.safetensors", tmp_path / "bert")
+        source = str(tmp_path / "bert")
+    done = run_script("export_onnx.py", source, "--output", tmp_path / "out", *options)
+    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_numbers_are_found(export: Path, reference):
+    samples = make_samples(reference[0], DEMO_CHECKPOINT)
+    right = compare(export / "float32", samples)
+    _accept("float32", right.least_cosine)
+    samples.text_embeds[3] = -samples.text_embeds[3]
+    wrong = compare(export / "float32", samples)
+    assert wrong.image_cosine == right.image_cosine
+    for cosine in (wrong.least_cosine, math.nan):
+        with pytest.raises(ExportError, match=r"float32 differs from transformers.*nothing was kept"):
+            _accept("float32", cosine)
+
+
+@pytest.mark.slow
+def test_full_disk(tmp_path: Path):
+    with pytest.raises(ExportError, match=r"takes about 1000000000000 MB, and .* MB left; make room"):
+        _check_space(tmp_path, 1e18)
+    command = [
+        sys.executable,
+        "scripts/export_onnx.py",
+        "scripts/demo/checkpoint",
+        "--output",
+        tmp_path / "a" / "b",
+    ]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)),
+    )
+    assert done.returncode == 1
+    assert "File too large; nothing was left there" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_wrong_numbers_are_not_kept(tmp_path: Path):
+    """Weights that float16 cannot hold."""
+    checkpoint = tmp_path / "large"
+    shutil.copytree(DEMO_CHECKPOINT, checkpoint)
+    tensors = load_file(checkpoint / "model.safetensors")
+    for name in ("visual_projection.weight", "text_projection.weight"):
+        tensors[name] = tensors[name].float() * 1e7
+    save_file(tensors, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    done = run_script("export_onnx.py", checkpoint, "--output", tmp_path / "out", "--precision", "float16")
+    assert done.returncode == 1
+    assert "float16 differs from transformers" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["large"]
+
+
+@pytest.mark.slow
+def test_full_size(random_checkpoint: Path, tmp_path: Path):
+    """ViT-B/32 with random weights; takes minutes."""
+    done = run_script("export_onnx.py", random_checkpoint, "--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    errors = json.loads((tmp_path / "out" / "clip.json").read_text(encoding="utf-8"))["errors"]
+    assert min(errors["float32"]["image_cosine"], errors["float32"]["text_cosine"]) >= 0.99999
+    assert min(errors["float16"]["image_cosine"], errors["float16"]["text_cosine"]) >= 0.999

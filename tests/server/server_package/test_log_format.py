@@ -1,0 +1,180 @@
+"""The server's log as JSON: on lines as the embedded server wrote them, on any text, and while it runs."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from datetime import datetime, timezone
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tests.helpers.servers import ROOT
+from tritonclip_server.serving.logs import Entries, JsonLog
+
+NOW = datetime(2026, 11, 25, 20, tzinfo=timezone.utc)
+LOADED = """I1125 19:50:50.246298 19267 model_lifecycle.cc:839] "successfully loaded 'similarity'\""""
+INCIDENT = (
+    r"E1125 19:51:17.612229 19751 clip_responder.py:100] "
+    r'"incident 828f8888, model similarity, request \"boom \\u00fc\": Traceback (most recent call last):\n'
+    r"  File \"/models/similarity/1/clip_responder.py\", line 123, in _attempt\n    return parse(request)\n"
+    r'           ^^^^^^^^^^^^^^\nKeyError: \'boom\'\n"'.replace(r"\'", "'")
+)
+TABLE = """\
+I1125 19:50:53.167865 19267 server.cc:674] 
++----------------------+---------+--------+
+| Model                | Version | Status |
++----------------------+---------+--------+
+| admission            | 1       | READY  |
++----------------------+---------+--------+
+
+I1125 19:50:53.167991 19267 metrics.cc:770] "Collecting CPU metrics\""""  # noqa: W291
+STUB = """\
+I1125 19:51:23.310412 20197 pb_stub.cc:366]  Failed to initialize Python stub: no module 'a'
+
+At:
+  /models/similarity/1/model.py(1): <module>
+  <frozen importlib._bootstrap>(241): _call_with_frames_removed
+
+error: creating server: Internal - failed to load all models"""
+PRINTED = """\
+Traceback (most recent call last):
+  File "/models/similarity/1/model.py", line 1, in <module>
+    import a
+ModuleNotFoundError: No module named 'a'
+double free or corruption (!prev)"""
+
+
+def entries(text, now=NOW):
+    found = Entries(lambda: now)
+    lines = [entry for line in text.split("\n") for entry in found.push(line)]
+    return [json.loads(entry.json()) for entry in [*lines, *found.flush()]]
+
+
+def test_a_line():
+    assert entries(LOADED) == [
+        {
+            "time": "2026-11-25T19:50:50.246298Z",
+            "level": "INFO",
+            "source": "model_lifecycle.cc:839",
+            "model": "similarity",
+            "message": "successfully loaded 'similarity'",
+        }
+    ]
+
+
+def test_an_incident_names_model_and_request():
+    (entry,) = entries(INCIDENT)
+    assert (entry["level"], entry["source"]) == ("ERROR", "clip_responder.py:100")
+    assert (entry["incident"], entry["model"], entry["request_id"]) == ("828f8888", "similarity", "boom ü")
+    assert entry["message"].endswith("^\nKeyError: 'boom'")
+
+
+def test_a_table_is_one_entry():
+    table, after = entries(TABLE)
+    assert (table["source"], table["level"]) == ("server.cc:674", "INFO")
+    assert table["message"].count("\n") == 4
+    assert table["message"].startswith("+---") and "| admission " in table["message"]
+    assert after["message"] == "Collecting CPU metrics"
+
+
+def test_a_failing_stub_is_one_entry():
+    stub, error = entries(STUB)
+    assert stub["message"].startswith("Failed to initialize Python stub: no module")
+    assert stub["message"].endswith("_call_with_frames_removed")
+    assert (error["level"], error["source"]) == ("ERROR", "stdout")
+
+
+def test_a_printed_traceback_is_one_entry():
+    traceback, after = entries(PRINTED)
+    assert (traceback["level"], traceback["source"]) == ("ERROR", "stdout")
+    assert traceback["message"].endswith("No module named 'a'")
+    assert after["message"] == "double free or corruption (!prev)"
+    assert after["time"] == "2026-11-25T20:00:00.000000Z"
+
+
+@pytest.mark.parametrize(
+    ("line", "model"),
+    [
+        ("loading: admission:1", "admission"),
+        ("TRITONBACKEND_ModelInstanceInitialize: text_encoder_0_0 (CPU device 0)", "text_encoder"),
+        ("unable to create stream for clip_zero_shot: CUDA driver version", "clip_zero_shot"),
+        ("failed to load 'similarity' version 1: Internal: SyntaxError", "similarity"),
+        ("Failed to process the request(s) for model 'similarity_0_0', message: x", "similarity"),
+        ("serving model=text_encoder, version=1, instance=text_encoder_0_0", "text_encoder"),
+        ("Collecting CPU metrics", None),
+    ],
+)
+def test_the_model(line, model):
+    (entry,) = entries(f"I1125 19:50:50.035207 19267 file.cc:1] {json.dumps(line)}")
+    assert entry.get("model") == model
+
+
+@pytest.mark.parametrize(
+    ("now", "stamp", "year"),
+    [("2027-01-01", "1231", 2026), ("2026-12-31", "0101", 2027), ("2028-02-29", "0229", 2028)],
+)
+def test_the_year_is_that_next_to_now(now, stamp, year):
+    at = datetime.fromisoformat(f"{now}T12:00:00+00:00")
+    (entry,) = entries(f'I{stamp} 12:00:00.000000 1 a.cc:1] "x"', at)
+    assert entry["time"].startswith(f"{year}-")
+
+
+LINES = st.one_of(
+    st.text(st.characters(exclude_characters="\n")),
+    st.sampled_from([part for text in (LOADED, INCIDENT, TABLE, STUB, PRINTED) for part in text.split("\n")]),
+    st.text(st.sampled_from('I1125 :.]"\\+|{}T'), max_size=40).map(
+        "I1125 19:50:50.246298 1 a.cc:1] {}".format
+    ),
+)
+
+
+@given(st.lists(LINES, max_size=20))
+@example(["I0230 19:50:50.246298 1 a.cc:1] no such day"])
+@example(["I0229 19:50:50.246298 1 a.cc:1] in no year near"])
+@example(["I1125 19:50:50.246298 1 a.cc:1] \ud800"])
+def test_no_line_is_lost(lines):
+    found = [entry["message"] for entry in entries("\n".join(lines))]
+    for line in lines:
+        text = re.sub(r"^[VIWEF]\d{4} \S+ \d+ \S+\d\] ?", "", line, flags=re.ASCII)
+        try:
+            told = json.loads(text, strict=False)
+        except ValueError:
+            told = text
+        told = told if isinstance(told, str) else text
+        assert (
+            any(told.strip().strip("\n") in message or line in message for message in found)
+            or not told.strip()
+        )
+
+
+def test_an_entry_that_may_go_on_is_written_when_nothing_comes():
+    written = []
+    log = JsonLog(written.append)
+    log.line("I1125 19:51:21.460559 19794 pb_stub.cc:2145]  Non-graceful termination detected. ")
+    end = time.monotonic() + 10
+    while not written and time.monotonic() < end:
+        time.sleep(0.01)
+    (entry,) = map(json.loads, written)
+    assert entry["message"] == "Non-graceful termination detected."
+
+
+def test_serve_writes_nothing_but_json(demo_repository):
+    ports = [argument for name in ("http", "grpc", "metrics") for argument in (f"--{name}-port", "0")]
+    command = [sys.executable, "scripts/serve.py", demo_repository, *ports, "--log-format", "json"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    entries, waiting = [], True
+    for line in process.stderr:
+        entries.append(json.loads(line))
+        if waiting and entries[-1]["message"].startswith("ready: grpc "):
+            waiting = False
+            process.terminate()
+    assert (process.wait(30), process.communicate()[0]) == (0, "")
+    assert not waiting and entries[-1]["message"] == "stopped on SIGTERM"
+    assert {"time", "level", "source", "message"} <= set.intersection(*map(set, entries))
+    by_source = {entry["source"].partition(":")[0] for entry in entries}
+    assert {"serve", "server.cc", "model_lifecycle.cc", "clip_info.py"} <= by_source
+    assert {entry["model"] for entry in entries if "model" in entry} >= {"admission", "clip_zero_shot"}

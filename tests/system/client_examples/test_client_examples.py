@@ -1,0 +1,160 @@
+"""The example programs and curl commands of client/examples, built and run against the real server."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.helpers.servers import ROOT
+from tritonclip import Client
+
+EXAMPLES = ROOT / "client" / "examples"
+README = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+IMAGE = ROOT / "scripts" / "demo" / "images" / "red_circle.jpg"
+LABELS = ["ein größerer Kreis", "a red picture", "a circle"]
+PROGRAMS = {
+    "node": ["node", str(ROOT / "build/examples/node/classify_and_embed.js")],
+    "cpp": [str(ROOT / "build/examples/cpp/classify_and_embed")],
+    "go": [str(ROOT / "build/examples/go/classify_and_embed")],
+}
+COMMANDS = {
+    "node": ["make", "npm", "node"],
+    "cpp": ["make", "g++", "pkg-config", "protoc", "grpc_cpp_plugin"],
+    "go": ["make", "go", "protoc", "protoc-gen-go", "protoc-gen-go-grpc"],
+}
+TOLERANCE = 1e-3
+# Without what an outer `make test` hands down to a make inside it.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS")} | {
+    "PYTHON": sys.executable
+}
+
+
+def run(*command):
+    return subprocess.run(
+        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, encoding="utf-8", check=False, timeout=500
+    )
+
+
+def apt_packages(language):
+    listed = EXAMPLES / language / "apt-packages.txt"
+    return " ".join(listed.read_text(encoding="utf-8").split()) if listed.exists() else "nodejs npm make"
+
+
+@pytest.fixture(scope="session", params=list(PROGRAMS))
+def program(request):
+    """The command of one example, built if it is not up to date."""
+    language = request.param
+    needs = f"the {language} example needs: apt-get install {apt_packages(language)}"
+    missing = [command for command in COMMANDS[language] if shutil.which(command) is None]
+    if missing and "CI" not in os.environ:
+        pytest.skip(f"{', '.join(missing)} not found; {needs}")
+    assert not missing, f"{', '.join(missing)} not found; {needs}"
+    done = run("make", "-C", str(EXAMPLES), language, "-j2")
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{needs}"
+    return PROGRAMS[language]
+
+
+def test_scores_and_cosines_are_those_of_the_python_client(server, program):
+    done = run(*program, server.grpc_url, str(IMAGE), *LABELS)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    scores, cosines = rows[: len(LABELS)], rows[len(LABELS) :]
+    with Client(server.grpc_url) as client:
+        expected = client.classify(str(IMAGE), LABELS)
+        similarity = client.similarity([str(IMAGE)], LABELS)[0]
+    assert [label for _, label in scores] == [each["label"] for each in expected]
+    assert [float(score) for score, _ in scores] == pytest.approx(
+        [each["score"] for each in expected], abs=TOLERANCE
+    )
+    assert [(kind, label) for kind, _, label in cosines] == [("cosine", label) for label in LABELS]
+    assert [float(value) for _, value, _ in cosines] == pytest.approx(similarity.tolist(), abs=TOLERANCE)
+    assert all(re.fullmatch(r"-?\d\.\d{4}", row[-2]) for row in rows)
+
+
+def test_an_answer_above_grpcs_default_limit(server, program):
+    labels = [f"circle {number}" for number in range(2500)]  # embeddings of 512 floats: 5.1 MB
+    done = run(*program, server.grpc_url, str(IMAGE), *labels)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 2 * len(labels)
+
+
+def test_a_bad_image_is_refused_with_the_servers_reason(server, program, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no image at all")
+    done = run(*program, server.grpc_url, str(broken), *LABELS)
+    assert done.returncode == 1
+    assert "image 0 is not an image in a format accepted here" in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_server_that_is_not_there_is_an_error(program):
+    done = run(*program, "127.0.0.1:1", str(IMAGE), *LABELS)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("arguments", [[], ["localhost:8001"], ["localhost:8001", str(IMAGE)]])
+def test_wrong_usage(program, arguments):
+    done = run(*program, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: ")
+
+
+def test_an_image_that_is_not_there(program):
+    done = run(*program, "localhost:8001", "/none/none.jpg", *LABELS)
+    assert done.returncode == 2
+    assert "cannot read the image" in done.stderr
+    assert "/none/none.jpg" in done.stderr
+
+
+def test_a_second_build_does_nothing(program):
+    language = next(name for name, command in PROGRAMS.items() if command == program)
+    done = run("make", "-C", str(EXAMPLES), language, "--question")
+    assert done.returncode == 0, done.stdout
+
+
+def run_block(server, block):
+    pointed = block.replace("localhost:8001", server.grpc_url).replace("localhost:8000", server.http_url)
+    done = run("bash", "-euc", pointed)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_readme_has_a_command_for_each_example():
+    assert len(BLOCKS) == 5
+    assert len(README.splitlines()) <= 60
+
+
+def test_readme_commands_run_the_programs(server, program):
+    language = next(name for name, command in PROGRAMS.items() if command == program)
+    block = next(block for block in BLOCKS if f"build/examples/{language}/" in block)
+    printed = run_block(server, block)
+    assert "\ta red picture\n" in printed
+    assert "cosine\t" in printed
+
+
+def outputs(reply):
+    return {each["name"]: np.reshape(each["data"], each["shape"]) for each in json.loads(reply)["outputs"]}
+
+
+def test_readme_curl_with_json(server):
+    embeds = outputs(run_block(server, BLOCKS[3]))["text_embeds"]
+    with Client(server.grpc_url) as client:
+        np.testing.assert_allclose(embeds[0], client.embed_texts(["a circle"]), atol=TOLERANCE)
+
+
+def test_readme_curl_with_an_image(server):
+    (ROOT / "build").mkdir(exist_ok=True)
+    scores = outputs(run_block(server, BLOCKS[4]))["scores"]
+    labels = ["a circle", "a red picture"]
+    with Client(server.grpc_url) as client:
+        ranked = client.classify(str(IMAGE), labels, hypothesis_template="{}")
+    expected = {each["label"]: each["score"] for each in ranked}
+    np.testing.assert_allclose(scores, [[[expected[label] for label in labels]]], atol=TOLERANCE)

@@ -1,0 +1,104 @@
+"""Containers for the tests: the images of docker/, built and run by podman without an engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+import uuid
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import pytest
+from docker.build_images import STORE, BuildError, Podman
+
+READY_S = 120
+STOP_S = 60
+HARDENED = [
+    "--read-only",
+    "--cap-drop=ALL",
+    "--security-opt=no-new-privileges",
+    "--tmpfs=/tmp:mode=1777,exec",
+]
+
+
+def require_podman() -> Podman:
+    """podman with the store of `make images`; skips where this machine cannot run it."""
+    try:
+        return Podman(STORE)
+    except BuildError as error:
+        assert "CI" not in os.environ, str(error)
+        pytest.skip(str(error))
+
+
+class Container:
+    """A running container on the host's network; a context manager.
+
+    Args:
+        podman: With the image.
+        image: Its name.
+        arguments: After its entry point.
+        options: Of `podman run`.
+    """
+
+    def __init__(
+        self, podman: Podman, image: str, arguments: Sequence[str], options: Sequence[str] = HARDENED
+    ) -> None:
+        self.podman, self.name = podman, f"test-{uuid.uuid4().hex[:8]}"
+        limits = [
+            "--ulimit=nofile=1024:4096",
+            "--ulimit=nproc=4096:8192",
+        ]  # which a sandbox may forbid to raise
+        run = ["run", "--detach", "--name", self.name, "--network=host", "--no-healthcheck", *limits]
+        self._run = [*run, *options, f"localhost/{image}", *arguments]
+
+    def __enter__(self) -> Container:
+        self.podman.call(*self._run)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.podman.call("rm", "--force", "--time", "2", self.name)
+
+    def log(self) -> str:
+        """What it has printed."""
+        done = subprocess.run(
+            self.podman.command("logs", self.name),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        return done.stdout
+
+    def wait_for(self, text: str) -> str:
+        """Its log, once it has this text."""
+        deadline = time.monotonic() + READY_S
+        while text not in (log := self.log()):
+            assert self.state()["Running"], log
+            assert time.monotonic() < deadline, log
+            time.sleep(0.5)
+        return log
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Runs a command inside."""
+        call = self.podman.command("exec", self.name, *command)
+        return subprocess.run(call, capture_output=True, text=True, check=False)
+
+    def state(self) -> dict[str, Any]:
+        """Of the container, as podman tells it."""
+        found: dict[str, Any] = json.loads(self.podman.call("inspect", self.name))[0]["State"]
+        return found
+
+    def stop(self) -> int:
+        """Ends it as an orchestrator does, by SIGTERM; its exit code."""
+        self.podman.call("stop", "--time", str(STOP_S), self.name)
+        return int(self.state()["ExitCode"])
+
+
+def configuration(podman: Podman, image: str) -> dict[str, Any]:
+    """What an image says of how to run it."""
+    found: dict[str, Any] = json.loads(podman.call("image", "inspect", f"localhost/{image}"))[0]
+    return {**found["Config"], "Healthcheck": found["Healthcheck"]}

@@ -1,0 +1,247 @@
+"""The images: their files pass the linter, copy only what is there, and what they build runs as it should."""
+
+import fnmatch
+import json
+import re
+import shutil
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.calls import together
+from tests.helpers.pictures import encode, noise
+from tests.helpers.servers import ROOT
+from tests.system.docker.containers import HARDENED, Container, configuration, require_podman
+from tritonclip import Client, ServerUnavailableError
+from tritonclip.search import SearchIndex
+from tritonclip_server.serving.launcher import free_port
+from tritonclip_server.serving.release import PINNED
+
+DOCKER = ROOT / "docker"
+DOCKERFILES = sorted(DOCKER.glob("Dockerfile*"))
+SECRETS = re.compile(r"(?i)(password|secret|token|api[_-]?key)\s*=\s*\S")
+CONTEXT_BYTES = 40_000_000
+
+
+def sent():
+    """The files of the build context: what .dockerignore leaves of those under version control."""
+    rules = [
+        line
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for name in listed.splitlines():
+        kept = True
+        for rule in rules:
+            pattern = rule.removeprefix("!")
+            anywhere = pattern.startswith("**/")
+            paths = Path(name).parts if anywhere else [name, *map(str, Path(name).parents)]
+            if any(fnmatch.fnmatchcase(path, pattern.removeprefix("**/")) for path in paths):
+                kept = rule.startswith("!")
+        if kept:
+            yield name
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_the_linter_finds_nothing(dockerfile):
+    linter = Path(sys.executable).parent / "hadolint"
+    done = subprocess.run(
+        [linter, "--config", DOCKER / "hadolint.yaml", dockerfile],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_what_is_copied_is_in_the_context_and_nobody_is_root(dockerfile):
+    text, context = dockerfile.read_text(), set(sent())
+    folders = {str(parent) for name in context for parent in Path(name).parents}
+    copied = [line.split()[1:-1] for line in re.findall(r"^COPY (?!--from).*$", text, re.M)]
+    assert copied
+    assert {source for sources in copied for source in sources} <= context | folders
+    assert re.findall(r"^USER (.*)$", text, re.M) == ["1000:1000"]
+    assert not SECRETS.search(text)
+
+
+def test_the_context_is_small_and_holds_nothing_but_what_is_copied():
+    context = list(sent())
+    assert sum((ROOT / name).stat().st_size for name in context) < CONTEXT_BYTES
+    assert not [
+        name for name in context if name.startswith(("tests/", ".git", "build/", ".venv", "docker/nginx"))
+    ]
+
+
+def test_the_gpu_image_is_built_on_the_release_that_the_launcher_knows():
+    text = (DOCKER / "Dockerfile").read_text()
+    month = {PINNED.minor: "26.07"}[71]
+    assert f"FROM nvcr.io/nvidia/tritonserver:{month}-py3 AS base" in text
+    cpu = (DOCKER / "Dockerfile.cpu").read_text()
+    for line in ("ENTRYPOINT", "HEALTHCHECK", "EXPOSE", "ARG CHECKPOINT"):
+        own, others = (re.search(rf"^{line}.*$", one, re.M)[0] for one in (text, cpu))
+        own = own.replace('"/opt/nvidia/nvidia_entrypoint.sh", ', "")
+        assert own.split("--start-period")[0] == others.split("--start-period")[0]
+
+
+# Built and run: what make images leaves. Some minutes.
+
+
+@pytest.fixture(scope="module")
+def podman():
+    podman = require_podman()
+    subprocess.run([sys.executable, "docker/build_images.py"], cwd=ROOT, check=True)
+    return podman
+
+
+def ports(*names):
+    """Options that give each a free port below those that the system gives out."""
+    chosen = {name: free_port("127.0.0.1") for name in names}
+    return [text for name, port in chosen.items() for text in (f"--{name}", str(port))], chosen
+
+
+@pytest.fixture(scope="module")
+def server(podman):
+    arguments, chosen = ports("http-port", "grpc-port", "metrics-port")
+    with Container(podman, "tritonclip-server:cpu", arguments, [*HARDENED, "--shm-size=1g"]) as container:
+        container.wait_for("ready: grpc")
+        container.grpc_url = f"127.0.0.1:{chosen['grpc-port']}"
+        yield container
+
+
+@pytest.mark.slow
+def test_the_server_answers_from_a_read_only_root_as_nobody_in_particular(server):
+    with Client(server.grpc_url) as client:
+        best = client.classify(str(ROOT / "scripts/demo/images/digit_7.jpg"), ["the digit 3", "the digit 7"])[
+            0
+        ]
+        assert (best["label"], best["score"] > 0.99) == ("the digit 7", True)
+    assert server.run("id", "-u").stdout == "1000\n"
+    assert "Read-only file system" in server.run("touch", "/models/x").stderr
+    assert server.run("touch", "/opt/tritonclip/scripts/serve.py").returncode
+    assert server.run("touch", "/tmp/x").returncode == 0
+
+
+@pytest.mark.slow
+def test_the_health_check_of_the_server_tells_of_a_dead_model(server, podman):
+    check = configuration(podman, "tritonclip-server:cpu")["Healthcheck"]["Test"]
+    assert check[0] == "CMD"
+    command = [server.grpc_url if part == "localhost:8001" else part for part in check[1:]]
+    assert command != check[1:]
+    assert server.run(*command).returncode == 0
+    assert server.run(*(part.replace("--deep", "--no-such") for part in command)).returncode == 2
+
+
+@pytest.mark.slow
+def test_a_gateway_container_answers_over_http(server, podman):
+    arguments, chosen = ports("port")
+    options = [*arguments, "--url", server.grpc_url]
+    with Container(podman, "tritonclip-gateway:latest", options) as gateway:
+        gateway.wait_for(f"http://0.0.0.0:{chosen['port']}")
+        url = f"http://127.0.0.1:{chosen['port']}"
+        with urllib.request.urlopen(f"{url}/readyz") as reply:
+            assert b'"ready"' in reply.read()
+        with urllib.request.urlopen(f"{url}/") as reply:
+            assert b"<html" in reply.read()
+        command = configuration(podman, "tritonclip-gateway:latest")["Healthcheck"]["Test"][1:]
+        assert gateway.run(*(part.replace("8080", str(chosen["port"])) for part in command)).returncode == 0
+        assert gateway.run(*(part.replace("8080", "9") for part in command)).returncode == 1
+        assert gateway.run("id", "-u").stdout == "1000\n"
+        assert gateway.stop() in (0, 143)
+
+
+@pytest.mark.slow
+def test_a_gateway_container_searches_an_index_that_is_mounted_read_only(server, podman, tmp_path):
+    images, place = tmp_path / "images", tmp_path / "index"
+    shutil.copytree(ROOT / "scripts/demo/images", images)
+    with Client(server.grpc_url) as client, SearchIndex.open(place, client, create=True) as index:
+        index.sync([images])
+    for path in (tmp_path, *tmp_path.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    (arguments, chosen), mount = ports("port"), f"--volume={tmp_path}:{tmp_path}:ro"
+    arguments += ["--url", server.grpc_url, "--index", str(place)]
+    with Container(podman, "tritonclip-gateway:search", arguments, [*HARDENED, mount]) as gateway:
+        gateway.wait_for(f"http://0.0.0.0:{chosen['port']}")
+        url, headers = f"http://127.0.0.1:{chosen['port']}", {"Content-Type": "application/json"}
+        asked = urllib.request.Request(f"{url}/v1/search", b'{"text": "a red circle"}', headers)
+        with urllib.request.urlopen(asked) as reply:
+            found = json.load(reply)["results"]
+        assert (found[0]["name"], len(found)) == ("red_circle.jpg", 9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("image", ["tritonclip-server:cpu", "tritonclip-gateway:latest"])
+def test_nothing_of_the_build_is_left(podman, image):
+    found = configuration(podman, image)
+    assert found["User"] == "1000:1000"
+    assert not [one for one in found["Env"] if SECRETS.search(one)]
+    limits = ["--ulimit=nofile=1024:4096", "--ulimit=nproc=4096:8192"]
+    options = ["--rm", "--network=none", "--no-healthcheck", "--user=0", "--entrypoint=find", *limits]
+    listing = podman.call("run", *options, f"localhost/{image}", "/", "-xdev", "-type", "f", "-size", "+0")
+    left = [
+        name
+        for name in listing.splitlines()
+        if re.search(
+            r"pip/cache|/var/lib/apt/lists/.+|/build/|/hub/|pip\.conf|/ca\.crt$|\.git/|site-packages/pip/",
+            name,
+        )
+    ]
+    assert not left
+
+
+@pytest.mark.slow
+def test_locust_starts(podman, server):
+    done = subprocess.run(
+        podman.command(
+            "run",
+            "--rm",
+            "--network=host",
+            "--ulimit=nofile=1024:4096",
+            "--ulimit=nproc=4096:8192",
+            *HARDENED,
+            f"--env=TRITONCLIP_LOAD_GRPC_URL={server.grpc_url}",
+            "localhost/tritonclip-loadtest:latest",
+            "--headless",
+            "--users",
+            "2",
+            "--run-time",
+            "5s",
+            "--stop-timeout",
+            "10",
+        ),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "classify" in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_stop_drains_the_server(server):
+    """The last of the tests of this container."""
+    images = [encode(noise(1200, 1200, seed), "JPEG") for seed in range(2)] * 10
+
+    def call(index):
+        if index == 0:
+            return server.stop()
+        with Client(server.grpc_url, timeout_s=60, attempts=1) as client:
+            try:
+                return client.embed_images(images).shape
+            except ServerUnavailableError as error:
+                return "draining" in str(error) or "connect" in str(error).lower()
+
+    answers = together(4, call)
+    assert answers[0] == 0
+    assert all(answer in ((20, 512), True) for answer in answers[1:])
+    assert "stopped on SIGTERM" in server.log()

@@ -1,0 +1,212 @@
+"""The pods of the Kubernetes manifests: what they may do, what they get, when they are ended."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+import yaml
+
+from tests.helpers.servers import ROOT
+from tests.system.docker.kubernetes_manifests import (
+    MANIFESTS,
+    OVERLAYS,
+    Manifests,
+    kubectl,
+    overlay,
+    size_bytes,
+)
+from tritonclip.gateway._serve import STOP_TIMEOUT_S
+from tritonclip_server.serving import serve
+from tritonclip_server.serving.launcher import ServerOptions
+from tritonclip_server.serving.supervision import SupervisorOptions
+
+NAMES = ("tritonclip-server", "tritonclip-gateway")
+
+
+@pytest.fixture(params=OVERLAYS)
+def built(request: pytest.FixtureRequest) -> Manifests:
+    return overlay(request.param)
+
+
+@pytest.fixture(params=[(name, which) for name in OVERLAYS for which in NAMES], ids="-".join)
+def pod(request: pytest.FixtureRequest) -> dict[str, Any]:
+    name, which = request.param
+    return dict(overlay(name).pod(which)["spec"])
+
+
+def test_pods_meet_the_restricted_standard(pod):
+    """As the namespace demands. Source: Kubernetes' Pod Security Standards, Restricted."""
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] == 1000
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+    for volume in pod["volumes"]:
+        assert volume.keys() - {"name"} <= {"emptyDir", "secret", "persistentVolumeClaim"}
+    for container in pod["containers"]:
+        context = container["securityContext"]
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert context["readOnlyRootFilesystem"] is True
+        assert all("hostPort" not in port for port in container["ports"])
+
+
+def test_pods_get_no_token_and_no_foreign_settings(pod):
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["enableServiceLinks"] is False
+
+
+def test_the_namespace_enforces_it(built):
+    (namespace,) = built.of("Namespace")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def test_images_are_those_that_are_built():
+    compose = yaml.safe_load((ROOT / "docker/compose.yaml").read_text("utf-8"))["services"]
+    on_gpu = yaml.safe_load((ROOT / "docker/compose.gpu.yaml").read_text("utf-8"))["services"]
+    wanted = {"cpu": compose["server"], "gpu": on_gpu["server"], "replicas": on_gpu["server"]}
+    for name, server in wanted.items():
+        assert overlay(name).container("tritonclip-server")["image"] == server["image"]
+        assert overlay(name).container("tritonclip-gateway")["image"] == compose["gateway"]["image"]
+
+
+def test_memory_holds_shared_memory_and_more(built):
+    for name in NAMES:
+        resources = built.container(name)["resources"]
+        assert resources["requests"]["memory"] == resources["limits"]["memory"]
+    pod = built.pod("tritonclip-server")["spec"]
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    mounts = {mount["mountPath"]: volumes[mount["name"]] for mount in pod["containers"][0]["volumeMounts"]}
+    shared = mounts["/dev/shm"]["emptyDir"]
+    assert shared["medium"] == "Memory"
+    limit = size_bytes(pod["containers"][0]["resources"]["limits"]["memory"])
+    assert size_bytes(shared["sizeLimit"]) <= limit / 4
+    assert {"/tmp", pod_environment(built)["TRITONCLIP_CACHE_DIR"]} <= mounts.keys()
+
+
+def pod_environment(built: Manifests) -> dict[str, Any]:
+    return {one["name"]: one.get("value") for one in built.container("tritonclip-server")["env"]}
+
+
+def test_the_gateway_has_memory_for_the_bodies_that_it_admits(built):
+    container = built.container("tritonclip-gateway")
+    (mebibytes,) = (one for one in container["args"] if one.startswith("--max-mib="))
+    assert size_bytes(container["resources"]["limits"]["memory"]) >= 1.5 * int(mebibytes[10:]) * 2**20
+
+
+def seconds_of_pre_stop(container: dict[str, Any]) -> int:
+    program, seconds = container["lifecycle"]["preStop"]["exec"]["command"]
+    assert program == "sleep"
+    return int(seconds)
+
+
+@pytest.mark.parametrize(
+    ("name", "drain_s"),
+    [
+        ("tritonclip-server", ServerOptions().drain_timeout_s + ServerOptions().exit_timeout_s),
+        ("tritonclip-gateway", STOP_TIMEOUT_S),
+    ],
+)
+def test_a_pod_is_not_killed_before_it_has_drained(built, name, drain_s):
+    container = built.container(name)
+    grace_s = built.pod(name)["spec"]["terminationGracePeriodSeconds"]
+    assert grace_s >= seconds_of_pre_stop(container) + drain_s + 5
+    assert "--drain-timeout" not in container["args"]
+
+
+def lasts_s(probe: dict[str, Any]) -> int:
+    return int(probe["periodSeconds"] * probe["failureThreshold"])
+
+
+def test_liveness_leaves_restarts_to_the_supervisor(built):
+    supervisor, options = SupervisorOptions(), ServerOptions()
+    container = built.container("tritonclip-server")
+    needed_s = supervisor.stall_s + supervisor.max_delay_s + options.start_timeout_s
+    assert lasts_s(container["livenessProbe"]) > needed_s
+    assert lasts_s(container["startupProbe"]) > options.start_timeout_s
+    assert built.get("Deployment", "tritonclip-server")["spec"]["progressDeadlineSeconds"] > lasts_s(
+        container["startupProbe"]
+    )
+
+
+def test_probes_outlast_the_queue_budget_of_an_overloaded_server(built):
+    config = (ROOT / "model_repository/admission/config.pbtxt").read_text("utf-8")
+    (budget_ms,) = re.findall(r'key: "queue_budget_ms" value \{ string_value: "(\d+)"', config)
+    container = built.container("tritonclip-server")
+    for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+        command = container[kind]["exec"]["command"]
+        timeout_s = float(command[command.index("--timeout") + 1])
+        assert timeout_s > int(budget_ms) / 1000 + 2
+        assert container[kind]["timeoutSeconds"] > timeout_s
+
+
+def test_only_gpu_overlays_ask_for_a_gpu():
+    for name in OVERLAYS:
+        pod = overlay(name).pod("tritonclip-server")["spec"]
+        limits = pod["containers"][0]["resources"]["limits"]
+        requests = pod["containers"][0]["resources"]["requests"]
+        assert limits == requests  # the class Guaranteed
+        assert ("nvidia.com/gpu" in limits) == (name != "cpu") == ("nodeSelector" in pod)
+
+
+def test_arguments_are_options_of_the_programs(built):
+    for image in ("Dockerfile", "Dockerfile.cpu"):
+        (line,) = re.findall(r"^ENTRYPOINT (.*)$", (ROOT / "docker" / image).read_text("utf-8"), re.M)
+        command = yaml.safe_load(line)
+        own = command[command.index("scripts/serve.py") + 1 :]
+        arguments = [*own, *built.container("tritonclip-server")["args"]]
+        context = serve.main.make_context("serve.py", arguments)
+        assert context.params["host"] == "0.0.0.0"
+        assert str(context.params["repository"]) == "/models"
+        assert context.params["log_format"] == "json"
+
+
+def secret(line: str, directory: Path) -> dict[str, Any]:
+    """What a command of the README would create, without a cluster."""
+    command = shlex.split(line.rpartition("| ")[2])
+    assert command[0] == "kubectl"
+    done = subprocess.run(
+        [kubectl(), *command[1:], "--dry-run=client", "--output=json"],
+        cwd=directory,
+        input="a secret" if "/dev/stdin" in line else None,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def test_the_secrets_of_the_readme_are_those_that_are_used(tmp_path):
+    authority = trustme.CA()
+    certificate = authority.issue_cert("clip.example.com")
+    certificate.private_key_pem.write_to_path(str(tmp_path / "tls.key"))
+    certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "tls.crt"))
+    (tmp_path / "keys").write_text("a key", "utf-8")
+    readme = (MANIFESTS / "README.md").read_text("utf-8")
+    made = [secret(line, tmp_path) for line in readme.splitlines() if " create secret " in line]
+    names = {one["metadata"]["name"]: set(one["data"]) for one in made}
+    assert {one["metadata"]["namespace"] for one in made} == {"tritonclip"}
+    built = overlay("replicas")
+    (admin,) = (
+        one["valueFrom"]["secretKeyRef"]
+        for one in built.container("tritonclip-server")["env"]
+        if "valueFrom" in one
+    )
+    (keys,) = (
+        volume["secret"]
+        for volume in built.pod("tritonclip-gateway")["spec"]["volumes"]
+        if "secret" in volume
+    )
+    assert "optional" not in keys  # no gateway without keys by mistake
+    assert admin["optional"] is True
+    assert names == {
+        admin["name"]: {admin["key"]},
+        keys["secretName"]: {"keys"},
+        built.of("Ingress")[0]["spec"]["tls"][0]["secretName"]: {"tls.crt", "tls.key"},
+    }

@@ -1,0 +1,249 @@
+"""Callers that keep a server under load, and a server that `serve.py` runs, as one sees them from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from tests.helpers.calls import metric
+from tests.helpers.servers import ROOT
+from tritonclip import Client, DeadlineExceededError, ServerUnavailableError, TritonClipError
+from tritonclip_server.serving import processes as triton_processes
+from tritonclip_server.serving.launcher import EmbeddedTriton
+
+IMAGES = [path.read_bytes() for path in sorted((ROOT / "scripts" / "demo" / "images").glob("*.*g"))[:4]]
+LABELS = ["a red circle", "a blue square", "the digit 7"]
+TOLERANCE = 1e-4
+PATIENCE_S = 120.0
+KNOWN = ("answered", "draining", "overloaded", "unavailable", "lost")
+INSIDE = ("nv_inference_pending_request_count", "tritonclip_requests_executing")
+FAST = ("--probe-interval=0.5", "--probe-timeout=2", "--stall-timeout=6", "--restart-window=1")
+
+
+class Serving:
+    """A `serve.py` process.
+
+    Attributes:
+        process: The launcher.
+        grpc_url: As it printed it once it was ready, as the two others.
+    """
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.log: list[str] = []
+        assert process.stdout is not None
+        ready = re.search(r"ready: grpc (\S+), http (\S+), metrics (\S+)", process.stdout.readline())
+        if ready is None:
+            _, log = process.communicate(timeout=PATIENCE_S)
+            raise AssertionError(log)
+        self.grpc_url, self.http_url, self.metrics_url = ready.groups()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        self.log.extend(line.rstrip("\n") for line in self.process.stderr or ())
+
+    @property
+    def triton_pid(self) -> int:
+        """The process id of `tritonserver`, the launcher's only child."""
+        command = ["ps", "-o", "pid=", "--ppid", str(self.process.pid)]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    def stub_pid(self, model: str) -> int:
+        """The process id of a model's first instance."""
+        return min(pid for pid, name in triton_processes.stubs(self.triton_pid).items() if name == model)
+
+    def said(self, text: str) -> list[str]:
+        """The supervisor's lines that hold a text."""
+        return [line for line in self.log if line.startswith("supervisor: ") and text in line]
+
+    def seconds_until_healthy(self, since: float) -> float:
+        """Waits for a true inference that is answered, begun after `since` (of `time.monotonic`)."""
+        while time.monotonic() - since < PATIENCE_S:
+            with (
+                contextlib.suppress(TritonClipError),
+                Client(self.grpc_url, timeout_s=2, attempts=1) as client,
+            ):
+                if client.health(deep=True).ok:
+                    return time.monotonic() - since
+            time.sleep(0.05)
+        raise AssertionError("\n".join(["not healthy again", *self.log[-20:]]))
+
+    def close(self) -> None:
+        """Ends it, whatever it does."""
+        with contextlib.suppress(subprocess.CalledProcessError, ValueError):
+            os.kill(self.triton_pid, signal.SIGCONT)
+        if self.process.poll() is None:
+            self.process.terminate()
+        self.process.wait(60)
+        self._reader.join(10)
+        for stream in (self.process.stdout, self.process.stderr):
+            assert stream is not None
+            stream.close()
+
+
+@contextlib.contextmanager
+def serve(repository: Path, *options: str, before: tuple[str, ...] = ()) -> Iterator[Serving]:
+    """Runs `serve.py` on free ports, behind the words of `before`."""
+    ports = [f"--{name}-port=0" for name in ("http", "grpc", "metrics")]
+    process = subprocess.Popen(
+        [*before, sys.executable, "scripts/serve.py", str(repository), *ports, *options],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    serving = Serving(process)
+    try:
+        yield serving
+    finally:
+        serving.close()
+
+
+@dataclass
+class Seen:
+    """What a caller saw of one call.
+
+    Attributes:
+        began: Of `time.monotonic`, as `ended`.
+        outcome: `answered`, `draining`, `overloaded`, `unavailable` (come again), `lost` (no answer in
+            time), or the error.
+    """
+
+    began: float
+    ended: float
+    outcome: str
+
+
+def outcome_of(error: TritonClipError) -> str:
+    if isinstance(error, ServerUnavailableError):
+        word = error.message.partition(":")[0]
+        return word if word in ("draining", "overloaded") else "unavailable"
+    return "lost" if isinstance(error, DeadlineExceededError) else f"{type(error).__name__}: {error.message}"
+
+
+@dataclass
+class Callers:
+    """Threads that classify without end, each with its own client, from `with` to its end.
+
+    Attributes:
+        pictures: The images of a request; None: one of the demo's, another for each thread.
+        seen: Of each call, in the order of their ends.
+        wrong: Answers that were not those from before.
+    """
+
+    url: str
+    count: int = 4
+    pictures: list[bytes] | None = None
+    timeout_s: float = 30.0
+    attempts: int = 1
+    seen: list[Seen] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    def __enter__(self) -> Callers:
+        with Client(self.url) as client:
+            pictures = [[one] for one in IMAGES] if self.pictures is None else [self.pictures]
+            self._right = [(one, scores(client, one)) for one in pictures]
+        self._ended = threading.Event()
+        self._threads = [threading.Thread(target=self._call, args=(index,)) for index in range(self.count)]
+        for thread in self._threads:
+            thread.start()
+        self.wait_for(2 * self.count)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+
+    def wait_for(self, answers: int) -> None:
+        """Waits for so many further answers."""
+        goal, deadline = self.count_of("answered") + answers, time.monotonic() + PATIENCE_S
+        while self.count_of("answered") < goal:
+            assert time.monotonic() < deadline, self.outcomes()
+            time.sleep(0.01)
+
+    def count_of(self, outcome: str) -> int:
+        return sum(one.outcome == outcome for one in list(self.seen))
+
+    def outcomes(self) -> dict[str, int]:
+        return dict(Counter(one.outcome for one in list(self.seen)))
+
+    def others(self) -> list[str]:
+        """What was neither answered nor told to come again, nor lost."""
+        return [one.outcome for one in self.seen if one.outcome not in KNOWN]
+
+    def _call(self, index: int) -> None:
+        with Client(self.url, timeout_s=self.timeout_s, attempts=self.attempts) as client:
+            while not self._ended.is_set():
+                began = time.monotonic()
+                try:
+                    pictures, right = self._right[index % len(self._right)]
+                    found = scores(client, pictures)
+                    outcome = "answered"
+                    if not np.allclose(found, right, atol=TOLERANCE):
+                        self.wrong.append(f"image {index}: {found}")
+                except TritonClipError as error:
+                    outcome = outcome_of(error)
+                    self._ended.wait(0.02)  # as a caller that comes again at once would
+                self.seen.append(Seen(began, time.monotonic(), outcome))
+
+
+def scores(client: Client, images: list[bytes]) -> np.ndarray:
+    """Scores float32 [images, labels], in the order of `LABELS`."""
+    ranked = client.classify(images, LABELS)
+    return np.array([[dict(map(_pair, one))[label] for label in LABELS] for one in ranked], np.float32)
+
+
+def _pair(found: dict[str, object]) -> tuple[object, object]:
+    return found["label"], found["score"]
+
+
+def record_callers(record: Callable[[str, object], None], callers: Callers) -> None:
+    """Shows what the callers saw in the summary of the run."""
+    for outcome in KNOWN:
+        record(outcome, callers.count_of(outcome))
+    record("other errors", len(callers.others()))
+    record("longest call (s)", max(one.ended - one.began for one in callers.seen))
+
+
+def wait_until_empty(server: EmbeddedTriton) -> float:
+    """Waits until nothing is queued or executing; returns how many seconds that took."""
+    began = time.monotonic()
+    while any(metric(server, name) for name in INSIDE):
+        assert time.monotonic() - began < PATIENCE_S, server.metrics()
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+@contextlib.contextmanager
+def never_reads(http_url: str) -> Iterator[None]:
+    """A caller that asks for tens of megabytes over HTTP and reads none of them."""
+    texts = [f"text {index}" for index in range(2000)]
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [1, len(texts)], "data": texts}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    host, _, port = http_url.rpartition(":")
+    head = f"POST /v2/models/clip_text_embedding/infer HTTP/1.1\r\nHost: {http_url}\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head.encode() + body)
+        began = time.monotonic()
+        while not triton_processes.unsent_bytes({int(port)}):
+            assert time.monotonic() - began < PATIENCE_S
+            time.sleep(0.02)
+        yield

@@ -1,0 +1,177 @@
+"""Callers that leave, hang or dawdle: the others are answered as ever, and nothing of theirs stays inside."""
+
+import asyncio
+import contextlib
+import json
+import random
+import socket
+import struct
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from tests.helpers.network import Forwarder
+from tests.helpers.pictures import encode, noise
+from tests.system.faults.callers import (
+    IMAGES,
+    LABELS,
+    Callers,
+    never_reads,
+    record_callers,
+    scores,
+    wait_until_empty,
+)
+from tritonclip import AsyncClient, Client, DeadlineExceededError, ServerUnavailableError
+
+LARGE = [encode(noise(1000, 1000, seed), "JPEG", quality=85) for seed in range(3)]
+SEED = 5
+
+
+@pytest.fixture
+def settled(breakable):
+    """Callers of the server, and a check of it, before and after what a test does to it."""
+    with Client(breakable.grpc_url) as client:
+        before = scores(client, IMAGES)
+        wait_until_empty(breakable)
+        yield
+        wait_until_empty(breakable)
+        np.testing.assert_allclose(scores(client, IMAGES), before, atol=1e-5)
+        assert client.health(deep=True).inference == "ok"
+
+
+def untouched(callers, record_property):
+    """The other callers saw nothing of it."""
+    record_callers(record_property, callers)
+    assert callers.outcomes().keys() == {"answered"}
+    assert not callers.wrong
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_calls_that_are_cancelled(breakable, settled, protocol, record_property):
+    """At every step: the times grow from less than the first one takes to more than all take."""
+    url = breakable.grpc_url if protocol == "grpc" else f"http://{breakable.http_url}"
+
+    async def cancel_many():
+        async with AsyncClient(url, attempts=1) as client:
+            done = 0
+            for delay_s in np.geomspace(0.001, 1, 40):
+                calls = [asyncio.ensure_future(client.classify([one], LABELS)) for one in LARGE]
+                await asyncio.sleep(delay_s)
+                done += sum(call.done() for call in calls)
+                for call in calls:
+                    call.cancel()
+                await asyncio.gather(*calls, return_exceptions=True)
+            return done
+
+    with Callers(breakable.grpc_url, count=2) as callers:
+        done = asyncio.run(cancel_many())
+    record_property("empty again (s)", wait_until_empty(breakable))
+    record_property("cancelled", 40 * len(LARGE) - done)
+    untouched(callers, record_property)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_deadlines_that_end_at_every_step(breakable, settled, protocol, record_property):
+    url = breakable.grpc_url if protocol == "grpc" else f"http://{breakable.http_url}"
+    ends = dict.fromkeys(("answered", "too late"), 0)
+    with Client(url, attempts=1) as client:
+        for timeout_s in np.geomspace(0.0005, 1, 80):
+            try:
+                client.classify(LARGE, LABELS, timeout_s=float(timeout_s))
+                ends["answered"] += 1
+            except (DeadlineExceededError, ServerUnavailableError) as error:
+                assert isinstance(error, DeadlineExceededError) or "deadline" in error.message
+                ends["too late"] += 1
+    for name, count in ends.items():
+        record_property(name, count)
+    record_property("empty again (s)", wait_until_empty(breakable))
+    assert ends["too late"]
+
+
+def http_request(url, texts):
+    """A request of JSON over HTTP as bytes: its head and its body."""
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [1, len(texts)], "data": texts}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    head = f"POST /v2/models/clip_text_embedding/infer HTTP/1.1\r\nHost: {url}\r\nConnection: close\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode(), body
+
+
+def connect(url):
+    host, _, port = url.rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=60)
+
+
+def test_sockets_that_are_torn(breakable, settled, record_property):
+    """In the head, in the body, and after the request; with and without a farewell."""
+    texts = [f"torn {index}" for index in range(50)]
+    head, body = http_request(breakable.http_url, texts)
+    whole = head + body
+    with Callers(breakable.grpc_url, count=2) as callers:
+        for sent in [10, len(head), len(head) + 20, len(whole) - 1, len(whole)] * 4:
+            for abruptly in (False, True):
+                with connect(breakable.http_url) as connection:
+                    if abruptly:
+                        linger = struct.pack("ii", 1, 0)  # closing resets the connection
+                        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                    connection.sendall(whole[:sent])
+    untouched(callers, record_property)
+
+
+def test_grpc_connections_that_are_torn(breakable, settled, record_property):
+    chance = random.Random(SEED)
+    with Callers(breakable.grpc_url, count=2) as callers, Forwarder(breakable.grpc_url) as forwarder:
+        for _ in range(10):
+            forwarder.down = False
+            with Client(forwarder.address, timeout_s=20) as client:
+                client.embed_texts("connected")
+                cut = threading.Timer(chance.uniform(0.001, 0.2), forwarder.go_down)
+                cut.start()
+                with contextlib.suppress(ServerUnavailableError):
+                    client.classify(LARGE, LABELS)
+                cut.join()
+    untouched(callers, record_property)
+
+
+def test_a_caller_that_sends_byte_by_byte(breakable, settled, record_property):
+    """It is answered in the end."""
+    head, body = http_request(breakable.http_url, ["slow"])
+    with Callers(breakable.grpc_url, count=2) as callers, connect(breakable.http_url) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        line = head.index(b"\r\n") + 2  # the embedded release takes no request line that comes in pieces
+        connection.sendall(head[:line])
+        for byte in head[line:] + body:
+            connection.sendall(bytes([byte]))
+            time.sleep(0.005)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert b"text_embeds" in answer
+    untouched(callers, record_property)
+
+
+def test_callers_that_never_read(breakable, settled, record_property):
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(never_reads(breakable.http_url))
+        for url in (breakable.grpc_url, f"http://{breakable.http_url}"):
+            with Callers(url, count=2) as callers:
+                callers.wait_for(answers=10)
+            untouched(callers, record_property)
+
+
+def test_connections_that_say_nothing(breakable, settled, record_property):
+    """Half of them begin to speak, and fall silent."""
+    with contextlib.ExitStack() as stack:
+        for index in range(60):
+            for url in (breakable.http_url, breakable.grpc_url):
+                connection = stack.enter_context(connect(url))
+                if index % 2:
+                    connection.sendall(
+                        b"POST /v2/mod" if url == breakable.http_url else b"PRI * HTTP/2.0\r\n"
+                    )
+        for url in (breakable.grpc_url, f"http://{breakable.http_url}"):
+            with Callers(url, count=2) as callers:
+                callers.wait_for(answers=10)
+            untouched(callers, record_property)

@@ -1,0 +1,52 @@
+"""Too little shared memory, in which the models exchange tensors: what becomes of requests that need it."""
+
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from tests.helpers.pictures import encode, noise
+from tests.system.faults.callers import FAST, IMAGES, Callers, record_callers, scores, serve
+from tritonclip import Client, TritonClipError
+
+pytestmark = pytest.mark.slow
+LARGE = [encode(noise(1500, 1500, seed), "JPEG", quality=85) for seed in range(2)] * 20
+
+
+def limited_to(size):
+    """The words that run a command with a /dev/shm of its own, of this size."""
+    mount = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"'
+    for unshare in (["unshare", "--mount"], ["unshare", "--map-root-user", "--mount"]):
+        command = [*unshare, "sh", "-c", mount, "sh"]
+        if shutil.which("unshare") and not subprocess.run([*command, "true"], check=False).returncode:
+            return tuple(command)
+    pytest.skip("this machine lets nobody mount a file system in a namespace of its own")
+
+
+def test_requests_that_do_not_fit_fail_alone(fault_repository, record_property):
+    with serve(fault_repository, *FAST, before=limited_to("24m")) as serving:
+        with Callers(serving.grpc_url) as callers, Client(serving.grpc_url, attempts=1) as client:
+            right = scores(client, IMAGES)
+            errors = []
+            for _ in range(5):
+                with pytest.raises(TritonClipError) as caught:
+                    client.embed_images(LARGE, timeout_s=60)
+                errors.append(str(caught.value))
+            callers.wait_for(answers=20)
+            assert (abs(scores(client, IMAGES) - right) < 1e-4).all()
+        record_callers(record_property, callers)
+        assert all("shared memory" in error and "shm" in error for error in errors), errors
+        assert callers.count_of("lost") == 0
+        assert not callers.wrong
+        # A caller whose row was in the same dynamic batch is told the same.
+        assert all("shared memory" in other for other in callers.others())
+        assert serving.said("") == []
+
+
+def test_a_server_that_does_not_fit_says_so(fault_repository):
+    """And ends, with nothing left behind."""
+    began = time.monotonic()
+    with pytest.raises(AssertionError, match="(?s)No space left on device|shared memory"):
+        with serve(fault_repository, "--start-timeout=60", before=limited_to("2m")):
+            pytest.fail(f"it started after {time.monotonic() - began:.1f} s")

@@ -1,0 +1,47 @@
+"""Classifies a folder of pictures on a cluster of processes, whose Python workers are killed meanwhile.
+
+python -m tests.system.spark.spark_cluster_run URL FOLDER MASTER LABELS
+
+Reads FOLDER/pictures, writes FOLDER/answers.jsonl, and prints how many workers were killed and tasks failed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from tests.system.spark.spark_sessions import WorkerKiller, failed_tasks, start_session, stop_session
+from tritonclip import Client
+from tritonclip.spark import ClipZeroShotClassifier
+
+POINTS = [20, 100, 200, 320, 450]  # of about 630 requests
+
+
+def main(url: str, folder: Path, master: str, labels: list[str]) -> None:
+    settings = {"spark.task.maxFailures": "8", "spark.excludeOnFailure.enabled": "false"}
+    spark = start_session(master, folder, **settings)
+    table = spark.read.format("binaryFile").load(str(folder / "pictures")).repartition(16)
+    stage = ClipZeroShotClassifier(url=url, inputCol="content", candidateLabels=labels, batchSize=8)
+    answered = stage.transform(table).selectExpr(
+        "element_at(split(path, '/'), -1) AS name", "label", "label_scores AS scores"
+    )
+    with Client(url) as client:
+
+        def requests() -> int:
+            return next(one.requests for one in client.statistics() if one.name == "clip_zero_shot")
+
+        before = requests()
+        spark.sparkContext.setJobGroup("killed", "workers are killed in the middle")
+        with WorkerKiller(lambda: requests() - before, POINTS) as killer:
+            rows = answered.collect()
+    with (folder / "answers.jsonl").open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row.asDict(recursive=True)) + "\n")
+    failed = failed_tasks(spark, "killed")
+    stop_session(spark)
+    print(json.dumps({"killed": len(killer.killed), "failed_tasks": failed}))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4]))

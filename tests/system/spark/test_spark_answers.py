@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import base64
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.helpers.pictures import encode, noise, turned, varied_images
+from tests.system.spark.spark_pictures import assert_same
+from tritonclip import Client
+from tritonclip.spark import ClipImageEmbedder, ClipTextEmbedder, ClipZeroShotClassifier
+from tritonclip_server.serving.launcher import EmbeddedTriton
+
+
+def test_contents_of_files_are_classified_as_by_the_client(
+    spark: Any, client: Client, classifier: ClipZeroShotClassifier, images: Path, labels: list[str]
+) -> None:
+    table = spark.read.format("binaryFile").option("pathGlobFilter", "*.[jpw]*[gp]").load(str(images))
+    rows = classifier.setInputCol("content").transform(table).collect()
+    assert len(rows) == 9
+    expected = json.loads((images / "labels.json").read_text("utf-8"))["expected"]
+    for row in rows:
+        assert row.label == expected[Path(row.path).name]
+        assert_same(row.label, row.label_scores, client.classify(bytes(row.content), labels))
+
+
+def test_every_form_of_file_equals_the_client(
+    spark: Any, client: Client, classifier: ClipZeroShotClassifier, labels: list[str]
+) -> None:
+    files = varied_images() | {"exif_6.jpg": turned(noise(300, 200), 6)}
+    assert {"rgba.png", "grey_alpha.png", "exif_8.jpg"} <= set(files)
+    table = spark.createDataFrame(list(files.items()), "name string, image binary").repartition(3)
+    rows = classifier.transform(table).collect()
+    assert {row.name for row in rows} == set(files)
+    answers = dict(zip(files, client.classify_many(files.values(), labels), strict=True))
+    for row in rows:
+        assert_same(row.label, row.label_scores, answers[row.name])
+
+
+def test_sparks_images_of_all_modes_equal_the_client(
+    spark: Any, client: Client, classifier: ClipZeroShotClassifier, labels: list[str], tmp_path: Path
+) -> None:
+    pictures = {
+        "grey.png": noise(70, 50).convert("L"),
+        "colour.png": noise(90, 40),
+        "alpha.png": noise(50, 60),
+    }
+    pictures["alpha.png"].putalpha(Image.linear_gradient("L").resize((50, 60)))
+    for name, picture in pictures.items():
+        picture.save(tmp_path / name)
+    table = spark.read.format("image").load(str(tmp_path))
+    rows = classifier.transform(table).collect()
+    assert {row.image.mode for row in rows} == {0, 16, 24}
+    for row in rows:
+        assert_same(
+            row.label, row.label_scores, client.classify(tmp_path / Path(row.image.origin).name, labels)
+        )
+
+
+@pytest.mark.parametrize("preprocess", ["server", "client"])
+def test_paths_in_sparks_spellings_and_urls(
+    spark: Any,
+    client: Client,
+    classifier: ClipZeroShotClassifier,
+    labels: list[str],
+    tmp_path: Path,
+    preprocess: str,
+) -> None:
+    path = tmp_path / "ein Bild, 100%.png"
+    noise(60, 60).save(path)
+    table = spark.createDataFrame([(str(path),)], "image string")
+    table = table.unionAll(spark.read.format("binaryFile").load(str(tmp_path)).select("path"))
+    table = table.unionAll(
+        spark.read.format("binaryFile").load(str(tmp_path)).selectExpr("input_file_name()")
+    )
+    url = "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    table = table.unionAll(spark.createDataFrame([(url,)], "image string"))
+    rows = classifier.setPreprocess(preprocess).transform(table).collect()
+    assert len({row.image for row in rows}) == 4
+    for row in rows:
+        assert_same(row.label, row.label_scores, client.classify(path, labels))
+
+
+def test_embeddings_are_those_of_the_client(spark: Any, server: EmbeddedTriton, client: Client) -> None:
+    files = [encode(noise(60, 40, seed), "PNG") for seed in range(5)]
+    texts = ["a red circle", "日本語のラベル", "🐈 naïve", "a"]
+    image_table = spark.createDataFrame([(one,) for one in files], "image binary")
+    text_table = spark.createDataFrame([(one,) for one in texts], "text string")
+    seen = ClipImageEmbedder(url=server.grpc_url).transform(image_table).collect()
+    read = ClipTextEmbedder(url=server.grpc_url).transform(text_table).collect()
+    for rows, expected in ((seen, client.embed_images(files)), (read, client.embed_texts(texts))):
+        found = np.array([row.embedding for row in rows], dtype=np.float32)
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_labels_in_any_script_come_back_as_they_were(
+    spark: Any, server: EmbeddedTriton, client: Client
+) -> None:
+    labels = ["ein rotes Dreieck", "赤い円", "🔴", "e\u0301", "\u00e9"]
+    content = encode(noise(40, 40), "PNG")
+    table = spark.createDataFrame([(content,)], "image binary")
+    stage = ClipZeroShotClassifier(
+        url=server.grpc_url, candidateLabels=labels, hypothesisTemplate="{}", topK=3, outputCol="étiquette"
+    )
+    row = stage.transform(table).collect()[0]
+    expected = client.classify(content, labels, hypothesis_template="{}", top_k=3)
+    assert [one.label for one in row["étiquette_scores"]] == [one["label"] for one in expected]
+    assert row["étiquette"] == expected[0]["label"]
+
+
+def test_many_rows_stay_in_order_and_are_answered_once(
+    spark: Any, client: Client, server: EmbeddedTriton
+) -> None:
+    texts = [f"picture {number}" if number % 7 else None for number in range(3000)]
+    table = spark.createDataFrame(
+        [(number, text) for number, text in enumerate(texts)], "id int, text string"
+    )
+    rows = ClipTextEmbedder(url=server.grpc_url, batchSize=64).transform(table.repartition(2)).collect()
+    assert sorted(row.id for row in rows) == list(range(3000))
+    expected = client.embed_texts_many(text for text in texts if text)
+    by_id = dict(zip((number for number, text in enumerate(texts) if text), expected, strict=True))
+    for row in rows:
+        assert (row.embedding is None) == (row.text is None)
+        if row.text is not None:
+            np.testing.assert_allclose(row.embedding, by_id[row.id], atol=1e-6)
+
+
+def test_one_client_for_all_tasks_of_a_process(spark: Any, server: EmbeddedTriton) -> None:
+    url = server.grpc_url
+    stage = ClipTextEmbedder(url=url)
+    table = spark.createDataFrame([(f"text {number}",) for number in range(40)], "text string").repartition(8)
+    stage.transform(table).collect()
+
+    def clients_made(batches: Any) -> Any:  # in a worker: how many a stage would have to make there now
+        import pandas as pd
+
+        from tritonclip.spark import _worker
+
+        for batch in batches:
+            before = _worker._client.cache_info().misses
+            _worker._client(_worker.Server(url=url, api_key_env="TRITONCLIP_API_KEY"), os.getpid())
+            yield pd.DataFrame({"made": [_worker._client.cache_info().misses - before] * len(batch)})
+
+    made = table.mapInPandas(clients_made, "made int").collect()
+    assert [row.made for row in made] == [0] * 40
+
+
+def test_a_filter_on_the_answer_asks_once(
+    spark: Any, client: Client, classifier: ClipZeroShotClassifier
+) -> None:
+    content = encode(noise(30, 30), "PNG")
+    table = spark.createDataFrame([(content,)] * 40, "image binary").coalesce(1)
+    answered = classifier.transform(table)
+    plan = answered.where("label IS NOT NULL")._jdf.queryExecution().executedPlan().toString()
+    assert plan.count("ArrowEvalPython") == 1
+    assert answered.where("label IS NOT NULL").count() == 40

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.servers import ROOT
+from tests.system.spark.spark_pictures import assert_same, write_pictures
+from tests.system.spark.spark_sessions import WorkerKiller, failed_tasks, require_java
+from tritonclip import Client
+from tritonclip.spark import ClipZeroShotClassifier
+from tritonclip_server.serving.launcher import EmbeddedTriton
+
+MANY = 5000
+
+
+def requests_answered(client: Client) -> int:
+    """Of `clip_zero_shot`, since the server started."""
+    return next(one.requests for one in client.statistics() if one.name == "clip_zero_shot")
+
+
+def test_killed_workers_lose_and_repeat_no_row(
+    spark: Any, client: Client, classifier: ClipZeroShotClassifier, labels: list[str], tmp_path: Path
+) -> None:
+    paths = write_pictures(tmp_path / "pictures", 300)
+    table = spark.createDataFrame([(str(path),) for path in paths], "image string").repartition(4)
+    before = requests_answered(client)
+    spark.sparkContext.setJobGroup("killed", "workers are killed in the middle")
+    with WorkerKiller(lambda: requests_answered(client) - before, points=[10, 50]) as killer:
+        rows = classifier.setBatchSize(2).transform(table).collect()  # 150 requests
+    assert len(killer.killed) >= 2
+    assert failed_tasks(spark, "killed") >= 2
+    assert sorted(row.image for row in rows) == [str(path) for path in paths]
+    expected = dict(zip(map(str, paths), client.classify_many(paths, labels), strict=True))
+    for row in rows:
+        assert_same(row.label, row.label_scores, expected[row.image])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("master", ["local-cluster[2,1,1024]", "local[2,8]"])
+def test_a_cluster_whose_workers_are_killed(
+    server: EmbeddedTriton, client: Client, labels: list[str], tmp_path: Path, master: str
+) -> None:
+    require_java()
+    paths = write_pictures(tmp_path / "pictures", MANY)
+    command = [
+        sys.executable,
+        "-m",
+        "tests.system.spark.spark_cluster_run",
+        server.grpc_url,
+        str(tmp_path),
+        master,
+        json.dumps(labels),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["killed"] >= 5 and told["failed_tasks"] >= 3, told
+    lines = (tmp_path / "answers.jsonl").read_text("utf-8").splitlines()
+    answers = [json.loads(line) for line in lines]
+    assert sorted(one["name"] for one in answers) == [path.name for path in paths]
+    expected = dict(zip((path.name for path in paths), client.classify_many(paths, labels), strict=True))
+    for one in answers:
+        assert_same(one["label"], one["scores"], expected[one["name"]])

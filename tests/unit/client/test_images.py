@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import io
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from tests.helpers.pictures import REFERENCE_WHITENS
+from tritonclip import InvalidInputError
+from tritonclip._images.fetch import Fetcher
+from tritonclip._images.sources import WEBP_MAX_SIDE_PX, encode_image, encode_images
+
+RNG = np.random.default_rng(7)
+RGB = RNG.integers(0, 256, (13, 17, 3), dtype=np.uint8)
+
+
+def pixels(content: bytes) -> npt.NDArray[np.uint8]:
+    with Image.open(io.BytesIO(content)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_files_and_bytes_pass_untouched(tmp_path: Path) -> None:
+    content = b"any bytes\0\0"
+    path = tmp_path / "ein bild.jpg"
+    path.write_bytes(content)
+    given = [path, str(path), content, bytearray(content), memoryview(content), np.bytes_(content)]
+    result, single = encode_images(given)
+    assert not single
+    assert result == [content] * 6
+    assert {type(item) for item in result} == {bytes}
+
+
+def test_binary_files_are_read_from_where_they_stand_and_stay_open(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("member", b"content")
+    with (
+        zipfile.ZipFile(path).open("member") as member,
+        path.open("rb", buffering=0) as raw,
+        tempfile.SpooledTemporaryFile() as spooled,
+    ):
+        spooled.write(b"a header, content")
+        spooled.seek(10)
+        memory = io.BytesIO(b"content")
+        files = [member, raw, spooled, memory]
+        assert encode_images(files)[0] == [b"content", path.read_bytes(), b"content", b"content"]
+        assert not any(file.closed for file in files)  # type: ignore[attr-defined]
+
+
+def test_urls_go_through_the_fetcher() -> None:
+    fetch = Fetcher(max_bytes=5).fetch
+    assert encode_images(["data:,hello", b"x"], fetch) == ([b"hello", b"x"], False)
+    assert encode_image("DATA:,hello", 0, fetch) == b"hello"
+    with pytest.raises(InvalidInputError, match="^image 1: 'data:,hello!' is larger than 5 bytes"):
+        encode_images([b"x", "data:,hello!"], fetch)
+
+
+class GivesNothing:
+    def read(self) -> None:
+        """As a raw file that does not block."""
+
+
+def test_single_and_many() -> None:
+    assert encode_images(b"x") == ([b"x"], True)
+    assert encode_images([b"x"]) == ([b"x"], False)
+    assert encode_images((b"x", b"y")) == ([b"x", b"y"], False)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK", "1", "LA", "I;16", "YCbCr", "F"])
+def test_pil_images_arrive_as_load_image_sees_them(mode: str) -> None:
+    from transformers.image_utils import load_image
+
+    source = Image.fromarray(RGB)
+    image = source.convert("L").convert("I").convert("I;16") if mode == "I;16" else source.convert(mode)
+    before = image.tobytes()
+    np.testing.assert_array_equal(pixels(encode_image(image, 0)), np.asarray(load_image(image)))
+    assert image.tobytes() == before
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied_once(orientation: int) -> None:
+    from transformers.image_utils import load_image
+
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    with Image.open(io.BytesIO(encoded(Image.fromarray(RGB), exif=exif))) as image:
+        wanted = np.asarray(load_image(image))
+        content = encode_image(image, 0)
+    assert wanted.shape == ((13, 17, 3) if orientation < 5 else (17, 13, 3))
+    with Image.open(io.BytesIO(content)) as sent:  # the server applies what it finds: it must find nothing
+        np.testing.assert_array_equal(np.asarray(load_image(sent)), wanted)
+
+
+@pytest.mark.parametrize("width", [17, WEBP_MAX_SIDE_PX + 1])
+def test_only_pixels_travel(width: int) -> None:
+    image = Image.new("RGB", (width, 1), (1, 2, 3))
+    plain = encode_image(image, 0)
+    image.info["icc_profile"] = b"profile" * 1000
+    assert encode_image(image, 0) == plain
+    assert "icc_profile" in image.info
+
+
+@pytest.mark.skipif(not REFERENCE_WHITENS, reason="this transformers leaves a transparent colour as it is")
+def test_a_transparent_colour_travels_for_the_server_to_make_it_white() -> None:
+    from transformers.image_transforms import convert_to_rgb
+    from transformers.image_utils import load_image
+
+    image = Image.fromarray(RGB)
+    image.info["transparency"] = tuple(int(value) for value in RGB[0, 0])
+    with Image.open(io.BytesIO(encode_image(image, 0))) as sent:
+        found = convert_to_rgb(load_image(sent), return_numpy=True)
+    np.testing.assert_array_equal(found, convert_to_rgb(load_image(image), return_numpy=True))
+    assert found[0, 0].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("shape", [(13, 17), (13, 17, 3), (13, 17, 4), (1, 1, 3)])
+def test_arrays_keep_every_pixel(shape: tuple[int, ...]) -> None:
+    array = RNG.integers(0, 256, shape, dtype=np.uint8)
+    wanted = np.repeat(array[:, :, None], 3, axis=2) if array.ndim == 2 else array[:, :, :3]
+    np.testing.assert_array_equal(pixels(encode_image(array, 0)), wanted)
+
+
+def test_arrays_need_not_be_contiguous() -> None:
+    array = RGB[::-1, ::2]
+    np.testing.assert_array_equal(pixels(encode_image(array, 0)), array)
+
+
+@pytest.mark.parametrize("side", [WEBP_MAX_SIDE_PX, WEBP_MAX_SIDE_PX + 1])
+def test_images_longer_than_webp_allows(side: int) -> None:
+    array = RNG.integers(0, 256, (1, side, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(pixels(encode_image(array, 0)), array)
+
+
+@pytest.mark.parametrize(
+    ("array", "hint"),
+    [
+        (RGB.astype(np.float32) / 255, "np.uint8"),
+        (RGB.astype(np.int64), "np.uint8"),
+        (RGB > 3, "np.uint8"),
+        (RGB.transpose(2, 0, 1), "channels last"),
+        (RGB[None], "list"),
+        (RGB[:, :, :2], "shape"),
+        (RGB[0, 0], "shape"),
+        (RGB[:0], "no pixels"),
+    ],
+)
+def test_wrong_arrays(array: npt.NDArray[Any], hint: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"^image 1: .*{hint}"):
+        encode_images([b"x", array])
+
+
+def test_wrong_inputs_are_named_by_index(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jpg"
+    empty.touch()
+    broken = Image.open(io.BytesIO(encoded(Image.fromarray(RGB))[:60]))
+    closed = io.BytesIO(b"content")
+    closed.close()
+    for wrong, part in [
+        (tmp_path / "missing.jpg", "no such file.*missing.jpg"),
+        (str(tmp_path), "is a directory"),
+        (empty, "is empty"),
+        (b"", "empty"),
+        (bytearray(), "empty"),
+        ("nul\0.jpg", "cannot read"),
+        ("https://example.com/cat.jpg", "fetch it yourself"),
+        ("data:image/png;base64,AAAA", "fetch it yourself"),
+        (Image.new("RGB", (0, 3)), "no pixels"),
+        (broken, "cannot decode"),
+        (io.BytesIO(), "the file object is empty or at its end"),
+        (io.StringIO("text"), "text mode; give a binary file"),
+        (closed, "cannot read the file object: .*closed"),
+        (GivesNothing(), "gave NoneType instead of bytes"),
+        (None, "got NoneType"),
+        (3, "got int"),
+        ([b"x"], "got list"),
+        ((b"x" for _ in range(1)), "got generator.*list or tuple"),
+    ]:
+        with pytest.raises(InvalidInputError, match=f"^image 2: .*{part}"):
+            encode_images([b"x", b"y", wrong])
+
+
+@pytest.mark.parametrize("nothing", [[], ()])
+def test_no_image(nothing: Any) -> None:
+    with pytest.raises(InvalidInputError, match="at least one image"):
+        encode_images(nothing)

@@ -1,0 +1,188 @@
+"""Pixels made by the client against those that the server's own decoder makes."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clip_images import ImageDecoder, ImageSettings
+from tests.helpers.pictures import EXIF_ORIENTATION, encode, noise, photos, varied_images
+from tritonclip import InvalidInputError, ModelNotReadyError
+from tritonclip._images.fetch import Fetcher
+from tritonclip._images.preprocess import PreprocessSettings, preprocess_image, preprocess_images
+from tritonclip._images.sources import encode_image
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "clip": {"resize": 224, "resample": 3, "crop": [224, 224], "convert_rgb": True},
+    "fixed": {"resize": [160, 200], "resample": 2, "crop": None, "convert_rgb": False},
+    "padded": {"resize": 100, "resample": 3, "crop": [145, 130], "convert_rgb": True},
+    "unresized": {"resize": None, "resample": 3, "crop": [225, 224], "convert_rgb": True},
+}
+CLIP = PreprocessSettings.from_json(json.dumps(SETTINGS["clip"]))
+MAX_PIXELS = 89478485
+
+
+def opened(encoded: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(encoded))
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+@pytest.mark.parametrize("name", varied_images())
+def test_pixels_equal_the_servers_bit_for_bit(name: str, kind: str, tmp_path: Path) -> None:
+    encoded = varied_images()[name]
+    settings = PreprocessSettings.from_json(json.dumps(SETTINGS[kind]))
+    formats = "JPEG PNG WEBP GIF BMP TIFF PPM".split()
+    server = ImageDecoder(ImageSettings.from_dict(SETTINGS[kind]), formats, MAX_PIXELS)
+    path = tmp_path / name
+    path.write_bytes(encoded)
+    wanted = server.decode(encoded)
+    image = opened(encoded)
+    for form in (encoded, path, image):
+        pixels = preprocess_image(form, 0, settings)
+        assert pixels.dtype == np.uint8
+        assert pixels.flags.c_contiguous
+        np.testing.assert_array_equal(pixels, wanted)
+    array = np.asarray(image.convert("RGB"))
+    sent = server.decode(encode_image(array, 0))
+    np.testing.assert_array_equal(preprocess_image(array, 0, settings), sent)
+
+
+@pytest.mark.parametrize("cut", [np.s_[::-1, ::2], np.s_[:, :, 0], np.s_[:, :, [0, 1, 2, 0]]])
+def test_arrays_of_every_shape_equal_what_would_be_sent(cut: Any) -> None:
+    array = np.asarray(noise(250, 240))[cut]
+    server = ImageDecoder(ImageSettings.from_dict(SETTINGS["clip"]), ["PNG", "WEBP"], MAX_PIXELS)
+    np.testing.assert_array_equal(preprocess_image(array, 0, CLIP), server.decode(encode_image(array, 0)))
+
+
+@pytest.mark.parametrize("mode", "1 L LA P RGBA CMYK YCbCr LAB HSV I I;16 F".split())
+def test_pil_images_of_every_mode_are_left_alone_and_equal_what_would_be_sent(mode: str) -> None:
+    source = noise(250, 240)
+    image = source.convert("L").convert("I").convert("I;16") if mode == "I;16" else source.convert(mode)
+    image.getexif()[EXIF_ORIENTATION] = 6
+    before, size = image.tobytes(), image.size
+    server = ImageDecoder(ImageSettings.from_dict(SETTINGS["clip"]), ["PNG", "WEBP"], MAX_PIXELS)
+    np.testing.assert_array_equal(preprocess_image(image, 0, CLIP), server.decode(encode_image(image, 0)))
+    assert (image.tobytes(), image.size, image.mode) == (before, size, mode)
+    assert image.getexif()[EXIF_ORIENTATION] == 6
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "P", "I;16"])
+def test_a_transparent_colour_is_treated_alike_in_every_mode(mode: str) -> None:
+    image = Image.new("I;16", (30, 20), 7) if mode == "I;16" else noise(30, 20).convert(mode)
+    encoded = encode(image, "PNG", transparency=(255, 0, 0) if mode == "RGB" else 1)
+    server = ImageDecoder(ImageSettings.from_dict(SETTINGS["clip"]), ["PNG", "WEBP"], MAX_PIXELS)
+    wanted = server.decode(encoded)
+    for form in (encoded, opened(encoded), encode_image(opened(encoded), 0)):
+        np.testing.assert_array_equal(preprocess_image(form, 0, CLIP), wanted)
+
+
+def test_the_alpha_of_a_palette_is_dropped_without_a_warning() -> None:
+    palette = noise(30, 20).convert("P")
+    encoded = encode(palette, "PNG", transparency=bytes([0, 128] * 128))
+    wanted = preprocess_image(palette, 0, CLIP)
+    for form in (encoded, opened(encoded), encode_image(opened(encoded), 0)):
+        np.testing.assert_array_equal(preprocess_image(form, 0, CLIP), wanted)
+
+
+def test_one_image_and_many() -> None:
+    photo = varied_images()["photo.jpg"]
+    url = "data:image/jpeg;base64," + base64.b64encode(photo).decode()
+    one, single = preprocess_images(photo, CLIP)
+    assert (one.shape, one.dtype, single) == ((1, 3, 224, 224), np.uint8, True)
+    many, single = preprocess_images([url, noise(30, 40), io.BytesIO(photo)], CLIP, Fetcher().fetch)
+    assert (many.shape, single) == ((3, 3, 224, 224), False)
+    np.testing.assert_array_equal(many[[0, 2]], np.concatenate([one, one]))
+
+
+def test_images_without_a_common_size_cannot_be_sent_together() -> None:
+    settings = PreprocessSettings(resize=50, resample=3, crop=None)
+    assert preprocess_images([noise(100, 50), noise(200, 100)], settings)[0].shape == (2, 3, 50, 100)
+    with pytest.raises(InvalidInputError, match="^image 1: has 50 x 75 pixels where image 0 has 75 x 50"):
+        preprocess_images([noise(60, 40), noise(40, 60)], settings)
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds hardly any data."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (b"hello", r"is not an image in a format accepted here \(JPEG, PNG"),
+        (encode(photos()[0], "ICO"), "is not an image in a format accepted here"),
+        (encode(photos()[0], "JPEG")[:5000], "PIL cannot decode it: .*truncated"),
+        (encode(noise(400, 300), "PNG")[:5000], "PIL cannot decode it: "),
+        (bomb(10_000, 10_000), "is too large: "),
+        (bomb(30_000, 30_000), "is too large: "),
+        (encode(Image.new("RGB", (30_000, 3)), "PNG"), "2240000 x 224 pixels once resized, the limit"),
+        (Image.new("L", (10_000, 9_000)), "10000 x 9000 pixels, the limit is 89478485"),
+        (Image.new("RGB", (0, 3)), "no pixels"),
+        (np.zeros((3, 0, 3), np.uint8), "no pixels"),
+        (np.zeros((3, 4, 4), np.float32), "expected a uint8 array"),
+        (b"", "the bytes are empty"),
+        ("missing.jpg", "no such file"),
+        ("http://127.0.0.1:1/a.jpg", "fetch it yourself"),
+        (None, "got NoneType"),
+    ],
+)
+def test_wrong_images_are_named_by_index(wrong: Any, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"^image 1: .*{message}"):
+        preprocess_images([noise(30, 30), wrong], CLIP)
+
+
+def test_no_image() -> None:
+    with pytest.raises(InvalidInputError, match="at least one image"):
+        preprocess_images([], CLIP)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, PreprocessSettings(224, 3, (224, 224), True)),
+        ({"resize": [3, 4], "crop": None}, PreprocessSettings((3, 4), 3, None)),
+        ({"resize": None, "convert_rgb": False}, PreprocessSettings(None, 3, (224, 224), False)),
+    ],
+)
+def test_settings_are_read_from_json(change: dict[str, Any], expected: PreprocessSettings) -> None:
+    assert PreprocessSettings.from_json(json.dumps(SETTINGS["clip"] | change)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "Expecting value"),
+        ("{}", "'resize' is missing"),
+        ("[]", "list"),
+        *[
+            (json.dumps(SETTINGS["clip"] | change), reason)
+            for change, reason in [
+                ({"resize": 0}, "0 is not a size"),
+                ({"resize": "224"}, "'224' is not a size"),
+                ({"resize": True}, "True is not a size"),
+                ({"resize": [224]}, "is not a size"),
+                ({"crop": 224}, "224 is not a size"),
+                ({"crop": [224, -1]}, "is not a size"),
+                ({"resample": 17}, "17 is not a valid Resampling"),
+                ({"convert_rgb": 1}, "convert_rgb is 1"),
+            ]
+        ],
+    ],
+)
+def test_malformed_settings_say_what_to_do(text: str, reason: str) -> None:
+    with pytest.raises(ModelNotReadyError, match=f"malformed .*{reason}.*prepare_weights.py"):
+        PreprocessSettings.from_json(text)

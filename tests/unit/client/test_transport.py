@@ -1,0 +1,360 @@
+"""The transports against real sockets: closed, silent, not Triton. Real servers: tests/server/end_to_end."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import socket
+import socketserver
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tritonclip import (
+    Client,
+    DeadlineExceededError,
+    InferenceError,
+    InvalidInputError,
+    ModelNotReadyError,
+    ServerUnavailableError,
+    TritonClipError,
+)
+
+PROTOCOLS = ["grpc", "http"]
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
+
+
+class Answers(http.server.ThreadingHTTPServer):
+    """A real HTTP server whose every answer is (status, body)."""
+
+    def __init__(self) -> None:
+        server = self
+        self.status, self.body, self.delay_s = 200, b"", 0.0
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.do_GET()
+
+            def do_GET(self) -> None:
+                time.sleep(server.delay_s)
+                self.send_response(server.status)
+                self.send_header("Content-Length", str(len(server.body)))
+                self.end_headers()
+                self.wfile.write(server.body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Resets(socketserver.ThreadingTCPServer):
+    """Speaks HTTP/2, and resets each stream, as a proxy does where the server behind it dies midway."""
+
+    daemon_threads = True
+    calls = 0
+    SETTINGS, PING, HEADERS, RST_STREAM, ACK, END_HEADERS = 4, 6, 1, 3, 1, 4
+    INTERNAL_ERROR, CANCEL = 2, 8
+    STATUS_200 = b"\x88\x0f\x10\x10application/grpc"  # HPACK of :status and content-type
+
+    def __init__(self, code: int, headers_first: bool) -> None:
+        resets = self
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                self.rfile.read(len(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))
+                self.send(resets.SETTINGS)
+                while head := self.rfile.read(9):
+                    kind, flags, stream = head[3], head[4], int.from_bytes(head[5:], "big")
+                    content = self.rfile.read(int.from_bytes(head[:3], "big"))
+                    if kind in (resets.SETTINGS, resets.PING) and not flags & resets.ACK:
+                        self.send(kind, resets.ACK, content=content if kind == resets.PING else b"")
+                    if kind == resets.HEADERS:
+                        resets.calls += 1
+                        if headers_first:
+                            self.send(kind, resets.END_HEADERS, stream, resets.STATUS_200)
+                        self.send(resets.RST_STREAM, 0, stream, code.to_bytes(4, "big"))
+
+            def send(self, kind: int, flags: int = 0, stream: int = 0, content: bytes = b"") -> None:
+                head = len(content).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big")
+                self.wfile.write(head + content)
+
+        super().__init__(("127.0.0.1", 0), Handler)
+
+
+@pytest.mark.parametrize("code", [Resets.INTERNAL_ERROR, Resets.CANCEL])
+@pytest.mark.parametrize("headers_first", [False, True])
+def test_a_call_that_a_proxy_breaks_off_is_tried_again(headers_first: bool, code: int) -> None:
+    with Resets(code, headers_first) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        try:
+            with Client(f"127.0.0.1:{server.server_address[1]}", attempts=3) as client:
+                with pytest.raises(ServerUnavailableError, match="RST_STREAM"):
+                    client.embed_texts("x")
+        finally:
+            server.shutdown()
+    assert server.calls == 3
+
+
+@pytest.fixture
+def answers() -> Iterator[Answers]:
+    with Answers() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def calls(client: Client) -> list[Any]:
+    return [
+        lambda: client.classify(b"x"),
+        lambda: client.embed_images([b"x"]),
+        lambda: client.embed_texts("x"),
+        lambda: client.similarity(b"x", "x"),
+        client.health,
+    ]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_refused_connections(protocol: str, closed_port: int) -> None:
+    with Client(f"127.0.0.1:{closed_port}", protocol=protocol) as client:
+        for call in calls(client):
+            with pytest.raises(ServerUnavailableError, match="refused.*check the URL") as caught:
+                call()
+            assert caught.value.endpoint == f"{protocol}://127.0.0.1:{closed_port}"
+            assert caught.value.__cause__ is not None
+        with pytest.raises(ServerUnavailableError) as caught:
+            client.classify(b"x")
+        assert caught.value.model == "clip_zero_shot"
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_unknown_hosts(protocol: str) -> None:
+    with Client("no-such-host.invalid", protocol=protocol) as client, pytest.raises(ServerUnavailableError):
+        client.health()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_deadlines(protocol: str, silent_port: int) -> None:
+    with Client(f"127.0.0.1:{silent_port}", protocol=protocol, timeout_s=0.05) as client:
+        for call in calls(client):
+            with pytest.raises(DeadlineExceededError, match=r"within 0\.05 s.*timeout_s"):
+                call()
+        with pytest.raises(TimeoutError, match=r"within 0\.06 s"):
+            client.classify(b"x", timeout_s=0.06)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("timeout_s", [0, -1, float("inf"), True])
+def test_wrong_deadlines_of_a_call(protocol: str, timeout_s: float, closed_port: int) -> None:
+    with Client(f"127.0.0.1:{closed_port}", protocol=protocol) as client:
+        for call in (
+            lambda: client.classify(b"x", timeout_s=timeout_s),
+            lambda: client.health(timeout_s=timeout_s),
+        ):
+            with pytest.raises(InvalidInputError, match="timeout_s"):
+                call()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_wrong_input_is_found_before_any_connection(protocol: str, closed_port: int) -> None:
+    with Client(f"127.0.0.1:{closed_port}", protocol=protocol) as client:
+        for call in (
+            lambda: client.classify([b"x", b""]),
+            lambda: client.classify(b"x", [""]),
+            lambda: client.classify(b"x", hypothesis_template="none"),
+            lambda: client.embed_images([]),
+            lambda: client.embed_texts([]),
+            lambda: client.similarity(b"x", ["\ud800"]),
+        ):
+            with pytest.raises(InvalidInputError):
+                call()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_closed_clients(protocol: str, closed_port: int) -> None:
+    client = Client(f"127.0.0.1:{closed_port}", protocol=protocol)
+    client.close()
+    client.close()
+    for call in calls(client):
+        with pytest.raises(RuntimeError, match="after close"):
+            call()
+
+
+def test_grpc_to_a_port_that_speaks_http(answers: Answers) -> None:
+    with Client(answers.url.removeprefix("http://"), protocol="grpc") as client:
+        with pytest.raises(ServerUnavailableError, match="check the URL and the port"):
+            client.health()
+
+
+def test_http_to_a_port_that_speaks_something_else() -> None:
+    def greet() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(b"220 mail.example.com ESMTP\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=greet)
+        thread.start()
+        with Client(f"http://127.0.0.1:{listener.getsockname()[1]}", attempts=1) as client:
+            with pytest.raises(ServerUnavailableError, match="not an HTTP port"):
+                client.classify(b"x")
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "part"),
+    [
+        (
+            400,
+            b'{"error": "in ensemble \'e\', image 0: not an image"}',
+            InvalidInputError,
+            "^image 0: not an",
+        ),
+        (
+            404,
+            b'{"error": "Request for unknown model: \'x\' is not found"}',
+            ModelNotReadyError,
+            "unknown model",
+        ),
+        (500, b'{"error": "boom"}', InferenceError, "boom"),
+        (503, b'{"error": "busy"}', ServerUnavailableError, "busy"),
+        (502, b"<html>bad gateway</html>", ServerUnavailableError, "decoding the response"),
+        (413, b"<html>too large</html>", InvalidInputError, "fewer or smaller"),
+        (200, b"<html>welcome</html>", InferenceError, "JSON"),
+        (200, b'{"outputs": []}', InferenceError, "holds no 'scores'"),
+    ],
+)
+def test_http_answers(
+    answers: Answers, status: int, body: bytes, kind: type[TritonClipError], part: str
+) -> None:
+    answers.status, answers.body = status, body
+    with Client(answers.url) as client:
+        with pytest.raises(kind, match=part) as caught:
+            client.classify(b"x")
+    assert type(caught.value) is kind
+    assert (caught.value.model, caught.value.endpoint) == ("clip_zero_shot", answers.url)
+
+
+def test_http_goes_on_after_a_deadline(answers: Answers) -> None:
+    with Client(answers.url) as client:
+        answers.delay_s = 0.3
+        with pytest.raises(DeadlineExceededError):
+            client.health(timeout_s=0.05)
+        answers.delay_s = 0
+        assert client.health().ok
+
+
+EMBEDDINGS = b"""{"outputs": [
+    {"name": "text_embeds", "datatype": "FP32", "shape": [1, 2, 2], "data": [1, 0, 0.6, 0.8]},
+    {"name": "token_counts", "datatype": "INT32", "shape": [1, 2], "data": [3, 3]},
+    {"name": "image_embeds", "datatype": "FP32", "shape": [1, 1, 2], "data": [0.6, 0.8]}
+]}"""
+
+
+def test_similarity_is_two_calls_within_one_deadline(answers: Answers) -> None:
+    answers.body = EMBEDDINGS
+    with Client(answers.url) as client:
+        result = client.similarity(b"x", ["a", "b"])
+        np.testing.assert_allclose(result, [[0.6, 1.0]], rtol=1e-6)
+        answers.delay_s = 0.3
+        with pytest.raises(DeadlineExceededError, match=r"within 0\.5 s"):
+            client.similarity(b"x", ["a", "b"], timeout_s=0.5)
+
+
+def test_health_over_http(answers: Answers) -> None:
+    with Client(answers.url) as client:
+        assert client.health().ok
+        answers.status = 400
+        health = client.health()
+    assert not (health.ok or health.live or health.ready)
+    assert health.models == {
+        "clip_zero_shot": False,
+        "clip_image_embedding": False,
+        "clip_text_embedding": False,
+        "clip_pixel_embedding": False,
+    }
+
+
+def test_http_from_many_threads(answers: Answers) -> None:
+    results = []
+    with Client(answers.url) as client:
+        threads = [threading.Thread(target=lambda: results.append(client.health().ok)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert results == [True] * 8
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files by /proc")
+def test_http_threads_leave_no_open_files(answers: Answers) -> None:
+    def in_a_thread(call: Any) -> None:
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join()
+
+    def with_its_own_client() -> None:
+        with Client(answers.url) as own:
+            own.health()
+
+    def files() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    with Client(answers.url) as client:
+        in_a_thread(client.health)
+        before = files()
+        for _ in range(20):
+            in_a_thread(client.health)
+            in_a_thread(with_its_own_client)
+            Client(answers.url).health()
+        after = files()
+    assert after < before + 20  # one thread's leavings, and the server's side of connections
+
+
+def test_http_client_that_was_not_closed_ends_quietly(answers: Answers) -> None:
+    code = f"from tritonclip import Client; c = Client({answers.url!r}); assert c.health().ok"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("protocol", "module"), [("grpc", "grpc"), ("http", "gevent")])
+def test_missing_protocol_dependencies(protocol: str, module: str) -> None:
+    code = (
+        f"import sys; sys.modules[{module!r}] = None\n"
+        "import tritonclip\n"
+        f"try: tritonclip.Client(protocol={protocol!r})\n"
+        "except tritonclip.MissingExtraError as error: sys.exit(str(error))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert f"pip install 'tritonclient[{protocol}]'" in done.stderr

@@ -1,0 +1,105 @@
+"""The compiled vision tower: equal to the tower, kept on disk, done without where nothing compiles."""
+
+import numpy as np
+import pytest
+import torch
+
+from clip_common.tower import choose_precision
+from clip_compile import CompileError, fingerprint, load_or_compile
+from clip_encoder import HostEncoder
+from clip_vision import load_vision_model
+from tests.helpers.calls import infer, metric
+from tests.helpers.servers import DEMO_CHECKPOINT
+from tritonclip_server.serving.launcher import EmbeddedTriton, ServerOptions
+
+CPU = torch.device("cpu")
+NO_COMPILER = {"cpp.cxx": ("no-such-compiler",)}
+
+# torch.export and the compilers below it use what Python has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def served(prepare, tmp_path_factory):
+    """A server that has compiled its tower, the version directory, and where the compiled tower is kept."""
+    cache = tmp_path_factory.mktemp("cache")
+    settings = ("vision_encoder.compile=on", f"vision_encoder.threads={torch.get_num_threads()}")
+    repository = prepare(DEMO_CHECKPOINT, *(word for setting in settings for word in ("--set", setting)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITONCLIP_CACHE_DIR", str(cache))
+        with EmbeddedTriton(repository, ServerOptions(http_port=0, grpc_port=0, metrics_port=0)) as server:
+            yield server, repository / "vision_encoder" / "1", cache
+
+
+@pytest.fixture(scope="module")
+def directory(served):
+    return served[1]
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITONCLIP_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def pixels():
+    return np.random.default_rng(1).integers(0, 256, (27, 3, 224, 224), dtype=np.uint8)
+
+
+def test_a_server_compiles_its_tower_and_answers_from_it(served, pixels):
+    server, directory, _ = served
+    assert metric(server, "tritonclip_model_info", model="vision_encoder", execution="compiled") == 1
+    model = load_vision_model(directory)
+    model.set_precision(choose_precision("auto", CPU, exact_on_cpu=False))
+    found = infer(server, "grpc", "vision_encoder", pixel_values=pixels[None])["image_embeds"][0]
+    expected = HostEncoder(model, CPU, 16).encode([pixels])
+    assert (found * expected).sum(axis=1).min() > 0.9999
+
+
+def test_what_a_server_compiled_is_loaded_without_a_compiler(served, pixels, tmp_path, monkeypatch):
+    _, directory, cache = served
+    monkeypatch.setenv("TRITONCLIP_CACHE_DIR", str(cache))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    (kept,) = cache.iterdir()
+    model = load_vision_model(directory)
+    model.set_precision(choose_precision("auto", CPU, exact_on_cpu=False))
+    with torch._inductor.config.patch(NO_COMPILER):
+        compiled = load_or_compile(model, directory, largest=64)
+    assert list(cache.iterdir()) == [kept]
+    assert list(tmp_path.iterdir()) == []  # also where this process is killed from here on
+    found = HostEncoder(compiled, CPU, 16).encode([pixels])  # in two passes
+    expected = HostEncoder(model, CPU, 16).encode([pixels])
+    assert (found * expected).sum(axis=1).min() > 0.9999
+
+
+def test_without_a_compiler_the_error_says_so_and_leaves_nothing_behind(directory, cache):
+    with (
+        torch._inductor.config.patch(NO_COMPILER),
+        pytest.raises(CompileError, match="no-such-compiler|[Cc]ompiler"),
+    ):
+        load_or_compile(load_vision_model(directory), directory, largest=16)
+    assert list(cache.iterdir()) == []
+
+
+def test_a_damaged_file_is_an_error_and_is_removed(directory, cache):
+    model = load_vision_model(directory)
+    cache.mkdir()
+    (cache / f"vision-{fingerprint(model, directory, 16)}.pt2").write_bytes(b"torn")
+    with pytest.raises(CompileError):
+        load_or_compile(model, directory, largest=16)
+    assert list(cache.iterdir()) == []
+
+
+def test_what_is_compiled_belongs_to_precision_and_sizes(directory):
+    model = load_vision_model(directory)
+    keys = {fingerprint(model, directory, largest) for largest in (16, 64)}
+    model.set_precision(torch.bfloat16)
+    keys.add(fingerprint(model, directory, 64))
+    assert len(keys) == 3
+
+
+def test_no_place_to_keep_it_is_an_error(directory, monkeypatch):
+    monkeypatch.setenv("TRITONCLIP_CACHE_DIR", "/proc/no-such-place")
+    with pytest.raises(CompileError):
+        load_or_compile(load_vision_model(directory), directory, largest=16)

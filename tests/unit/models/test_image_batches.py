@@ -1,0 +1,107 @@
+"""Request groups of images, decoded together."""
+
+import numpy as np
+import pytest
+
+from clip_batch import BatchDecoder, threads_of_instance
+from clip_common.groups import Elements, RequestError
+from clip_geometry import ImageSettings
+from clip_images import ImageDecoder
+from tests.helpers.pictures import encode, noise
+
+CROPPED = ImageSettings(resize=32, resample=3, crop=(24, 32))
+FIXED = ImageSettings(resize=(20, 30), resample=3, crop=None)
+UNCROPPED = ImageSettings(resize=32, resample=3, crop=None)
+IMAGES = [encode(noise(width, height), "PNG") for width, height in ((64, 48), (48, 64), (40, 40), (9, 70))]
+
+
+@pytest.fixture
+def batches():
+    """Makes a BatchDecoder of three threads; all are closed after the test."""
+    made = []
+
+    def make(settings, gpu=None):
+        decoder = ImageDecoder(settings, ("PNG",), 10**7)
+        made.append(BatchDecoder(decoder.decode, settings.output_size, 3, gpu))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def alone(settings, image):
+    return ImageDecoder(settings, ("PNG",), 10**7).decode(image)
+
+
+@pytest.mark.parametrize(("settings", "size"), [(CROPPED, (24, 32)), (FIXED, (20, 30))])
+def test_groups_together_give_what_each_image_gives_alone(batches, settings, size):
+    groups = [Elements(IMAGES * 3, (2, 6)), Elements(IMAGES[:1], (1, 1)), Elements(IMAGES[::-1], (1, 4))]
+    outputs = batches(settings).run(groups)
+    for group, output in zip(groups, outputs, strict=True):
+        pixels = output["pixel_values"]
+        assert pixels.shape == (*group.shape, 3, *size)
+        assert pixels.dtype == np.uint8
+        assert pixels.flags.c_contiguous
+        expected = [alone(settings, image) for image in group.items]
+        np.testing.assert_array_equal(pixels.reshape(-1, 3, *size), expected)
+
+
+def test_a_bad_image_fails_its_own_group_only(batches):
+    groups = [
+        Elements(IMAGES, (1, 4)),
+        Elements([IMAGES[0], b"x", b""], (1, 3)),
+        Elements([b"", b"x"], (2, 1)),
+    ]
+    good, second, rows = batches(CROPPED).run(groups)
+    assert good["pixel_values"].shape == (1, 4, 3, 24, 32)
+    assert isinstance(second, RequestError)
+    assert str(second) == "image 1 is not an image in a format accepted here (PNG)"
+    assert str(rows) == "image 0 of row 0 is empty: it has 0 bytes"
+
+
+def test_without_a_crop_sizes_may_differ_between_groups(batches):
+    square, wide = batches(UNCROPPED).run([Elements(IMAGES[2:3], (1, 1)), Elements(IMAGES[:1] * 2, (1, 2))])
+    assert square["pixel_values"].shape == (1, 1, 3, 32, 32)
+    assert wide["pixel_values"].shape == (1, 2, 3, 32, 42)
+
+
+def test_without_a_crop_sizes_that_differ_within_a_group_are_refused(batches):
+    good, bad = batches(UNCROPPED).run([Elements(IMAGES[:1], (1, 1)), Elements(IMAGES[:2], (1, 2))])
+    assert good["pixel_values"].shape == (1, 1, 3, 32, 42)
+    assert isinstance(bad, RequestError)
+    assert str(bad) == (
+        "image 1 has 32 x 42 pixels where the first has 42 x 32, and this checkpoint crops none; "
+        "send them one by one"
+    )
+
+
+class HalfOfThem:
+    """Stands for a GPU decoder that takes every second file and gives grey."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def decode(self, files, pool):
+        return [np.full((3, *self.size), 99, np.uint8) if index % 2 else None for index in range(len(files))]
+
+
+def test_what_the_gpu_leaves_is_decoded_by_pillow(batches):
+    (output,) = batches(CROPPED, HalfOfThem((24, 32))).run([Elements(IMAGES, (1, 4))])
+    pixels = output["pixel_values"][0]
+    for index in (0, 2):
+        np.testing.assert_array_equal(pixels[index], alone(CROPPED, IMAGES[index]))
+    assert (pixels[[1, 3]] == 99).all()
+
+
+@pytest.mark.parametrize(
+    ("groups", "cores", "threads"),
+    [
+        ([{"kind": "KIND_CPU", "count": 1, "gpus": []}], 16, 16),
+        ([{"kind": "KIND_CPU", "count": 4}], 18, 4),
+        ([{"kind": "KIND_CPU", "count": 2}, {"kind": "KIND_GPU", "count": 1, "gpus": [0, 1]}], 16, 4),
+        ([{"kind": "KIND_CPU", "count": 8}], 2, 1),
+    ],
+)
+def test_instances_share_the_cores(groups, cores, threads):
+    assert threads_of_instance(groups, cores) == threads

@@ -1,0 +1,175 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from transformers.image_utils import load_image
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from clip_geometry import crop_centre, resized_size
+from clip_images import ImageDecoder, ImageError, ImageSettings
+from tests.helpers.pictures import REFERENCE_WHITENS, encode, noise, photos, varied_images
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+CLIP = ImageSettings(resize=224, resample=3, crop=(224, 224))
+REFERENCE = CLIPImageProcessorPil(do_rescale=False, do_normalize=False)
+
+OTHERS = ["photo.jpg", "exif_6.jpg", "223x500.png", "10x224.png"]
+if REFERENCE_WHITENS:
+    OTHERS.append("rgb_transparent.png")
+
+
+def decoder(settings=CLIP, max_pixels=50_000_000):
+    return ImageDecoder(settings, FORMATS, max_pixels)
+
+
+def reference(encoded, processor=REFERENCE):
+    image = load_image(Image.open(io.BytesIO(encoded)))
+    return processor(images=[image], return_tensors="np")["pixel_values"][0]
+
+
+@pytest.mark.parametrize("name", varied_images())
+def test_pixels_equal_those_of_transformers_bit_by_bit(name):
+    encoded = varied_images()[name]
+    pixels = decoder().decode(encoded)
+    assert pixels.dtype == np.uint8
+    assert pixels.shape == (3, 224, 224)
+    np.testing.assert_array_equal(pixels, reference(encoded))
+
+
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        (
+            ImageSettings(336, 3, (336, 336)),
+            {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}},
+        ),
+        (ImageSettings(224, 2, (224, 224)), {"resample": 2}),
+        (
+            ImageSettings((224, 224), 3, None),
+            {"size": {"height": 224, "width": 224}, "do_center_crop": False},
+        ),
+        (ImageSettings(200, 3, (224, 224)), {"size": {"shortest_edge": 200}}),
+        (ImageSettings(None, 3, (224, 224)), {"do_resize": False}),
+        (ImageSettings(224, 3, (224, 224), convert_rgb=False), {"do_convert_rgb": False}),
+    ],
+)
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_processor_settings_are_followed(name, settings, options):
+    processor = CLIPImageProcessorPil(do_rescale=False, do_normalize=False, **options)
+    encoded = varied_images()[name]
+    np.testing.assert_array_equal(decoder(settings).decode(encoded), reference(encoded, processor))
+
+
+def test_the_crop_is_padded_with_zeros_where_the_image_is_smaller():
+    pixels = np.full((3, 8, 3), 9, np.uint8)
+    cropped = np.asarray(crop_centre(Image.fromarray(pixels), (6, 4)))
+    assert cropped.shape == (6, 4, 3)
+    assert cropped[:, 0, 0].tolist() == [0, 0, 9, 9, 9, 0]
+
+
+def test_the_longer_edge_is_rounded_down():
+    assert resized_size(640, 427, CLIP) == (335, 224)
+    assert resized_size(427, 640, CLIP) == (224, 335)
+
+
+def test_nothing_is_an_error_of_its_own():
+    with pytest.raises(ImageError, match="is empty"):
+        decoder().decode(b"")
+
+
+@pytest.mark.parametrize("encoded", [b"hello", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\0" * 1000])
+def test_what_is_no_image_is_named_with_the_formats_accepted(encoded):
+    with pytest.raises(ImageError, match="is not an image in a format accepted here|cannot be decoded"):
+        decoder().decode(encoded)
+
+
+def test_formats_outside_the_list_are_not_tried():
+    with pytest.raises(ImageError, match=r"format accepted here \(PNG\)"):
+        ImageDecoder(CLIP, ("PNG",), 10**6).decode(encode(photos()[0], "JPEG"))
+
+
+def test_an_unknown_format_in_the_settings_is_refused():
+    with pytest.raises(ValueError, match="cannot read: JPG"):
+        ImageDecoder(CLIP, ("PNG", "JPG"), 10**6)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.95])
+def test_truncated_files_are_refused_or_equal_to_the_reference(kind, share):
+    encoded = encode(photos()[1].resize((320, 240)), kind)
+    cut = encoded[: int(len(encoded) * share)]
+    try:
+        pixels = decoder().decode(cut)
+    except ImageError as error:
+        assert "decoded" in str(error) or "format" in str(error)
+    else:
+        np.testing.assert_array_equal(pixels, reference(cut))
+
+
+def test_a_jpeg_cut_in_half_is_refused():
+    encoded = encode(photos()[0], "JPEG")
+    with pytest.raises(ImageError, match="truncated or damaged"):
+        decoder().decode(encoded[: len(encoded) // 2])
+
+
+def png_header(width, height):
+    """A PNG that claims a size and holds hardly any data: a decompression bomb in the making."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b"")]
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize("size", [(1001, 1000), (1500, 1000), (30_000, 30_000)])
+def test_bombs_are_refused_by_their_header(size):
+    with pytest.raises(ImageError, match="is too large.*limit is 1000000"):
+        decoder(max_pixels=1_000_000).decode(png_header(*size))
+
+
+def test_an_extreme_aspect_ratio_is_refused_by_what_it_would_grow_to():
+    with pytest.raises(ImageError, match="224000 x 224 pixels once resized, the limit is 1000000"):
+        decoder(max_pixels=1_000_000).decode(encode(noise(30_000, 30), "PNG"))
+    assert decoder(max_pixels=1_000_000).decode(encode(noise(3000, 300), "PNG")).shape == (3, 224, 224)
+
+
+def test_pixels_are_written_to_the_place_they_are_given():
+    place = np.zeros((2, 3, 224, 224), np.uint8)
+    encoded = encode(photos()[0], "JPEG")
+    assert decoder().decode(encoded, place[1]).base is place
+    np.testing.assert_array_equal(place[1], reference(encoded))
+    assert not place[0].any()
+
+
+def progressive(extra_scans):
+    """A JPEG that repeats its last scan."""
+    encoded = encode(noise(64, 64), "JPEG", progressive=True)
+    start = encoded.rindex(b"\xff\xda")
+    return encoded[:-2] + encoded[start:-2] * extra_scans + encoded[-2:]
+
+
+def test_a_jpeg_of_very_many_scans_is_refused_before_it_is_decoded():
+    assert decoder().decode(progressive(50)).shape == (3, 224, 224)
+    with pytest.raises(ImageError, match="has too many JPEG scans: 5010, the limit is 100; encode it anew"):
+        decoder().decode(progressive(5000))
+
+
+def test_a_long_run_of_scan_markers_is_no_reason_to_refuse_another_format():
+    picture = Image.new("RGB", (300, 1), (0xFF, 0xDA, 0xFF))
+    assert decoder().decode(encode(picture.resize((300, 300)), "BMP")).shape == (3, 224, 224)
+
+
+def test_an_error_does_not_keep_the_half_decoded_image_alive():
+    encoded = encode(noise(200, 200), "PNG")
+    with pytest.raises(ImageError, match="truncated or damaged") as caught:
+        decoder().decode(encoded[: len(encoded) // 2])
+    assert caught.value.__cause__ is caught.value.__context__ is None
+    frames = [entry.frame for entry in caught.traceback]
+    assert not [
+        value for frame in frames for value in frame.f_locals.values() if isinstance(value, Image.Image)
+    ]

@@ -1,0 +1,98 @@
+"""JPEGs decoded at a part of their size: what that changes, and what it must not."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clip_geometry import ImageSettings
+from clip_images import ImageDecoder, ImageError, draft_ratio
+from tests.helpers.pictures import encode, photos, turned
+
+CLIP = ImageSettings(resize=224, resample=3, crop=(224, 224))
+FORMATS = ("JPEG", "PNG")
+
+
+def decode(encoded, draft, settings=CLIP, max_pixels=50_000_000):
+    return ImageDecoder(settings, FORMATS, max_pixels, draft).decode(encoded).astype(int)
+
+
+def photo(width, height):
+    return photos()[0].resize((width, height), Image.Resampling.BICUBIC)
+
+
+def mean_difference(one, other):
+    return np.abs(one - other).mean()
+
+
+@pytest.mark.parametrize(("text", "ratio"), [("0", 0), ("0.0", 0), ("1", 1), ("2.5", 2.5)])
+def test_the_parameter_is_a_ratio(text, ratio):
+    assert draft_ratio(text) == ratio
+
+
+@pytest.mark.parametrize("text", ["", "no", "0.5", "-1", "inf", "nan"])
+def test_other_parameters_are_refused(text):
+    with pytest.raises(ValueError, match=f"'jpeg_draft' must be 0 or a number of at least 1, not '{text}'"):
+        draft_ratio(text)
+
+
+@pytest.mark.parametrize("size", [(640, 427), (895, 900)])
+def test_jpegs_too_small_for_the_ratio_are_exact(size):
+    encoded = encode(photo(*size), "JPEG")
+    np.testing.assert_array_equal(decode(encoded, draft=2), decode(encoded, draft=0))
+
+
+def test_at_the_ratio_itself_the_decoded_size_is_taken():
+    encoded = encode(photo(896, 900), "JPEG")  # half of it is 448 = 2 x 224 wide
+    assert (decode(encoded, draft=2) != decode(encoded, draft=0)).any()
+
+
+def test_other_formats_stay_exact():
+    encoded = encode(photo(1000, 1000), "PNG")
+    np.testing.assert_array_equal(decode(encoded, draft=1), decode(encoded, draft=0))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(1367, 911), (911, 1367)])
+@pytest.mark.parametrize("settings", [CLIP, ImageSettings((150, 200), 3, None)])
+def test_every_orientation_keeps_its_place_with_odd_sizes(orientation, size, settings):
+    """Halves and quarters of odd edges are rounded up: taken for the whole, they would shift the picture."""
+    encoded = turned(photo(*size), orientation)
+    exact = decode(encoded, 0, settings)
+    drafted = decode(encoded, 2, settings)
+    assert drafted.shape == exact.shape
+    assert (drafted != exact).any()
+    assert mean_difference(drafted, exact) < 1
+    shifted = np.roll(exact, 1, axis=2)
+    assert mean_difference(drafted, exact) < 0.2 * mean_difference(shifted, exact)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_every_mode_is_drafted(mode):
+    encoded = encode(photo(1600, 1200).convert(mode), "JPEG")
+    assert 0 < mean_difference(decode(encoded, 2), decode(encoded, 0)) < 1
+
+
+def test_a_file_of_several_jpegs_is_drafted():
+    file = io.BytesIO()
+    photo(1600, 1200).save(file, "MPO", save_all=True, append_images=[photo(100, 100)])
+    assert 0 < mean_difference(decode(file.getvalue(), 2), decode(file.getvalue(), 0)) < 1
+
+
+def test_the_limit_holds_for_the_true_size():
+    encoded = encode(photo(1600, 1200), "JPEG")
+    with pytest.raises(ImageError, match="is too large.*limit is 1900000"):
+        decode(encoded, 2, max_pixels=1_900_000)
+
+
+def test_without_resizing_nothing_is_drafted():
+    encoded = encode(photo(1600, 1200), "JPEG")
+    settings = ImageSettings(None, 3, (224, 224))
+    np.testing.assert_array_equal(decode(encoded, 1, settings), decode(encoded, 0, settings))
+
+
+def test_a_truncated_jpeg_is_refused_as_ever():
+    encoded = encode(photo(1600, 1200), "JPEG")
+    with pytest.raises(ImageError, match="truncated or damaged"):
+        decode(encoded[: len(encoded) // 2], 2)

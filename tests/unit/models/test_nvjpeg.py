@@ -1,0 +1,166 @@
+"""The path of nvJPEG without a GPU: which files it takes, and turning, resizing and cropping with torch."""
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clip_geometry import ImageSettings
+from clip_images import ImageDecoder
+from clip_nvjpeg import NvJpeg, fit, load_decoder, read_header
+from tests.helpers.pictures import encode, noise, photos, turned, varied_images
+
+CLIP = ImageSettings(resize=224, resample=3, crop=(224, 224))
+LIMIT = 50_000_000
+TAKEN = {"photo.jpg", "grey.jpg", *(f"exif_{turn}.jpg" for turn in range(2, 9))}
+TAKEN.add("ycbcr.jpg")
+
+
+def pillow(encoded, settings=CLIP):
+    return ImageDecoder(settings, ("JPEG", "PNG"), LIMIT).decode(encoded)
+
+
+def planes(image):
+    return torch.from_numpy(np.asarray(image.convert("RGB")).transpose(2, 0, 1).copy())
+
+
+def decode_on_host(files):
+    """Decodes as nvJPEG is to: to RGB, not turned, and all files or none."""
+    return [planes(Image.open(io.BytesIO(file))) for file in files]
+
+
+@pytest.fixture
+def decoder():
+    """Makes an NvJpeg on the CPU and the list of its warnings."""
+
+    def make(decode=decode_on_host, settings=CLIP):
+        warnings = []
+        return NvJpeg(settings, LIMIT, decode, warnings.append), warnings
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with ThreadPoolExecutor(2) as made:
+        yield made
+
+
+def test_only_plain_jpegs_are_taken():
+    taken = {name for name, file in varied_images().items() if read_header(file, CLIP, LIMIT)}
+    assert taken == TAKEN
+
+
+def test_a_jpeg_that_stores_rgb_is_left_to_pillow():
+    photo = photos()[0]
+    assert read_header(encode(photo, "JPEG", keep_rgb=False), CLIP, LIMIT)
+    assert read_header(encode(photo, "JPEG", keep_rgb=True), CLIP, LIMIT) is None
+
+
+def test_what_may_be_damaged_or_too_large_is_left_to_pillow():
+    file = encode(photos()[0], "JPEG")
+    assert read_header(file, CLIP, LIMIT).pixels == 640 * 427
+    assert read_header(file[:-2], CLIP, LIMIT) is None
+    assert read_header(file, CLIP, 640 * 427 - 1) is None
+    assert read_header(b"", CLIP, LIMIT) is None
+    assert read_header(b"\xff\xd8\xff\xd9", CLIP, LIMIT) is None
+
+
+@pytest.mark.parametrize(
+    "image", [*photos(), noise(1000, 700), noise(333, 777), photos()[0].resize((90, 60))]
+)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        CLIP,
+        ImageSettings(224, 2, (224, 224)),
+        ImageSettings((200, 260), 3, None),
+        ImageSettings(200, 3, (224, 224)),
+    ],
+)
+def test_resizing_and_cropping_is_pillows_to_one_level(image, settings, record_property):
+    theirs = pillow(encode(image, "PNG"), settings).astype(int)
+    ours = fit(planes(image), settings).numpy()
+    assert ours.shape == theirs.shape
+    assert ours.dtype == np.uint8
+    difference = np.abs(ours - theirs)
+    record_property("largest difference", int(difference.max()))
+    record_property("share that differs by more than 1", float((difference > 1).mean()))
+    if image.height < 2 * image.width:
+        assert difference.max() <= 1
+    else:  # from Pillow 13 on, some tall images are resized along the columns first
+        assert (difference > 1).mean() < 0.02
+
+
+def test_without_resizing_the_crop_is_exact():
+    settings = ImageSettings(None, 3, (300, 500))
+    image = noise(401, 333)  # wider is cut, lower is filled up
+    np.testing.assert_array_equal(
+        fit(planes(image), settings).numpy(), pillow(encode(image, "PNG"), settings)
+    )
+
+
+def test_every_file_comes_back_in_its_place_and_turned(decoder, pool):
+    files = varied_images()
+    gpu, warnings = decoder()
+    for name, found in zip(files, gpu.decode(list(files.values()), pool), strict=True):
+        assert (found is not None) == (name in TAKEN)
+        if found is not None:
+            assert np.abs(found - pillow(files[name]).astype(int)).mean() < 0.5, name
+    assert not warnings
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turning_is_exact(decoder, pool, orientation):
+    file = turned(noise(40, 30), orientation)
+    settings = ImageSettings(None, 3, (28, 28))
+    gpu, _ = decoder(settings=settings)
+    (found,) = gpu.decode([file], pool)
+    np.testing.assert_array_equal(found, pillow(file, settings))
+
+
+def test_a_file_that_is_refused_is_left_to_pillow_and_told_once(decoder, pool):
+    good, bad = encode(photos()[0], "JPEG"), encode(noise(64, 64), "JPEG")
+
+    def refuse(files):
+        if bad in files:
+            raise RuntimeError("cannot decode this")
+        return decode_on_host(files)
+
+    gpu, warnings = decoder(refuse)
+    found = gpu.decode([good, bad, b"no image", good, bad], pool)
+    assert [pixels is not None for pixels in found] == [True, False, False, True, False]
+    assert len(warnings) == 1
+    assert "cannot decode this" in warnings[0]
+
+
+def test_large_batches_are_cut_into_calls(decoder, pool):
+    calls = []
+
+    def count(files):
+        calls.append(len(files))
+        return decode_on_host(files)
+
+    gpu, _ = decoder(count)
+    assert all(pixels is not None for pixels in gpu.decode([encode(noise(30, 20), "JPEG")] * 150, pool))
+    assert calls == [64, 64, 22]
+
+
+def test_sizes_may_differ_without_a_crop(decoder, pool):
+    gpu, _ = decoder(settings=ImageSettings(32, 3, None))
+    found = gpu.decode([encode(noise(64, 48), "JPEG"), encode(noise(48, 64), "JPEG")], pool)
+    assert [pixels.shape for pixels in found] == [(3, 32, 42), (3, 42, 32)]
+
+
+def test_another_way_of_resizing_is_refused(decoder):
+    with pytest.raises(ValueError, match="bilinearly or bicubically"):
+        decoder(settings=ImageSettings(224, 1, (224, 224)))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_or_torchvision_loading_fails():
+    with pytest.raises((ImportError, RuntimeError, AssertionError)):
+        load_decoder(0)

@@ -1,0 +1,147 @@
+"""The towers against transformers' CLIPModel, on small random checkpoints of every kind that occurs."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoImageProcessor, AutoTokenizer, CLIPConfig, CLIPModel
+
+from clip_common.tower import choose_precision, cpu_has_bfloat16
+from clip_encoder import HostEncoder
+from clip_text import TextEncoder, TextTokenizer, load_text_model
+from clip_vision import load_vision_model
+from tests.helpers.servers import DEMO_CHECKPOINT
+from tritonclip_server.repository.checkpoint import locate, read_checkpoint
+from tritonclip_server.repository.writer import PARTS
+
+TEXTS = [
+    "a cat",
+    "a photo of a small dog in front of a house",
+    "Ünïcödé 中文 🙂",
+    "x" * 400,
+    "a <|endoftext|> b",
+    "<|startoftext|>",
+    "don't   stop",
+    "1234567890",
+]
+CPU = torch.device("cpu")
+SIZES = {
+    "openai": {},
+    "gelu, 14 px patches": {
+        "vision_config": {"hidden_act": "gelu", "patch_size": 14},
+        "text_config": {"hidden_act": "gelu"},
+    },
+    "legacy end token": {"text_config": {"eos_token_id": 2}},
+    "other projection": {"projection_dim": 40, "text_config": {"layer_norm_eps": 1e-3}},
+}
+
+
+@pytest.fixture(scope="module", params=SIZES)
+def model(request, tmp_path_factory):
+    """A checkpoint in Hugging Face format and the same taken apart for the models."""
+    changes = SIZES[request.param]
+    ids = CLIPConfig.from_pretrained(DEMO_CHECKPOINT).text_config
+    small = {"num_hidden_layers": 2, "num_attention_heads": 4}
+    special = {
+        name: getattr(ids, name) for name in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
+    }
+    text = small | special | {"hidden_size": 64, "intermediate_size": 96} | changes.get("text_config", {})
+    vision = small | {"hidden_size": 48, "intermediate_size": 80} | changes.get("vision_config", {})
+    torch.manual_seed(3)
+    reference = CLIPModel(
+        CLIPConfig(text_config=text, vision_config=vision, projection_dim=changes.get("projection_dim", 32))
+    ).eval()
+    directory = tmp_path_factory.mktemp("checkpoint")
+    reference.save_pretrained(directory)
+    for part in (AutoTokenizer, AutoImageProcessor):
+        part.from_pretrained(DEMO_CHECKPOINT).save_pretrained(directory)
+    for name in ("vision_encoder", "text_encoder"):
+        PARTS[name](read_checkpoint(locate(str(directory))), directory)
+    return reference, directory
+
+
+def cosines(ours, theirs):
+    theirs = theirs / np.linalg.norm(theirs, axis=-1, keepdims=True)
+    return (ours * theirs).sum(axis=-1)
+
+
+@torch.inference_mode()
+def reference_images(reference, directory, pixels):
+    processor = AutoImageProcessor.from_pretrained(directory)
+    values = processor(images=list(pixels), return_tensors="pt", input_data_format="channels_first")
+    return reference.get_image_features(**values).pooler_output.numpy()
+
+
+@torch.inference_mode()
+def reference_texts(reference, directory, texts):
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokens = tokenizer(texts, padding=True, truncation=True, max_length=77, return_tensors="pt")
+    return reference.get_text_features(**tokens).pooler_output.numpy(), [
+        len(tokenizer(text).input_ids) for text in texts
+    ]
+
+
+def text_encoder(directory, max_bucket=64):
+    tower = load_text_model(directory)
+    return TextEncoder(
+        tower, TextTokenizer(directory / "tokenizer.json", 77), CPU, max_bucket, pad_token_id=0
+    )
+
+
+@pytest.fixture
+def pixels():
+    return np.random.default_rng(5).integers(0, 256, (7, 3, 224, 224), dtype=np.uint8)
+
+
+def test_image_embeddings_equal_those_of_transformers(model, pixels):
+    reference, directory = model
+    embeds = HostEncoder(load_vision_model(directory), CPU, max_bucket=4).encode([pixels[:2], pixels[2:]])
+    assert embeds.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(embeds, axis=-1), 1, atol=1e-6)
+    assert cosines(embeds, reference_images(reference, directory, pixels)).min() > 1 - 1e-6
+
+
+@pytest.mark.filterwarnings("ignore:Token indices sequence length")
+def test_text_embeddings_equal_those_of_transformers(model):
+    reference, directory = model
+    embeds, counts = text_encoder(directory).encode(TEXTS)
+    expected, expected_counts = reference_texts(reference, directory, TEXTS)
+    np.testing.assert_allclose(np.linalg.norm(embeds, axis=-1), 1, atol=1e-6)
+    assert cosines(embeds, expected).min() > 1 - 1e-6
+    assert counts == expected_counts
+    assert max(counts) > 77
+
+
+def test_buckets_and_neighbours_change_nothing(model):
+    _, directory = model
+    together, _ = text_encoder(directory, max_bucket=4).encode(TEXTS)
+    alone = np.concatenate([text_encoder(directory).encode([text])[0] for text in TEXTS])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_stays_close_to_float32(model, pixels, precision):
+    reference, directory = model
+    dtype = choose_precision(precision, CPU, exact_on_cpu=False)
+    vision, text = load_vision_model(directory), load_text_model(directory)
+    vision.set_precision(dtype)
+    text.set_precision(dtype)
+    assert vision.tower.layers[0].fc1.weight.dtype is dtype
+    images = HostEncoder(vision, CPU, 8).encode([pixels])
+    assert images.dtype == np.float32
+    assert cosines(images, reference_images(reference, directory, pixels)).min() > 0.9999
+    tokenizer = TextTokenizer(directory / "tokenizer.json", 77)
+    texts, _ = TextEncoder(text, tokenizer, CPU, 8, pad_token_id=0).encode(TEXTS)
+    assert cosines(texts, reference_texts(reference, directory, TEXTS)[0]).min() > 0.9999
+
+
+def test_auto_takes_float16_on_a_gpu():
+    gpu = torch.device("cuda", 0)
+    assert choose_precision("auto", gpu, exact_on_cpu=False) is torch.float16
+    assert choose_precision("auto", gpu, exact_on_cpu=True) is torch.float16
+    assert choose_precision("float32", gpu, exact_on_cpu=False) is torch.float32
+
+
+def test_auto_takes_bfloat16_on_a_cpu_that_has_it_but_for_labels():
+    fast = torch.bfloat16 if cpu_has_bfloat16() else torch.float32
+    assert choose_precision("auto", CPU, exact_on_cpu=False) is fast
+    assert choose_precision("auto", CPU, exact_on_cpu=True) is torch.float32

@@ -1,0 +1,131 @@
+"""The shipped checkpoint: its format, and that it knows what its card says, on pictures that it never saw."""
+
+import json
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from transformers import CLIPConfig, CLIPModel, CLIPProcessor, pipeline
+
+from tests.helpers.servers import ROOT
+from tritonclip_server.demo.drawing import draw_plain_digit
+from tritonclip_server.demo.evaluation import digit_task, load, pair_task, run_task
+from tritonclip_server.demo.samples import DIGIT_ROWS
+from tritonclip_server.demo.scenes import HELD_OUT, digit_rows, load_glyphs
+
+DEMO = ROOT / "scripts" / "demo"
+CHECKPOINT = DEMO / "checkpoint"
+IMAGES = DEMO / "images"
+MAX_BYTES = 8_000_000
+SAMPLES = json.loads((IMAGES / "labels.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return load(CHECKPOINT)
+
+
+def test_weights_are_float16_and_small():
+    file = CHECKPOINT / "model.safetensors"
+    assert file.stat().st_size <= MAX_BYTES
+    with safe_open(file, "pt") as weights:
+        tensors = [weights.get_tensor(name) for name in weights.keys()]
+    floats = [t for t in tensors if t.is_floating_point()]
+    assert {t.dtype for t in floats} == {torch.float16}
+    assert sum(t.numel() for t in floats) < 4_000_000
+    assert all(t.isfinite().all() for t in floats)
+
+
+def test_sizes_are_as_stated(loaded):
+    config = loaded[0].config
+    assert (config.vision_config.image_size, config.vision_config.patch_size) == (224, 32)
+    assert config.projection_dim == 512 and config.text_config.max_position_embeddings == 77
+    assert config.vision_config.hidden_act == config.text_config.hidden_act == "quick_gelu"
+    assert 1 < loaded[0].logit_scale.exp().item() < 101
+
+
+def test_special_tokens_agree_everywhere(loaded):
+    text, tokenizer = loaded[0].config.text_config, loaded[1].tokenizer
+    assert text.vocab_size == len(tokenizer)
+    assert text.eos_token_id == tokenizer.eos_token_id == tokenizer.pad_token_id == len(tokenizer) - 1
+    assert text.bos_token_id == tokenizer.bos_token_id
+
+
+def test_image_processor_is_clips(loaded):
+    processor = loaded[1].image_processor
+    assert processor.crop_size == {"height": 224, "width": 224} and processor.size == {"shortest_edge": 224}
+    assert processor.resample == Image.Resampling.BICUBIC and processor.do_convert_rgb
+    assert processor.image_mean == pytest.approx([0.48145466, 0.4578275, 0.40821073])
+
+
+def test_loads_without_a_warning(caplog):
+    logger = logging.getLogger("transformers")  # does not propagate to the root
+    logger.addHandler(caplog.handler)
+    try:
+        CLIPModel.from_pretrained(CHECKPOINT)
+        CLIPProcessor.from_pretrained(CHECKPOINT)
+        CLIPConfig(
+            text_config={"vocab_size": 10}
+        )  # the handler does hear warnings: the default ids are larger
+    finally:
+        logger.removeHandler(caplog.handler)
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages and all("between 0 and 9" in message for message in messages), messages
+
+
+def test_padding_changes_no_text(loaded):
+    model, processor = loaded
+    short = processor.tokenizer(["red"], return_tensors="pt")
+    both = processor.tokenizer(["red", "a photo of two small blue stars"], padding=True, return_tensors="pt")
+    pixels = processor(images=draw_plain_digit(0), return_tensors="pt")
+    with torch.inference_mode():
+        alone, padded = (model(**tokens, **pixels).text_embeds[0] for tokens in (short, both))
+    torch.testing.assert_close(alone, padded, atol=1e-5, rtol=0)
+    assert math.isclose(alone.norm().item(), 1, abs_tol=1e-5)
+
+
+def test_knows_pairs_that_it_never_saw(loaded):
+    results = run_task(*loaded, pair_task("held-out pairs", HELD_OUT, per_pair=10, seed=123))
+    assert results[0].pictures == 200 and results[0].labels == 100
+    assert min(r.accuracy for r in results) >= 0.90, results
+
+
+def test_knows_digits_that_it_never_saw(loaded):
+    results = run_task(*loaded, digit_task("held-out digits", draw_plain_digit))
+    assert results[0].pictures == 899
+    assert min(r.accuracy for r in results) >= 0.90, results
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return pipeline("zero-shot-image-classification", model=str(CHECKPOINT), dtype=torch.float32)
+
+
+@pytest.mark.parametrize("name", SAMPLES["expected"])
+def test_sample_pictures_are_recognised(classifier, name):
+    ranked = classifier(str(IMAGES / name), candidate_labels=SAMPLES["candidate_labels"])
+    assert ranked[0]["label"] == SAMPLES["expected"][name], ranked[:3]
+
+
+def test_sample_pictures_are_small_and_varied():
+    files = [IMAGES / name for name in SAMPLES["expected"]]
+    assert all(file.stat().st_size < 60_000 for file in files)
+    modes, sizes, orientations = set(), set(), set()
+    for file in files:
+        with Image.open(file) as picture:
+            modes.add(picture.mode)
+            sizes.add(picture.size)
+            orientations.add(picture.getexif().get(0x0112, 1))
+    assert modes >= {"RGB", "RGBA", "L"} and len(sizes) >= 5 and 6 in orientations
+    assert sorted(p.name for p in IMAGES.iterdir() if p.suffix != ".json") == sorted(SAMPLES["expected"])
+    assert np.isin(list(SAMPLES["expected"].values()), SAMPLES["candidate_labels"]).all()
+
+
+def test_sample_digits_are_of_the_test_half():
+    rows = DIGIT_ROWS.values()
+    assert set(rows) <= set(digit_rows("test").tolist())
+    assert [load_glyphs()[1][row] for row in rows] == list(DIGIT_ROWS)

@@ -1,0 +1,82 @@
+"""Where a server is found: in NVIDIA's container, in the wheel; and what is said where there is none."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.pictures import encode, noise
+from tritonclip import Client
+from tritonclip_server.serving import installation as triton_installation
+from tritonclip_server.serving import launcher as triton_launcher
+from tritonclip_server.serving.installation import STUB, LaunchError, find_installation
+from tritonclip_server.serving.launcher import EmbeddedTriton, ServerOptions
+from tritonclip_server.serving.release import EMBEDDED, PINNED
+
+
+@pytest.fixture
+def container(tmp_path):
+    """The wheel's server, laid out as in NVIDIA's images."""
+    wheel = find_installation(tmp_path / "nowhere")
+    root = tmp_path / "tritonserver"
+    for directory, source in (("bin", wheel.server), ("backends/python", wheel.stub)):
+        (root / directory).mkdir(parents=True)
+        (root / directory / source.name).symlink_to(source)
+    for source in wheel.backend.glob("*.*"):
+        (root / "backends" / "python" / source.name).symlink_to(source)
+    (root / "lib").symlink_to(wheel.library_path[-1])
+    (root / "TRITON_VERSION").write_text(f"{EMBEDDED}\n")
+    return root
+
+
+def test_the_container_goes_before_the_wheel_and_tells_its_release(container):
+    (container / "TRITON_VERSION").write_text("2.71.0\n")
+    found = find_installation(container)
+    assert found.release == PINNED
+    assert found.server == container / "bin" / "tritonserver"
+    assert find_installation(container / "nowhere").release == EMBEDDED
+
+
+def test_a_server_laid_out_as_in_the_container_serves(container, demo_repository, monkeypatch):
+    monkeypatch.setattr(triton_launcher, "find_installation", lambda: find_installation(container))
+    with EmbeddedTriton(demo_repository, ServerOptions(http_port=0, grpc_port=0, metrics_port=0)) as server:
+        assert Path(f"/proc/{server.pid}/cmdline").read_bytes().startswith(str(container).encode())
+        with Client(server.grpc_url) as client:
+            assert client.classify(encode(noise(64, 64), "PNG"), ["cat"])
+
+
+@pytest.mark.parametrize("content", [None, "unknown"])
+def test_a_container_that_does_not_tell_its_release_is_named(container, content):
+    (container / "TRITON_VERSION").unlink()
+    if content:
+        (container / "TRITON_VERSION").write_text(content)
+    with pytest.raises(LaunchError, match="does not say which Triton it holds"):
+        find_installation(container)
+
+
+def test_a_container_without_the_python_backend_is_named(container):
+    (container / "backends" / "python" / STUB).unlink()
+    with pytest.raises(LaunchError, match="use an image with the Python backend"):
+        find_installation(container)
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_other_platforms_are_pointed_to_the_container(monkeypatch, platform):
+    monkeypatch.setattr(sys, "platform", platform)
+    with pytest.raises(LaunchError, match=f"no embedded Triton for {platform}: .*container"):
+        find_installation()
+
+
+def test_a_missing_wheel_is_named(monkeypatch):
+    monkeypatch.setattr(triton_installation.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(LaunchError, match="nvidia-pytriton is not installed.*container"):
+        find_installation()
+
+
+def test_a_virtual_environment_may_bring_the_libpython(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    with pytest.raises(LaunchError, match="libpython9.9"):
+        triton_installation._libpython_directory("9.9")
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "libpython9.9.so.1.0").touch()
+    assert triton_installation._libpython_directory("9.9") == tmp_path / "lib"
