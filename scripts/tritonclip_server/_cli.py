@@ -12,8 +12,14 @@ SUBCOMMANDS = {
     "prepare": Subcommand("repository.prepare", "Write a model repository from a CLIP checkpoint."),
     "serve": Subcommand("serving.serve", "Serve a checkpoint or a prepared repository with Triton."),
     "rollout": Subcommand("rollout.command", "Switch a running server to another checkpoint."),
-    "evaluate": Subcommand("evaluation.command", "Compare a server with transformers on labelled images."),
-    "export-onnx": Subcommand("onnx_export.command", "Write both towers of a checkpoint as ONNX."),
+    "evaluate": Subcommand(
+        "evaluation.command",
+        "Compare a server with transformers on labelled images.",
+        "./client '.[evaluate]'",
+    ),
+    "export-onnx": Subcommand(
+        "onnx_export.command", "Write both towers of a checkpoint as ONNX.", "'.[onnx]'"
+    ),
     "benchmark": Subcommand("benchmarks.command", "Measure the system, alone and against others."),
 }
 

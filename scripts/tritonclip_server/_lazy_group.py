@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import NamedTuple
 
@@ -14,10 +16,13 @@ class Subcommand(NamedTuple):
     Attributes:
         module: Module of the package that holds its click command as `main`.
         help: One line for the list of subcommands.
+        install: Arguments of `pip install` that bring the packages it imports; empty if the base
+            installation has them all.
     """
 
     module: str
     help: str
+    install: str = ""
 
 
 class LazyGroup(click.Group):
@@ -36,12 +41,31 @@ class LazyGroup(click.Group):
         return list(self._subcommands)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a subcommand; None if there is no such name."""
+        """Import a subcommand, or return None if there is no such name."""
         if cmd_name not in self._subcommands:
             return None
-        module = import_module(f"tritonclip_server.{self._subcommands[cmd_name].module}")
+        with self._missing_package_named(cmd_name):
+            module = import_module(f"tritonclip_server.{self._subcommands[cmd_name].module}")
         command: click.Command = module.main
         return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the subcommand that the arguments name."""
+        with self._missing_package_named(lambda: ctx.invoked_subcommand):
+            return super().invoke(ctx)
+
+    @contextmanager
+    def _missing_package_named(self, subcommand: str | Callable[[], str | None]) -> Iterator[None]:
+        """Turn an import that fails into one line with the `pip` command that installs the package."""
+        try:
+            yield
+        except ModuleNotFoundError as error:
+            name = subcommand if isinstance(subcommand, str) else subcommand()
+            entry = self._subcommands.get(name or "")
+            if entry is None or not entry.install or (error.name or "").startswith("tritonclip_server"):
+                raise
+            text = f"the package {error.name} is missing; install it with: pip install {entry.install}"
+            raise click.ClickException(text) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the subcommands without importing them."""
