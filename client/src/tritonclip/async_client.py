@@ -19,6 +19,7 @@ from tritonclip._calls import codec
 from tritonclip._calls.checks import DEFAULT_HYPOTHESIS_TEMPLATE
 from tritonclip._calls.request import Request, RequestOptions
 from tritonclip._calls.steps import Flow, Work
+from tritonclip._calls.token_counts import LabelReport
 from tritonclip._settings import ClientOptions
 from tritonclip._transport.base import open_async_transport
 from tritonclip._transport.tracing import traced
@@ -196,8 +197,9 @@ class AsyncClient(BaseClient):
             hypothesis_template: See `classify`.
             top_k: See `classify`.
             threshold: See `classify`.
-            on_error: `raise` ends the run at the first bad image; `return` hands out a TritonClipError in
-                its place and goes on. An outage longer than `patience_s` ends the run in either case.
+            on_error: `raise` ends the run at the first bad image; `return` yields a TritonClipError in its
+                place and goes on. An outage longer than `patience_s` and an invalid label end the run in
+                either case.
             **options: See `BulkOptions`.
 
         Returns:
@@ -208,11 +210,11 @@ class AsyncClient(BaseClient):
         ranking = codec.Ranking.check(
             labels, hypothesis_template=hypothesis_template, top_k=top_k, threshold=threshold
         )
+        report = LabelReport(ranking.labels)
         return self._many(
             _bulk.check_images_input(images),
             plan,
-            lambda group: self._flows.classify_group(group, ranking),
-            begin=lambda: self._flows.begin_classify(ranking),
+            lambda group: self._flows.classify_group(group, ranking, report),
         )
 
     @overload
@@ -350,19 +352,17 @@ class AsyncClient(BaseClient):
         inputs: Iterable[Any] | AsyncIterable[Any],
         plan: _bulk.Plan,
         answer: Callable[[_bulk.Group[Any]], Flow[list[R | TritonClipError]]],
-        begin: Callable[[], Flow[None]] | None = None,
         size_of: Callable[[Any], int] = _bulk.image_bytes,
     ) -> AsyncIterator[R | TritonClipError]:
         """Check at once, and run when the first result is asked for."""
         self._start(plan.request)
-        return self._run_many(inputs, plan, answer, begin, size_of)
+        return self._run_many(inputs, plan, answer, size_of)
 
     async def _run_many(
         self,
         inputs: Iterable[Any] | AsyncIterable[Any],
         plan: _bulk.Plan,
         answer: Callable[[_bulk.Group[Any]], Flow[list[R | TritonClipError]]],
-        begin: Callable[[], Flow[None]] | None,
         size_of: Callable[[Any], int],
     ) -> AsyncIterator[R | TritonClipError]:
         tally: _bulk.Tally[R] = _bulk.Tally(plan)
@@ -375,8 +375,6 @@ class AsyncClient(BaseClient):
             tally.note_answer()
             return result
 
-        if begin is not None:
-            await patiently(begin)
         groups = _bulk.in_groups_async(inputs, plan.batch_size, size_of)
         results = _bulk.in_order_async(groups, lambda group: patiently(lambda: answer(group)), plan, tally)
         async with contextlib.aclosing(results):

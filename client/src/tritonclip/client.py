@@ -18,6 +18,7 @@ from tritonclip._calls import codec
 from tritonclip._calls.checks import DEFAULT_HYPOTHESIS_TEMPLATE
 from tritonclip._calls.request import Request, RequestOptions
 from tritonclip._calls.steps import Flow, Work
+from tritonclip._calls.token_counts import LabelReport
 from tritonclip._retry import until
 from tritonclip._settings import ClientOptions
 from tritonclip._transport.base import open_transport
@@ -195,8 +196,9 @@ class Client(BaseClient):
             hypothesis_template: See `classify`.
             top_k: See `classify`.
             threshold: See `classify`.
-            on_error: `raise` ends the run at the first bad image; `return` hands out a TritonClipError in
-                its place and goes on. An outage longer than `patience_s` ends the run in either case.
+            on_error: `raise` ends the run at the first bad image; `return` yields a TritonClipError in its
+                place and goes on. An outage longer than `patience_s` and an invalid label end the run in
+                either case.
             **options: See `BulkOptions`.
 
         Returns:
@@ -207,11 +209,11 @@ class Client(BaseClient):
         ranking = codec.Ranking.check(
             labels, hypothesis_template=hypothesis_template, top_k=top_k, threshold=threshold
         )
+        report = LabelReport(ranking.labels)
         return self._many(
             _bulk.check_images_input(images),
             plan,
-            lambda group: self._flows.classify_group(group, ranking),
-            begin=lambda: self._flows.begin_classify(ranking),
+            lambda group: self._flows.classify_group(group, ranking, report),
         )
 
     @overload
@@ -349,19 +351,17 @@ class Client(BaseClient):
         inputs: Iterable[Any],
         plan: _bulk.Plan,
         answer: Callable[[_bulk.Group[Any]], Flow[list[R | TritonClipError]]],
-        begin: Callable[[], Flow[None]] | None = None,
         size_of: Callable[[Any], int] = _bulk.image_bytes,
     ) -> Iterator[R | TritonClipError]:
         """Check at once, and run when the first result is asked for."""
         self._start(plan.request)
-        return self._run_many(inputs, plan, answer, begin, size_of)
+        return self._run_many(inputs, plan, answer, size_of)
 
     def _run_many(
         self,
         inputs: Iterable[Any],
         plan: _bulk.Plan,
         answer: Callable[[_bulk.Group[Any]], Flow[list[R | TritonClipError]]],
-        begin: Callable[[], Flow[None]] | None,
         size_of: Callable[[Any], int],
     ) -> Iterator[R | TritonClipError]:
         tally: _bulk.Tally[R] = _bulk.Tally(plan)
@@ -373,7 +373,5 @@ class Client(BaseClient):
             tally.note_answer()
             return result
 
-        if begin is not None:
-            patiently(begin)
         groups = _bulk.in_groups(inputs, plan.batch_size, size_of)
         yield from _bulk.in_order(groups, lambda group: patiently(lambda: answer(group)), plan, tally, ended)

@@ -74,22 +74,32 @@ class Ranking:
         """The texts that the text encoder sees."""
         return [self.template.format(label) for label in self.labels]
 
+    def report_counts(self, counts: Sequence[int]) -> None:
+        """Report the labels' token counts; see `note_counts`."""
+        note_counts(counts, self.labels, kind="label")
+
     def rank(self, scores: npt.NDArray[np.float32]) -> list[list[Prediction]]:
         """Scores float32 [n, m] to n lists of predictions; see `rank`."""
         return rank(scores, self.labels, top_k=self.top_k, threshold=self.threshold)
 
 
 def classify_call(
-    images: Sequence[bytes], ranking: Ranking, *, warn: bool = True
+    images: Sequence[bytes], ranking: Ranking, report: Callable[[Sequence[int]], None] | None = None
 ) -> Call[list[list[Prediction]]]:
-    """Rank labels for n encoded images; the answer is one sorted list of predictions an image."""
+    """Rank labels for n encoded images; the answer is one sorted list of predictions per image.
+
+    Args:
+        images: The encoded files.
+        ranking: See `Ranking`.
+        report: Takes the labels' token counts; None: they are reported with each answer.
+    """
+    report = report or ranking.report_counts
 
     def decode(outputs: Tensors) -> list[list[Prediction]]:
         shape = (len(images), len(ranking.labels))
         scores = _group(outputs, wire.SCORES, shape, wire.ZERO_SHOT)  # [n, m]
         counts = decode_token_counts(outputs, len(ranking.labels), wire.ZERO_SHOT)
-        if warn:
-            note_counts(counts, ranking.labels, kind="label")
+        report(counts)
         return ranking.rank(scores)
 
     return Call(

@@ -15,7 +15,7 @@ from tritonclip._calls.checks import check_text, check_texts
 from tritonclip._calls.label_store import LabelStore
 from tritonclip._calls.request import Request
 from tritonclip._calls.steps import Flow, ask, infer, infer_versioned, work
-from tritonclip._calls.token_counts import note_counts
+from tritonclip._calls.token_counts import LabelReport, note_counts
 from tritonclip._images.fetch import Fetcher
 from tritonclip._images.preprocess import preprocess_image, preprocess_images
 from tritonclip._images.sources import Fetch, as_images, encode_image, encode_images, map_images
@@ -30,6 +30,7 @@ PROMPTS_A_CALL = 1000  # of labels that are scored in the client; a server need 
 CHANGED = (
     "the server's models were changed during the call, or servers of different versions share it; try again"
 )
+_LABELS = re.compile(r"\blabels?\b")
 _ALONE = re.compile(r"^(image|text) 0\b")
 
 
@@ -59,7 +60,7 @@ class Flows:
         """Rank labels for one image or several."""
         ranked: list[list[Prediction]]
         if self._scores_here:
-            text_embeds = yield from self._embed_labels(ranking)
+            text_embeds = yield from self._embed_labels(ranking, ranking.report_counts)
             image_embeds, single = yield from self.embed_images_versioned(images)
             ranked = yield from self._rank(image_embeds, text_embeds, ranking)
         else:
@@ -123,36 +124,33 @@ class Flows:
         """Fetches an image by its URL within the request's deadline."""
         return lambda url, where: self.fetcher.fetch(url, where, request.deadline.left_s)
 
-    # Bulk: what comes before a run, and one group of it.
-
-    def begin_classify(self, ranking: codec.Ranking) -> Flow[None]:
-        """Embed the labels before any image, so that a wrong or a cut one is told of, and once only."""
-        if self._scores_here:
-            yield from self._embed_labels(ranking)
-        else:
-            _, counts = yield from infer(codec.embed_texts_call(ranking.prompts))
-            note_counts(counts, ranking.labels, kind="label")
+    # Bulk: one group of a run.
 
     def classify_group(
-        self, group: Group[Any], ranking: codec.Ranking
+        self, group: Group[Any], ranking: codec.Ranking, report: LabelReport
     ) -> Flow[list[list[Prediction] | TritonClipError]]:
-        """Rank labels for each image of a group."""
+        """Rank labels for each image of a group.
+
+        Raises:
+            InvalidInputError: If a label is invalid, which no other image could change.
+        """
         if not self._scores_here:
             return (
                 yield from _answer_group(
                     group,
                     lambda image, index, request: encode_image(image, index, self._fetch(request)),
-                    lambda items: infer(codec.classify_call([one for _, one in items], ranking, warn=False)),
+                    lambda items: infer(codec.classify_call([one for _, one in items], ranking, report)),
+                    ends_run=_is_about_labels,
                 )
             )
-        text_embeds = yield from self._embed_labels(ranking, warn=False)
+        text_embeds = yield from self._embed_labels(ranking, report)
         ranked: list[list[Prediction] | TritonClipError] = []
         for embed in (yield from self._embed_pixels_group(group)):
             if isinstance(embed, TritonClipError):
                 ranked.append(embed)
                 continue
             if embed.version != text_embeds.version:
-                text_embeds = yield from self._embed_labels(ranking, warn=False, version=embed.version)
+                text_embeds = yield from self._embed_labels(ranking, version=embed.version)
             ranked += yield from self._rank(embed, text_embeds, ranking)
         return ranked
 
@@ -184,7 +182,11 @@ class Flows:
         return known
 
     def _embed_labels(
-        self, ranking: codec.Ranking, *, warn: bool = True, version: str | None = None
+        self,
+        ranking: codec.Ranking,
+        report: Callable[[Sequence[int]], None] | None = None,
+        *,
+        version: str | None = None,
     ) -> Flow[Embeds]:
         """The labels' embeddings float32 [m, d]; only those that are not kept are asked for.
 
@@ -206,15 +208,15 @@ class Flows:
                 counts.extend(part[1])
             if len(versions) <= 1:
                 joined = self._labels.join(prompts, fresh, embeds, counts, max(versions, default=None))
-        if warn:
-            note_counts(joined[1], ranking.labels, kind="label")
+        if report is not None:
+            report(joined[1])
         return Embeds(joined[0], joined[2])
 
     def _rank(
         self, image_embeds: Embeds, text_embeds: Embeds, ranking: codec.Ranking
     ) -> Flow[list[list[Prediction]]]:
         if image_embeds.version != text_embeds.version:
-            text_embeds = yield from self._embed_labels(ranking, warn=False, version=image_embeds.version)
+            text_embeds = yield from self._embed_labels(ranking, version=image_embeds.version)
         check_same_version(image_embeds.version, text_embeds.version)
         vision = yield from self._vision(image_embeds.version)
         return ranking.rank(codec.scores(image_embeds.array, text_embeds.array, vision.logit_scale))
@@ -286,6 +288,14 @@ def check_same_version(one: str, other: str) -> None:
         raise ServerUnavailableError(CHANGED)
 
 
+def _is_about_labels(error: TritonClipError) -> bool:
+    """Return True if the server rejects the labels, which all requests of a run share."""
+    text = error.message
+    return (
+        isinstance(error, InvalidInputError) and not text.startswith("image") and bool(_LABELS.search(text))
+    )
+
+
 def _stack(pixels: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
     if len({one.shape for one in pixels}) > 1:
         raise InvalidInputError("the images differ in size, and this checkpoint crops none")
@@ -296,8 +306,16 @@ def _answer_group(
     group: Group[Any],
     prepare: Callable[[Any, int, Request], E],
     send: Callable[[Sequence[tuple[int, E]]], Flow[Iterable[R]]],
+    ends_run: Callable[[TritonClipError], bool] = lambda error: False,
 ) -> Flow[list[R | TritonClipError]]:
-    """Prepare a group's inputs and send them in one request; each bad one gets an error of its own."""
+    """Prepare a group's inputs and send them in one request; return an error for each bad one.
+
+    Args:
+        group: The inputs.
+        prepare: Makes what is sent of one input and its index.
+        send: Sends prepared inputs.
+        ends_run: Whether an error is about the whole run; such an error is raised.
+    """
 
     def attempt(value: Any, index: int, request: Request) -> E | TritonClipError:
         try:
@@ -313,21 +331,25 @@ def _answer_group(
         for (index, _), one in zip(group, prepared, strict=True)
         if not isinstance(one, TritonClipError)
     ]
-    answers = iter((yield from _each_alone(good, send)) if good else ())
+    answers = iter((yield from _each_alone(good, send, ends_run)) if good else ())
     return [one if isinstance(one, TritonClipError) else next(answers) for one in prepared]
 
 
 def _each_alone(
-    items: Sequence[tuple[int, E]], send: Callable[[Sequence[tuple[int, E]]], Flow[Iterable[R]]]
+    items: Sequence[tuple[int, E]],
+    send: Callable[[Sequence[tuple[int, E]]], Flow[Iterable[R]]],
+    ends_run: Callable[[TritonClipError], bool],
 ) -> Flow[list[R | TritonClipError]]:
-    """Send all at once; where that is refused or fails, each half, so that only the bad ones fail."""
+    """Send all at once; if that fails, send each half, so that only the bad inputs fail."""
     try:
         return list((yield from send(items)))
     except (InvalidInputError, InferenceError) as error:
+        if ends_run(error):
+            raise
         if len(items) == 1:
             # The server's index is that in the request; the caller knows another one.
             error.message = _ALONE.sub(rf"\1 {items[0][0]}", error.message)
             return [error]
     middle = len(items) // 2
-    first = yield from _each_alone(items[:middle], send)
-    return first + (yield from _each_alone(items[middle:], send))
+    first = yield from _each_alone(items[:middle], send, ends_run)
+    return first + (yield from _each_alone(items[middle:], send, ends_run))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
@@ -71,3 +72,23 @@ def note_counts(
             collected.append(count)
         elif count.warning:
             warnings.warn(count.warning, TruncatedTextWarning, stacklevel=2)
+
+
+class LabelReport:
+    """Reports the token counts of a bulk run's labels once, although every answer holds them.
+
+    Args:
+        labels: The candidate labels as the caller knows them.
+    """
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self._labels = labels
+        self._lock = threading.Lock()
+        self._done = False
+
+    def __call__(self, counts: Sequence[int]) -> None:
+        """Report an answer's counts, unless another answer was first."""
+        with self._lock:
+            done, self._done = self._done, True
+        if not done:
+            note_counts(counts, self._labels, kind="label")
