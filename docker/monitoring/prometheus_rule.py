@@ -1,4 +1,4 @@
-"""Prints the rules and alerts as a PrometheusRule, for the Prometheus operator of a Kubernetes cluster.
+"""Print the rules and alerts as a PrometheusRule for the Prometheus operator on Kubernetes.
 
 python docker/monitoring/prometheus_rule.py | kubectl apply -f -
 """
@@ -15,7 +15,7 @@ FILES = ("rules.yaml", "alerts.yaml")
 
 
 class _Dumper(yaml.SafeDumper):
-    """Leaves the lines of expressions as they are."""
+    """Dumper that keeps the line breaks of expressions."""
 
 
 _Dumper.add_representer(
@@ -27,11 +27,11 @@ _Dumper.add_representer(
 
 
 def prometheus_rule(namespace: str, release: str) -> dict[str, Any]:
-    """A manifest that holds what a Prometheus without the operator reads from files.
+    """Return the manifest with the contents of both rule files.
 
     Args:
-        namespace: Where it goes.
-        release: The label that the operator's Prometheus looks for, as in `monitors.yaml`.
+        namespace: Namespace of the manifest.
+        release: Value of the label that the operator's Prometheus selects, as in `monitors.yaml`.
     """
     folder = Path(__file__).parent
     read = [yaml.safe_load((folder / name).read_text(encoding="utf-8")) for name in FILES]

@@ -1,4 +1,4 @@
-"""The files of docker/monitoring: what promtool, Grafana's SDK, the runbook and compose.yaml say of them."""
+"""Checks of docker/monitoring with promtool and Grafana's SDK, and against the runbook and compose.yaml."""
 
 import json
 import re
@@ -26,8 +26,8 @@ EXPRESSIONS = [rule["expr"] for rule in (*RULES, *ALERTS)] + [
     target["expr"] for panel in PANELS for target in panel["targets"]
 ]
 COLUMNS = 24
-# Members of Prometheus' own kind of annotation, and the text of a variable's query, which the SDK leaves out.
-BEYOND_THE_SDK = {"step", "textFormat", "titleFormat", "useValueForTime", "definition"}
+# Members of Prometheus annotations, and the query text of variables, which the SDK does not know.
+UNKNOWN_TO_THE_SDK = {"step", "textFormat", "titleFormat", "useValueForTime", "definition"}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -36,14 +36,14 @@ def prometheus():
 
 
 @pytest.mark.parametrize("kind", ["config", "rules"])
-def test_promtool_accepts(kind):
+def test_promtool_accepts_configuration_and_rules(kind):
     files = {"config": ["prometheus.yaml"], "rules": ["rules.yaml", "alerts.yaml"]}[kind]
     done = promtool("check", kind, *(MONITORING / name for name in files))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "SUCCESS" in done.stdout
 
 
-def test_the_operators_rules_are_those_of_the_files(tmp_path):
+def test_prometheus_rule_contains_the_rules_of_both_files(tmp_path):
     command = [sys.executable, MONITORING / "prometheus_rule.py", "--namespace", "clip", "--release", "stack"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     manifest = yaml.safe_load(printed)
@@ -52,13 +52,13 @@ def test_the_operators_rules_are_those_of_the_files(tmp_path):
     groups = manifest["spec"]["groups"]
     assert [rule for group in groups for rule in group["rules"]] == [*RULES, *ALERTS]
     names = [group["name"] for group in groups]
-    assert len(set(names)) == len(names)  # else the operator refuses it
+    assert len(set(names)) == len(names)  # otherwise the operator rejects it
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(manifest["spec"]))
     assert promtool("check", "rules", tmp_path / "rules.yaml").returncode == 0
 
 
 @pytest.mark.parametrize("path", sorted(MONITORING.glob("*_test.yaml")), ids=lambda path: path.name)
-def test_the_unit_tests_of_the_rules_pass(path):
+def test_unit_tests_of_the_rules_pass(path):
     done = promtool("test", "rules", path)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -74,7 +74,7 @@ def test_every_rule_and_alert_has_unit_tests():
     assert {case["alertname"] for case in cases if not case.get("exp_alerts")} >= names - absent
 
 
-def test_a_rule_that_is_wrong_fails_its_unit_tests(tmp_path):
+def test_changed_threshold_fails_the_unit_tests(tmp_path):
     for name in ("rules.yaml", "alerts.yaml", "alerts_test.yaml"):
         (tmp_path / name).write_text(
             (MONITORING / name).read_text().replace("ratio_rate5m > 0.01", "ratio_rate5m > 0.03")
@@ -90,7 +90,7 @@ def test_recording_rules_are_named_by_level_metric_and_operation():
         assert operation in {"rate5m", "ratio_rate5m", "mean5m", "ratio"}
 
 
-def test_every_alert_says_what_it_is_and_where_to_read_on():
+def test_every_alert_has_annotations_and_a_runbook_section():
     runbook = (ROOT / "docker" / "RUNBOOK.md").read_text()
     headings = {line.removeprefix("### ") for line in runbook.splitlines() if line.startswith("### ")}
     for rule in ALERTS:
@@ -101,7 +101,7 @@ def test_every_alert_says_what_it_is_and_where_to_read_on():
         assert rule["alert"] in headings
 
 
-def test_what_is_recorded_is_used_and_what_is_used_is_recorded():
+def test_every_used_series_is_recorded_and_every_recorded_series_is_used():
     recorded = {rule["record"] for rule in RULES}
     used = set(re.findall(r"\binstance\w*:\w+:\w+", "\n".join(EXPRESSIONS)))
     assert used <= recorded
@@ -110,38 +110,30 @@ def test_what_is_recorded_is_used_and_what_is_used_is_recorded():
     }
 
 
-def test_promtool_has_nothing_against_our_own_metrics(server):
+def test_promtool_accepts_the_metrics_of_the_models(server):
     with Client(server.grpc_url) as client:
         client.embed_texts(["a red circle"])
     done = promtool("check", "metrics", text=server.metrics())
     complaints = [line for line in done.stderr.splitlines() if line]
-    assert complaints  # of Triton's
+    assert complaints  # about metrics of Triton
     assert not [line for line in complaints if not line.startswith("nv_")]
     assert metric(server, "nv_inference_request_success", model="admission")
 
 
-def test_prometheus_3_takes_the_servers_content_type(server):
+def test_server_metrics_have_a_content_type_that_prometheus_3_accepts(server):
     with urllib.request.urlopen(f"http://{server.metrics_url}/metrics", timeout=30) as reply:
-        assert reply.headers.get_content_type() == "text/plain"  # it refuses what it does not know
+        assert reply.headers.get_content_type() == "text/plain"
 
 
-def test_promtool_has_nothing_against_the_gateways_metrics(server):
+def test_promtool_accepts_the_metrics_of_the_gateway(server):
     with running(server.grpc_url) as gateway:
         assert gateway.post("/v1/embeddings", input=["a red circle"]).status == 200
         done = promtool("check", "metrics", text=gateway.request("GET", "/metrics").data.decode())
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_dashboard_is_what_its_sources_say():
-    command = "import build_dashboard, sys; sys.stdout.write(build_dashboard.text())"
-    done = subprocess.run(
-        [sys.executable, "-c", command], cwd=MONITORING, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == (MONITORING / "grafana" / "dashboards" / "tritonclip.json").read_text()
-
-
 def lost(ours, theirs, name=""):
-    """The names of members that are missing or different in theirs."""
+    """Yield the names of members that are missing or different in theirs."""
     if isinstance(ours, dict) and isinstance(theirs, dict):
         for key, value in ours.items():
             yield from lost(value, theirs[key], key) if key in theirs else [key]
@@ -152,17 +144,17 @@ def lost(ours, theirs, name=""):
         yield name
 
 
-def test_grafanas_own_sdk_reads_the_whole_dashboard():
-    models = pytest.importorskip("grafana_foundation_sdk.models.dashboard", reason="it needs Python 3.11")
+def test_grafana_sdk_reads_the_whole_dashboard():
+    models = pytest.importorskip("grafana_foundation_sdk.models.dashboard", reason="requires Python 3.11")
     from grafana_foundation_sdk.cog import encoder, plugins
 
     plugins.register_default_plugins()
     read = models.Dashboard.from_json(DASHBOARD)
-    assert set(lost(DASHBOARD, json.loads(encoder.JSONEncoder().encode(read)))) == BEYOND_THE_SDK
+    assert set(lost(DASHBOARD, json.loads(encoder.JSONEncoder().encode(read)))) == UNKNOWN_TO_THE_SDK
     assert DASHBOARD["schemaVersion"] <= models.Dashboard().schema_version
 
 
-def test_panels_stand_side_by_side_and_none_on_another():
+def test_panels_fill_the_grid_without_overlap():
     cells = Counter(
         (x, y)
         for panel in DASHBOARD["panels"]
@@ -174,11 +166,11 @@ def test_panels_stand_side_by_side_and_none_on_another():
     assert {x for x, _ in cells} == set(range(COLUMNS))
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
     height = max(y for _, y in cells) + 1
-    assert len(cells) == height * COLUMNS  # no holes either
+    assert len(cells) == height * COLUMNS  # no gaps
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
-def test_a_panel_says_what_it_shows(panel):
+def test_every_panel_has_a_description_and_valid_targets(panel):
     assert panel["description"].endswith(".")
     assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
     refs = [target["refId"] for target in panel["targets"]]
@@ -199,14 +191,14 @@ def test_a_panel_says_what_it_shows(panel):
     assert values[:1] in ([], [None])
 
 
-def test_variables_pick_the_data_source_the_servers_and_the_gateways():
+def test_variables_select_data_source_servers_and_gateways():
     variables = {one["name"]: one for one in DASHBOARD["templating"]["list"]}
     assert list(variables) == ["datasource", "server", "gateway"]
     used = set(re.findall(r"\$(\w+)", json.dumps(PANELS)))
     assert used == {"server", "gateway", "__rate_interval"}
 
 
-def test_compose_mounts_what_the_files_name():
+def test_compose_mounts_every_referenced_file():
     services = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text())["services"]
     config = yaml.safe_load((MONITORING / "prometheus.yaml").read_text())
     targets = {
