@@ -221,7 +221,7 @@ def test_without_an_index(open_gateway):
 
 def test_an_index_that_is_not_there(server, tmp_path):
     with (
-        pytest.raises(RuntimeError, match="is no index"),
+        pytest.raises(RuntimeError, match="is not an index"),
         running(server.grpc_url, "--index", tmp_path / "no"),
     ):
         pass

@@ -1,4 +1,4 @@
-"""A real Chroma server, from PyPI."""
+"""A real Chroma server from PyPI for the tests."""
 
 from __future__ import annotations
 
@@ -21,10 +21,13 @@ START_S = 60
 
 @contextlib.contextmanager
 def running_chroma(data: Path) -> Iterator[str]:
-    """The address of a Chroma server that keeps its data there; skips where there is none, fails in CI."""
+    """Run a Chroma server that stores its data in `data`; yield its address.
+
+    Without the command `chroma`, skip the test; in CI, fail it.
+    """
     command = shutil.which("chroma", path=str(Path(sys.executable).parent))
     if command is None and "CI" not in os.environ:
-        pytest.skip("chroma not found; its tests need: pip install chromadb")
+        pytest.skip("chroma not found; these tests need: pip install chromadb")
     assert command, "chroma not found; pip install chromadb"
     port = free_port("127.0.0.1")
     options = ["run", "--path", str(data), "--host", "127.0.0.1", "--port", str(port)]
@@ -51,4 +54,4 @@ def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
                     return
             except urllib3.exceptions.HTTPError:
                 time.sleep(0.1)
-    raise AssertionError("Chroma does not start")
+    raise AssertionError(f"Chroma did not answer within {START_S} s")

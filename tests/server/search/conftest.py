@@ -1,4 +1,4 @@
-"""Drawn pictures, an index of them, and a Chroma server."""
+"""Fixtures: folders of drawn pictures, an index, and a Chroma server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COUNT = 2000
 
 @dataclass(frozen=True)
 class Indexed:
-    """A folder of pictures and its index, which tests only read."""
+    """A folder of pictures and its index; tests must not modify them."""
 
     folder: Path
     place: Path
@@ -43,13 +43,13 @@ def indexed(clip: Client, tmp_path_factory: pytest.TempPathFactory) -> Indexed:
 
 @pytest.fixture
 def few(tmp_path: Path) -> Path:
-    """A folder of a hundred pictures, one of each colour and shape, to do anything with."""
+    """A folder of 100 pictures, one per pair of colour and shape, that a test may modify."""
     draw_folder(tmp_path / "few", 100, seed=1)
     return tmp_path / "few"
 
 
 @pytest.fixture(scope="session")
 def chroma(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a Chroma server."""
+    """Address of a running Chroma server."""
     with running_chroma(tmp_path_factory.mktemp("chroma")) as address:
         yield address

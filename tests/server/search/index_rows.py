@@ -1,4 +1,4 @@
-"""What an index holds, to compare two of them."""
+"""Content of an index, for comparisons of two indexes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tritonclip.search._store import Store, open_store
 
 
 def rows_of(store: Store | Path | str) -> dict[str, tuple[str, str, np.ndarray]]:
-    """By id: path, content and vector of each image."""
+    """Return the path, SHA-256 and vector of each image by ID."""
     opened = open_store(str(store), None) if isinstance(store, (str, Path)) else store
     rows = {}
     for entries, vectors in opened.blocks("image", 500):
@@ -21,7 +21,7 @@ def rows_of(store: Store | Path | str) -> dict[str, tuple[str, str, np.ndarray]]
 
 
 def assert_same(left: Store | Path | str, right: Store | Path | str) -> None:
-    """The same ids, paths and contents; vectors the same but for what shares a batch with them."""
+    """Assert that two indexes hold the same images; vectors may differ by the effect of batching."""
     first, second = rows_of(left), rows_of(right)
     assert first.keys() == second.keys()
     assert {id: row[:2] for id, row in first.items()} == {id: row[:2] for id, row in second.items()}

@@ -1,4 +1,4 @@
-"""Runs `tritonclip` as its users do."""
+"""The command `tritonclip` as a subprocess."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from pathlib import Path
 
 
 def run_command(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run it with these arguments."""
+    """Run `tritonclip` with these arguments."""
     command = [sys.executable, "-m", "tritonclip", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, timeout=300)

@@ -1,4 +1,4 @@
-"""Folders of drawn pictures, whose names say what they show."""
+"""Folders of drawn pictures whose file names describe their content."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ SIDE = 96
 
 
 def picture(number: int, seed: int = 0) -> tuple[str, Image.Image]:
-    """A picture and what it shows; the same for the same numbers."""
+    """Draw a picture; return its description and the image. The same arguments give the same picture."""
     rng = np.random.default_rng([seed, number])
     colour, shape = PAIRS[number % len(PAIRS)]
-    ground = str(rng.choice(backgrounds_for(colour)))
+    background = str(rng.choice(backgrounds_for(colour)))
     x, y = rng.uniform(0.4, 0.6, 2)
-    place = (float(x), float(y), float(rng.uniform(0.45, 0.7)))
-    scene = Scene("shape", shape, colour, "large", ground, (place,))
+    position = (float(x), float(y), float(rng.uniform(0.45, 0.7)))
+    scene = Scene("shape", shape, colour, "large", background, (position,))
     return f"{colour} {shape}", draw(scene, rng, SIDE)
 
 
 def draw_folder(directory: Path, count: int, seed: int = 0) -> list[Path]:
-    """Write so many pictures, in folders of 100."""
+    """Write `count` pictures in folders of 100."""
     paths = []
     for number in range(count):
         shown, image = picture(number, seed)

@@ -1,4 +1,4 @@
-"""What is found in drawn pictures, and the two commands."""
+"""Search results in drawn pictures, and the commands `index` and `search`."""
 
 import html.parser
 import json
@@ -10,7 +10,7 @@ import pytest
 from tests.server.search.search_command import run_command
 from tritonclip.errors import InvalidInputError
 from tritonclip.search import SearchIndex
-from tritonclip.search._sheet import write_sheet
+from tritonclip.search._contact_sheet import write_contact_sheet
 from tritonclip.search._types import Entry, Hit
 from tritonclip_server.demo.scenes import PAIRS
 
@@ -22,11 +22,11 @@ def index(clip, indexed):
 
 
 def shown(hit):
-    """What a picture shows, by its name."""
+    """Return the description of a picture from its file name."""
     return hit.entry.name.split(" ", 1)[1].removesuffix(".jpg")
 
 
-def test_a_text_finds_its_pictures(clip, index):
+def test_text_query_returns_matching_pictures(clip, index):
     for text in ("red circle", "blue square", "green heart"):
         hits = index.search(clip.embed_texts(f"a {text}"), 10)
         assert [shown(hit) for hit in hits] == [text] * 10
@@ -34,18 +34,18 @@ def test_a_text_finds_its_pictures(clip, index):
         assert scores == sorted(scores, reverse=True)
 
 
-def test_every_colour_and_shape(clip, index, record_property):
-    """20 pictures of each of the 100 pairs are there."""
+def test_text_queries_reach_85_percent_precision_at_10(clip, index, record_property):
+    """The index holds 20 pictures for each of the 100 pairs."""
     vectors = clip.embed_texts([f"a {colour} {shape}" for colour, shape in PAIRS])
-    right = [
+    correct = [
         sum(shown(hit) == f"{colour} {shape}" for hit in index.search(vector, 10))
         for (colour, shape), vector in zip(PAIRS, vectors, strict=True)
     ]
-    record_property("precision@10", sum(right) / 1000)
-    assert sum(right) / 1000 > 0.85
+    record_property("precision@10", sum(correct) / 1000)
+    assert sum(correct) / 1000 > 0.85
 
 
-def test_an_image_finds_itself_and_its_like(clip, index, indexed):
+def test_image_query_returns_itself_first_and_similar_pictures_next(clip, index, indexed):
     path = next(indexed.folder.rglob("*green star.jpg"))
     hits = index.search(clip.embed_images(path), 5)
     assert hits[0].entry.path == str(path)
@@ -53,26 +53,26 @@ def test_an_image_finds_itself_and_its_like(clip, index, indexed):
     assert {shown(hit) for hit in hits} == {"green star"}
 
 
-def test_scores_are_cosines(clip, index):
+def test_scores_equal_cosines(clip, index):
     text = clip.embed_texts("a red circle")
     for hit in index.search(text, 3):
         assert hit.score == pytest.approx(float(clip.embed_images(hit.entry.path) @ text), abs=1e-5)
 
 
 @pytest.mark.parametrize("top_k", [0, 1001])
-def test_top_k_is_checked(index, top_k):
+def test_top_k_out_of_range_is_rejected(index, top_k):
     with pytest.raises(InvalidInputError, match="expected 1 to 1000"):
         index.search(np.eye(1, index.identity.dim, dtype=np.float32)[0], top_k)
 
 
-def test_the_vector_is_checked(index):
+def test_malformed_query_vector_is_rejected(index):
     dim = index.identity.dim
     for vector in (np.ones(dim), np.zeros(3), np.full(dim, np.nan)):
         with pytest.raises(InvalidInputError, match="vector"):
             index.search(vector.astype(np.float32), 1)
 
 
-def test_duplicates(clip, few, tmp_path):
+def test_duplicates_by_content_and_by_cosine_are_grouped(clip, few, tmp_path):
     files = sorted(few.rglob("*.jpg"))
     shutil.copy(files[0], few / "copy.jpg")
     from PIL import Image
@@ -93,7 +93,7 @@ def test_duplicates(clip, few, tmp_path):
         assert str(few / "smaller.jpg") not in str(index.duplicates(cosine + 1e-4))
 
 
-def test_the_command_from_beginning_to_end(server, few, tmp_path):
+def test_commands_index_search_rank_and_list_duplicates(server, few, tmp_path):
     place, url = tmp_path / "index", ("--url", server.grpc_url)
     (few / "broken.jpg").write_bytes(b"no image at all")
     done = run_command("index", few, "--to", place, *url)
@@ -115,8 +115,8 @@ def test_the_command_from_beginning_to_end(server, few, tmp_path):
     captions.write_text("a red circle\na blue square\n", encoding="utf-8")
     ranked = run_command("search", place, "--image", picture, "--texts", captions, "--json", *url)
     run_command("index", "--texts", captions, "--to", place, *url)
-    among = run_command("search", place, "--image", picture, "--of", "texts", "--json", *url)
-    results = [json.loads(done.stdout)["results"] for done in (ranked, among)]
+    indexed = run_command("search", place, "--image", picture, "--of", "texts", "--json", *url)
+    results = [json.loads(done.stdout)["results"] for done in (ranked, indexed)]
     assert (
         [r["name"] for r in results[0]]
         == [r["name"] for r in results[1]]
@@ -139,20 +139,20 @@ def test_the_command_from_beginning_to_end(server, few, tmp_path):
         (("index", "no/such/place", "--to", "x"), "no such directory"),
     ],
 )
-def test_wrong_usage(server, tmp_path, arguments, text):
+def test_wrong_usage_exits_with_2_and_names_the_problem(server, tmp_path, arguments, text):
     done = run_command(*arguments, "--url", server.grpc_url, cwd=tmp_path)
     assert done.returncode == 2
     assert text in done.stderr
 
 
-def test_a_search_where_there_is_no_index(server, tmp_path):
+def test_search_without_an_index_exits_with_2(server, tmp_path):
     done = run_command("search", tmp_path / "none", "a text", "--url", server.grpc_url)
     assert done.returncode == 2
-    assert done.stderr.startswith("tritonclip: error:") and "is no index" in done.stderr
+    assert done.stderr.startswith("tritonclip: error:") and "is not an index" in done.stderr
 
 
-class Sheet(html.parser.HTMLParser):
-    """The tags, attributes and text of a page."""
+class ContactSheet(html.parser.HTMLParser):
+    """Tags, attributes and text of a contact sheet."""
 
     def __init__(self, text):
         super().__init__()
@@ -167,34 +167,34 @@ class Sheet(html.parser.HTMLParser):
         self.texts.append(data)
 
 
-def test_the_contact_sheet_escapes_everything(few, tmp_path):
-    nasty = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;"
-    picture = few / (nasty.replace("/", "|") + ".jpg")
+def test_contact_sheet_escapes_names_and_paths(few, tmp_path):
+    hostile = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;"
+    picture = few / (hostile.replace("/", "|") + ".jpg")
     shutil.copy(next(few.rglob("*.jpg")), picture)
     hits = [
-        Hit(score=0.5, entry=Entry(id="1", kind="image", path=str(picture), name=nasty, sha256="")),
-        Hit(score=0.4, entry=Entry(id="2", kind="text", path="/a", name=nasty, sha256="")),
+        Hit(score=0.5, entry=Entry(id="1", kind="image", path=str(picture), name=hostile, sha256="")),
+        Hit(score=0.4, entry=Entry(id="2", kind="text", path="/a", name=hostile, sha256="")),
         Hit(score=0.3, entry=Entry(id="3", kind="image", path="/gone.jpg", name="gone", sha256="")),
     ]
-    write_sheet(tmp_path / "sheet.html", nasty, hits)
+    write_contact_sheet(tmp_path / "sheet.html", hostile, hits)
     text = (tmp_path / "sheet.html").read_text(encoding="utf-8")
-    sheet = Sheet(text)
+    sheet = ContactSheet(text)
     assert "script" not in sheet.tags and sheet.tags.count("img") == 1
     assert not [name for name, _ in sheet.attributes if name.startswith("on")]
     (source,) = [value for name, value in sheet.attributes if name == "src"]
     assert source.startswith("data:image/jpeg;base64,")
-    assert sheet.texts.count(nasty) == 3  # title, heading, text
+    assert sheet.texts.count(hostile) == 3  # title, heading, text
     assert "No such file or directory" in text
     assert "default-src 'none'; img-src data:" in text
 
 
-def test_the_command_writes_a_contact_sheet(server, indexed, tmp_path):
+def test_search_command_writes_a_contact_sheet(server, indexed, tmp_path):
     url = ("--url", server.grpc_url)
     done = run_command("search", indexed.place, "a red circle", "--html", tmp_path / "a.html", *url)
     assert done.returncode == 0
-    assert Sheet((tmp_path / "a.html").read_text()).tags.count("img") == 10
+    assert ContactSheet((tmp_path / "a.html").read_text()).tags.count("img") == 10
     picture = next(indexed.folder.rglob("*.jpg"))
     run_command("search", indexed.place, "--image", picture, "-k", 3, "--html", tmp_path / "b.html", *url)
-    assert Sheet((tmp_path / "b.html").read_text()).tags.count("img") == 4  # with the one that was given
+    assert ContactSheet((tmp_path / "b.html").read_text()).tags.count("img") == 4  # including the query image
     done = run_command("search", indexed.place, "a", "--html", tmp_path / "no" / "a.html", *url)
     assert (done.returncode, "cannot write" in done.stderr) == (2, True)

@@ -1,4 +1,4 @@
-"""The places where vectors lie: recall against comparing all, and the same answers from each."""
+"""The vector stores: recall against an exhaustive search, and equal results from LanceDB and Chroma."""
 
 import time
 
@@ -10,7 +10,7 @@ from tritonclip.errors import InvalidInputError, ServerUnavailableError
 from tritonclip.search import SearchIndex
 from tritonclip.search._ann import EXACT_ROWS
 from tritonclip.search._store import open_store
-from tritonclip.search._types import Entry, Identity, Row, Stamp, entry_id
+from tritonclip.search._types import Entry, Identity, IndexRow, Stamp, entry_id
 from tritonclip_server.benchmarks.search.vectors import Clustered, nearest, uniform
 
 DIM = 512
@@ -20,9 +20,9 @@ IDENTITY = Identity(sha256="1" * 64, checkpoint="drawn", dim=DIM)
 def fill(place, vectors):
     store = open_store(str(place), IDENTITY)
     for start in range(0, len(vectors), store.flush_rows):
-        some = range(start, min(start + store.flush_rows, len(vectors)))
-        store.put([Row(entry=entry(number), stamp=Stamp(), vector=vectors[number]) for number in some])
-    store.finish()
+        batch = range(start, min(start + store.flush_rows, len(vectors)))
+        store.put([IndexRow(entry=entry(number), stamp=Stamp(), vector=vectors[number]) for number in batch])
+    store.optimize()
     return store
 
 
@@ -34,20 +34,20 @@ def entry(number):
 
 
 def recall(store, vectors, queries):
-    """The share of the true ten nearest that is found, and the median time of a query in milliseconds."""
+    """Return the share of the true ten nearest rows that is found, and the median query time in ms."""
     truth = nearest(vectors, queries, 10)
-    times, right = [], 0
+    times, correct = [], 0
     for query, true in zip(queries, truth, strict=True):
         start_s = time.perf_counter()
         hits = store.search(query, 10, "image")
         times.append(time.perf_counter() - start_s)
         assert len(hits) == 10
-        right += len({hit.entry.name for hit in hits} & {f"{number}.jpg" for number in true})
-    return right / (10 * len(queries)), 1000 * float(np.median(times))
+        correct += len({hit.entry.name for hit in hits} & {f"{number}.jpg" for number in true})
+    return correct / (10 * len(queries)), 1000 * float(np.median(times))
 
 
 @pytest.mark.parametrize("count", [25_000, pytest.param(100_000, marks=pytest.mark.slow)])
-def test_recall_on_clustered_vectors(tmp_path, record_property, count):
+def test_clustered_vectors_reach_99_percent_recall(tmp_path, record_property, count):
     made = Clustered(DIM)
     vectors = made.images(count, 1)
     store = fill(tmp_path / "index", vectors)
@@ -60,7 +60,7 @@ def test_recall_on_clustered_vectors(tmp_path, record_property, count):
 
 
 @pytest.mark.slow
-def test_recall_on_uniform_vectors(tmp_path, record_property):
+def test_uniform_vectors_reach_99_percent_recall(tmp_path, record_property):
     vectors = uniform(100_000, DIM, 1)
     found, p50_ms = recall(fill(tmp_path / "index", vectors), vectors, uniform(100, DIM, 2))
     record_property("recall@10", found)
@@ -68,16 +68,16 @@ def test_recall_on_uniform_vectors(tmp_path, record_property):
     assert found >= 0.99
 
 
-def test_a_large_index_after_changes(tmp_path):
+def test_large_index_keeps_its_recall_after_changes(tmp_path):
     made = Clustered(DIM)
     vectors = made.images(21_000, 1)
     store = fill(tmp_path / "index", vectors)
     vectors[:500] = made.images(500, 2)
-    store.put([Row(entry=entry(number), stamp=Stamp(), vector=vectors[number]) for number in range(500)])
+    store.put([IndexRow(entry=entry(number), stamp=Stamp(), vector=vectors[number]) for number in range(500)])
     store.delete([entry(number).id for number in range(20_000, 21_000)])
     queries = made.images(30, 3)
-    assert recall(store, vectors[:20_000], queries)[0] >= 0.99  # before the index over them is extended
-    store.finish()
+    assert recall(store, vectors[:20_000], queries)[0] >= 0.99  # before the vector index covers the new rows
+    store.optimize()
     assert recall(store, vectors[:20_000], queries)[0] >= 0.99
     assert store.count() == 20_000
     hits = store.search(vectors[3], 1, "image")
@@ -86,18 +86,20 @@ def test_a_large_index_after_changes(tmp_path):
     assert store.get(entry(7).id) == entry(7)
 
 
-def test_a_reader_sees_what_another_process_writes(tmp_path):
+def test_open_reader_sees_rows_written_later(tmp_path):
     vectors = uniform(30, DIM, 1)
     store = fill(tmp_path / "index", vectors[:20])
     reader = open_store(str(tmp_path / "index"), None)
     assert reader.count() == 20
-    store.put([Row(entry=entry(number), stamp=Stamp(), vector=vectors[number]) for number in range(20, 30)])
-    store.finish()
-    time.sleep(1.1)  # longer than a reader keeps to a version
+    store.put(
+        [IndexRow(entry=entry(number), stamp=Stamp(), vector=vectors[number]) for number in range(20, 30)]
+    )
+    store.optimize()
+    time.sleep(1.1)  # longer than the refresh interval of a reader
     assert reader.search(vectors[25], 1, None)[0].entry == entry(25)
 
 
-def test_chroma_gives_the_same_results(clip, chroma, few, tmp_path):
+def test_chroma_and_lancedb_return_the_same_results(clip, chroma, few, tmp_path):
     places = [f"{chroma}/pictures", tmp_path / "index"]
     for place in places:
         with SearchIndex.open(place, clip, create=True) as index:
@@ -105,15 +107,17 @@ def test_chroma_gives_the_same_results(clip, chroma, few, tmp_path):
     assert_same(places[0], places[1])
     with SearchIndex.open(places[0], clip) as remote, SearchIndex.open(places[1], clip) as local:
         for query in (clip.embed_texts("a red circle"), clip.embed_images(next(few.rglob("*heart.jpg")))):
-            there, here = remote.search(query, 10), local.search(query, 10)
-            assert [hit.entry for hit in there] == [hit.entry for hit in here]
-            np.testing.assert_allclose([h.score for h in there], [h.score for h in here], atol=2e-6)
-        assert remote.get(there[0].entry.id) == there[0].entry
+            from_chroma, from_lance = remote.search(query, 10), local.search(query, 10)
+            assert [hit.entry for hit in from_chroma] == [hit.entry for hit in from_lance]
+            np.testing.assert_allclose(
+                [hit.score for hit in from_chroma], [hit.score for hit in from_lance], atol=2e-6
+            )
+        assert remote.get(from_chroma[0].entry.id) == from_chroma[0].entry
         assert remote.get("0" * 32) is None
         assert remote.duplicates(0.99) == local.duplicates(0.99)
 
 
-def test_chroma_follows_the_files(clip, chroma, few, tmp_path):
+def test_chroma_index_follows_changed_files(clip, chroma, few, tmp_path):
     captions = tmp_path / "captions.txt"
     captions.write_text("a red circle\na blue square\n", encoding="utf-8")
     place = f"{chroma}/changing"
@@ -131,21 +135,25 @@ def test_chroma_follows_the_files(clip, chroma, few, tmp_path):
     assert_same(place, tmp_path / "fresh")
 
 
-def test_chroma_refuses_other_weights(clip, chroma):
+def test_chroma_index_of_other_weights_is_rejected(clip, chroma):
     open_store(f"{chroma}/other", IDENTITY)
     for create in (False, True):
-        with pytest.raises(InvalidInputError, match="'drawn'.*vectors of different weights do not compare"):
+        with pytest.raises(
+            InvalidInputError, match="'drawn'.*vectors of different weights cannot be compared"
+        ):
             SearchIndex.open(f"{chroma}/other", clip, create=create)
-    assert open_store(f"{chroma}/other", None).identity == IDENTITY  # opening has not written over it
+    assert open_store(f"{chroma}/other", None).identity == IDENTITY  # opening did not overwrite it
 
 
-def test_chroma_takes_more_rows_than_a_request(chroma):
+def test_chroma_writes_more_rows_than_fit_in_one_request(chroma):
     vectors = uniform(700, DIM, 1)
     store = fill(f"{chroma}/many", vectors)
     rows = rows_of(store)
     assert len(rows) == 700
     for number in (0, 300, 699):
-        np.testing.assert_allclose(rows[entry(number).id][2], vectors[number], atol=1e-7)  # made unit again
+        np.testing.assert_allclose(
+            rows[entry(number).id][2], vectors[number], atol=1e-7
+        )  # Chroma normalises again
     store.delete([entry(number).id for number in range(600)])
     assert store.count() == 100
 
@@ -158,11 +166,11 @@ def test_chroma_takes_more_rows_than_a_request(chroma):
         ("chroma://127.0.0.1:1/a/b", InvalidInputError, "expected chroma://host:port/collection"),
     ],
 )
-def test_wrong_addresses(address, error, text):
+def test_wrong_address_is_rejected(address, error, text):
     with pytest.raises(error, match=text):
         open_store(address, None)
 
 
-def test_a_collection_that_is_not_there(chroma):
+def test_missing_collection_is_rejected(chroma):
     with pytest.raises(InvalidInputError, match="404"):
         open_store(f"{chroma}/nothing", None)

@@ -191,14 +191,14 @@ def _show_duplicates(groups: list[DuplicateGroup]) -> None:
 
 
 def _write_html(file: Path, title: str, hits: list[Hit], content: bytes | None) -> None:
-    from tritonclip.search._sheet import write_sheet
+    from tritonclip.search._contact_sheet import write_contact_sheet
     from tritonclip.search._thumbnails import thumbnail_of
 
     try:
         picture = None if content is None else thumbnail_of(content)
     except InvalidInputError:
         picture = None
-    write_sheet(file, title, hits, picture)
+    write_contact_sheet(file, title, hits, picture)
 
 
 def _print_json(value: object) -> None:

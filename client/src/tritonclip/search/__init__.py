@@ -1,4 +1,4 @@
-"""Search in images and texts by what they show: an index of embeddings that is kept up to date.
+"""Semantic search over your own images and texts, with an index that follows the files.
 
     from tritonclip import Client
     from tritonclip.search import SearchIndex
@@ -8,8 +8,8 @@
         for hit in index.search(clip.embed_texts("a dog on a beach"), 10):
             print(hit.score, hit.entry.path)
 
-The vectors lie in a directory (LanceDB; `pip install "tritonclip[search]"`) or on a Chroma server, which
-needs no extra. Built over the public client, which does not know of it.
+The vectors are stored in a local directory by LanceDB, which needs `pip install "tritonclip[search]"`, or on
+a Chroma server, which needs no extra.
 """
 
 from tritonclip.search._duplicates import DuplicateGroup

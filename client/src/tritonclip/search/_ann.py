@@ -1,35 +1,40 @@
-"""How a large index is searched: codes of 4 bits a value (RaBitQ), then the true vectors of the best.
+"""Settings of the approximate search in a large LanceDB index.
 
-All partitions are looked at. Fewer would be quicker, but texts lie apart from the images that they describe,
-so their neighbours are spread over the partitions: with a quarter of them a sixth of the neighbours is missed
-(`scripts/search_benchmark.py`).
+The index stores a code of 4 bits for each value of a vector (RaBitQ). A search ranks all codes, then compares
+the original vectors of the best candidates.
+
+Every partition is scanned. Texts are far from the images that they describe, so the neighbours of a text are
+spread over the partitions: a scan of only a quarter of them misses a sixth of the neighbours
+(`tritonclip-server benchmark search`).
+
+This module does not import LanceDB, so the benchmark can read the settings without loading it.
 """
 
 from __future__ import annotations
 
 BITS = 4
 REFINE = 12
-"""The true vectors of so many times `top_k` candidates are compared."""
+"""The original vectors of `REFINE * top_k` candidates are compared."""
 
 EXACT_ROWS = 20_000
-"""Up to these, all vectors are compared."""
+"""Up to this number of rows, a search compares all vectors."""
 
-ROWS_A_PARTITION = 4096
+ROWS_PER_PARTITION = 4096
 GROWTH = 4
-"""The partitions are chosen anew when an index has grown by this factor."""
+"""The index is trained again after it has grown by this factor."""
 
 
 def partitions(rows: int) -> int:
-    """How many partitions an index of so many rows has."""
-    return max(1, rows // ROWS_A_PARTITION)
+    """Return the number of partitions for an index of `rows` rows."""
+    return max(1, rows // ROWS_PER_PARTITION)
 
 
 def index_name(rows: int) -> str:
-    """Of an index that was trained with so many rows."""
+    """Return the name of a vector index that is trained on `rows` rows."""
     return f"vectors_{rows}"
 
 
 def trained_rows(name: str) -> int | None:
-    """What `index_name` was given; None for the name of another index."""
+    """Return the number of rows in a name made by `index_name`, or None for any other name."""
     head, _, rows = name.partition("_")
     return int(rows) if head == "vectors" and rows.isdigit() else None

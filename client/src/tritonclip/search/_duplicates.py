@@ -1,4 +1,4 @@
-"""Images that an index holds more than once: by content, or nearly, by the cosine of their vectors."""
+"""Detection of images that an index contains more than once: same content, or nearly the same vector."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ BLOCK_ROWS = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class DuplicateGroup:
-    """Images that are alike.
+    """A group of duplicate images.
 
     Attributes:
-        cosine: The least that linked one of them to another; 1 where all have the same content.
-        exact: All have the same content.
-        entries: At least two, by path.
+        cosine: Lowest cosine of a pair that joined two images of the group; 1 if all have the same content.
+        exact: True if all images have the same content.
+        entries: The images, at least two, sorted by path.
     """
 
     cosine: float
@@ -30,23 +30,23 @@ class DuplicateGroup:
 
 
 def find_duplicates(store: Store, threshold: float | None) -> list[DuplicateGroup]:
-    """The groups of images that are alike, the largest first.
+    """Return the groups of duplicate images, largest group first.
 
-    Every image is compared with every other, block by block: memory stays the same, and the time grows with
-    the square of the number of images.
+    With a threshold, every image is compared with every other, block by block. The memory use is constant,
+    and the time grows with the square of the number of images.
 
     Args:
-        store: Of the index.
-        threshold: Images with at least this cosine are alike, and so is what is alike to one of them; None:
-            only those with the same content.
+        store: The store of the index.
+        threshold: Images with at least this cosine are duplicates, and the relation is transitive. None finds
+            only images with the same content.
     """
-    entries, links = _exact(store)
+    entries, links = _exact_links(store)
     if threshold is not None:
-        links += _near(store, threshold)
+        links += _near_links(store, threshold)
     return _groups(entries, links)
 
 
-def _exact(store: Store) -> tuple[list[Entry], list[tuple[str, str, float]]]:
+def _exact_links(store: Store) -> tuple[list[Entry], list[tuple[str, str, float]]]:
     first: dict[str, str] = {}
     entries, links = [], []
     for stamps in store.stamps():
@@ -60,15 +60,15 @@ def _exact(store: Store) -> tuple[list[Entry], list[tuple[str, str, float]]]:
     return entries, links
 
 
-def _near(store: Store, threshold: float) -> list[tuple[str, str, float]]:
+def _near_links(store: Store, threshold: float) -> list[tuple[str, str, float]]:
     links = []
-    for place, (left_ids, left) in enumerate(_blocks(store)):
+    for position, (left_ids, left) in enumerate(_blocks(store)):
         for other, (right_ids, right) in enumerate(_blocks(store)):
-            if other < place:
+            if other < position:
                 continue
             cosines = left @ right.T
-            if other == place:
-                cosines[np.tril_indices(len(left))] = -1  # with itself, and each pair once
+            if other == position:
+                cosines[np.tril_indices(len(left))] = -1  # skip self-pairs and mirrored pairs
             for row, column in zip(*np.nonzero(cosines >= threshold), strict=True):
                 links.append((left_ids[row], right_ids[column], float(cosines[row, column])))
     return links
@@ -81,7 +81,7 @@ def _blocks(store: Store) -> Iterator[tuple[list[str], Array]]:
 
 
 def _groups(entries: list[Entry], links: list[tuple[str, str, float]]) -> list[DuplicateGroup]:
-    """Join what is linked, directly or by way of others."""
+    """Join directly and indirectly linked entries into groups (union-find)."""
     parent = {id: id for link in links for id in link[:2]}
 
     def root(id: str) -> str:
@@ -92,16 +92,16 @@ def _groups(entries: list[Entry], links: list[tuple[str, str, float]]) -> list[D
 
     for left, right, _ in links:
         parent[root(left)] = root(right)
-    least: dict[str, float] = {}
+    lowest: dict[str, float] = {}
     for left, _, cosine in links:
-        least[root(left)] = min(cosine, least.get(root(left), 1.0))
+        lowest[root(left)] = min(cosine, lowest.get(root(left), 1.0))
     members = defaultdict(list)
     for entry in entries:
         if entry.id in parent:
             members[root(entry.id)].append(entry)
     groups = [
         DuplicateGroup(
-            cosine=min(1.0, least[key]),
+            cosine=min(1.0, lowest[key]),
             exact=len({entry.sha256 for entry in group}) == 1,
             entries=sorted(group, key=lambda entry: entry.path),
         )

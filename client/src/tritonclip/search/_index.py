@@ -1,4 +1,4 @@
-"""The index as its users see it."""
+"""The public class `SearchIndex`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tritonclip.client import Client
 from tritonclip.errors import InferenceError, InvalidInputError
 from tritonclip.search._duplicates import DuplicateGroup, find_duplicates
 from tritonclip.search._sources import Sources
-from tritonclip.search._store import Store, open_store, other_weights
+from tritonclip.search._store import Store, open_store, weights_mismatch
 from tritonclip.search._sync import OnError, Summary, Sync
+from tritonclip.search._sync_state import SyncState
 from tritonclip.search._types import Array, Entry, Hit, Identity, Kind
-from tritonclip.search._work import Work
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -28,12 +28,12 @@ Paths = Sequence["str | os.PathLike[str]"]
 
 
 class SearchIndex:
-    """An index of images and texts. Use it in a `with` block, or close it.
+    """An index of images and texts. Use it as a context manager, or call `close`.
 
-    Searches may come from several threads, and while another process writes. One process writes at a time.
+    Searches are thread-safe and can run while another process writes. Only one process can write at a time.
 
     Attributes:
-        identity: What its vectors were made by.
+        identity: The checkpoint that produced the vectors.
     """
 
     def __init__(self, store: Store, address: str, client: Client | None) -> None:
@@ -48,13 +48,15 @@ class SearchIndex:
 
         Args:
             address: A directory, or `chroma://host:port/collection`.
-            client: Its server made the vectors; needed to sync. None: nothing is embedded.
-            create: Make the index where it is not there; needs a client.
+            client: A client of the server that embeds; required by `sync`. None opens the index without a
+                check of the weights.
+            create: Create the index if it does not exist; requires a client.
 
         Raises:
-            InvalidInputError: If there is no index, or its vectors are of other weights than the client's.
-            ServerUnavailableError: If a server does not answer.
-            MissingExtraError: If `tritonclip[search]` is not installed.
+            InvalidInputError: No index exists there, or it was built with a different checkpoint than the
+                client's server has.
+            ServerUnavailableError: The Triton or Chroma server does not answer.
+            MissingExtraError: `tritonclip[search]` is not installed.
         """
         name = os.fspath(address)
         if create and client is not None:
@@ -69,14 +71,14 @@ class SearchIndex:
         return index
 
     def check_weights(self, sha256: str, checkpoint: str) -> None:
-        """Refuse vectors of other weights.
+        """Check that the index was built with these weights.
 
         Raises:
-            InvalidInputError: If these did not make the index.
+            InvalidInputError: The index was built with different weights.
         """
         if sha256 != self.identity.sha256:
             server = Identity(sha256=sha256, checkpoint=checkpoint, dim=self.identity.dim)
-            raise other_weights(self._address, self.identity, server)
+            raise weights_mismatch(self._address, self.identity, server)
 
     def sync(
         self,
@@ -86,50 +88,46 @@ class SearchIndex:
         on_error: OnError = lambda name, reason: None,
         **many: Unpack[BulkOptions],
     ) -> Summary:
-        """Bring the index to what is in the directories and files: new, changed, moved and deleted ones.
+        """Update the index to the current content of directories and text files.
 
-        A file whose size and time are as they were is taken for unchanged; else its content decides. A run
-        that was killed is continued by the next one. What lies elsewhere stays in the index.
+        New, changed, moved and deleted files are detected. A file with the same size and modification time
+        counts as unchanged; otherwise its content decides. The next call continues a run that was killed.
+        Entries from other directories and files stay in the index.
 
         Args:
-            directories: With all below them.
-            text_files: UTF-8, a text a line.
-            on_error: Is told the path of what cannot be indexed, and why; the run goes on.
-            **many: See `BulkOptions`; `on_progress` is told of what is new or changed.
+            directories: Directories of images, searched recursively.
+            text_files: UTF-8 files with one text per line.
+            on_error: Called with the path and the reason for each input that cannot be indexed. The run
+                continues.
+            **many: See `BulkOptions`. `on_progress` counts new and changed entries only.
 
         Raises:
-            InvalidInputError: If a directory or file is missing, or another process writes the index.
+            InvalidInputError: A directory or file is missing, or another process is writing the index.
         """
         if self._client is None:
-            raise InvalidInputError("sync needs a client; give one to SearchIndex.open")
+            raise InvalidInputError("sync needs a client; pass one to SearchIndex.open")
         sources = Sources.check(directories, text_files)
-        work = Work(self._store.work_directory, self.identity)
+        state = SyncState(self._store.work_directory, self.identity)
         complete = False
         try:
-            run = Sync(
-                self._store,
-                self._client,
-                work,
-                sources,
-                on_error=on_error,
-                many=many,
-            )
+            run = Sync(self._store, self._client, state, sources, on_error=on_error, bulk_options=many)
             summary = run.run()
             complete = True
         finally:
-            work.close(complete=complete)
+            state.close(complete=complete)
         return summary
 
     def search(self, vector: Array, top_k: int = 10, *, kind: Kind | None = "image") -> list[Hit]:
-        """The entries that are nearest to a query.
+        """Return the entries that are most similar to a query vector, best first.
 
         Args:
-            vector: float32 [d], unit L2 norm: an embedding of a text or an image.
-            top_k: How many, 1 to 1000.
-            kind: Of the entries; None: both.
+            vector: Embedding of a text or an image, float32 [d], unit L2 norm.
+            top_k: Number of entries to return, 1 to 1000.
+            kind: Kind of the entries, or None for both.
 
-        Returns:
-            Best first.
+        Raises:
+            InvalidInputError: `top_k` is out of range, or the vector has another length, values that are not
+                finite, or no unit norm.
         """
         if not 1 <= top_k <= MAX_TOP_K:
             raise InvalidInputError(f"top_k {top_k}: expected 1 to {MAX_TOP_K}")
@@ -143,39 +141,45 @@ class SearchIndex:
         return self._store.search(query, top_k, kind)
 
     def get(self, id: str) -> Entry | None:
-        """The entry of an id; None where there is none."""
+        """Return the entry with this ID, or None if there is none."""
         return self._store.get(id)
 
     def count(self, kind: Kind | None = None) -> int:
-        """How many entries there are, or of one kind."""
+        """Return the number of entries, or of entries of one kind."""
         return self._store.count(kind)
 
     def duplicates(self, threshold: float | None = None) -> list[DuplicateGroup]:
-        """Images with the same content, or with a cosine of at least `threshold`; see `find_duplicates`."""
+        """Return groups of images that are duplicates, largest group first.
+
+        Args:
+            threshold: Images with at least this cosine are duplicates, above 0 and at most 1. None finds only
+                images with the same content. With a threshold, the time grows with the square of the number
+                of images.
+        """
         if threshold is not None and not 0 < threshold <= 1:
-            raise InvalidInputError(f"threshold {threshold}: expected above 0, to 1")
+            raise InvalidInputError(f"threshold {threshold}: expected a number above 0 and at most 1")
         return find_duplicates(self._store, threshold)
 
     def close(self) -> None:
-        """Let go of what is open."""
+        """Release open files and connections."""
         self._store.close()
 
     def __enter__(self) -> SearchIndex:
-        """The index itself."""
+        """Return the index itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close it."""
+        """Close the index."""
         self.close()
 
 
 def _weights(client: Client) -> tuple[str, str]:
-    """The checksum of a server's weights, and their name."""
+    """Return the SHA-256 of the server's weights and the name of its checkpoint."""
     models = client.models()
     if len({model.sha256 for model in models}) != 1:
-        raise InferenceError("the server's models have different weights; prepare its repository anew")
+        raise InferenceError("the server's models have different weights; prepare its model repository again")
     return models[0].sha256, models[0].checkpoint
 
 

@@ -1,7 +1,8 @@
-"""An index in a directory: one table of LanceDB, whose every change is a version of its own.
+"""A store in a local directory: one LanceDB table.
 
-A version is there once its manifest is, so a process that dies leaves the one before. Readers keep the
-version that they read; those of the last ten minutes stay on the disk for them.
+Every write creates a new version of the table, which becomes visible when its manifest is written. If a
+process dies during a write, the previous version stays in effect. Versions of the last ten minutes stay on
+disk for the readers that still use them.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ import numpy as np
 from tritonclip.errors import InvalidInputError, MissingExtraError
 from tritonclip.search import _ann
 from tritonclip.search._store import dump_identity, parse_identity
-from tritonclip.search._types import Array, Entry, Hit, Identity, Kind, Row, Stamp
+from tritonclip.search._types import Array, Entry, Hit, Identity, IndexRow, Kind, Stamp
 
-os.environ.setdefault("LANCE_LOG", "error")  # read when LanceDB is loaded; it would write to standard error
+os.environ.setdefault("LANCE_LOG", "error")  # LanceDB reads it on import; the default logs to standard error
 try:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of its own dependencies
+        warnings.simplefilter("ignore", DeprecationWarning)  # raised by its dependencies
         import lancedb
         import pyarrow as pa
 except ModuleNotFoundError as error:
@@ -33,20 +34,20 @@ except ModuleNotFoundError as error:
     ) from error
 
 TABLE = "rows"
-META = b"tritonclip"
+METADATA_KEY = b"tritonclip"
 FLUSH_ROWS = 8192
-IDS_A_QUERY = 1000
-KEEP = datetime.timedelta(minutes=10)
-CONSISTENT = datetime.timedelta(seconds=1)
+IDS_PER_QUERY = 1000
+KEEP_VERSIONS = datetime.timedelta(minutes=10)
+REFRESH_INTERVAL = datetime.timedelta(seconds=1)
 _ENTRY = ["id", "kind", "path", "name", "sha256"]
 
 
 class LanceStore:
-    """See `Store`.
+    """A `Store` in a directory.
 
     Args:
-        directory: Of the index; made where it is not there and `identity` is given.
-        identity: Of a new index; None: only an index that is there.
+        directory: Directory of the index; created if it does not exist and `identity` is given.
+        identity: Checkpoint of a new index, or None to open only an existing one.
     """
 
     flush_rows = FLUSH_ROWS
@@ -54,93 +55,93 @@ class LanceStore:
 
     def __init__(self, directory: Path, identity: Identity | None) -> None:
         self.work_directory = directory
-        there = (directory / f"{TABLE}.lance").is_dir()
-        if not there and identity is None:
+        exists = (directory / f"{TABLE}.lance").is_dir()
+        if not exists and identity is None:
             raise InvalidInputError(
-                f"{str(directory)!r} is no index; make one with: tritonclip index DIR --to ..."
+                f"{str(directory)!r} is not an index; create one with: tritonclip index DIR --to ..."
             )
-        if not there:
+        if not exists:
             _make_directory(directory)
-        with self._telling():
-            database = lancedb.connect(directory, read_consistency_interval=CONSISTENT)
-            if not there and identity is not None:
+        with self._translate_errors():
+            database = lancedb.connect(directory, read_consistency_interval=REFRESH_INTERVAL)
+            if not exists and identity is not None:
                 database.create_table(TABLE, schema=_schema(identity), exist_ok=True)
             self._table: Any = database.open_table(TABLE)
-            meta = (self._table.schema.metadata or {}).get(META, b"")
+            meta = (self._table.schema.metadata or {}).get(METADATA_KEY, b"")
         self.identity = parse_identity(meta.decode(), str(directory))
 
-    def put(self, rows: Sequence[Row]) -> None:
-        """See `Store`."""
+    def put(self, rows: Sequence[IndexRow]) -> None:
+        """Implement `Store.put`."""
         merge = self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-        with self._telling():
+        with self._translate_errors():
             merge.execute(_to_arrow(rows, self.identity.dim))
 
     def delete(self, ids: Sequence[str]) -> None:
-        """See `Store`."""
-        with self._telling():
-            for some in _in_parts(ids):
-                self._table.delete(_one_of(some))
+        """Implement `Store.delete`."""
+        with self._translate_errors():
+            for batch in _batches(ids):
+                self._table.delete(_id_filter(batch))
 
-    def finish(self) -> None:
-        """Join small files, train or extend the index over the vectors, and drop old versions."""
-        with self._telling():
+    def optimize(self) -> None:
+        """Compact small files, train or extend the vector index, and delete old versions."""
+        with self._translate_errors():
             rows = self._table.count_rows()
             if rows > _ann.EXACT_ROWS:
                 self._train(rows)
-            self._table.optimize(cleanup_older_than=KEEP)
+            self._table.optimize(cleanup_older_than=KEEP_VERSIONS)
 
     def count(self, kind: Kind | None = None) -> int:
-        """See `Store`."""
-        with self._telling():
+        """Implement `Store.count`."""
+        with self._translate_errors():
             return int(self._table.count_rows(None if kind is None else f"kind = '{kind}'"))
 
     def stamps(self) -> Iterator[list[tuple[Entry, Stamp]]]:
-        """See `Store`."""
+        """Implement `Store.stamps`."""
         for batch in self._scan([*_ENTRY, "size", "mtime_ns"], FLUSH_ROWS):
             yield [
                 (_entry(row), Stamp(size=row["size"], mtime_ns=row["mtime_ns"])) for row in batch.to_pylist()
             ]
 
     def blocks(self, kind: Kind, rows: int) -> Iterator[tuple[list[Entry], Array]]:
-        """See `Store`."""
+        """Implement `Store.blocks`."""
         for batch in self._scan([*_ENTRY, "vector"], rows, f"kind = '{kind}'"):
             yield [_entry(row) for row in batch.select(_ENTRY).to_pylist()], _to_numpy(batch["vector"])
 
     def vectors(self, ids: Iterable[str]) -> dict[str, Array]:
-        """See `Store`."""
+        """Implement `Store.vectors`."""
         found: dict[str, Array] = {}
-        for some in _in_parts(list(ids)):
-            for batch in self._scan(["id", "vector"], IDS_A_QUERY, _one_of(some)):
+        for wanted in _batches(list(ids)):
+            for batch in self._scan(["id", "vector"], IDS_PER_QUERY, _id_filter(wanted)):
                 found |= zip(batch["id"].to_pylist(), _to_numpy(batch["vector"]), strict=True)
         return found
 
     def get(self, id: str) -> Entry | None:
-        """See `Store`."""
-        if not id.isalnum():  # it goes into a filter
+        """Implement `Store.get`."""
+        if not id.isalnum():  # the ID becomes part of an SQL filter
             return None
-        with self._telling():
-            rows = self._table.search().where(_one_of([id])).select(_ENTRY).limit(1).to_list()
+        with self._translate_errors():
+            rows = self._table.search().where(_id_filter([id])).select(_ENTRY).limit(1).to_list()
         return _entry(rows[0]) if rows else None
 
     def search(self, vector: Array, top_k: int, kind: Kind | None) -> list[Hit]:
-        """See `Store`."""
-        asked = self._table.search(vector, vector_column_name="vector").distance_type("l2")
-        asked = asked.select([*_ENTRY, "_distance"]).limit(top_k)
-        asked = asked.nprobes(_ann.partitions(self.count()) * _ann.GROWTH).refine_factor(_ann.REFINE)
+        """Implement `Store.search`."""
+        query = self._table.search(vector, vector_column_name="vector").distance_type("l2")
+        query = query.select([*_ENTRY, "_distance"]).limit(top_k)
+        query = query.nprobes(_ann.partitions(self.count()) * _ann.GROWTH).refine_factor(_ann.REFINE)
         if kind is not None:
-            asked = asked.where(f"kind = '{kind}'", prefilter=True)
-        with self._telling():
-            found = asked.to_list()
+            query = query.where(f"kind = '{kind}'", prefilter=True)
+        with self._translate_errors():
+            found = query.to_list()
         hits = [Hit(score=1 - row["_distance"] / 2, entry=_entry(row)) for row in found]
         return sorted(hits, key=lambda hit: (-hit.score, hit.entry.id))
 
     def close(self) -> None:
-        """See `Store`."""
+        """Implement `Store.close`."""
         del self._table
 
     @contextmanager
-    def _telling(self) -> Iterator[None]:
-        """What LanceDB cannot read or write, as a disk that is full, as an error of this package."""
+    def _translate_errors(self) -> Iterator[None]:
+        """Translate errors of LanceDB, such as a full disk, to InvalidInputError."""
         try:
             yield
         except (OSError, RuntimeError, ValueError) as error:
@@ -150,8 +151,8 @@ class LanceStore:
     def _train(self, rows: int) -> None:
         from lancedb.index import Bitmap, BTree, IvfRq
 
-        there = {index.name: _ann.trained_rows(index.name) for index in self._table.list_indices()}
-        trained = {name: count for name, count in there.items() if count is not None}
+        names = {index.name: _ann.trained_rows(index.name) for index in self._table.list_indices()}
+        trained = {name: count for name, count in names.items() if count is not None}
         if trained and rows < _ann.GROWTH * max(trained.values()):
             return
         self._table.create_index("id", config=BTree(), replace=True)
@@ -162,11 +163,11 @@ class LanceStore:
             self._table.drop_index(name)
 
     def _scan(self, columns: list[str], rows: int, where: str | None = None) -> Iterator[Any]:
-        asked = self._table.search().select(columns)
+        query = self._table.search().select(columns)
         if where is not None:
-            asked = asked.where(where)
-        with self._telling():
-            yield from asked.limit(None).to_batches(rows)
+            query = query.where(where)
+        with self._translate_errors():
+            yield from query.limit(None).to_batches(rows)
 
 
 def _make_directory(directory: Path) -> None:
@@ -174,10 +175,10 @@ def _make_directory(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         others = [entry.name for entry in directory.iterdir() if not entry.name.startswith("work.sqlite")]
     except OSError as error:
-        raise InvalidInputError(f"cannot make the index {str(directory)!r}: {error}") from error
+        raise InvalidInputError(f"cannot create the index {str(directory)!r}: {error}") from error
     if others:
         raise InvalidInputError(
-            f"{str(directory)!r} holds other files ({others[0]!r}) and no index; give a new directory"
+            f"{str(directory)!r} contains other files ({others[0]!r}) and no index; choose a new directory"
         )
 
 
@@ -185,10 +186,10 @@ def _schema(identity: Identity) -> Any:
     numbers = [pa.field(name, pa.int64()) for name in ("size", "mtime_ns")]
     vector = pa.field("vector", pa.list_(pa.float32(), identity.dim))
     fields = [pa.field(name, pa.string()) for name in _ENTRY] + numbers + [vector]
-    return pa.schema(fields, metadata={META: dump_identity(identity)})
+    return pa.schema(fields, metadata={METADATA_KEY: dump_identity(identity)})
 
 
-def _to_arrow(rows: Sequence[Row], dim: int) -> Any:
+def _to_arrow(rows: Sequence[IndexRow], dim: int) -> Any:
     columns: dict[str, Any] = {
         name: pa.array([getattr(row.entry, name) for row in rows], pa.string()) for name in _ENTRY
     }
@@ -209,9 +210,9 @@ def _entry(row: dict[str, Any]) -> Entry:
     return Entry(**{name: row[name] for name in _ENTRY})
 
 
-def _one_of(ids: Sequence[str]) -> str:
+def _id_filter(ids: Sequence[str]) -> str:
     return f"id in ({', '.join(repr(id) for id in ids)})"
 
 
-def _in_parts(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (ids[start : start + IDS_A_QUERY] for start in range(0, len(ids), IDS_A_QUERY))
+def _batches(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (ids[start : start + IDS_PER_QUERY] for start in range(0, len(ids), IDS_PER_QUERY))

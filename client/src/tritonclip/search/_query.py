@@ -1,4 +1,4 @@
-"""What is searched for as a vector, and texts ranked that are in no index."""
+"""Helpers of the command `tritonclip search`: embed the query, and rank texts that are not in an index."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from tritonclip.search._types import Array, Entry, Hit, entry_id
 
 
 def embed_query(client: Client, text: str | None, image: str | None) -> tuple[Array, bytes | None]:
-    """The vector of a text, or of an image file or URL, and a file's content.
+    """Embed a text, or an image given as a path or URL.
 
     Returns:
-        float32 [d], unit L2 norm; None for a text or a URL.
+        The vector, float32 [d] with unit L2 norm, and the content of the image file (None for a text or a
+        URL).
     """
     if text is not None:
         return client.embed_texts(text), None
@@ -33,19 +34,19 @@ def embed_query(client: Client, text: str | None, image: str | None) -> tuple[Ar
 
 
 def rank_texts(client: Client, file: str, lines: list[str], vector: Array, top_k: int) -> list[Hit]:
-    """The texts of a file that are nearest to a vector, best first."""
+    """Return the `top_k` lines of a text file that are most similar to a vector, best first."""
     path, texts = os.path.abspath(file), list(dict.fromkeys(lines))
     cosines = np.array([embed @ vector for embed in client.embed_texts_many(texts)])
     return [
         Hit(
-            score=float(cosines[place]),
+            score=float(cosines[n]),
             entry=Entry(
-                id=entry_id("text", path, texts[place]),
+                id=entry_id("text", path, texts[n]),
                 kind="text",
                 path=path,
-                name=texts[place],
-                sha256=sha256(texts[place].encode()),
+                name=texts[n],
+                sha256=sha256(texts[n].encode()),
             ),
         )
-        for place in np.argsort(-cosines, kind="stable")[:top_k]
+        for n in np.argsort(-cosines, kind="stable")[:top_k]
     ]

@@ -1,4 +1,4 @@
-"""What is to be in an index: the image files of directories, and the lines of text files."""
+"""Inputs of an index: the image files in directories, and the lines of text files."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tritonclip.errors import InvalidInputError
 from tritonclip.search._types import Kind, Stamp, entry_id
 
 MAX_FILE_BYTES = 64 * 2**20
-"""As much as the server takes in one request."""
+"""Largest image file that the server accepts in a request."""
 
 SETTLED_NS = 2_000_000_000
-"""A file that was written less than this ago may be written again at what is the same time for the system."""
+"""A file modified less than this long ago may change again without a new modification time."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Item:
-    """Something to index; see `Entry`."""
+class SourceItem:
+    """An image or a text that was found in the sources; see `Entry` for the attributes."""
 
     id: str
     kind: Kind
@@ -33,11 +33,11 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """What one run looks at.
+    """The directories and text files that a sync run covers.
 
     Attributes:
-        directories: Absolute; their images, with all below.
-        text_files: Absolute; UTF-8, a text a line.
+        directories: Absolute paths; all images below them are included.
+        text_files: Absolute paths of UTF-8 files with one text per line.
     """
 
     directories: tuple[str, ...] = ()
@@ -47,13 +47,13 @@ class Sources:
     def check(
         cls, directories: Sequence[str | os.PathLike[str]], text_files: Sequence[str | os.PathLike[str]]
     ) -> Sources:
-        """Check that they are there, so that a run does not take a disk that is away for deleted files.
+        """Check that all sources exist, so that an unmounted disk is not taken for deleted files.
 
         Raises:
-            InvalidInputError: If none is given, one is missing, or one is no directory or no file.
+            InvalidInputError: No source is given, or one is missing or of the wrong type.
         """
         if not directories and not text_files:
-            raise InvalidInputError("nothing to index; give a directory, or a file of texts")
+            raise InvalidInputError("nothing to index; give a directory or a text file")
         for path in directories:
             if not os.path.isdir(path):
                 raise InvalidInputError(f"no such directory: {str(path)!r}")
@@ -66,21 +66,21 @@ class Sources:
         )
 
     def covers(self, kind: Kind, path: str) -> bool:
-        """Whether an entry is of these, so that it goes where it is not found any more."""
+        """Return True if an entry belongs to these sources, so that it is deleted when its file is gone."""
         if kind == "text":
             return path in self.text_files
         return any(Path(path).is_relative_to(directory) for directory in self.directories)
 
-    def items(self) -> Iterator[Item | tuple[str, str]]:
-        """Each item, found as it is asked for, or the path and the reason why it cannot be taken."""
+    def items(self) -> Iterator[SourceItem | tuple[str, str]]:
+        """Yield each item lazily; yield the path and the reason for a file that cannot be indexed."""
         for directory in self.directories:
             for path in find_images(directory):
-                yield _image(path, directory)
+                yield _image_item(path, directory)
         for file in self.text_files:
-            yield from _texts(file)
+            yield from _text_items(file)
 
 
-def _image(path: Path, directory: str) -> Item | tuple[str, str]:
+def _image_item(path: Path, directory: str) -> SourceItem | tuple[str, str]:
     text = str(path)
     try:
         text.encode()
@@ -90,7 +90,7 @@ def _image(path: Path, directory: str) -> Item | tuple[str, str]:
         status = path.stat()
     except OSError as error:
         return text, error.strerror or str(error)
-    return Item(
+    return SourceItem(
         id=entry_id("image", text),
         kind="image",
         path=text,
@@ -99,12 +99,12 @@ def _image(path: Path, directory: str) -> Item | tuple[str, str]:
     )
 
 
-def _texts(file: str) -> Iterator[Item]:
+def _text_items(file: str) -> Iterator[SourceItem]:
     try:
         with open(file, encoding="utf-8-sig") as lines:
             for line in lines:
                 if text := line.strip():
-                    yield Item(
+                    yield SourceItem(
                         id=entry_id("text", file, text), kind="text", path=file, name=text, stamp=Stamp()
                     )
     except (OSError, UnicodeDecodeError) as error:
@@ -112,10 +112,10 @@ def _texts(file: str) -> Iterator[Item]:
 
 
 def read_image(path: str) -> tuple[bytes, Stamp]:
-    """A file's content and its stamp at that time.
+    """Read a file; return its content and its stamp at the time of reading.
 
     Raises:
-        InvalidInputError: If it cannot be read or is too large.
+        InvalidInputError: The file cannot be read or is too large.
     """
     try:
         with open(path, "rb") as file:
@@ -130,5 +130,5 @@ def read_image(path: str) -> tuple[bytes, Stamp]:
 
 
 def sha256(content: bytes) -> str:
-    """Hexadecimal."""
+    """Return the SHA-256 of `content` in hexadecimal."""
     return hashlib.sha256(content).hexdigest()

@@ -1,4 +1,4 @@
-"""What an index needs of the place where its vectors lie, and which place an address names."""
+"""The interface that an index needs from a vector store, and the choice of a store by its address."""
 
 from __future__ import annotations
 
@@ -9,63 +9,66 @@ from pathlib import Path
 from typing import Protocol
 
 from tritonclip.errors import InvalidInputError
-from tritonclip.search._types import Array, Entry, Hit, Identity, Kind, Row, Stamp
+from tritonclip.search._types import Array, Entry, Hit, Identity, IndexRow, Kind, Stamp
 
 FORMAT = 1
 SCHEMES = ("chroma://", "chromas://", "http://", "https://")
 
 
 class Store(Protocol):
-    """Rows by id. What a call has written is there after a crash; a row is never half written.
+    """Durable storage of index rows by ID.
+
+    A completed write survives a crash, and a row is never written partially.
 
     Attributes:
-        identity: Of the vectors.
-        flush_rows: So many rows are well written at once.
-        work_directory: Where a run may keep what is not written yet; None: nowhere that lasts.
+        identity: Checkpoint of the stored vectors.
+        flush_rows: Number of rows that the store writes efficiently in one call.
+        work_directory: Directory for the state of a sync run, or None if the store has no local directory.
     """
 
     identity: Identity
     flush_rows: int
     work_directory: Path | None
 
-    def put(self, rows: Sequence[Row]) -> None:
-        """Write rows; one whose id is there is replaced."""
+    def put(self, rows: Sequence[IndexRow]) -> None:
+        """Insert rows, and replace those whose ID exists."""
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Take rows away; ids that are not there are passed over."""
+        """Delete rows by ID; ignore unknown IDs."""
 
-    def finish(self) -> None:
-        """After a run's last change: put in order what makes searches quick."""
+    def optimize(self) -> None:
+        """Prepare the store for fast searches after the last write of a run."""
 
     def count(self, kind: Kind | None = None) -> int:
-        """How many rows there are, or of one kind."""
+        """Count all rows, or the rows of one kind."""
 
     def stamps(self) -> Iterator[list[tuple[Entry, Stamp]]]:
-        """All rows without their vectors, some at a time."""
+        """Yield all rows in batches, without their vectors."""
 
     def blocks(self, kind: Kind, rows: int) -> Iterator[tuple[list[Entry], Array]]:
-        """All rows of a kind with their vectors, float32 [n, d], so many at a time."""
+        """Yield all rows of a kind in batches of at most `rows`, with vectors as float32 [n, d]."""
 
     def vectors(self, ids: Iterable[str]) -> dict[str, Array]:
-        """The vectors of those that are there."""
+        """Return the vectors of the IDs that exist."""
 
     def get(self, id: str) -> Entry | None:
-        """An entry; None where it is not there."""
+        """Return the entry with this ID, or None if there is none."""
 
     def search(self, vector: Array, top_k: int, kind: Kind | None) -> list[Hit]:
-        """The entries with the greatest cosine, best first."""
+        """Return the `top_k` entries with the highest cosine, best first."""
 
     def close(self) -> None:
-        """Let go of what is open."""
+        """Release open files and connections."""
 
 
 def open_store(address: str, identity: Identity | None) -> Store:
-    """Open the store at a directory or URL, or where `identity` is given make it if it is not there.
+    """Open the store at a directory or URL. If `identity` is given, create a missing store for it.
 
     Raises:
-        InvalidInputError: If there is none, it is none of ours, or it has vectors of other weights.
-        ServerUnavailableError: If a server does not answer.
-        MissingExtraError: If LanceDB is not installed.
+        InvalidInputError: No index exists there, it was not written by tritonclip, or it was built with a
+            different checkpoint.
+        ServerUnavailableError: The Chroma server does not answer.
+        MissingExtraError: LanceDB is not installed.
     """
     if address.startswith(SCHEMES):
         from tritonclip.search._chroma import ChromaStore
@@ -77,29 +80,30 @@ def open_store(address: str, identity: Identity | None) -> Store:
         store = LanceStore(Path(address), identity)
     if identity is not None and store.identity.sha256 != identity.sha256:
         store.close()
-        raise other_weights(address, store.identity, identity)
+        raise weights_mismatch(address, store.identity, identity)
     return store
 
 
-def other_weights(address: str, index: Identity, server: Identity) -> InvalidInputError:
-    """The error for an index that another checkpoint made."""
+def weights_mismatch(address: str, index: Identity, server: Identity) -> InvalidInputError:
+    """Return the error for an index that was built with a different checkpoint."""
     return InvalidInputError(
-        f"the index {address!r} holds vectors of {index.checkpoint!r} (sha256 {index.sha256[:12]}), but the "
-        f"server serves {server.checkpoint!r} (sha256 {server.sha256[:12]}); vectors of different weights do "
-        "not compare. Index into another place, or ask the server that made this one"
+        f"the index {address!r} was built with {index.checkpoint!r} (sha256 {index.sha256[:12]}), but the "
+        f"server serves {server.checkpoint!r} (sha256 {server.sha256[:12]}); vectors of different weights "
+        "cannot be compared. Create a new index in another place, or connect to a server with the weights of "
+        "this one"
     )
 
 
 def dump_identity(identity: Identity) -> str:
-    """As it is kept in the store."""
+    """Serialise the identity to JSON, as stored in the index."""
     return json.dumps({"format": FORMAT, **asdict(identity)})
 
 
 def parse_identity(text: str | None, address: str) -> Identity:
-    """What `dump_identity` wrote.
+    """Parse the output of `dump_identity`.
 
     Raises:
-        InvalidInputError: If it is no index, or one of a later format.
+        InvalidInputError: The text does not come from an index, or the index has a newer format.
     """
     try:
         values = json.loads(text or "")
@@ -107,5 +111,7 @@ def parse_identity(text: str | None, address: str) -> Identity:
         if found == FORMAT:
             return Identity(**values)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InvalidInputError(f"{address!r} is no index of tritonclip; give another place") from error
+        raise InvalidInputError(
+            f"{address!r} was not written by tritonclip; give the address of an index"
+        ) from error
     raise InvalidInputError(f"the index {address!r} has format {found}; this version reads format {FORMAT}")

@@ -1,4 +1,4 @@
-"""One run that brings an index to what is there: find, compare, embed what is new, delete what is gone."""
+"""A sync run: find the sources, compare them with the index, embed new content, delete stale entries."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from tritonclip._records import reason
 from tritonclip._types import Progress
 from tritonclip.client import Client
 from tritonclip.errors import InvalidInputError, TritonClipError
-from tritonclip.search._sources import Item, Sources, read_image, sha256
+from tritonclip.search._sources import SourceItem, Sources, read_image, sha256
 from tritonclip.search._store import Store
-from tritonclip.search._types import Array, Entry, Kind, Row
-from tritonclip.search._work import Work
+from tritonclip.search._sync_state import SyncState
+from tritonclip.search._types import Array, Entry, IndexRow, Kind
 
 T = TypeVar("T")
 OnError = Callable[[str, str], None]
-TAKES = 500
-"""Vectors that are fetched from the index at once, for files whose content it has already."""
+REUSE_BATCH_ROWS = 500
+"""Number of vectors fetched from the index at once, for files whose content is already indexed."""
 
 
 @dataclass(kw_only=True)
 class Summary:
-    """What a run did; every count is of entries.
+    """Result of a sync run; every count is a number of entries.
 
     Attributes:
-        embedded: Sent to the server.
-        reused: New or moved, with a content that the index had: nothing was embedded.
-        unchanged: Were there and are as they were.
-        deleted: Taken out, as their files are gone or no images any more.
-        failed: Are no images, or cannot be read; they are not in the index.
-        kept: An interrupted run had embedded them; this one wrote them.
-        total: In the index, after the run.
+        embedded: Embedded by the server in this run.
+        reused: New or moved, but with content that was already indexed, so nothing was embedded.
+        unchanged: Indexed before, and unchanged since.
+        deleted: Removed because the file is gone or is no longer an image.
+        failed: Not images, or unreadable. They are not in the index.
+        kept: Embedded by an interrupted run, and written by this one.
+        total: In the index after the run.
     """
 
     embedded: int = 0
@@ -48,169 +48,172 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class _Content:
-    """An item that was read."""
+class _HashedItem:
+    """A source item whose content has been read."""
 
-    item: Item
+    item: SourceItem
     sha256: str
 
-    def row(self, vector: Array) -> Row:
+    def row(self, vector: Array) -> IndexRow:
+        """Return the index row of this item."""
         item = self.item
         entry = Entry(id=item.id, kind=item.kind, path=item.path, name=item.name, sha256=self.sha256)
-        return Row(entry=entry, stamp=item.stamp, vector=vector)
+        return IndexRow(entry=entry, stamp=item.stamp, vector=vector)
 
 
 class Sync:
-    """A run.
+    """One sync run.
 
     Args:
-        store: Is brought up to date.
-        client: Embeds.
-        work: The run's file.
-        sources: What is looked at; other entries stay as they are.
-        on_error: Is told the path of what cannot be indexed, and why.
-        many: Further arguments of the client's bulk methods.
+        store: The store to update.
+        client: The client that embeds new content.
+        state: State of the run.
+        sources: The sources to cover. Entries of other sources are not changed.
+        on_error: Called with the path and the reason for each input that cannot be indexed.
+        bulk_options: Further arguments of the client's bulk methods.
     """
 
     def __init__(
         self,
         store: Store,
         client: Client,
-        work: Work,
+        state: SyncState,
         sources: Sources,
         *,
         on_error: OnError,
-        many: BulkOptions,
+        bulk_options: BulkOptions,
     ) -> None:
-        self._store, self._client, self._work, self._sources = store, client, work, sources
+        self._store, self._client, self._state, self._sources = store, client, state, sources
         self._on_error = on_error
-        self._on_progress = many.get("on_progress") or (lambda progress: None)
-        self._many: BulkOptions = {**many, "on_progress": self._note_retries}
+        self._on_progress = bulk_options.get("on_progress") or (lambda progress: None)
+        self._bulk_options: BulkOptions = {**bulk_options, "on_progress": self._record_retries}
         self._summary = Summary()
-        self._takes: list[tuple[_Content, str]] = []
-        self._waiting: dict[str, list[_Content]] = {}  # what is being embedded, by its content
+        self._reusable: list[tuple[_HashedItem, str]] = []  # with the id of the entry that has the vector
+        self._in_flight: dict[str, list[_HashedItem]] = {}  # by content: items that wait for the same vector
         self._done = self._retries = 0
 
     def run(self) -> Summary:
-        """Do it."""
-        self._summary.kept = self._work.count_kept()
+        """Run the sync and return its summary."""
+        self._summary.kept = self._state.count_unwritten()
         self._flush()
-        self._look()
-        self._summary.unchanged -= self._work.count_pending()
-        for kind, items in groupby(self._work.pending(), lambda item: item.kind):  # images are seen first
+        self._compare()
+        self._summary.unchanged -= self._state.count_pending()
+        for kind, items in groupby(self._state.pending(), lambda item: item.kind):  # images come first
             self._embed(kind, items)
-        self._take()
+        self._reuse_vectors()
         self._flush()
-        self._delete()
+        self._delete_stale()
         if self._summary != Summary(unchanged=self._summary.unchanged, failed=self._summary.failed):
-            self._store.finish()
+            self._store.optimize()
         self._summary.total = self._store.count()
         return self._summary
 
-    def _look(self) -> None:
-        """Find what is there, and read what is in the index."""
-        for found in _parts(self._sources.items(), 1000):
-            self._summary.unchanged += self._work.see(each for each in found if isinstance(each, Item))
+    def _compare(self) -> None:
+        """Record what exists in the sources and what is in the index."""
+        for found in _chunks(self._sources.items(), 1000):
+            self._summary.unchanged += self._state.add_found(
+                each for each in found if isinstance(each, SourceItem)
+            )
             for each in found:
-                if not isinstance(each, Item):
-                    self._fail(*each)
+                if not isinstance(each, SourceItem):
+                    self._report_failure(*each)
         for stamps in self._store.stamps():
-            self._work.know(stamps)
+            self._state.add_indexed(stamps)
 
-    def _embed(self, kind: Kind, items: Iterable[Item]) -> None:
-        """Embed the items whose content is new; all are of one kind."""
-        under_way: deque[_Content] = deque()
-        ask = self._client.embed_images_many if kind == "image" else self._client.embed_texts_many
-        results: Iterator[Array | TritonClipError] = ask(
-            self._new_contents(items, under_way), on_error="return", **self._many
+    def _embed(self, kind: Kind, items: Iterable[SourceItem]) -> None:
+        """Embed the items with new content; all of them are of one kind."""
+        sent: deque[_HashedItem] = deque()
+        embed_many = self._client.embed_images_many if kind == "image" else self._client.embed_texts_many
+        results: Iterator[Array | TritonClipError] = embed_many(
+            self._new_contents(items, sent), on_error="return", **self._bulk_options
         )
         for result in results:
-            content = under_way.popleft()
-            contents = [content, *self._waiting.pop(content.sha256)]
+            first = sent.popleft()
+            same_content = [first, *self._in_flight.pop(first.sha256)]
             if isinstance(result, TritonClipError):
-                for each in contents:
-                    self._refuse(each.item, result)
+                for each in same_content:
+                    self._reject(each.item, result)
                 continue
             self._summary.embedded += 1
-            self._summary.reused += len(contents) - 1
-            self._keep([each.row(result) for each in contents])
+            self._summary.reused += len(same_content) - 1
+            self._keep([each.row(result) for each in same_content])
 
-    def _new_contents(self, items: Iterable[Item], under_way: deque[_Content]) -> Iterator[Any]:
-        """What the server has to see: bytes of files, or texts. The rest is dealt with on the way."""
+    def _new_contents(self, items: Iterable[SourceItem], sent: deque[_HashedItem]) -> Iterator[Any]:
+        """Yield the contents to embed, as file bytes or texts; handle all other items on the way."""
         for item in items:
             try:
-                sent, content = _read(item)
+                content, hashed = _read(item)
             except InvalidInputError as error:
-                self._refuse(item, error)
+                self._reject(item, error)
                 continue
-            if content.sha256 in self._waiting:
-                self._waiting[content.sha256].append(content)
-            elif (vector := self._work.done_content(content.sha256, item.kind)) is not None:
+            if hashed.sha256 in self._in_flight:
+                self._in_flight[hashed.sha256].append(hashed)
+            elif (vector := self._state.unwritten_vector(hashed.sha256, item.kind)) is not None:
                 self._summary.reused += 1
-                self._keep([content.row(vector)])
-            elif (id := self._work.known_content(content.sha256, item.kind, item.id)) is not None:
-                self._takes.append((content, id))
-                if len(self._takes) >= TAKES:
-                    self._take()
+                self._keep([hashed.row(vector)])
+            elif (id := self._state.indexed_id(hashed.sha256, item.kind, item.id)) is not None:
+                self._reusable.append((hashed, id))
+                if len(self._reusable) >= REUSE_BATCH_ROWS:
+                    self._reuse_vectors()
             else:
-                self._waiting[content.sha256] = []
-                under_way.append(content)
-                yield sent
+                self._in_flight[hashed.sha256] = []
+                sent.append(hashed)
+                yield content
 
-    def _take(self) -> None:
-        """Give entries the vectors that others, or they themselves, have in the index."""
-        vectors = self._store.vectors({id for _, id in self._takes})
-        rows = [content.row(vectors[id]) for content, id in self._takes]
-        same = sum(content.item.id == id for content, id in self._takes)
-        self._summary.unchanged += same
-        self._summary.reused += len(rows) - same
-        self._takes = []
+    def _reuse_vectors(self) -> None:
+        """Copy vectors from indexed entries with the same content."""
+        vectors = self._store.vectors({id for _, id in self._reusable})
+        rows = [hashed.row(vectors[id]) for hashed, id in self._reusable]
+        unchanged = sum(hashed.item.id == id for hashed, id in self._reusable)
+        self._summary.unchanged += unchanged
+        self._summary.reused += len(rows) - unchanged
+        self._reusable = []
         self._keep(rows)
 
-    def _keep(self, rows: list[Row]) -> None:
-        self._work.keep(rows)
-        self._count(len(rows))
-        if self._work.count_kept() >= self._store.flush_rows:
+    def _keep(self, rows: list[IndexRow]) -> None:
+        self._state.add_unwritten(rows)
+        self._count_done(len(rows))
+        if self._state.count_unwritten() >= self._store.flush_rows:
             self._flush()
 
     def _flush(self) -> None:
-        for rows in self._work.kept(self._store.flush_rows):
+        for rows in self._state.drain_unwritten(self._store.flush_rows):
             self._store.put(rows)
-            self._work.know((row.entry, row.stamp) for row in rows)
+            self._state.add_indexed((row.entry, row.stamp) for row in rows)
 
-    def _delete(self) -> None:
-        """Delete last, so that a renamed file could take its vector."""
-        gone = (id for id, kind, path in self._work.gone() if self._sources.covers(kind, path))  # type: ignore[arg-type]
-        for ids in _parts(gone, 1000):
+    def _delete_stale(self) -> None:
+        """Delete stale entries. This is the last step, so that a renamed file can reuse its old vector."""
+        stale = (id for id, kind, path in self._state.stale() if self._sources.covers(kind, path))  # type: ignore[arg-type]
+        for ids in _chunks(stale, 1000):
             self._store.delete(ids)
             self._summary.deleted += len(ids)
 
-    def _refuse(self, item: Item, error: TritonClipError) -> None:
-        self._work.refuse(item.id)
-        self._fail(item.path if item.kind == "image" else item.name, reason(error))
-        self._count(1)
+    def _reject(self, item: SourceItem, error: TritonClipError) -> None:
+        self._state.reject(item.id)
+        self._report_failure(item.path if item.kind == "image" else item.name, reason(error))
+        self._count_done(1)
 
-    def _fail(self, name: str, why: str) -> None:
+    def _report_failure(self, name: str, why: str) -> None:
         self._summary.failed += 1
         self._on_error(name, why)
 
-    def _count(self, number: int) -> None:
+    def _count_done(self, number: int) -> None:
         self._done += number
         self._on_progress(Progress(done=self._done, failed=self._summary.failed, retries=self._retries))
 
-    def _note_retries(self, progress: Progress) -> None:
-        """The rest is counted here, with what needs no server."""
+    def _record_retries(self, progress: Progress) -> None:
+        """Record only the retries; `_count_done` also counts the items that need no request."""
         self._retries = progress.retries
 
 
-def _read(item: Item) -> tuple[bytes | str, _Content]:
+def _read(item: SourceItem) -> tuple[bytes | str, _HashedItem]:
     if item.kind == "text":
-        return item.name, _Content(item, sha256(item.name.encode()))
+        return item.name, _HashedItem(item, sha256(item.name.encode()))
     content, stamp = read_image(item.path)
-    return content, _Content(replace(item, stamp=stamp), sha256(content))
+    return content, _HashedItem(replace(item, stamp=stamp), sha256(content))
 
 
-def _parts(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    rest = iter(items)
-    while part := list(islice(rest, size)):
-        yield part
+def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    remaining = iter(items)
+    while chunk := list(islice(remaining, size)):
+        yield chunk

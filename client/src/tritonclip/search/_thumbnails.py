@@ -1,4 +1,4 @@
-"""Small pictures of indexed images, always drawn anew: what a file holds beside its pixels is left out."""
+"""Thumbnails of indexed images, re-encoded from the pixels so that no metadata of the file leaks."""
 
 from __future__ import annotations
 
@@ -18,31 +18,33 @@ MEDIA_TYPE = "image/jpeg"
 
 
 def thumbnail(path: str) -> bytes:
-    """A JPEG of an image file; see `thumbnail_of`.
+    """Return a JPEG thumbnail of an image file; see `thumbnail_of`.
 
     Raises:
-        InvalidInputError: If the file is gone, no image, or too large.
+        InvalidInputError: The file is missing, not an image, or too large.
     """
     return thumbnail_of(read_image(path)[0])
 
 
 def thumbnail_of(content: bytes) -> bytes:
-    """A JPEG of an encoded image, upright, at most `SIDE_PX` wide and high.
+    """Return a JPEG thumbnail of an encoded image, upright, at most `SIDE_PX` wide and high.
 
     Raises:
-        InvalidInputError: If it is no image, or too large.
+        InvalidInputError: The content is not an image, or has more than `MAX_PIXELS` pixels.
     """
     try:
         with Image.open(io.BytesIO(content), formats=tuple(FORMAT_SUFFIXES)) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise InvalidInputError(f"{image.width} x {image.height} pixels are too many")
-            image.draft("RGB", (2 * SIDE_PX, 2 * SIDE_PX))  # a JPEG need not be decoded at full size
+                raise InvalidInputError(
+                    f"{image.width} x {image.height} pixels, over the limit of {MAX_PIXELS} pixels"
+                )
+            image.draft("RGB", (2 * SIDE_PX, 2 * SIDE_PX))  # decode a JPEG at reduced size
             small = upright_rgb(image, "the image")
             small.thumbnail((SIDE_PX, SIDE_PX))
     except InvalidInputError:
         raise
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-        raise InvalidInputError("no image that can be shown") from error
+    except Exception as error:  # Pillow's decoders raise almost any exception on damaged files
+        raise InvalidInputError("not an image that can be displayed") from error
     small.info.clear()
     out = io.BytesIO()
     small.save(out, "JPEG", quality=QUALITY)

@@ -1,4 +1,4 @@
-"""What an index holds, and what a search gives."""
+"""Value types of the search package: the entries of an index, its stored rows, and search results."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ Kind = Literal["image", "text"]
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """An image or a text of an index.
+    """An image or a text in an index.
 
     Attributes:
-        id: Made from kind, path and, for a text, the text: the same in every index of the same files.
+        id: Hash of the kind, the path and, for a text, the text. Every index of the same files uses the same
+            IDs.
         kind: `image` or `text`.
-        path: Of the image, or of the file that the text stood in; absolute.
-        name: Of an image its path below the directory that was indexed; of a text the text.
-        sha256: Of the file's content, or of the text; hexadecimal.
+        path: Absolute path of the image, or of the file that contains the text.
+        name: For an image, its path relative to the indexed directory; for a text, the text itself.
+        sha256: Hexadecimal SHA-256 of the file's content, or of the text.
     """
 
     id: str
@@ -34,11 +35,11 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Stamp:
-    """How an entry's file was when it was embedded.
+    """Size and modification time of a file at the time when it was embedded.
 
     Attributes:
         size: In bytes; 0 for a text.
-        mtime_ns: When it was changed, in nanoseconds; 0 where that cannot be relied on, and for a text.
+        mtime_ns: Modification time in nanoseconds. 0 for a text, and for a file that was still changing.
     """
 
     size: int = 0
@@ -46,8 +47,8 @@ class Stamp:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """An entry as it is kept.
+class IndexRow:
+    """An entry as a store keeps it.
 
     Attributes:
         vector: float32 [d], unit L2 norm.
@@ -60,10 +61,10 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """An entry that was found.
+    """A search result.
 
     Attributes:
-        score: Cosine with the query, -1 to 1.
+        score: Cosine similarity to the query, -1 to 1.
     """
 
     score: float
@@ -72,12 +73,12 @@ class Hit:
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """What an index's vectors were made by; kept in it.
+    """The checkpoint that produced the vectors of an index, as recorded in the index.
 
     Attributes:
-        sha256: Of the checkpoint's weights; an index never mixes two.
-        checkpoint: Its name, for people.
-        dim: Values of a vector.
+        sha256: SHA-256 of the checkpoint's weights. All vectors of an index come from the same weights.
+        checkpoint: Human-readable name of the checkpoint.
+        dim: Length of a vector.
     """
 
     sha256: str
@@ -86,5 +87,5 @@ class Identity:
 
 
 def entry_id(kind: Kind, path: str, text: str = "") -> str:
-    """The id of an entry: 32 hexadecimal digits."""
+    """Return the ID of an entry, 32 hexadecimal digits."""
     return hashlib.blake2b("\0".join((kind, path, text)).encode(), digest_size=16).hexdigest()

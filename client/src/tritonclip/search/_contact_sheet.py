@@ -1,4 +1,4 @@
-"""The results of a search as one HTML file: a contact sheet that needs no other file and runs no script."""
+"""Search results as a contact sheet: one self-contained HTML file without scripts."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ p {{ margin: .25rem 0 0; font-size: .875rem; }}
 """
 
 
-def write_sheet(file: Path, title: str, hits: Iterable[Hit], query: bytes | None = None) -> None:
-    """Write the sheet.
+def write_contact_sheet(file: Path, title: str, hits: Iterable[Hit], query: bytes | None = None) -> None:
+    """Write the results of a search to an HTML file.
 
     Args:
-        file: Is written over.
-        title: What was searched for.
-        hits: Best first.
-        query: The image that was searched with; None for a text.
+        file: File to write; an existing file is replaced.
+        title: Title of the page: the text or the image that was searched for.
+        hits: Results, best first.
+        query: Thumbnail of the query image, or None for a text query.
 
     Raises:
-        InvalidInputError: If the file cannot be written.
+        InvalidInputError: The file cannot be written.
     """
     try:
         with open(file, "w", encoding="utf-8") as out:
@@ -56,7 +56,7 @@ def write_sheet(file: Path, title: str, hits: Iterable[Hit], query: bytes | None
 def _parts(title: str, hits: Iterable[Hit], query: bytes | None) -> Iterator[str]:
     yield _HEAD.format(title=escape(title))
     if query is not None:
-        yield f"<p>{_img(query, 'the image that was searched with')}</p>\n"
+        yield f"<p>{_img(query, 'query image')}</p>\n"
     yield "<ol>\n"
     for hit in hits:
         yield "<li>"
