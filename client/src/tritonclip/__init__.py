@@ -1,11 +1,11 @@
-"""Client of a Triton Inference Server that serves CLIP with tritonclip's model repository.
+"""A client of Triton Inference Servers that serve CLIP with tritonclip's model repository.
 
 from tritonclip import Client
 
 with Client("localhost:8001") as clip:
     clip.classify("cat.jpg", ["cat", "dog"])
 
-Importing the package loads neither `tritonclient` nor any model library.
+Importing the package does not import `tritonclient` or any model library.
 """
 
 from tritonclip._bulk import BulkOptions
@@ -14,6 +14,7 @@ from tritonclip._calls.request import RequestOptions
 from tritonclip._images.files import find_images
 from tritonclip._settings import ClientOptions
 from tritonclip._types import Health, ImageInput, ModelInfo, ModelStatistics, Prediction, Progress
+from tritonclip._version import __version__ as __version__
 from tritonclip.async_client import AsyncClient
 from tritonclip.classifier import ZeroShotClassifier
 from tritonclip.client import Client
@@ -29,8 +30,6 @@ from tritonclip.errors import (
     TritonClipError,
     TruncatedTextWarning,
 )
-
-__version__ = "0.1.0"
 
 __all__ = [
     "DEFAULT_HYPOTHESIS_TEMPLATE",

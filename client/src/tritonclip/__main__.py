@@ -1,4 +1,4 @@
-"""`python -m tritonclip`: the command."""
+"""Entry point of `python -m tritonclip`."""
 
 import sys
 

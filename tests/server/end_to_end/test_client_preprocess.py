@@ -8,7 +8,7 @@ from tests.helpers.pictures import settled_statistics, varied_images
 from tests.helpers.servers import ROOT
 from tritonclip import ModelNotReadyError, TruncatedTextWarning
 from tritonclip._calls import info
-from tritonclip._images.preprocess import PreprocessSettings, preprocess_image
+from tritonclip._images.preprocess import ProcessorSettings, preprocess_image
 
 SAMPLE = ROOT / "scripts" / "demo" / "images" / "red_circle.jpg"
 LABELS = ["a red circle", "a blue square", "the digit 7"]
@@ -20,7 +20,7 @@ def local(make, url):
 
 
 def test_pixel_values_are_the_servers_bit_by_bit(server):
-    settings = PreprocessSettings.from_json(parameters(server, "clip_pixel_embedding")["processor"])
+    settings = ProcessorSettings.from_json(parameters(server, "clip_pixel_embedding")["processor"])
     for name, encoded in varied_images().items():
         theirs = infer(server, "grpc", "image_preprocess", image=bytes_tensor([encoded]))["pixel_values"]
         np.testing.assert_array_equal(preprocess_image(encoded, 0, settings), theirs[0, 0], err_msg=name)

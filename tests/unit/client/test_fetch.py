@@ -19,7 +19,8 @@ import pytest
 
 import tritonclip
 from tritonclip import InvalidInputError
-from tritonclip._images.fetch import Fetcher, is_url
+from tritonclip._images.fetch import Fetcher
+from tritonclip._images.urls import is_url
 
 CONTENT = bytes(range(256)) * 1000
 LIMIT_BYTES = 300_000

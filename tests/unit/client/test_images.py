@@ -14,7 +14,7 @@ from PIL import Image
 from tests.helpers.pictures import REFERENCE_WHITENS
 from tritonclip import InvalidInputError
 from tritonclip._images.fetch import Fetcher
-from tritonclip._images.sources import WEBP_MAX_SIDE_PX, encode_image, encode_images
+from tritonclip._images.sources import WEBP_MAX_SIDE_PX, as_images, encode_image, encode_images
 
 RNG = np.random.default_rng(7)
 RGB = RNG.integers(0, 256, (13, 17, 3), dtype=np.uint8)
@@ -36,8 +36,7 @@ def test_files_and_bytes_pass_untouched(tmp_path: Path) -> None:
     path = tmp_path / "ein bild.jpg"
     path.write_bytes(content)
     given = [path, str(path), content, bytearray(content), memoryview(content), np.bytes_(content)]
-    result, single = encode_images(given)
-    assert not single
+    result = encode_images(given)
     assert result == [content] * 6
     assert {type(item) for item in result} == {bytes}
 
@@ -55,13 +54,13 @@ def test_binary_files_are_read_from_where_they_stand_and_stay_open(tmp_path: Pat
         spooled.seek(10)
         memory = io.BytesIO(b"content")
         files = [member, raw, spooled, memory]
-        assert encode_images(files)[0] == [b"content", path.read_bytes(), b"content", b"content"]
+        assert encode_images(files) == [b"content", path.read_bytes(), b"content", b"content"]
         assert not any(file.closed for file in files)  # type: ignore[attr-defined]
 
 
 def test_urls_go_through_the_fetcher() -> None:
     fetch = Fetcher(max_bytes=5).fetch
-    assert encode_images(["data:,hello", b"x"], fetch) == ([b"hello", b"x"], False)
+    assert encode_images(["data:,hello", b"x"], fetch) == [b"hello", b"x"]
     assert encode_image("DATA:,hello", 0, fetch) == b"hello"
     with pytest.raises(InvalidInputError, match="^image 1: 'data:,hello!' is larger than 5 bytes"):
         encode_images([b"x", "data:,hello!"], fetch)
@@ -72,10 +71,10 @@ class GivesNothing:
         """As a raw file that does not block."""
 
 
-def test_single_and_many() -> None:
-    assert encode_images(b"x") == ([b"x"], True)
-    assert encode_images([b"x"]) == ([b"x"], False)
-    assert encode_images((b"x", b"y")) == ([b"x", b"y"], False)
+def test_single_image_is_distinguished_from_a_sequence() -> None:
+    assert as_images(b"x") == ([b"x"], True)
+    assert as_images([b"x"]) == ([b"x"], False)
+    assert as_images((b"x", b"y")) == ((b"x", b"y"), False)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK", "1", "LA", "I;16", "YCbCr", "F"])
@@ -181,7 +180,7 @@ def test_wrong_inputs_are_named_by_index(tmp_path: Path) -> None:
         (io.BytesIO(), "the file object is empty or at its end"),
         (io.StringIO("text"), "text mode; give a binary file"),
         (closed, "cannot read the file object: .*closed"),
-        (GivesNothing(), "gave NoneType instead of bytes"),
+        (GivesNothing(), "returned NoneType instead of bytes"),
         (None, "got NoneType"),
         (3, "got int"),
         ([b"x"], "got list"),
@@ -194,4 +193,4 @@ def test_wrong_inputs_are_named_by_index(tmp_path: Path) -> None:
 @pytest.mark.parametrize("nothing", [[], ()])
 def test_no_image(nothing: Any) -> None:
     with pytest.raises(InvalidInputError, match="at least one image"):
-        encode_images(nothing)
+        as_images(nothing)

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_images import ImageDecoder, ImageSettings
+from clip_geometry import ProcessorSettings as ServerSettings
+from clip_images import ImageDecoder
 from tests.helpers.pictures import EXIF_ORIENTATION, encode, noise, photos, varied_images
 from tritonclip import InvalidInputError, ModelNotReadyError
 from tritonclip._images.fetch import Fetcher
-from tritonclip._images.preprocess import PreprocessSettings, preprocess_image, preprocess_images
+from tritonclip._images.preprocess import ProcessorSettings, preprocess_image, preprocess_images
 from tritonclip._images.sources import encode_image
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -27,7 +28,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "padded": {"resize": 100, "resample": 3, "crop": [145, 130], "convert_rgb": True},
     "unresized": {"resize": None, "resample": 3, "crop": [225, 224], "convert_rgb": True},
 }
-CLIP = PreprocessSettings.from_json(json.dumps(SETTINGS["clip"]))
+CLIP = ProcessorSettings.from_json(json.dumps(SETTINGS["clip"]))
 MAX_PIXELS = 89478485
 
 
@@ -39,9 +40,9 @@ def opened(encoded: bytes) -> Image.Image:
 @pytest.mark.parametrize("name", varied_images())
 def test_pixels_equal_the_servers_bit_for_bit(name: str, kind: str, tmp_path: Path) -> None:
     encoded = varied_images()[name]
-    settings = PreprocessSettings.from_json(json.dumps(SETTINGS[kind]))
+    settings = ProcessorSettings.from_json(json.dumps(SETTINGS[kind]))
     formats = "JPEG PNG WEBP GIF BMP TIFF PPM".split()
-    server = ImageDecoder(ImageSettings.from_dict(SETTINGS[kind]), formats, MAX_PIXELS)
+    server = ImageDecoder(ServerSettings.from_dict(SETTINGS[kind]), formats, MAX_PIXELS)
     path = tmp_path / name
     path.write_bytes(encoded)
     wanted = server.decode(encoded)
@@ -59,7 +60,7 @@ def test_pixels_equal_the_servers_bit_for_bit(name: str, kind: str, tmp_path: Pa
 @pytest.mark.parametrize("cut", [np.s_[::-1, ::2], np.s_[:, :, 0], np.s_[:, :, [0, 1, 2, 0]]])
 def test_arrays_of_every_shape_equal_what_would_be_sent(cut: Any) -> None:
     array = np.asarray(noise(250, 240))[cut]
-    server = ImageDecoder(ImageSettings.from_dict(SETTINGS["clip"]), ["PNG", "WEBP"], MAX_PIXELS)
+    server = ImageDecoder(ServerSettings.from_dict(SETTINGS["clip"]), ["PNG", "WEBP"], MAX_PIXELS)
     np.testing.assert_array_equal(preprocess_image(array, 0, CLIP), server.decode(encode_image(array, 0)))
 
 
@@ -69,7 +70,7 @@ def test_pil_images_of_every_mode_are_left_alone_and_equal_what_would_be_sent(mo
     image = source.convert("L").convert("I").convert("I;16") if mode == "I;16" else source.convert(mode)
     image.getexif()[EXIF_ORIENTATION] = 6
     before, size = image.tobytes(), image.size
-    server = ImageDecoder(ImageSettings.from_dict(SETTINGS["clip"]), ["PNG", "WEBP"], MAX_PIXELS)
+    server = ImageDecoder(ServerSettings.from_dict(SETTINGS["clip"]), ["PNG", "WEBP"], MAX_PIXELS)
     np.testing.assert_array_equal(preprocess_image(image, 0, CLIP), server.decode(encode_image(image, 0)))
     assert (image.tobytes(), image.size, image.mode) == (before, size, mode)
     assert image.getexif()[EXIF_ORIENTATION] == 6
@@ -79,7 +80,7 @@ def test_pil_images_of_every_mode_are_left_alone_and_equal_what_would_be_sent(mo
 def test_a_transparent_colour_is_treated_alike_in_every_mode(mode: str) -> None:
     image = Image.new("I;16", (30, 20), 7) if mode == "I;16" else noise(30, 20).convert(mode)
     encoded = encode(image, "PNG", transparency=(255, 0, 0) if mode == "RGB" else 1)
-    server = ImageDecoder(ImageSettings.from_dict(SETTINGS["clip"]), ["PNG", "WEBP"], MAX_PIXELS)
+    server = ImageDecoder(ServerSettings.from_dict(SETTINGS["clip"]), ["PNG", "WEBP"], MAX_PIXELS)
     wanted = server.decode(encoded)
     for form in (encoded, opened(encoded), encode_image(opened(encoded), 0)):
         np.testing.assert_array_equal(preprocess_image(form, 0, CLIP), wanted)
@@ -93,20 +94,20 @@ def test_the_alpha_of_a_palette_is_dropped_without_a_warning() -> None:
         np.testing.assert_array_equal(preprocess_image(form, 0, CLIP), wanted)
 
 
-def test_one_image_and_many() -> None:
+def test_url_array_and_file_object_are_preprocessed_together() -> None:
     photo = varied_images()["photo.jpg"]
     url = "data:image/jpeg;base64," + base64.b64encode(photo).decode()
-    one, single = preprocess_images(photo, CLIP)
-    assert (one.shape, one.dtype, single) == ((1, 3, 224, 224), np.uint8, True)
-    many, single = preprocess_images([url, noise(30, 40), io.BytesIO(photo)], CLIP, Fetcher().fetch)
-    assert (many.shape, single) == ((3, 3, 224, 224), False)
+    one = preprocess_images([photo], CLIP)
+    assert (one.shape, one.dtype) == ((1, 3, 224, 224), np.uint8)
+    many = preprocess_images([url, noise(30, 40), io.BytesIO(photo)], CLIP, Fetcher().fetch)
+    assert many.shape == (3, 3, 224, 224)
     np.testing.assert_array_equal(many[[0, 2]], np.concatenate([one, one]))
 
 
 def test_images_without_a_common_size_cannot_be_sent_together() -> None:
-    settings = PreprocessSettings(resize=50, resample=3, crop=None)
-    assert preprocess_images([noise(100, 50), noise(200, 100)], settings)[0].shape == (2, 3, 50, 100)
-    with pytest.raises(InvalidInputError, match="^image 1: has 50 x 75 pixels where image 0 has 75 x 50"):
+    settings = ProcessorSettings(resize=50, resample=3, crop=None)
+    assert preprocess_images([noise(100, 50), noise(200, 100)], settings).shape == (2, 3, 50, 100)
+    with pytest.raises(InvalidInputError, match="^image 1: has 50 x 75 pixels but image 0 has 75 x 50"):
         preprocess_images([noise(60, 40), noise(40, 60)], settings)
 
 
@@ -145,21 +146,16 @@ def test_wrong_images_are_named_by_index(wrong: Any, message: str) -> None:
         preprocess_images([noise(30, 30), wrong], CLIP)
 
 
-def test_no_image() -> None:
-    with pytest.raises(InvalidInputError, match="at least one image"):
-        preprocess_images([], CLIP)
-
-
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({}, PreprocessSettings(224, 3, (224, 224), True)),
-        ({"resize": [3, 4], "crop": None}, PreprocessSettings((3, 4), 3, None)),
-        ({"resize": None, "convert_rgb": False}, PreprocessSettings(None, 3, (224, 224), False)),
+        ({}, ProcessorSettings(224, 3, (224, 224), True)),
+        ({"resize": [3, 4], "crop": None}, ProcessorSettings((3, 4), 3, None)),
+        ({"resize": None, "convert_rgb": False}, ProcessorSettings(None, 3, (224, 224), False)),
     ],
 )
-def test_settings_are_read_from_json(change: dict[str, Any], expected: PreprocessSettings) -> None:
-    assert PreprocessSettings.from_json(json.dumps(SETTINGS["clip"] | change)) == expected
+def test_settings_are_read_from_json(change: dict[str, Any], expected: ProcessorSettings) -> None:
+    assert ProcessorSettings.from_json(json.dumps(SETTINGS["clip"] | change)) == expected
 
 
 @pytest.mark.parametrize(
@@ -185,4 +181,4 @@ def test_settings_are_read_from_json(change: dict[str, Any], expected: Preproces
 )
 def test_malformed_settings_say_what_to_do(text: str, reason: str) -> None:
     with pytest.raises(ModelNotReadyError, match=f"malformed .*{reason}.*prepare_weights.py"):
-        PreprocessSettings.from_json(text)
+        ProcessorSettings.from_json(text)

@@ -115,10 +115,10 @@ class Flows:
 
     def _encode(self, images: object) -> Flow[tuple[list[bytes], bool]]:
         """The images' files, and whether a single one was given; bytes need no work that blocks."""
-        several, _ = as_images(images)
+        several, single = as_images(images)
         if all(isinstance(image, bytes) for image in several):
-            return encode_images(images)
-        return (yield from work(lambda request: encode_images(images, self._fetch(request))))
+            return encode_images(several), single
+        return (yield from work(lambda request: encode_images(several, self._fetch(request)))), single
 
     def _fetch(self, request: Request) -> Fetch:
         """Fetches an image by its URL within the request's deadline."""
@@ -227,8 +227,9 @@ class Flows:
             encoded, single = yield from self._encode(images)
             return Embeds(*(yield from infer_versioned(codec.embed_images_call(encoded)))), single
         vision = yield from self._vision()
-        pixels, single = yield from work(
-            lambda request: preprocess_images(images, vision.settings, self._fetch(request))
+        several, single = as_images(images)
+        pixels = yield from work(
+            lambda request: preprocess_images(several, vision.settings, self._fetch(request))
         )
         return (yield from self._embed_pixels(pixels, vision)), single
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tritonclip._calls import wire
-from tritonclip._images.preprocess import PreprocessSettings
+from tritonclip._images.preprocess import ProcessorSettings
 from tritonclip._types import ModelInfo, ModelStatistics
 from tritonclip.errors import ModelNotReadyError
 
@@ -22,7 +22,7 @@ class VisionInfo:
         version: Of the models that have this checkpoint; empty where the server does not say.
     """
 
-    settings: PreprocessSettings
+    settings: ProcessorSettings
     logit_scale: float
     version: str
 
@@ -66,7 +66,7 @@ def decode_vision(parameters: Mapping[str, str]) -> VisionInfo:
             model=wire.PIXEL_EMBEDDING.name,
         ) from error
     return VisionInfo(
-        settings=PreprocessSettings.from_json(processor), logit_scale=logit_scale, version=version
+        settings=ProcessorSettings.from_json(processor), logit_scale=logit_scale, version=version
     )
 
 

@@ -1,1 +1,1 @@
-"""From whatever a caller calls an image to encoded bytes or pixel values."""
+"""Conversion of every supported image input to encoded bytes or pixel values."""

@@ -1,7 +1,7 @@
-"""Paths, directories and patterns to the image files behind them, one after another.
+"""Search for image files by path, directory and pattern.
 
-Nothing is opened here, and no more is held than the names in the directories on the way to the current file:
-a tree of a million files begins to come at once.
+No file is opened. Only the names in the directories on the way to the current file are held in memory, so a
+tree of a million files yields its first path at once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tritonclip.errors import InvalidInputError
 
-#: Pillow's names of the formats that the server accepts by default, and the suffixes of their files.
+#: File suffixes by Pillow's format name, for the formats that the server accepts by default.
 FORMAT_SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "PNG": (".png", ".apng"),
@@ -28,7 +28,7 @@ FORMAT_SUFFIXES = {
     "JPEG2000": (".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
 }
 
-#: Suffixes, in lower case, of the files that a directory gives.
+#: Lower-case suffixes of the files that are found in a directory.
 IMAGE_SUFFIXES = frozenset(suffix for suffixes in FORMAT_SUFFIXES.values() for suffix in suffixes)
 
 _WILD = re.compile(r"[*?[]")
@@ -38,17 +38,20 @@ def find_images(*patterns: str | os.PathLike[str]) -> Iterator[Path]:
     """Find image files, one pattern after the other.
 
     Args:
-        patterns: A file gives itself, whatever its suffix. A directory gives the files of `IMAGE_SUFFIXES` in
-            it and in the directories below, in the order of their names; hidden ones are left out, links are
-            followed. Anything else with `*`, `?` or `[` is a pattern, in which `**` stands for any number of
-            directories: a file that matches gives itself, a directory what is in it.
+        patterns: Files, directories and glob patterns.
+
+            - A file is yielded whatever its suffix.
+            - A directory yields the files in it and below it that have one of `IMAGE_SUFFIXES`, sorted by
+              name. Hidden entries are skipped; links are followed.
+            - Anything else with `*`, `?` or `[` is a pattern, in which `**` matches any number of
+              directories. A matching file is yielded; a matching directory is searched.
 
     Returns:
-        The paths, found as they are asked for.
+        The paths, found lazily.
 
     Raises:
-        InvalidInputError: If no pattern is given or one does not exist: at once. If one gives nothing, or a
-            directory cannot be read: when its turn has come.
+        InvalidInputError: No pattern is given or a path does not exist (raised at once), or a pattern yields
+            no file or a directory cannot be read (raised during iteration).
     """
     if not patterns:
         raise InvalidInputError("find_images: nothing given; give files, directories or patterns")
@@ -57,7 +60,10 @@ def find_images(*patterns: str | os.PathLike[str]) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class _Request:
-    """One pattern: where its search begins, and the parts still to match below; no parts: all images."""
+    """One pattern: the path at which its search begins, and the parts to match below it.
+
+    Without parts every image below the start is wanted.
+    """
 
     text: str
     start: Path
@@ -96,14 +102,15 @@ def _each(requests: list[_Request]) -> Iterator[Path]:
 
 
 class _Level:
-    """A directory on the way: its identity, and its entries that are still to come, the next one last.
+    """A directory on the way to the current file: its identity, and its remaining entries, the next one last.
 
-    `places` are those in the pattern's parts that may match in it; the one behind the last takes everything.
+    `places` are the indices of the pattern's parts that may match in it. The index after the last part
+    matches everything.
     """
 
     def __init__(self, path: Path, parts: tuple[str, ...], places: frozenset[int]) -> None:
         self.path = path
-        self.rest: list[tuple[str, frozenset[int] | None]] = []  # a name and a directory's places
+        self.rest: list[tuple[str, frozenset[int] | None]] = []  # name, and the places of a directory
         try:
             status = path.stat()
             with os.scandir(path) as entries:
@@ -123,7 +130,7 @@ class _Level:
 
 
 def _search(request: _Request) -> Iterator[Path]:
-    """Walk below the request's start, depth first."""
+    """Search below the request's start, depth first."""
     if not request.start.is_dir():
         if not request.parts:
             yield request.start
@@ -150,7 +157,7 @@ def _search(request: _Request) -> Iterator[Path]:
 
 
 def _places_below(name: str, parts: tuple[str, ...], places: frozenset[int]) -> frozenset[int]:
-    """The places that may match in the directory `name`; none if it need not be entered."""
+    """Return the places that may match in the directory `name`; none if it need not be entered."""
     hidden = name.startswith(".")
     if len(parts) in places:
         return frozenset() if hidden else frozenset({len(parts)})
@@ -160,14 +167,14 @@ def _places_below(name: str, parts: tuple[str, ...], places: frozenset[int]) -> 
 
 
 def _is_wanted(name: str, parts: tuple[str, ...], places: frozenset[int]) -> bool:
-    """Whether a file of this name is given."""
+    """Return True if a file of this name is wanted."""
     if len(parts) in places:
         return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
     return len(parts) - 1 in places and parts[-1] != "**" and _matches(name, parts[-1])
 
 
 def _with_empty_runs(places: set[int], parts: tuple[str, ...]) -> frozenset[int]:
-    """The places, and those behind each `**` among them, which may stand for no directory at all."""
+    """Add the place after each `**`, which may also match no directory at all."""
     reached = set(places)
     for place, part in enumerate(parts):
         if place in reached and part == "**":
@@ -176,5 +183,5 @@ def _with_empty_runs(places: set[int], parts: tuple[str, ...]) -> frozenset[int]
 
 
 def _matches(name: str, part: str) -> bool:
-    """As a shell has it: only a dot in the pattern matches a dot at the beginning."""
+    """Match as a shell does: only an explicit dot matches a leading dot."""
     return fnmatchcase(name, part) and (part.startswith(".") or not name.startswith("."))

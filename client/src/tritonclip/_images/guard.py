@@ -1,9 +1,11 @@
-"""A guard for a `Fetcher` whose URLs come from strangers: only public addresses are fetched from.
+"""A guard against server-side request forgery, for a `Fetcher` whose URLs come from untrusted callers.
 
-A server that fetches what its callers name could be made to read what only the server can reach. So a name is
-resolved once, all its addresses are checked, and the connection goes to a checked address, not to the name.
-What the name looks like is not judged: `http://2130706433/` resolves to 127.0.0.1 like any other.
-Not covered: services on public addresses that trust this machine's address, and NAT64 prefixes of one's own.
+Without it a caller could make the server read what only the server can reach. The guard resolves a name once,
+checks all its addresses, and connects to a checked address, not to the name. It does not judge what a name
+looks like: `http://2130706433/` resolves to 127.0.0.1 like any other name for it.
+
+The guard does not cover services on public addresses that trust this machine's address, or private NAT64
+prefixes.
 """
 
 from __future__ import annotations
@@ -28,44 +30,47 @@ from urllib3.connection import HTTPConnection
 from urllib3.util import Url, parse_url
 from urllib3.util.ssl_ import create_urllib3_context
 
-from tritonclip._images.fetch import DO_IT_YOURSELF, USER_INFO, seconds_left
+from tritonclip._images.fetch import seconds_left
+from tritonclip._images.urls import FETCH_IT_YOURSELF, USER_INFO
 from tritonclip.errors import InvalidInputError
 
 WEB_PORTS = (80, 443)
-MAX_TRIED = 4  # addresses of one host
+MAX_ADDRESSES = 4  # of one host
 _DEFAULT_PORT = {"http": 80, "https": 443}
-_NOT_IN_URLS = re.compile(r"[\x00-\x20\x7f\\]")  # read by each parser in its own way
+_NOT_IN_URLS = re.compile(r"[\x00-\x20\x7f\\]")  # URL parsers disagree about these
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# Source: IANA's registries of special-purpose addresses. Written out, as `is_global` differs between Pythons.
-_PUBLIC_V6 = ipaddress.ip_network("2000::/3")  # all that IANA has given out
+# Source: IANA's special-purpose address registries. They are listed here because `is_global` differs between
+# Python versions.
+_PUBLIC_V6 = ipaddress.ip_network("2000::/3")  # all that IANA has assigned
 _NOT_PUBLIC = [
     ipaddress.ip_network(text)
     for text in (
         *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
         *("192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15"),
         *("198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
-        "168.63.129.16/32",  # Azure's own services, inside each virtual machine only
+        "168.63.129.16/32",  # Azure's platform services, visible inside each virtual machine
         *("2001::/23", "2001:db8::/32", "3fff::/20"),  # Teredo and other protocols; documentation
         "2002::/16",  # 6to4
     )
 ]
-_CARRIERS = [ipaddress.ip_network(text) for text in ("::ffff:0:0/96", "64:ff9b::/96")]  # mapped, NAT64
+_IPV4_PREFIXES = [
+    ipaddress.ip_network(text) for text in ("::ffff:0:0/96", "64:ff9b::/96")
+]  # IPv4-mapped, NAT64
 
 
 class AddressGuard:
-    """Which addresses a `Fetcher` may connect to; safe to share between threads.
+    """The addresses that a `Fetcher` may connect to; safe to share between threads.
 
     Args:
-        allow: Networks that may be fetched from though they are not public, as `10.1.0.0/16`. An IPv4 network
-            covers its addresses in IPv6 form too.
-        ports: The ports that a URL may name, of public and of allowed hosts alike.
-        resolve: Looks a name up, as `socket.getaddrinfo` does.
+        allow: Private networks that may be fetched from, such as `10.1.0.0/16`. An IPv4 network covers its
+            addresses in IPv6 form too.
+        ports: The ports that a URL may name, for public and for allowed hosts alike.
+        resolve: Resolves a name, as `socket.getaddrinfo` does.
 
     Raises:
-        InvalidInputError: If a network is not one. Mend it.
+        InvalidInputError: An entry of `allow` is not a network. Correct it.
     """
 
     def __init__(
@@ -82,16 +87,16 @@ class AddressGuard:
         self._resolve = resolve
 
     def permits(self, address: str) -> bool:
-        """Whether an address, in digits, may be connected to."""
+        """Return True if a numeric address may be connected to."""
         try:
-            inner = _carried(ipaddress.ip_address(address))
+            inner = _embedded_ipv4(ipaddress.ip_address(address))
         except ValueError:
             return False
         return any(inner in network for network in self._allow) or _is_public(inner)
 
     @staticmethod
     def pools(*, num_pools: int, maxsize: int) -> PoolManager:
-        """The connections to keep; on each, all reading of one answer together has one limit of time."""
+        """Return a connection pool whose read timeout bounds a whole response, not each read."""
         context = create_urllib3_context()
         context.load_default_certs()
         context.sslsocket_class = _TlsSocket
@@ -101,7 +106,7 @@ class AddressGuard:
 
     @staticmethod
     def cause(error: BaseException) -> str:
-        """Why a fetch failed, without the network's own words: they would tell of hosts and ports."""
+        """Return why a fetch failed, without the system's text, which would reveal hosts and ports."""
         if isinstance(error, exceptions.SSLError):
             return "the certificate or the encryption of its host is not accepted"
         return "its host cannot be reached, or does not answer as a web server does"
@@ -112,34 +117,34 @@ class AddressGuard:
         """Send GET to a permitted address of the URL's host; redirects are not followed.
 
         Args:
-            pools: From `pools`.
+            pools: A pool made by `pools`.
             url: http:// or https://, as the caller or a redirect gave it.
-            headers: Headers of the request without Host.
-            name: What the URL stands for, for the error's text.
-            end: When `time.monotonic()` says that the time is up.
+            headers: Headers of the request, without Host.
+            name: The image's name in error texts.
+            end: The deadline, on the clock of `time.monotonic()`.
 
         Raises:
-            InvalidInputError: If the URL is refused. Nothing was connected to.
+            InvalidInputError: The URL is rejected. No connection was made.
         """
         target = self._parsed(url, name)
         addresses = self._addresses(target, name)
         host = (target.host or "").rstrip(".")
         usual = target.port == _DEFAULT_PORT[target.scheme or ""]
         headers = {**headers, "Host": host if usual else f"{host}:{target.port}"}
-        # The name is part of a pool's key: no two hosts share a connection, be their address the same.
+        # The name is part of a pool's key, so two hosts with the same address share no connection.
         identity = {"server_hostname": host.strip("[]")}
         for tried, address in enumerate(addresses, 1):
             pool = pools.connection_from_host(address, target.port, target.scheme, identity)
             connect_s = seconds_left(end) / (len(addresses) - tried + 1)
             try:
                 return _get(pool, target.request_uri, headers, connect_s, end)
-            except exceptions.TimeoutError:  # a refused connection too
+            except exceptions.TimeoutError:  # includes refused connections
                 if tried == len(addresses) or time.monotonic() >= end:
                     raise
         raise AssertionError("a host has addresses")  # pragma: no cover
 
     def _parsed(self, url: str, name: str) -> Url:
-        """The URL's parts with its port; taken apart here only, so that no two parsers can differ."""
+        """Parse the URL, once and for all, so that no two parsers can disagree; fill in the port."""
         if _NOT_IN_URLS.search(url):
             raise InvalidInputError(
                 f"{name} has, or redirects to a URL that has, a space, a backslash or a control character; "
@@ -164,7 +169,10 @@ class AddressGuard:
         return target._replace(port=port)
 
     def _addresses(self, target: Url, name: str) -> list[str]:
-        """What the host resolves to, if all of it is permitted; an unknown name gets the same answer."""
+        """Resolve the host, and reject it if any address is not permitted.
+
+        An unknown name gets the same error, so callers cannot probe for names.
+        """
         try:
             found = self._resolve((target.host or "").strip("[]"), target.port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError):
@@ -173,9 +181,9 @@ class AddressGuard:
         if not addresses or not all(map(self.permits, addresses)):
             raise InvalidInputError(
                 f"{name} is not fetched: the address of its host, or of one that it redirects to, is not "
-                f"public or not known; give the URL of a public image, {DO_IT_YOURSELF}"
+                f"public or not known; give the URL of a public image, {FETCH_IT_YOURSELF}"
             )
-        return addresses[:MAX_TRIED]
+        return addresses[:MAX_ADDRESSES]
 
 
 def _get(
@@ -190,26 +198,26 @@ def _get(
 
     try:
         return attempt()
-    except exceptions.ProtocolError:  # a kept connection may have been dropped by the server
+    except exceptions.ProtocolError:  # the server may have dropped an idle connection
         return attempt()
 
 
-def _carried(address: Address) -> Address:
-    """The IPv4 address that an IPv6 address stands for, where it does."""
-    if any(address in network for network in _CARRIERS):
+def _embedded_ipv4(address: Address) -> Address:
+    """Return the IPv4 address inside an IPv6 address if there is one, else the address itself."""
+    if any(address in network for network in _IPV4_PREFIXES):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address
 
 
 def _is_public(address: Address) -> bool:
-    given_out = address.version == 4 or address in _PUBLIC_V6
-    return given_out and not any(address in network for network in _NOT_PUBLIC)
+    assigned = address.version == 4 or address in _PUBLIC_V6
+    return assigned and not any(address in network for network in _NOT_PUBLIC)
 
 
-class _Patience:
-    """For sockets: a timeout is that of all reads until it is set again, not of each.
+class _TotalReadTimeout:
+    """A mixin for sockets whose timeout bounds all reads until it is set again, not each read.
 
-    Else a server that sends a byte of a header now and then would hold its thread for days.
+    Otherwise a server that sends a header byte by byte could hold its thread for days.
     """
 
     _end: float | None = None
@@ -224,11 +232,11 @@ class _Patience:
         return super().recv_into(*args)  # type: ignore[misc]
 
 
-class _Socket(_Patience, socket.socket):
+class _Socket(_TotalReadTimeout, socket.socket):
     pass
 
 
-class _TlsSocket(_Patience, ssl.SSLSocket):
+class _TlsSocket(_TotalReadTimeout, ssl.SSLSocket):
     pass
 
 

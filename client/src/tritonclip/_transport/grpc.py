@@ -12,11 +12,10 @@ import tenacity
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from tritonclip._address import split_port
 from tritonclip._calls.request import Request
 from tritonclip._calls.wire import Model, Tensor
 from tritonclip._retry import FIRST_WAIT_S, MAX_WAIT_S, within
-from tritonclip._settings import Settings
+from tritonclip._settings import Settings, split_port
 from tritonclip._transport.base import (
     build_request,
     call_failure,

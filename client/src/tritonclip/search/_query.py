@@ -6,7 +6,7 @@ import os
 
 import numpy as np
 
-from tritonclip._images.fetch import is_url
+from tritonclip._images.urls import is_url
 from tritonclip.client import Client
 from tritonclip.errors import InvalidInputError
 from tritonclip.search._sources import read_image, sha256

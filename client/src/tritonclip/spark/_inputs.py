@@ -1,4 +1,4 @@
-"""Rows of Spark to inputs of the client: which forms there are, and how each is read."""
+"""Conversion of Spark rows to inputs of the client."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ import numpy.typing as npt
 import pandas as pd
 from pyspark.sql.types import BinaryType, DataType, StringType, StructType
 
-from tritonclip._images.fetch import is_url
+from tritonclip._images.urls import is_url
 from tritonclip.errors import InvalidInputError, TritonClipError
 
-Kind = Literal["image", "content", "path", "text"]
+InputForm = Literal["image", "content", "path", "text"]
+"""Form of an input column: image structs, file contents, paths or URLs, or texts."""
 IMAGE_FIELDS = ("origin", "height", "width", "nChannels", "mode", "data")
-CHANNELS = {0: 1, 16: 3, 24: 4}
-"""Of OpenCV's CV_8UC1, CV_8UC3 and CV_8UC4, the modes that Spark's reader writes."""
-_FILE = "file:"
+CHANNELS_BY_MODE = {0: 1, 16: 3, 24: 4}
+"""Channels of the OpenCV types CV_8UC1, CV_8UC3 and CV_8UC4, which Spark's image reader writes."""
+_FILE_SCHEME = "file:"
 
 
-class Item(NamedTuple):
-    """A row's input.
+class RowInput(NamedTuple):
+    """Input of one row.
 
     Attributes:
-        value: What the client is to be sent; the error where it cannot be; None for a null row.
-        source: Where it is from, to name it in an error; None where the row does not tell.
+        value: Input for the client, a TritonClipError if the row cannot be sent, or None for a null row.
+        source: Origin of the input for error messages, or None if the row has none.
     """
 
     value: Any
@@ -35,15 +36,15 @@ class Item(NamedTuple):
 
     @property
     def is_sent(self) -> bool:
-        """Whether the server is asked for it."""
+        """True if the input is sent to the server."""
         return self.value is not None and not isinstance(self.value, TritonClipError)
 
 
-def image_kind(data_type: DataType, column: str) -> Kind:
-    """Which form the images of a column have, by its type.
+def image_form(data_type: DataType, column: str) -> InputForm:
+    """Return the form of a column of images, by its type.
 
     Raises:
-        InvalidInputError: If it is none that images come in.
+        InvalidInputError: A column of this type cannot hold images.
     """
     if isinstance(data_type, BinaryType):
         return "content"
@@ -52,100 +53,104 @@ def image_kind(data_type: DataType, column: str) -> Kind:
     if isinstance(data_type, StructType) and set(IMAGE_FIELDS) <= set(data_type.names):
         return "image"
     raise InvalidInputError(
-        f"inputCol {column!r} is of type {data_type.simpleString()}: expected binary (contents of files, as "
-        "of spark.read.format('binaryFile')), string (paths or URLs), or the struct of "
+        f"inputCol {column!r} is of type {data_type.simpleString()}: expected binary (file contents, for "
+        "example from spark.read.format('binaryFile')), string (paths or URLs), or the struct of "
         "spark.read.format('image')"
     )
 
 
-def text_kind(data_type: DataType, column: str) -> Kind:
-    """The form of a column of texts; raises InvalidInputError where it is no column of strings."""
+def text_form(data_type: DataType, column: str) -> InputForm:
+    """Return the form of a column of texts.
+
+    Raises:
+        InvalidInputError: The column does not hold strings.
+    """
     if isinstance(data_type, StringType):
         return "text"
     raise InvalidInputError(f"inputCol {column!r} is of type {data_type.simpleString()}: expected string")
 
 
-def read_items(batches: Iterable[Any], kind: Kind) -> Iterator[Item]:
-    """The rows of Arrow batches, one by one; structs come as DataFrames, all else as Series."""
-    read = _READERS[kind]
+def read_inputs(batches: Iterable[Any], form: InputForm) -> Iterator[RowInput]:
+    """Yield the input of each row. Batches of structs are DataFrames, all others are Series."""
+    read = _READERS[form]
     for batch in batches:
         yield from read(batch)
 
 
-def _read_texts(batch: pd.Series[Any]) -> Iterator[Item]:
-    return (Item(value if isinstance(value, str) else None) for value in batch)
+def _read_texts(batch: pd.Series[Any]) -> Iterator[RowInput]:
+    return (RowInput(value if isinstance(value, str) else None) for value in batch)
 
 
-def _read_contents(batch: pd.Series[Any]) -> Iterator[Item]:
-    return (Item(None if value is None else bytes(value)) for value in batch)
+def _read_contents(batch: pd.Series[Any]) -> Iterator[RowInput]:
+    return (RowInput(None if value is None else bytes(value)) for value in batch)
 
 
-def _read_paths(batch: pd.Series[Any]) -> Iterator[Item]:
+def _read_paths(batch: pd.Series[Any]) -> Iterator[RowInput]:
     for value in batch:
-        yield _from_path(value) if isinstance(value, str) else Item(None)
+        yield _from_path(value) if isinstance(value, str) else RowInput(None)
 
 
-def _from_path(path: str) -> Item:
-    """A path or URL; Spark's own spelling of local files, `file:/a` or `file:///a%20b`, is understood."""
+def _from_path(path: str) -> RowInput:
+    """Read a path or URL, including Spark's forms of local paths, `file:/a` and `file:///a%20b`."""
     scheme = urllib.parse.urlsplit(path).scheme if "://" in path else ""
-    if path.startswith(_FILE):
-        local = path.removeprefix(_FILE)
+    if path.startswith(_FILE_SCHEME):
+        local = path.removeprefix(_FILE_SCHEME)
         local = local.removeprefix("//") if local.startswith("///") else local
-        return Item(local if os.path.exists(local) else urllib.parse.unquote(local), path)
+        return RowInput(local if os.path.exists(local) else urllib.parse.unquote(local), path)
     if is_url(path) or not scheme:
-        return Item(path, path[:200])
+        return RowInput(path, path[:200])
     error = InvalidInputError(
-        f"paths that begin with {scheme}:// are Spark's to read; take the column content of "
+        f"only Spark can read paths that begin with {scheme}://; use the column content of "
         "spark.read.format('binaryFile')"
     )
-    return Item(error, path)
+    return RowInput(error, path)
 
 
-def _read_structs(batch: pd.DataFrame) -> Iterator[Item]:
+def _read_structs(batch: pd.DataFrame) -> Iterator[RowInput]:
     for origin, *fields in zip(*(batch[name] for name in IMAGE_FIELDS), strict=True):
         source = origin if isinstance(origin, str) else None
         if fields[-1] is None and pd.isna(fields[0]):
-            yield Item(None, source)
+            yield RowInput(None, source)
             continue
         try:
-            yield Item(to_pixels(*fields), source)
+            yield RowInput(to_pixels(*fields), source)
         except InvalidInputError as error:
-            yield Item(error, source)
+            yield RowInput(error, source)
 
 
 def to_pixels(height: Any, width: Any, channels: Any, mode: Any, data: Any) -> npt.NDArray[np.uint8]:
-    """The pixels of Spark's image struct.
+    """Convert Spark's image struct to pixels for the client.
 
     Args:
-        height: In pixels.
-        width: In pixels.
+        height: Height in pixels.
+        width: Width in pixels.
         channels: 1, 3 or 4.
-        mode: The number that OpenCV gives to the type of the pixels.
-        data: Rows from the top, a pixel's channels side by side: grey, BGR or BGRA, a byte each.
+        mode: OpenCV's number for the pixel type.
+        data: Interleaved grey, BGR or BGRA bytes, one byte per channel, top row first.
 
     Returns:
-        uint8 [h, w] grey, [h, w, 3] RGB or [h, w, 4] RGBA, as the client takes them.
+        uint8 [h, w] grey, [h, w, 3] RGB or [h, w, 4] RGBA.
 
     Raises:
-        InvalidInputError: If Spark could not decode the image, or the fields do not fit each other.
+        InvalidInputError: Spark could not decode the image, or the fields are inconsistent.
     """
     if data is None or any(pd.isna(field) for field in (height, width, channels, mode)):
         raise InvalidInputError(
-            "image: a field of the image struct is null; give all of them, or a null image"
+            "image: a field of the image struct is null; fill in all fields, or make the whole struct null"
         )
     height, width, channels, mode = int(height), int(width), int(channels), int(mode)
     if height < 1 or width < 1:
         raise InvalidInputError(
-            "image: Spark could not decode it; have the server decode it by spark.read.format('binaryFile')"
+            "image: Spark could not decode it; use spark.read.format('binaryFile') to decode it on the server"
         )
-    if CHANNELS.get(mode) != channels:
+    if CHANNELS_BY_MODE.get(mode) != channels:
         raise InvalidInputError(
             f"image: mode {mode} with {channels} channels; expected mode 0 with 1, 16 with 3, or 24 with 4"
         )
     pixels = np.frombuffer(data, np.uint8)
     if pixels.size != height * width * channels:
         raise InvalidInputError(
-            f"image: {pixels.size} bytes of data; {height} x {width} pixels of {channels} channels have "
+            f"image: {pixels.size} bytes of data; {height} x {width} pixels of {channels} channels need "
             f"{height * width * channels}"
         )
     if channels == 1:
@@ -154,7 +159,7 @@ def to_pixels(height: Any, width: Any, channels: Any, mode: Any, data: Any) -> n
     return shaped[..., [2, 1, 0, 3][:channels]]
 
 
-_READERS: dict[Kind, Callable[[Any], Iterator[Item]]] = {
+_READERS: dict[InputForm, Callable[[Any], Iterator[RowInput]]] = {
     "image": _read_structs,
     "content": _read_contents,
     "path": _read_paths,

@@ -1,0 +1,96 @@
+"""URLs of images: which strings are URLs, data URLs, redirects, credentials, and URLs in error texts."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import urllib.parse
+
+from tritonclip.errors import InvalidInputError
+
+SHOWN_PATH_CHARS, SHOWN_QUERY_CHARS = 120, 40
+USER_INFO = re.compile(r"//([^/?#]*)@")
+FETCH_IT_YOURSELF = "or fetch it yourself and pass its bytes"
+
+
+def is_url(text: str) -> bool:
+    """Return True if a string names an image by URL, not by path."""
+    return text[:8].lower().startswith(("http://", "https://", "data:"))
+
+
+def is_data_url(url: str) -> bool:
+    """Return True if the URL holds its content itself."""
+    return url[:5].lower() == "data:"
+
+
+def decode_data_url(url: str, name: str, max_bytes: int) -> bytes:
+    """Return the content of a data URL (RFC 2397), with or without base64 padding.
+
+    Args:
+        url: The data URL.
+        name: The image's name in error texts, such as "image 3".
+        max_bytes: Limit on the content's size.
+
+    Raises:
+        InvalidInputError: The URL is malformed, empty or too large.
+    """
+    header, comma, payload = url.partition(",")
+    shown = f"{name}: {url[:SHOWN_QUERY_CHARS]!r}"
+    if not comma:
+        raise InvalidInputError(f"{shown} is not a data URL, it has no comma; give data:image/png;base64,...")
+    content = urllib.parse.unquote_to_bytes(payload)
+    if header.replace(" ", "").lower().endswith(";base64"):
+        bare = b"".join(content.split()).rstrip(b"=")
+        try:
+            content = base64.b64decode(bare + b"=" * (-len(bare) % 4), validate=True)
+        except binascii.Error as error:
+            raise InvalidInputError(f"{shown} is not valid base64 ({error}); encode it again") from error
+    if len(content) > max_bytes:
+        raise InvalidInputError(f"{shown} {too_large(max_bytes)}")
+    if not content:
+        raise InvalidInputError(f"{shown} is empty; give the content of an image file")
+    return content
+
+
+def too_large(max_bytes: int) -> str:
+    """Return the error text for an image over the limit."""
+    return f"is larger than {max_bytes} bytes (fetch_max_bytes); raise the limit, or send a smaller image"
+
+
+def authorization(url: str) -> dict[str, str]:
+    """Return the header for the user and password in a URL, if there are any."""
+    found = USER_INFO.search(url)
+    if not found:
+        return {}
+    return {"Authorization": "Basic " + base64.b64encode(urllib.parse.unquote(found[1]).encode()).decode()}
+
+
+def follow_redirect(url: str, target: str, auth: dict[str, str], name: str) -> tuple[str, dict[str, str]]:
+    """Return the URL and the authorization header of the next request.
+
+    Redirects from https to http are rejected. The password goes to the same host only.
+
+    Raises:
+        InvalidInputError: The redirect leaves http and https, or goes from https to http.
+    """
+    url, before = urllib.parse.urljoin(url, target), urllib.parse.urlsplit(url)
+    after = urllib.parse.urlsplit(url)
+    if after.scheme not in ("http", "https") or (before.scheme == "https" and after.scheme == "http"):
+        raise InvalidInputError(
+            f"{name} redirects to {shown_url(url)}, and {after.scheme} is not followed from {before.scheme}; "
+            f"give the URL of the image itself, {FETCH_IT_YOURSELF}"
+        )
+    same = (before.scheme, before.hostname, before.port) == (after.scheme, after.hostname, after.port)
+    return url, authorization(url) or (auth if same else {})
+
+
+def shown_url(url: str) -> str:
+    """Return a URL for an error text: shortened, and without user, password and fragment."""
+    path, mark, query = USER_INFO.sub("//", url, count=1).partition("#")[0].partition("?")
+    return repr(shorten(path, SHOWN_PATH_CHARS) + mark + shorten(query, SHOWN_QUERY_CHARS))
+
+
+def shorten(text: str, chars: int) -> str:
+    """Return at most this many characters of a text, with an ellipsis if some are missing."""
+    return text if len(text) <= chars else text[:chars] + "..."
