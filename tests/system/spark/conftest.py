@@ -1,3 +1,5 @@
+"""Fixtures: a Spark session, a client, and the demo images with their labels."""
+
 from __future__ import annotations
 
 import json
@@ -18,7 +20,7 @@ SECRET = "5fd0c3-a-key-that-must-be-nowhere"
 
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Two tasks at a time, and four tries for each."""
+    """A local Spark session with two parallel tasks and four attempts per task."""
     require_java()
     session = start_session(
         "local[2,4]", tmp_path_factory.mktemp("spark"), **{"spark.executorEnv.CLIP_TOKEN": SECRET}

@@ -1,8 +1,8 @@
-"""Classifies a folder of pictures on a cluster of processes, whose Python workers are killed meanwhile.
+"""Classify a folder of pictures with Spark while the Python workers are killed.
 
-python -m tests.system.spark.spark_cluster_run URL FOLDER MASTER LABELS
+    python -m tests.system.spark.spark_cluster_run URL FOLDER MASTER LABELS
 
-Reads FOLDER/pictures, writes FOLDER/answers.jsonl, and prints how many workers were killed and tasks failed.
+Read FOLDER/pictures, write FOLDER/answers.jsonl, and print the numbers of killed workers and failed tasks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.system.spark.spark_sessions import WorkerKiller, failed_tasks, start_
 from tritonclip import Client
 from tritonclip.spark import ClipZeroShotClassifier
 
-POINTS = [20, 100, 200, 320, 450]  # of about 630 requests
+KILL_AT_REQUESTS = [20, 100, 200, 320, 450]  # of about 630 requests
 
 
 def main(url: str, folder: Path, master: str, labels: list[str]) -> None:
@@ -32,8 +32,8 @@ def main(url: str, folder: Path, master: str, labels: list[str]) -> None:
             return next(one.requests for one in client.statistics() if one.name == "clip_zero_shot")
 
         before = requests()
-        spark.sparkContext.setJobGroup("killed", "workers are killed in the middle")
-        with WorkerKiller(lambda: requests() - before, POINTS) as killer:
+        spark.sparkContext.setJobGroup("killed", "workers are killed during the job")
+        with WorkerKiller(lambda: requests() - before, KILL_AT_REQUESTS) as killer:
             rows = answered.collect()
     with (folder / "answers.jsonl").open("w", encoding="utf-8") as file:
         for row in rows:

@@ -1,4 +1,4 @@
-"""Small pictures in number, and answers compared."""
+"""Small random pictures, and the comparison of Spark's answers with the client's."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-TOLERANCE = 2e-6  # of a score, between requests of different sizes
+TOLERANCE = 2e-6  # of a score; requests of different sizes differ by this much
 
 
 def write_pictures(folder: Path, count: int) -> list[Path]:
-    """JPEG files of 64 x 64 pixels, no two alike."""
+    """Write `count` different JPEG files of 64 x 64 pixels."""
     folder.mkdir(exist_ok=True)
     generator = np.random.default_rng(0)
     for number in range(count):
@@ -23,7 +23,7 @@ def write_pictures(folder: Path, count: int) -> list[Path]:
 
 
 def assert_same(label: str, scores: list[Any], expected: list[Any]) -> None:
-    """The client's labels, in its order but where scores are nearly equal, and its scores."""
+    """Assert the client's labels, order and scores; labels with nearly equal scores may swap."""
     ours = [(one["score"], one["label"]) for one in scores]
     assert label == ours[0][1]
     assert [score for score, _ in ours] == sorted((score for score, _ in ours), reverse=True)

@@ -1,4 +1,4 @@
-"""Spark on this machine, and the end of its Python workers in the middle of a job."""
+"""Local Spark sessions, and the killing of their Python workers during a job."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ POLL_S = 0.05
 
 
 def require_java() -> None:
-    """Skips where there is no Java; in CI there must be one."""
+    """Skip the test if Java is missing; in CI, fail it."""
     if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
         assert "CI" not in os.environ, JAVA
         pytest.skip(JAVA)
 
 
 def start_session(master: str, scratch: Path, **settings: str) -> Any:
-    """Starts Spark on this machine alone, with everything it writes below `scratch`."""
+    """Start Spark on the loopback interface; it writes all files below `scratch`."""
     from pyspark.sql import SparkSession
 
-    os.environ["PYSPARK_PYTHON"] = sys.executable  # the workers' too
+    os.environ["PYSPARK_PYTHON"] = sys.executable  # for the workers too
     builder = SparkSession.builder.master(master)
     settings |= {
         "spark.ui.enabled": "false",
@@ -42,12 +42,12 @@ def start_session(master: str, scratch: Path, **settings: str) -> Any:
     for name, value in settings.items():
         builder = builder.config(name, value)
     session = builder.getOrCreate()
-    session.sparkContext.setLogLevel("OFF")  # tasks fail on purpose
+    session.sparkContext.setLogLevel("OFF")  # tasks fail intentionally
     return session
 
 
 def stop_session(session: Any) -> None:
-    """Stops Spark and its JVM, which would otherwise live as long as this process."""
+    """Stop Spark and its JVM, which would otherwise run until this process exits."""
     gateway = session.sparkContext._gateway
     session.stop()
     gateway.shutdown()
@@ -58,7 +58,7 @@ def stop_session(session: Any) -> None:
 
 
 def python_workers() -> list[psutil.Process]:
-    """The processes that run Python code of tasks: children of a `pyspark.daemon` below this process."""
+    """Return the Python workers, which are children of a `pyspark.daemon` below this process."""
     workers = []
     for daemon in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -68,11 +68,11 @@ def python_workers() -> list[psutil.Process]:
 
 
 class WorkerKiller:
-    """Kills all Python workers each time that a job has come so far.
+    """Thread that kills all Python workers whenever a job reaches a given progress.
 
     Args:
-        progress: How far it is.
-        points: Where to kill, ascending.
+        progress: Function that returns the progress of the job.
+        points: Values of the progress at which to kill, ascending.
     """
 
     def __init__(self, progress: Callable[[], int], points: Sequence[int]) -> None:
@@ -101,7 +101,7 @@ class WorkerKiller:
 
 
 def failed_tasks(session: Any, group: str) -> int:
-    """How many tries of tasks have failed in the jobs of a group."""
+    """Return the number of failed task attempts in a job group."""
     tracker = session.sparkContext.statusTracker()
     jobs = [tracker.getJobInfo(job) for job in tracker.getJobIdsForGroup(group)]
     stages = [tracker.getStageInfo(stage) for job in jobs for stage in job.stageIds]

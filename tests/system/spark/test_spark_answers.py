@@ -1,3 +1,5 @@
+"""Answers of the stages equal those of the client, for every form of input."""
+
 from __future__ import annotations
 
 import base64
@@ -17,7 +19,7 @@ from tritonclip.spark import ClipImageEmbedder, ClipTextEmbedder, ClipZeroShotCl
 from tritonclip_server.serving.launcher import EmbeddedTriton
 
 
-def test_contents_of_files_are_classified_as_by_the_client(
+def test_file_contents_are_classified_like_by_the_client(
     spark: Any, client: Client, classifier: ClipZeroShotClassifier, images: Path, labels: list[str]
 ) -> None:
     table = spark.read.format("binaryFile").option("pathGlobFilter", "*.[jpw]*[gp]").load(str(images))
@@ -29,7 +31,7 @@ def test_contents_of_files_are_classified_as_by_the_client(
         assert_same(row.label, row.label_scores, client.classify(bytes(row.content), labels))
 
 
-def test_every_form_of_file_equals_the_client(
+def test_every_file_format_matches_the_client(
     spark: Any, client: Client, classifier: ClipZeroShotClassifier, labels: list[str]
 ) -> None:
     files = varied_images() | {"exif_6.jpg": turned(noise(300, 200), 6)}
@@ -42,7 +44,7 @@ def test_every_form_of_file_equals_the_client(
         assert_same(row.label, row.label_scores, answers[row.name])
 
 
-def test_sparks_images_of_all_modes_equal_the_client(
+def test_image_structs_of_all_modes_match_the_client(
     spark: Any, client: Client, classifier: ClipZeroShotClassifier, labels: list[str], tmp_path: Path
 ) -> None:
     pictures = {
@@ -63,7 +65,7 @@ def test_sparks_images_of_all_modes_equal_the_client(
 
 
 @pytest.mark.parametrize("preprocess", ["server", "client"])
-def test_paths_in_sparks_spellings_and_urls(
+def test_paths_in_spark_notation_and_urls_match_the_client(
     spark: Any,
     client: Client,
     classifier: ClipZeroShotClassifier,
@@ -86,7 +88,7 @@ def test_paths_in_sparks_spellings_and_urls(
         assert_same(row.label, row.label_scores, client.classify(path, labels))
 
 
-def test_embeddings_are_those_of_the_client(spark: Any, server: EmbeddedTriton, client: Client) -> None:
+def test_embeddings_match_the_client(spark: Any, server: EmbeddedTriton, client: Client) -> None:
     files = [encode(noise(60, 40, seed), "PNG") for seed in range(5)]
     texts = ["a red circle", "日本語のラベル", "🐈 naïve", "a"]
     image_table = spark.createDataFrame([(one,) for one in files], "image binary")
@@ -99,7 +101,7 @@ def test_embeddings_are_those_of_the_client(spark: Any, server: EmbeddedTriton, 
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_labels_in_any_script_come_back_as_they_were(
+def test_labels_in_any_script_are_returned_unchanged(
     spark: Any, server: EmbeddedTriton, client: Client
 ) -> None:
     labels = ["ein rotes Dreieck", "赤い円", "🔴", "e\u0301", "\u00e9"]
@@ -114,7 +116,7 @@ def test_labels_in_any_script_come_back_as_they_were(
     assert row["étiquette"] == expected[0]["label"]
 
 
-def test_many_rows_stay_in_order_and_are_answered_once(
+def test_each_of_many_rows_gets_its_own_answer_once(
     spark: Any, client: Client, server: EmbeddedTriton
 ) -> None:
     texts = [f"picture {number}" if number % 7 else None for number in range(3000)]
@@ -131,27 +133,27 @@ def test_many_rows_stay_in_order_and_are_answered_once(
             np.testing.assert_allclose(row.embedding, by_id[row.id], atol=1e-6)
 
 
-def test_one_client_for_all_tasks_of_a_process(spark: Any, server: EmbeddedTriton) -> None:
+def test_tasks_of_a_process_share_one_client(spark: Any, server: EmbeddedTriton) -> None:
     url = server.grpc_url
     stage = ClipTextEmbedder(url=url)
     table = spark.createDataFrame([(f"text {number}",) for number in range(40)], "text string").repartition(8)
     stage.transform(table).collect()
 
-    def clients_made(batches: Any) -> Any:  # in a worker: how many a stage would have to make there now
+    def clients_made(batches: Any) -> Any:  # runs in a worker: how many clients a stage would create there
         import pandas as pd
 
         from tritonclip.spark import _worker
 
         for batch in batches:
             before = _worker._client.cache_info().misses
-            _worker._client(_worker.Server(url=url, api_key_env="TRITONCLIP_API_KEY"), os.getpid())
+            _worker._client(_worker.ClientSettings(url=url, api_key_env="TRITONCLIP_API_KEY"), os.getpid())
             yield pd.DataFrame({"made": [_worker._client.cache_info().misses - before] * len(batch)})
 
     made = table.mapInPandas(clients_made, "made int").collect()
     assert [row.made for row in made] == [0] * 40
 
 
-def test_a_filter_on_the_answer_asks_once(
+def test_filter_on_the_answer_runs_the_stage_once(
     spark: Any, client: Client, classifier: ClipZeroShotClassifier
 ) -> None:
     content = encode(noise(30, 30), "PNG")

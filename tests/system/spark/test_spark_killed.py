@@ -1,3 +1,5 @@
+"""Jobs whose Python workers are killed answer every row exactly once."""
+
 from __future__ import annotations
 
 import json
@@ -19,17 +21,17 @@ MANY = 5000
 
 
 def requests_answered(client: Client) -> int:
-    """Of `clip_zero_shot`, since the server started."""
+    """Return the number of requests to `clip_zero_shot` since the server started."""
     return next(one.requests for one in client.statistics() if one.name == "clip_zero_shot")
 
 
-def test_killed_workers_lose_and_repeat_no_row(
+def test_killed_workers_lose_or_repeat_no_row(
     spark: Any, client: Client, classifier: ClipZeroShotClassifier, labels: list[str], tmp_path: Path
 ) -> None:
     paths = write_pictures(tmp_path / "pictures", 300)
     table = spark.createDataFrame([(str(path),) for path in paths], "image string").repartition(4)
     before = requests_answered(client)
-    spark.sparkContext.setJobGroup("killed", "workers are killed in the middle")
+    spark.sparkContext.setJobGroup("killed", "workers are killed during the job")
     with WorkerKiller(lambda: requests_answered(client) - before, points=[10, 50]) as killer:
         rows = classifier.setBatchSize(2).transform(table).collect()  # 150 requests
     assert len(killer.killed) >= 2
@@ -42,7 +44,7 @@ def test_killed_workers_lose_and_repeat_no_row(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("master", ["local-cluster[2,1,1024]", "local[2,8]"])
-def test_a_cluster_whose_workers_are_killed(
+def test_cluster_with_killed_workers_answers_every_row_once(
     server: EmbeddedTriton, client: Client, labels: list[str], tmp_path: Path, master: str
 ) -> None:
     require_java()
@@ -58,8 +60,8 @@ def test_a_cluster_whose_workers_are_killed(
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["killed"] >= 5 and told["failed_tasks"] >= 3, told
+    counts = json.loads(done.stdout.splitlines()[-1])
+    assert counts["killed"] >= 5 and counts["failed_tasks"] >= 3, counts
     lines = (tmp_path / "answers.jsonl").read_text("utf-8").splitlines()
     answers = [json.loads(line) for line in lines]
     assert sorted(one["name"] for one in answers) == [path.name for path in paths]

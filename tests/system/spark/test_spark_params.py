@@ -1,3 +1,5 @@
+"""Parameters of the stages: checks, persistence, pipelines, and the API key."""
+
 from __future__ import annotations
 
 import subprocess
@@ -39,32 +41,30 @@ CONTENT = encode(noise(30, 30), "PNG")
         ("topK", True, "top_k: expected a whole number"),
     ],
 )
-def test_malformed_values_are_refused_when_they_are_set(
-    spark: Any, name: str, value: Any, complaint: str
-) -> None:
+def test_malformed_values_are_rejected_when_set(spark: Any, name: str, value: Any, complaint: str) -> None:
     stage = ClipZeroShotClassifier(candidateLabels=["a"])
     setter = getattr(stage, f"set{name[0].upper()}{name[1:]}")
-    with pytest.raises(InvalidInputError) as refused:
+    with pytest.raises(InvalidInputError) as rejected:
         setter(value)
-    assert complaint in str(refused.value)
+    assert complaint in str(rejected.value)
     with pytest.raises(InvalidInputError):
         ClipZeroShotClassifier(**{name: value})
-    with pytest.raises(ValueError, match=name):  # past the setters, on the driver still
+    with pytest.raises(ValueError, match=name):  # bypasses the setters, but fails on the driver
         stage.transform(spark.createDataFrame([(CONTENT,)], "image binary"), {getattr(stage, name): value})
 
 
-def test_a_key_given_for_its_name_is_not_shown() -> None:
-    with pytest.raises(InvalidInputError) as refused:
+def test_key_given_instead_of_its_variable_is_not_shown() -> None:
+    with pytest.raises(InvalidInputError) as rejected:
         ClipTextEmbedder(apiKeyEnv=SECRET)
-    assert SECRET not in str(refused.value)
+    assert SECRET not in str(rejected.value)
 
 
-def test_unknown_parameters_are_told_with_the_known_ones() -> None:
+def test_unknown_parameter_error_lists_known_parameters() -> None:
     with pytest.raises(TypeError, match="no parameter 'label'; it has apiKeyEnv, batchSize, candidateLabels"):
         ClipZeroShotClassifier(label=["a"])
 
 
-def test_setters_and_getters_of_every_parameter() -> None:
+def test_every_parameter_has_setter_and_getter() -> None:
     values = {
         "inputCol": "a", "outputCol": "b", "url": "http://here:1", "apiKeyEnv": "KEY", "timeoutSeconds": 2.5,
         "patienceSeconds": 3.5, "batchSize": 4, "concurrency": 5, "onError": "null", "errorCol": "c",
@@ -85,18 +85,18 @@ def test_setters_and_getters_of_every_parameter() -> None:
     [
         ("image int", "'image' is of type int: expected binary"),
         ("image struct<data: binary>", "is of type struct<data:binary>: expected binary"),
-        ("image binary, LABEL string", "there is a column 'label' already"),
-        ("image binary, label_scores int", "there is a column 'label_scores' already"),
-        ("image binary, label_error int", "there is a column 'label_error' already"),
+        ("image binary, LABEL string", "column 'label' already exists"),
+        ("image binary, label_scores int", "column 'label_scores' already exists"),
+        ("image binary, label_error int", "column 'label_error' already exists"),
     ],
 )
-def test_tables_that_do_not_fit_are_refused_before_any_job(spark: Any, schema: str, complaint: str) -> None:
+def test_unsuitable_tables_are_rejected_before_any_job(spark: Any, schema: str, complaint: str) -> None:
     stage = ClipZeroShotClassifier(candidateLabels=["a"], onError="null")
     with pytest.raises(InvalidInputError, match=complaint):
         stage.transform(spark.createDataFrame([], schema))
 
 
-def test_what_is_missing_is_told_before_any_job(spark: Any) -> None:
+def test_missing_settings_and_columns_are_reported_before_any_job(spark: Any) -> None:
     table = spark.createDataFrame([], "image binary")
     with pytest.raises(InvalidInputError, match="candidateLabels: not set"):
         ClipZeroShotClassifier().transform(table)
@@ -104,11 +104,11 @@ def test_what_is_missing_is_told_before_any_job(spark: Any) -> None:
         ClipImageEmbedder(inputCol="picture").transform(table)
     with pytest.raises(InvalidInputError, match="'image' is of type binary: expected string"):
         ClipTextEmbedder(inputCol="image").transform(table)
-    with pytest.raises(InvalidInputError, match="there is a column 'label' already"):
+    with pytest.raises(InvalidInputError, match="column 'label' already exists"):
         ClipZeroShotClassifier(candidateLabels=["a"], scoresCol="label").transform(table)
 
 
-def test_saved_stages_load_and_hold_no_key(
+def test_saved_stages_load_and_contain_no_key(
     spark: Any, server: EmbeddedTriton, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CLIP_TOKEN", SECRET)
@@ -125,7 +125,9 @@ def test_saved_stages_load_and_hold_no_key(
     }
 
 
-def test_pipelines_fit_save_load_and_answer(spark: Any, server: EmbeddedTriton, tmp_path: Path) -> None:
+def test_loaded_pipeline_answers_like_the_saved_one(
+    spark: Any, server: EmbeddedTriton, tmp_path: Path
+) -> None:
     from pyspark.ml import Pipeline, PipelineModel
     from pyspark.ml.feature import SQLTransformer
 
@@ -140,18 +142,18 @@ def test_pipelines_fit_save_load_and_answer(spark: Any, server: EmbeddedTriton, 
     model = Pipeline(stages=stages).fit(table)
     model.write().save(str(tmp_path / "model"))
     loaded = PipelineModel.load(str(tmp_path / "model"))
-    first, again = model.transform(table), loaded.transform(table)
-    assert again.schema == first.schema
-    assert again.columns == [
+    saved_rows, loaded_rows = model.transform(table), loaded.transform(table)
+    assert loaded_rows.schema == saved_rows.schema
+    assert loaded_rows.columns == [
         "id", "picture", "text", "label", "label_scores", "label_error", "seen", "seen_error", "read",
     ]  # fmt: skip
-    (one,), (other,) = first.collect(), again.collect()
+    (one,), (other,) = saved_rows.collect(), loaded_rows.collect()
     assert other.label == one.label
     assert other.seen == pytest.approx(one.seen, abs=1e-6)
     assert other.read == pytest.approx(one.read, abs=1e-6)
 
 
-def test_the_key_comes_from_the_executors_environment(spark: Any, server: EmbeddedTriton) -> None:
+def test_key_is_read_from_the_executors_environment(spark: Any, server: EmbeddedTriton) -> None:
     table = spark.createDataFrame([("a text",)], "text string")
     assert (
         ClipTextEmbedder(url=server.grpc_url, apiKeyEnv="CLIP_TOKEN").transform(table).collect()[0].embedding
@@ -162,7 +164,7 @@ def test_the_key_comes_from_the_executors_environment(spark: Any, server: Embedd
         ClipTextEmbedder(url=server.grpc_url, apiKeyEnv="CLIP_TOKENS").transform(table).collect()
 
 
-def test_a_missing_extra_is_named() -> None:
+def test_missing_extra_is_reported_with_its_install_command() -> None:
     code = (
         "import sys; sys.modules['pyspark'] = None\n"
         "from tritonclip import MissingExtraError\n"

@@ -1,3 +1,5 @@
+"""The example of Spark's README prints the table that the README shows."""
+
 from __future__ import annotations
 
 import re
@@ -16,7 +18,7 @@ from tritonclip_server.serving.launcher import EmbeddedTriton
 README = ROOT / "client" / "src" / "tritonclip" / "spark" / "README.md"
 
 
-def test_the_table_of_the_readme(
+def test_readme_example_prints_its_table(
     spark: Any,
     server: EmbeddedTriton,
     images: Path,
@@ -26,8 +28,8 @@ def test_the_table_of_the_readme(
 ) -> None:
     text = README.read_text("utf-8")
     program = re.search(r"```python\n(.*?)```", text, re.DOTALL)
-    told = re.search(r"```text\n(\+--.*?)```", text, re.DOTALL)
-    assert program and told
+    expected = re.search(r"```text\n(\+--.*?)```", text, re.DOTALL)
+    assert program and expected
     (tmp_path / "photos").mkdir()
     for image in images.iterdir():
         if image.suffix != ".json":
@@ -43,4 +45,4 @@ def test_the_table_of_the_readme(
     )
     exec(compile(code, str(README), "exec"), {})
     printed = capsys.readouterr().out.strip()
-    assert printed.splitlines() == told[1].strip().splitlines()
+    assert printed.splitlines() == expected[1].strip().splitlines()

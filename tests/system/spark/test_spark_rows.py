@@ -1,3 +1,5 @@
+"""Rows that cannot be answered, null rows, and columns that a stage does not touch."""
+
 from __future__ import annotations
 
 import re
@@ -12,7 +14,7 @@ from tritonclip import Client
 from tritonclip.spark import ClipZeroShotClassifier
 
 
-def test_other_columns_pass_whatever_their_types(spark: Any, classifier: ClipZeroShotClassifier) -> None:
+def test_other_columns_of_any_type_are_unchanged(spark: Any, classifier: ClipZeroShotClassifier) -> None:
     from pyspark.ml.linalg import Vectors
 
     content = encode(noise(30, 30), "PNG")
@@ -28,7 +30,7 @@ def test_other_columns_pass_whatever_their_types(spark: Any, classifier: ClipZer
     assert after == before
 
 
-def test_no_server_is_asked_where_there_is_nothing_to_ask(spark: Any) -> None:
+def test_empty_tables_and_null_rows_need_no_server(spark: Any) -> None:
     stage = ClipZeroShotClassifier(url="localhost:1", candidateLabels=["a"], timeoutSeconds=5)
     empty = spark.createDataFrame([], "image binary")
     assert stage.transform(empty).collect() == []
@@ -37,7 +39,7 @@ def test_no_server_is_asked_where_there_is_nothing_to_ask(spark: Any) -> None:
     assert [(row.label, row.label_scores) for row in rows] == [(None, None)] * 5
 
 
-def test_empty_partitions_beside_full_ones(spark: Any, classifier: ClipZeroShotClassifier) -> None:
+def test_empty_partitions_lose_no_rows(spark: Any, classifier: ClipZeroShotClassifier) -> None:
     content = encode(noise(30, 30), "PNG")
     table = spark.createDataFrame([(number, content) for number in range(3)], "id int, image binary")
     rows = classifier.transform(table.repartition(8, "id")).collect()
@@ -45,14 +47,14 @@ def test_empty_partitions_beside_full_ones(spark: Any, classifier: ClipZeroShotC
     assert all(row.label for row in rows)
 
 
-BAD = {"no image": b"no image", "empty": b"", "cut": encode(noise(200, 200), "PNG")[:3000]}
+DAMAGED = {"no image": b"no image", "empty": b"", "truncated": encode(noise(200, 200), "PNG")[:3000]}
 
 
-def test_bad_rows_are_null_and_say_why(
+def test_bad_rows_are_null_with_a_reason(
     spark: Any, client: Client, classifier: ClipZeroShotClassifier, labels: list[str]
 ) -> None:
     good = encode(noise(60, 60), "PNG")
-    contents = {"first": good, **BAD, "null": None, "last": good}
+    contents = {"first": good, **DAMAGED, "null": None, "last": good}
     table = spark.createDataFrame(list(contents.items()), "name string, image binary").coalesce(1)
     rows = {row.name: row for row in classifier.setOnError("null").transform(table).collect()}
     assert list(rows) == list(contents)
@@ -60,13 +62,13 @@ def test_bad_rows_are_null_and_say_why(
     for name in ("first", "last"):
         assert_same(rows[name].label, rows[name].label_scores, expected)
         assert rows[name].label_error is None
-    for name in BAD:
+    for name in DAMAGED:
         assert (rows[name].label, rows[name].label_scores) == (None, None)
         assert re.match("image(:| is| cannot)", rows[name].label_error), rows[name].label_error
     assert rows["null"].label is None and rows["null"].label_error is None
 
 
-def test_a_bad_row_fails_the_job_by_name(
+def test_bad_row_fails_the_job_and_is_named(
     spark: Any, classifier: ClipZeroShotClassifier, tmp_path: Path
 ) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"no image")
@@ -77,7 +79,7 @@ def test_a_bad_row_fails_the_job_by_name(
         classifier.transform(table).collect()
 
 
-def test_images_that_spark_could_not_decode(
+def test_image_that_spark_could_not_decode_is_reported(
     spark: Any, classifier: ClipZeroShotClassifier, tmp_path: Path
 ) -> None:
     noise(20, 20).save(tmp_path / "unknown_to_java.webp")
@@ -90,28 +92,28 @@ def test_images_that_spark_could_not_decode(
 @pytest.mark.parametrize(
     ("fields", "complaint"),
     [
-        ((2, 2, 3, 16, bytes(11)), "11 bytes of data; 2 x 2 pixels of 3 channels have 12"),
+        ((2, 2, 3, 16, bytes(11)), "11 bytes of data; 2 x 2 pixels of 3 channels need 12"),
         ((2, 2, 3, 21, bytes(24)), "mode 21 with 3 channels"),
         ((2, None, 3, 16, bytes(12)), "a field of the image struct is null"),
     ],
 )
-def test_image_structs_that_do_not_fit(
+def test_inconsistent_image_structs_are_reported(
     spark: Any, classifier: ClipZeroShotClassifier, fields: tuple[Any, ...], complaint: str
 ) -> None:
-    of = "struct<origin string, height int, width int, nChannels int, mode int, data binary>"
-    table = spark.createDataFrame([(("here", *fields),), (None,)], f"image {of}").coalesce(1)
+    fields_type = "struct<origin string, height int, width int, nChannels int, mode int, data binary>"
+    table = spark.createDataFrame([(("here", *fields),), (None,)], f"image {fields_type}").coalesce(1)
     rows = classifier.setOnError("null").transform(table).collect()
     assert complaint in rows[0].label_error and rows[0].label_error.startswith("here: ")
     assert rows[1].label is None and rows[1].label_error is None
 
 
-def test_paths_that_only_spark_can_read(spark: Any, classifier: ClipZeroShotClassifier) -> None:
+def test_path_that_only_spark_can_read_is_reported(spark: Any, classifier: ClipZeroShotClassifier) -> None:
     table = spark.createDataFrame([("s3a://bucket/a.jpg",)], "image string")
     row = classifier.setOnError("null").setErrorCol("why").transform(table).collect()[0]
-    assert "take the column content" in row.why
+    assert "use the column content" in row.why
 
 
-def test_a_server_that_is_down_is_named(spark: Any) -> None:
+def test_unreachable_server_fails_the_job_and_is_named(spark: Any) -> None:
     stage = ClipZeroShotClassifier(
         url="127.0.0.1:1", candidateLabels=["a"], timeoutSeconds=1, patienceSeconds=0.1, onError="null"
     )

@@ -1,12 +1,11 @@
-"""Stages of Spark ML that have a Triton server classify and embed: the cluster the tables, Triton the model.
+"""Spark ML transformers that classify and embed with CLIP on a Triton server.
 
     from tritonclip.spark import ClipZeroShotClassifier
 
     classifier = ClipZeroShotClassifier(inputCol="content", candidateLabels=["a cat", "a dog"])
     classifier.transform(spark.read.format("binaryFile").load("photos")).select("path", "label").show()
 
-`pip install "tritonclip[spark]"` on the driver and on the executors. Built over the public client, which does
-not know of it.
+Run `pip install "tritonclip[spark]"` on the driver and on every executor.
 """
 
 from __future__ import annotations

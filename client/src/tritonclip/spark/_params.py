@@ -1,6 +1,6 @@
-"""The parameters that all stages share, each checked on the driver when it is set, loaded, and used.
+"""Parameters that all stages share. Each is checked on the driver when it is set, loaded or used.
 
-The names are those of pyspark.ml, not of this package.
+Their names follow pyspark.ml, not this package.
 """
 
 # ruff: noqa: N802, N803, N815
@@ -22,7 +22,7 @@ from tritonclip._settings import (
     check_whole,
 )
 from tritonclip.errors import InvalidInputError
-from tritonclip.spark._worker import Run, Server
+from tritonclip.spark._worker import ClientSettings, RequestSettings
 
 S = TypeVar("S", bound="StageParams")
 ON_ERROR = ("null", "raise")
@@ -30,21 +30,21 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def param(name: str, doc: str, check: Callable[[Any], Any]) -> Param[Any]:
-    """A parameter of a stage, whose values `check` gives back in their plain form or refuses."""
+    """Define a parameter of a stage. `check` returns the normalised value or raises InvalidInputError."""
 
-    def named(value: Any) -> Any:
+    def named_check(value: Any) -> Any:
         try:
             return check(value)
-        except InvalidInputError as error:  # of a check that knows the client's name for it
+        except InvalidInputError as error:  # a check of the client uses the client's name
             if name not in error.message:
                 error.message = f"{name}: {error.message}"
             raise
 
-    return Param(Params._dummy(), name, doc, typeConverter=named)
+    return Param(Params._dummy(), name, doc, typeConverter=named_check)
 
 
 def one_of(name: str, allowed: tuple[str, ...]) -> Callable[[Any], str]:
-    """A check for one of a few words."""
+    """Return a check that accepts only the allowed words."""
 
     def check(value: Any) -> str:
         if value not in allowed:
@@ -56,48 +56,58 @@ def one_of(name: str, allowed: tuple[str, ...]) -> Callable[[Any], str]:
 
 def _check_url(value: Any) -> str:
     if not isinstance(value, str):
-        raise InvalidInputError(f"url: expected a string as 'host:port', got {type(value).__name__}")
+        raise InvalidInputError(f"url: expected a string such as 'host:port', got {type(value).__name__}")
     if value:
         Settings.from_env(value, environ={})
     return value
 
 
 def _check_variable(value: Any) -> str:
-    if not isinstance(value, str) or not _VARIABLE.fullmatch(value):  # not shown: it may be a key
+    if not isinstance(value, str) or not _VARIABLE.fullmatch(
+        value
+    ):  # do not show the value, which may be a key
         raise InvalidInputError(
-            "apiKeyEnv: expected the name of an environment variable of the executors, letters, digits and "
-            "'_'; never the key itself, which would be saved with the stage"
+            "apiKeyEnv: expected the name of an environment variable of the executors (letters, digits and "
+            "'_'); do not give the key itself, because it would be saved with the stage"
         )
     return value
 
 
 class StageParams(HasInputCol, HasOutputCol):
-    """What every stage takes: columns, the server, how it is asked, what becomes of bad rows."""
+    """Parameters of every stage: columns, server, requests, and the handling of bad rows."""
 
-    url = param("url", "server as the client takes it; '': TRITONCLIP_URL of the executors", _check_url)
-    apiKeyEnv = param("apiKeyEnv", "variable of the executors that holds the API key", _check_variable)
+    url = param("url", "address of the server; '' for TRITONCLIP_URL of the executors", _check_url)
+    apiKeyEnv = param(
+        "apiKeyEnv", "environment variable of the executors that holds the API key", _check_variable
+    )
     timeoutSeconds = param(
         "timeoutSeconds",
-        "deadline of a request, its retries included",
+        "deadline of a request including its retries, in seconds",
         lambda value: check_seconds("timeoutSeconds", value),
     )
     patienceSeconds = param(
         "patienceSeconds",
-        "how long a request is tried again while the server is unavailable",
+        "time to retry a request while the server is unavailable, in seconds",
         lambda value: check_seconds("patienceSeconds", value),
     )
     batchSize = param(
-        "batchSize", "rows a request", lambda value: check_whole("batchSize", value, MAX_BATCH_SIZE)
+        "batchSize", "rows per request", lambda value: check_whole("batchSize", value, MAX_BATCH_SIZE)
     )
     concurrency = param(
         "concurrency",
-        "requests in flight of each task",
+        "requests in flight per task",
         lambda value: check_whole("concurrency", value, MAX_CONCURRENCY),
     )
     onError = param(
-        "onError", "bad rows: 'raise', or 'null' and an error column", one_of("onError", ON_ERROR)
+        "onError",
+        "handling of bad rows: 'raise', or 'null' with an error column",
+        one_of("onError", ON_ERROR),
     )
-    errorCol = param("errorCol", "error column name; '': outputCol and _error", TypeConverters.toString)
+    errorCol = param(
+        "errorCol",
+        "name of the error column; '' for outputCol with the suffix _error",
+        TypeConverters.toString,
+    )
 
     def __init__(self, **params: Any) -> None:
         super().__init__()
@@ -114,10 +124,14 @@ class StageParams(HasInputCol, HasOutputCol):
         self.setParams(**params)
 
     def _set_defaults(self) -> None:
-        """Defaults of the stage's own."""
+        """Set the defaults that only this stage has."""
 
     def setParams(self: S, **params: Any) -> S:
-        """Set any parameters by their names; TypeError for a name that there is not."""
+        """Set parameters by name.
+
+        Raises:
+            TypeError: The stage has no parameter of that name.
+        """
         for name in params:
             if not self.hasParam(name):
                 known = ", ".join(sorted(one.name for one in self.params))
@@ -126,27 +140,27 @@ class StageParams(HasInputCol, HasOutputCol):
         return self
 
     def setInputCol(self: S, value: str) -> S:
-        """Set the column to read."""
+        """Set the name of the input column."""
         return self.setParams(inputCol=value)
 
     def setOutputCol(self: S, value: str) -> S:
-        """Set the column to add."""
+        """Set the name of the output column."""
         return self.setParams(outputCol=value)
 
     def setUrl(self: S, value: str) -> S:
-        """Set the server: `host:port`, with a scheme, or several with commas, as the executors reach it."""
+        """Set the server's address as seen by the executors: `host:port`, a URL, or several with commas."""
         return self.setParams(url=value)
 
     def getUrl(self) -> str:
-        """The server; '' where each executor's own `TRITONCLIP_URL` says it."""
+        """Return the server's address; '' if the executors take it from `TRITONCLIP_URL`."""
         return cast(str, self.getOrDefault(self.url))
 
     def setApiKeyEnv(self: S, value: str) -> S:
-        """Set the name of the executors' environment variable that holds the API key; never the key."""
+        """Set the name of the executors' environment variable with the API key, never the key itself."""
         return self.setParams(apiKeyEnv=value)
 
     def getApiKeyEnv(self) -> str:
-        """The name of the variable that holds the API key."""
+        """Return the name of the environment variable that holds the API key."""
         return cast(str, self.getOrDefault(self.apiKeyEnv))
 
     def setTimeoutSeconds(self: S, value: float) -> S:
@@ -154,59 +168,59 @@ class StageParams(HasInputCol, HasOutputCol):
         return self.setParams(timeoutSeconds=value)
 
     def getTimeoutSeconds(self) -> float:
-        """The deadline of a request, in seconds."""
+        """Return the deadline of a request, in seconds."""
         return cast(float, self.getOrDefault(self.timeoutSeconds))
 
     def setPatienceSeconds(self: S, value: float) -> S:
-        """Set how long a request is tried again while the server is unavailable, in seconds."""
+        """Set the time to retry a request while the server is unavailable, in seconds."""
         return self.setParams(patienceSeconds=value)
 
     def getPatienceSeconds(self) -> float:
-        """How long a request is tried again while the server is unavailable, in seconds."""
+        """Return the time to retry a request while the server is unavailable, in seconds."""
         return cast(float, self.getOrDefault(self.patienceSeconds))
 
     def setBatchSize(self: S, value: int) -> S:
-        """Set how many rows a request carries at most."""
+        """Set the maximum number of rows per request."""
         return self.setParams(batchSize=value)
 
     def getBatchSize(self) -> int:
-        """Rows a request at most."""
+        """Return the maximum number of rows per request."""
         return cast(int, self.getOrDefault(self.batchSize))
 
     def setConcurrency(self: S, value: int) -> S:
-        """Set how many requests each task keeps in flight."""
+        """Set the number of requests that each task keeps in flight."""
         return self.setParams(concurrency=value)
 
     def getConcurrency(self) -> int:
-        """Requests in flight of each task."""
+        """Return the number of requests that each task keeps in flight."""
         return cast(int, self.getOrDefault(self.concurrency))
 
     def setOnError(self: S, value: str) -> S:
-        """Set what a bad row does: `raise` fails the job, `null` gives nulls and the reason in `errorCol`."""
+        """Set the handling of bad rows: `raise` fails the job, `null` puts the reason into `errorCol`."""
         return self.setParams(onError=value)
 
     def getOnError(self) -> str:
-        """What a bad row does: `raise` or `null`."""
+        """Return the handling of bad rows, `raise` or `null`."""
         return cast(str, self.getOrDefault(self.onError))
 
     def setErrorCol(self: S, value: str) -> S:
-        """Set the column for the reasons, with `onError` of `null`."""
+        """Set the name of the error column, which is added if `onError` is `null`."""
         return self.setParams(errorCol=value)
 
     def getErrorCol(self) -> str:
-        """The column for the reasons: `outputCol` with `_error` unless set."""
+        """Return the name of the error column, by default `outputCol` with the suffix `_error`."""
         return self.getOrDefault(self.errorCol) or f"{self.getOutputCol()}_error"
 
     def _check_params(self) -> None:
-        """Check all values again: `copy` and a ParamMap of `transform` go past the setters."""
+        """Check all values again, because `copy` and a ParamMap of `transform` bypass the setters."""
         for one in self.params:
             if self.isDefined(one):
                 one.typeConverter(self.getOrDefault(one))
 
-    def _run(self) -> Run:
-        """What the workers need to know."""
-        return Run(
-            server=Server(url=self.getUrl(), api_key_env=self.getApiKeyEnv()),
+    def _request_settings(self) -> RequestSettings:
+        """Return the settings that the workers need."""
+        return RequestSettings(
+            client=ClientSettings(url=self.getUrl(), api_key_env=self.getApiKeyEnv()),
             timeout_s=self.getTimeoutSeconds(),
             patience_s=self.getPatienceSeconds(),
             batch_size=self.getBatchSize(),

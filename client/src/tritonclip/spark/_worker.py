@@ -1,4 +1,4 @@
-"""What runs in Spark's Python workers: a partition's rows through the bulk calls of one client a process."""
+"""The part of a stage that runs in Spark's Python workers: bulk calls of one client per process."""
 
 from __future__ import annotations
 
@@ -15,23 +15,22 @@ import pandas as pd
 
 from tritonclip import Client, InvalidInputError, TritonClipError
 from tritonclip._settings import ENV_API_KEY
-from tritonclip.spark._inputs import Item, Kind, read_items
+from tritonclip.spark._inputs import InputForm, RowInput, read_inputs
 
-ROWS_A_FRAME = 1000
-_PLACE = re.compile(r"^(image|text) \d+\b|(?<=Correct this )(image|text) \d+(?=, or leave it out)")
+ROWS_PER_FRAME = 1000
+_POSITION = re.compile(r"^(image|text) \d+\b|(?<=Correct this )(image|text) \d+(?=, or leave it out)")
 
-Many = Callable[[Client, Iterator[Any]], Iterator[Any]]
-"""A bulk call: the client, the inputs, and an answer or a TritonClipError for each."""
-Row = tuple[Any, ...]
+BulkCall = Callable[[Client, Iterator[Any]], Iterator[Any]]
+"""A bulk method of the client; yields an answer or a TritonClipError for each input."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Server:
-    """Which client a stage needs; the workers of one process share it.
+class ClientSettings:
+    """Settings of the client that the tasks of a worker process share.
 
     Attributes:
-        url: The server; "" for that of this process's environment.
-        api_key_env: Name of the variable that holds the API key.
+        url: Address of the server, or "" for the one in the worker's environment.
+        api_key_env: Name of the environment variable that holds the API key.
         preprocess: `server` or `client`.
     """
 
@@ -41,19 +40,19 @@ class Server:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """How a stage asks the server; see `BulkOptions`.
+class RequestSettings:
+    """Settings of a stage's requests; see `BulkOptions`.
 
     Attributes:
-        server: The client's settings.
+        client: Settings of the client.
         timeout_s: Deadline of a request, in seconds.
-        patience_s: How long an outage is waited for, in seconds.
-        batch_size: Rows a request.
+        patience_s: Time to retry a request during an outage, in seconds.
+        batch_size: Rows per request.
         concurrency: Requests in flight.
-        fail_fast: Whether the first bad row ends the task.
+        fail_fast: True if the first bad row fails the task.
     """
 
-    server: Server
+    client: ClientSettings
     timeout_s: float
     patience_s: float
     batch_size: int
@@ -62,7 +61,7 @@ class Run:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keyword arguments of the bulk calls. Errors come back here, to be told with their source."""
+        """Keyword arguments of the bulk call, which returns errors so that they can be tied to their rows."""
         return {
             "batch_size": self.batch_size,
             "concurrency": self.concurrency,
@@ -74,81 +73,81 @@ class Run:
 
 def answer_batches(
     batches: Iterable[Any],
-    kind: Kind,
-    run: Run,
-    many: Many,
+    form: InputForm,
+    settings: RequestSettings,
+    bulk_call: BulkCall,
     columns: dict[str, Callable[[Any], Any]],
 ) -> Iterator[pd.DataFrame]:
-    """Answer a partition.
+    """Answer the rows of a partition.
 
     Args:
-        batches: Its rows, as pandas UDFs get them.
-        kind: Their form.
-        run: How to ask.
-        many: The bulk call.
-        columns: By name, how each column of the answer is taken from what the client gives.
+        batches: The rows, in the form that pandas UDFs receive.
+        form: The form of the input column.
+        settings: Settings of the requests.
+        bulk_call: The bulk method to call.
+        columns: For each output column, the function that extracts its value from an answer.
 
     Yields:
-        These columns and `error`, in the order of the rows; all null for a null row.
+        These columns and `error`, in the order of the rows. All values are null for a null row.
     """
     empty = (None,) * len(columns)
 
-    def rows() -> Iterator[Row]:
-        for answer in _answers(read_items(batches, kind), run, many):
+    def rows() -> Iterator[tuple[Any, ...]]:
+        for answer in _answers(read_inputs(batches, form), settings, bulk_call):
             if isinstance(answer, TritonClipError):
                 yield (*empty, str(answer))
             elif answer is None:
                 yield (*empty, None)
             else:
-                yield (*(take(answer) for take in columns.values()), None)
+                yield (*(extract(answer) for extract in columns.values()), None)
 
-    left = rows()
-    while frame := list(itertools.islice(left, ROWS_A_FRAME)):
+    remaining = rows()
+    while frame := list(itertools.islice(remaining, ROWS_PER_FRAME)):
         yield pd.DataFrame(frame, columns=[*columns, "error"], dtype=object)
 
 
-def _answers(items: Iterator[Item], run: Run, many: Many) -> Iterator[Any]:
-    """For each item in order an answer, an error, or None."""
-    waiting: deque[Item] = deque()
+def _answers(inputs: Iterator[RowInput], settings: RequestSettings, bulk_call: BulkCall) -> Iterator[Any]:
+    """Yield an answer, an error or None for each input, in order."""
+    waiting: deque[RowInput] = deque()
 
     def to_send() -> Iterator[Any]:
-        for item in items:
-            waiting.append(item)
-            if item.is_sent:
-                yield item.value
+        for each in inputs:
+            waiting.append(each)
+            if each.is_sent:
+                yield each.value
 
     def not_sent() -> Iterator[Any]:
         while waiting and not waiting[0].is_sent:
-            item = waiting.popleft()
-            yield item.value if item.value is None else _told(item.value, item, run)
+            each = waiting.popleft()
+            yield each.value if each.value is None else _with_source(each.value, each, settings)
 
     sending = to_send()
     first = list(itertools.islice(sending, 1))
-    if first:  # a bulk call asks the server for the labels even where there is no image
-        for answer in many(_client(run.server, os.getpid()), itertools.chain(first, sending)):
+    if first:  # a bulk call would embed the labels even without an image
+        for answer in bulk_call(_client(settings.client, os.getpid()), itertools.chain(first, sending)):
             yield from not_sent()
-            item = waiting.popleft()
-            yield _told(answer, item, run) if isinstance(answer, TritonClipError) else answer
+            each = waiting.popleft()
+            yield _with_source(answer, each, settings) if isinstance(answer, TritonClipError) else answer
     yield from not_sent()
 
 
-def _told(error: TritonClipError, item: Item, run: Run) -> TritonClipError:
-    """An error with the row's source in place of its number in the run; raised if the stage says so."""
-    error.message = _PLACE.sub(lambda found: found[1] or found[2], error.message)
-    if item.source and item.source not in error.message:
-        error.message = f"{item.source}: {error.message}"
-    if run.fail_fast:
+def _with_source(error: TritonClipError, row: RowInput, settings: RequestSettings) -> TritonClipError:
+    """Name the row's source in an error, instead of its position; raise it if the stage fails fast."""
+    error.message = _POSITION.sub(lambda found: found[1] or found[2], error.message)
+    if row.source and row.source not in error.message:
+        error.message = f"{row.source}: {error.message}"
+    if settings.fail_fast:
         raise error
     return error
 
 
 @functools.cache
-def _client(server: Server, process: int) -> Client:
-    """This process's client of a server, made when first needed; a forked process makes its own."""
-    key = os.environ.get(server.api_key_env)
-    if not key and server.api_key_env != ENV_API_KEY:
+def _client(settings: ClientSettings, process: int) -> Client:
+    """Return the client of this process, created on first use; a forked process creates a new one."""
+    key = os.environ.get(settings.api_key_env)
+    if not key and settings.api_key_env != ENV_API_KEY:
         raise InvalidInputError(
-            f"apiKeyEnv: the executor has no variable {server.api_key_env}; set it on every executor, as by "
-            f"spark.executorEnv.{server.api_key_env}"
+            f"apiKeyEnv: the executor has no variable {settings.api_key_env}; set it on every executor, for "
+            f"example with spark.executorEnv.{settings.api_key_env}"
         )
-    return Client(server.url or None, api_key=key, preprocess=server.preprocess)
+    return Client(settings.url or None, api_key=key, preprocess=settings.preprocess)
