@@ -1,4 +1,4 @@
-"""The SDK of SYNAPSE wants Python 3.11."""
+"""Skip these tests before Python 3.11, which the SYNAPSE SDK requires."""
 
 import sys
 

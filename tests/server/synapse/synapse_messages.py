@@ -1,4 +1,4 @@
-"""Messages of SYNAPSE for the tests."""
+"""SYNAPSE messages for the tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LABELS = ["a red circle", "a blue square", "the digit 7"]
 
 
 def message(payload: Payload, **header: object) -> CanonicalIR:
-    """A message that asks for a classification; `header` changes its header."""
+    """Return a classification request with this payload; `header` overrides fields of its header."""
     settings = {"priority": 2, "latency_budget_ms": 20_000, "candidate_labels": LABELS} | header
     return CanonicalIR(
         ir_version="1.0.0",

@@ -1,4 +1,4 @@
-"""The adapter against the SDK's own validator, and on outputs that no model should give."""
+"""The adapter, checked by the SDK's validator and with malformed model outputs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ ADAPTER = ClipVitBasePatch32Adapter()
 OUTPUT = [{"score": 0.2, "label": "b"}, {"score": 0.7, "label": "a"}, {"score": 0.1, "label": "c"}]
 
 
-def test_validate_command_passes_every_fixture():
+def test_validate_command_passes_all_fixtures():
     command = Path(sys.executable).with_name("synapse-validate")
-    named = "tritonclip.synapse.ClipVitBasePatch32Adapter"
+    adapter = "tritonclip.synapse.ClipVitBasePatch32Adapter"
     done = subprocess.run(
-        [command, "--adapter", named, "--all-fixtures"],
+        [command, "--adapter", adapter, "--all-fixtures"],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONIOENCODING": "utf-8"},
@@ -36,14 +36,14 @@ def test_validate_command_passes_every_fixture():
 
 
 @pytest.mark.parametrize("fixture", ALL_FIXTURES, ids=FIXTURE_NAMES)
-def test_no_rule_fails_or_warns(fixture: CanonicalIR):
+def test_fixture_passes_all_rules_without_warnings(fixture: CanonicalIR):
     before = fixture.to_json()
     result = AdapterValidator(ADAPTER, fixtures=[fixture]).run()
     assert (result.errors, result.warnings) == ([], [])
     assert fixture.to_json() == before
 
 
-def test_validator_would_find_fault():
+def test_validator_detects_missing_provenance():
     class Forgetful(ClipVitBasePatch32Adapter):
         def egress(self, model_output: object, original_ir: CanonicalIR, latency_ms: int) -> CanonicalIR:
             return original_ir.clone()
@@ -53,12 +53,12 @@ def test_validator_would_find_fault():
 
 
 @pytest.mark.parametrize("ir", [by_bytes(b"x" * 999), by_content("cat.jpg", candidate_labels=[])])
-def test_own_messages_pass_the_rules(ir: CanonicalIR):
+def test_binary_and_content_messages_pass_all_rules(ir: CanonicalIR):
     result = AdapterValidator(ADAPTER, fixtures=[ir]).run()
     assert (result.errors, result.warnings) == ([], [])
 
 
-def test_identity():
+def test_registered_identity_and_custom_model_id():
     assert ADAPTER.MODEL_ID == "openai/clip-vit-base-patch32"
     assert ADAPTER.TASK_TYPES == (TaskType.classify,)
     assert ADAPTER.DOMAINS == (Domain.multimodal, Domain.vision)
@@ -67,7 +67,7 @@ def test_identity():
     assert AdapterValidator(other, fixtures=ALL_FIXTURES).run().passed
 
 
-def test_ingress_of_content():
+def test_ingress_returns_url_and_labels():
     assert ADAPTER.ingress(by_content("https://example.com/cat.jpg")) == {
         "image": "https://example.com/cat.jpg",
         "candidate_labels": LABELS,
@@ -75,13 +75,13 @@ def test_ingress_of_content():
 
 
 @pytest.mark.parametrize("given", [None, []])
-def test_default_labels(given: list[str] | None):
+def test_missing_labels_are_replaced_by_default_labels(given: list[str] | None):
     ir = by_content("cat.jpg", candidate_labels=given)
     assert ADAPTER.ingress(ir)["candidate_labels"] == ["object", "animal", "vehicle", "person", "food"]
-    assert "default ones" in ADAPTER.egress(OUTPUT, ir, 1).provenance[-1].warnings[0]
+    assert "default labels" in ADAPTER.egress(OUTPUT, ir, 1).provenance[-1].warnings[0]
 
 
-def test_ingress_shares_no_list_with_the_message():
+def test_ingress_copies_the_label_list():
     ir = by_content("cat.jpg")
     ADAPTER.ingress(ir)["candidate_labels"].append("more")
     assert ir.task_header.candidate_labels == LABELS
@@ -90,28 +90,28 @@ def test_ingress_shares_no_list_with_the_message():
 
 
 @pytest.mark.parametrize("kind", ["image/jpeg", "IMAGE/PNG", " image/webp; q=1"])
-def test_ingress_of_binary(kind: str):
+def test_ingress_decodes_binary_image(kind: str):
     assert ADAPTER.ingress(by_bytes(b"\xff\xd8\0", kind))["image"] == b"\xff\xd8\0"
 
 
-def test_ingress_of_wrapped_base64():
+def test_ingress_decodes_base64_with_line_breaks():
     payload = Payload(modality="binary", binary_b64="AAEC\r\n AwQ=\n", mime_type="image/png")
     assert ADAPTER.ingress(message(payload))["image"] == bytes(range(5))
 
 
 @pytest.mark.parametrize("broken", ["not base64!", "AAE", "A\u00e9==", "\ud800"])
-def test_ingress_of_broken_base64(broken: str):
+def test_ingress_of_malformed_base64_is_empty(broken: str):
     ir = by_bytes(b"x")
     ir.payload.binary_b64 = broken
     assert ADAPTER.ingress(ir)["image"] == b""
 
 
-def test_ingress_of_other_payloads():
+def test_ingress_of_payload_without_image_is_empty():
     assert ADAPTER.ingress(by_bytes(b"%PDF", "application/pdf"))["image"] == ""
     assert ADAPTER.ingress(message(Payload(modality="structured", data={"a": 1})))["image"] == ""
 
 
-def test_egress_sorts_and_keeps_the_rest():
+def test_egress_adds_sorted_labels_and_provenance_only():
     ir = ALL_FIXTURES[FIXTURE_NAMES.index("FULL_COMPLIANCE")].clone()
     ir.provenance.append(ADAPTER.build_provenance(0.5, 3))
     before = ir.model_dump()
@@ -140,7 +140,7 @@ def test_equal_scores_keep_their_order():
      [{"label": "a"}], [{"label": "a", "score": "high"}], [{"label": 7, "score": 0.5}],
      [{"label": "a", "score": math.nan}], [{"label": "a", "score": 10**400}], [[{"label": "a", "score": 1}]]],
 )  # fmt: skip
-def test_foreign_outputs_give_no_labels(output: object):
+def test_malformed_outputs_give_no_labels(output: object):
     answer = ADAPTER.egress(output, by_content("x"), 1)
     assert answer.payload.labels == []
     assert answer.provenance[-1].confidence == 0
@@ -148,30 +148,30 @@ def test_foreign_outputs_give_no_labels(output: object):
     assert bool(answer.provenance[-1].warnings) == (output != [])
 
 
-def test_a_bad_entry_spoils_only_itself():
+def test_malformed_entry_is_skipped():
     answer = ADAPTER.egress([*OUTPUT, {"label": "d"}, None], by_content("x"), 1)
     assert [one.label for one in answer.payload.labels] == ["a", "b", "c"]
-    assert answer.provenance[-1].warnings == ["2 of 5 entries were no predictions"]
+    assert answer.provenance[-1].warnings == ["2 of 5 entries are not predictions"]
 
 
-def test_scores_are_clamped():
+def test_scores_are_clamped_with_a_warning_beyond_tolerance():
     output = [{"score": 1.0000001, "label": "a"}, {"score": -1e-9, "label": "b"}]
     answer = ADAPTER.egress(output, by_content("x"), 1)
     assert [one.score for one in answer.payload.labels] == [1.0, 0.0]
     assert answer.provenance[-1].confidence == 1.0
     assert answer.provenance[-1].warnings is None
     far = ADAPTER.egress([{"score": 30, "label": "a"}] * 9, by_content("x"), 1)
-    assert far.provenance[-1].warnings == ["a score lay outside 0 to 1"]
+    assert far.provenance[-1].warnings == ["a score is outside the range 0 to 1"]
 
 
 @pytest.mark.parametrize("label", ["a\0b", "a\ud800b"])
-def test_labels_that_a_message_cannot_hold(label: str):
+def test_unrepresentable_characters_in_labels_are_replaced(label: str):
     answer = ADAPTER.egress([{"score": 1, "label": label}], by_content("x"), 1)
     assert answer.payload.labels[0].label.startswith("a")
     assert CanonicalIR.from_json(answer.to_json()) == answer
 
 
-def test_large_message():
+def test_large_message_is_not_copied():
     ir = by_bytes(bytes(36_000_000))
     assert len(ADAPTER.ingress(ir)["image"]) == 36_000_000
     many = [{"score": 1 / (n + 1), "label": f"label {n}"} for n in range(10_000)]

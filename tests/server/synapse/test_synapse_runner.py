@@ -1,4 +1,4 @@
-"""The whole stage on a real server: ingress, the client's call, egress, and what becomes of failures."""
+"""The complete stage on a real server: ingress, the client's call, egress, and failures."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def labels_of(answer: object) -> list[tuple[str, float]]:
     return [(one.label, one.score) for one in answer.payload.labels]
 
 
-def test_path(client: Client):
+def test_image_path_is_classified_with_provenance(client: Client):
     answer = SynapseRunner(client).run(by_content(str(IMAGE)))
     assert [name for name, _ in labels_of(answer)] == [name for name, _ in expected(client, IMAGE)]
     assert dict(labels_of(answer)) == pytest.approx(dict(expected(client, IMAGE)), abs=1e-6)
@@ -45,31 +45,31 @@ def test_path(client: Client):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_binary_payload_equals_classify(client: Client, kind: str):
+def test_binary_payload_gets_the_scores_of_the_client(client: Client, kind: str):
     content = encode(noise(300, 200), kind)
     answer = SynapseRunner(client, binary_only=True).run(by_bytes(content, f"image/{kind.lower()}"))
     assert dict(labels_of(answer)) == pytest.approx(dict(expected(client, content)), abs=1e-6)
 
 
-def test_pipeline_form(client: Client):
+def test_adapter_works_with_zero_shot_classifier(client: Client):
     adapter, ir = ClipVitBasePatch32Adapter(), by_content(str(IMAGE))
     output = ZeroShotClassifier(client)(**adapter.ingress(ir))
     assert labels_of(adapter.egress(output, ir, latency_ms=5))[0][0] == "a red circle"
 
 
-def test_default_labels(client: Client):
+def test_message_without_labels_gets_default_labels(client: Client):
     answer = SynapseRunner(client).run(by_bytes(IMAGE.read_bytes(), candidate_labels=None))
     assert {name for name, _ in labels_of(answer)} == {"object", "animal", "vehicle", "person", "food"}
 
 
-def test_messages_follow_each_other(client: Client):
+def test_answer_can_be_classified_again(client: Client):
     runner = SynapseRunner(client)
     twice = runner.run(runner.run(by_content(str(IMAGE))))
     assert len(twice.provenance) == 2
     assert CanonicalIR.from_json(twice.to_json()) == twice
 
 
-def test_options():
+def test_header_becomes_request_options():
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0"
     ir = by_content(
         "x", priority=1, latency_budget_ms=1500, trace_context=TraceContext(traceparent=trace + "1")
@@ -84,12 +84,12 @@ def test_options():
 
 
 @pytest.mark.parametrize("priority", [1, 2, 3])
-def test_priorities_and_no_budget(client: Client, priority: int):
+def test_every_priority_works_without_a_latency_budget(client: Client, priority: int):
     ir = by_content(str(IMAGE), priority=priority, latency_budget_ms=0)
     assert labels_of(SynapseRunner(client).run(ir))[0][0] == "a red circle"
 
 
-def test_deadline_is_kept(client: Client):
+def test_latency_budget_is_enforced(client: Client):
     large = encode(noise(4000, 3000), "PNG")
     with pytest.raises(StageError) as caught:
         SynapseRunner(client).run(by_bytes(large, "image/png", latency_budget_ms=1))
@@ -100,18 +100,18 @@ def test_deadline_is_kept(client: Client):
 
 
 @pytest.mark.parametrize(
-    ("ir", "said"),
+    ("ir", "text"),
     [
         (by_content("no/such/file.jpg"), "no such file"),
         (by_bytes(b"no image at all"), "image 0"),
-        (by_bytes(b"%PDF", "application/pdf"), "holds no image"),
-        (by_content(""), "holds no image"),
-        (message(Payload(modality="structured", data={})), "holds no image"),
+        (by_bytes(b"%PDF", "application/pdf"), "contains no image"),
+        (by_content(""), "contains no image"),
+        (message(Payload(modality="structured", data={})), "contains no image"),
         (by_content(str(IMAGE), candidate_labels=["a", " "]), "label 1"),
     ],
 )
-def test_bad_messages(client: Client, ir: CanonicalIR, said: str):
-    with pytest.raises(StageError, match=said) as caught:
+def test_invalid_message_raises_validation_error(client: Client, ir: CanonicalIR, text: str):
+    with pytest.raises(StageError, match=text) as caught:
         SynapseRunner(client).run(ir)
     assert caught.value.envelope["error"] == "ADAPTER_VALIDATION_ERROR"
     assert not caught.value.envelope["retryable"]
@@ -119,7 +119,7 @@ def test_bad_messages(client: Client, ir: CanonicalIR, said: str):
     json.dumps(caught.value.envelope)
 
 
-def test_errors_do_not_quote_whole_documents(client: Client):
+def test_error_text_is_truncated(client: Client):
     ir = by_content("private " * 10_000, failure_policy=FailurePolicy.partial)
     assert len(SynapseRunner(client).run(ir).failed_stages[0].detail) < 600
     with pytest.raises(StageError) as caught:
@@ -128,20 +128,20 @@ def test_errors_do_not_quote_whole_documents(client: Client):
     assert caught.value.envelope["message"] == str(caught.value)
 
 
-def test_content_is_refused_where_only_binary_is_taken(client: Client):
+def test_binary_only_rejects_paths_and_urls(client: Client):
     for content in (str(IMAGE), "http://127.0.0.1/", "data:image/png;base64,AAAA"):
-        with pytest.raises(StageError, match="not opened here"):
+        with pytest.raises(StageError, match="not accepted here"):
             SynapseRunner(client, binary_only=True).run(by_content(content))
 
 
 @pytest.mark.parametrize("policy", [FailurePolicy.abort, FailurePolicy.fallback])
-def test_no_server(policy: FailurePolicy):
+def test_unreachable_server_raises_model_unavailable(policy: FailurePolicy):
     with Client(CLOSED, attempts=1) as client, pytest.raises(StageError) as caught:
         SynapseRunner(client).run(by_content(str(IMAGE), failure_policy=policy))
     assert (caught.value.code, caught.value.retryable) == ("MODEL_UNAVAILABLE", True)
 
 
-def test_partial_policy_gives_what_there_was():
+def test_partial_policy_returns_results_of_previous_stages():
     ir = by_content(str(IMAGE), failure_policy=FailurePolicy.partial)
     ir.provenance.append(ClipVitBasePatch32Adapter("before").build_provenance(0.5, 3))
     with Client(CLOSED, attempts=1) as client:
@@ -160,7 +160,7 @@ def test_partial_policy_gives_what_there_was():
 
 
 @pytest.mark.parametrize("piped", [False, True])
-def test_example(server, piped: bool):
+def test_example_prints_labels_and_provenance(server, piped: bool):
     command = [sys.executable, "client/examples/synapse_stage.py", server.grpc_url]
     command += ["-" if piped else str(IMAGE), "a red circle", "a blue square"]
     content = IMAGE.read_bytes() if piped else None

@@ -1,9 +1,10 @@
-"""SYNAPSE: an adapter between its canonical messages (IR) and CLIP, and a runner of the whole stage.
+"""SYNAPSE stage: an adapter between canonical messages (IR) and CLIP, and a runner of the whole stage.
 
     runner = SynapseRunner(Client("localhost:8001"))
     answer = runner.run(ir)
 
-The adapter is pure and needs no server. `pip install "tritonclip[synapse]"`, with Python 3.11 or later.
+The adapter only transforms messages and needs no server. `pip install "tritonclip[synapse]"` requires Python
+3.11 or later.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ except ModuleNotFoundError as error:
     if (error.name or "").startswith("tritonclip"):
         raise
     raise MissingExtraError(
-        f"the SYNAPSE adapter needs {error.name}; install it, with Python 3.11 or later, with: "
+        f"the SYNAPSE adapter needs {error.name}; install it (Python 3.11 or later) with: "
         'pip install "tritonclip[synapse]"'
     ) from error
 

@@ -1,7 +1,7 @@
-"""The adapter: a canonical message to the model's input, and the model's output to a canonical message.
+"""The adapter, which converts a canonical message to model input and model output to a canonical message.
 
-It only transforms: no network, no files, no state. What lies between its two methods is the caller's, such as
-`SynapseRunner`, transformers' zero-shot-image-classification pipeline, or a `ZeroShotClassifier`.
+It uses no network, files or state. The caller runs the model between the two methods, with `SynapseRunner`,
+transformers' zero-shot-image-classification pipeline or a `ZeroShotClassifier`.
 
 Source of the contract: `AdapterBase` and the rules of `AdapterValidator` in synapse-adapter-sdk.
 """
@@ -17,20 +17,20 @@ from synapse_sdk import AdapterBase, CanonicalIR, Classification, Domain, Payloa
 
 from tritonclip._calls.checks import DEFAULT_LABELS
 
-ROUNDING = 1e-3  # by so much a score may lie outside 0 to 1 and still be taken for one
+SCORE_TOLERANCE = 1e-3  # a score may exceed the range 0 to 1 by this much without a warning
 
 
 class ClipVitBasePatch32Adapter(AdapterBase):
-    """Zero-shot image classification by CLIP.
+    """Adapter for zero-shot image classification with CLIP.
 
     Args:
-        model_id: What the provenance names, where another checkpoint is served than ViT-B/32.
+        model_id: Model name in the provenance, if the server has a checkpoint other than ViT-B/32.
 
     Attributes:
-        MODEL_ID: As it is registered.
-        ADAPTER_VERSION: Of this adapter.
-        TASK_TYPES: What it is registered for.
-        DOMAINS: In which domains.
+        MODEL_ID: Registered name of the model.
+        ADAPTER_VERSION: Version of this adapter.
+        TASK_TYPES: Registered task types.
+        DOMAINS: Registered domains.
     """
 
     MODEL_ID: str = "openai/clip-vit-base-patch32"
@@ -43,15 +43,15 @@ class ClipVitBasePatch32Adapter(AdapterBase):
             self.MODEL_ID = model_id
 
     def ingress(self, ir: CanonicalIR) -> dict[str, Any]:
-        """Turn a message into the keyword arguments of a zero-shot classifier.
+        """Convert a message to the keyword arguments of a zero-shot classifier.
 
         Args:
             ir: Any valid message.
 
         Returns:
-            `image`: for a binary payload of type `image/*` the file's bytes, else the content, a path or a
-            URL; empty (`b""`, `""`) where there is none. `candidate_labels`: those of the header, else
-            `DEFAULT_LABELS`.
+            `image`: the bytes of a binary payload of type `image/*`, otherwise the content, a path or URL. It
+            is empty (`b""` or `""`) if the message has no image. `candidate_labels`: the labels of the
+            header, or `DEFAULT_LABELS` if it has none.
         """
         return {
             "image": _image(ir.payload),
@@ -59,23 +59,23 @@ class ClipVitBasePatch32Adapter(AdapterBase):
         }
 
     def egress(self, model_output: Any, original_ir: CanonicalIR, latency_ms: int) -> CanonicalIR:
-        """Put a classifier's output into a copy of the message.
+        """Add a classifier's output to a copy of the message.
 
         Args:
-            model_output: `[{"score": float, "label": str}, ...]`. Anything else gives no labels; entries
-                that are no predictions are left out.
-            original_ir: The message that was classified; it stays as it is.
-            latency_ms: How long the model took, in milliseconds.
+            model_output: `[{"score": float, "label": str}, ...]`. Any other value gives no labels. Entries
+                that are not predictions are skipped.
+            original_ir: The message that was classified; it is not modified.
+            latency_ms: Duration of the model call, in milliseconds.
 
         Returns:
-            The message with all labels, highest score first, in `payload.labels`, and one provenance entry
-            more, whose confidence is the highest score. Its warnings tell what was amiss.
+            The message with all labels in `payload.labels`, highest score first, and a new provenance entry.
+            The entry's confidence is the highest score, and its warnings list problems in the output.
         """
         warnings: list[str] = []
         if not original_ir.task_header.candidate_labels:
-            warnings.append("no candidate labels were given: the default ones were ranked")
+            warnings.append("the message has no candidate labels; ranked the default labels")
         labels = _classifications(model_output, warnings)
-        answer = original_ir.model_copy(deep=True)  # clone() would write the whole message as JSON once more
+        answer = original_ir.model_copy(deep=True)  # clone() would serialise the whole message to JSON
         answer.payload.labels = labels
         entry = self.build_provenance(
             confidence=labels[0].score if labels else 0.0, latency_ms=latency_ms, warnings=warnings or None
@@ -95,14 +95,14 @@ def _image(payload: Payload) -> str | bytes:
 
 
 def _classifications(output: object, warnings: list[str]) -> list[Classification]:
-    """The predictions of an output, highest score first; adds to `warnings` what was amiss."""
+    """Return the predictions in an output, highest score first; append its problems to `warnings`."""
     if not isinstance(output, list):
-        warnings.append(f"the model gave no list of predictions but {type(output).__name__}")
+        warnings.append(f"expected a list of predictions from the model, got {type(output).__name__}")
         return []
     found = [one for one in (_classification(entry, warnings) for entry in output) if one is not None]
     if len(found) < len(output):
-        warnings.append(f"{len(output) - len(found)} of {len(output)} entries were no predictions")
-    warnings[:] = dict.fromkeys(warnings)  # one of each
+        warnings.append(f"{len(output) - len(found)} of {len(output)} entries are not predictions")
+    warnings[:] = dict.fromkeys(warnings)  # report each problem once
     return sorted(found, key=lambda one: one.score, reverse=True)
 
 
@@ -113,10 +113,10 @@ def _classification(entry: object, warnings: list[str]) -> Classification | None
         return None
     if not isinstance(label, str) or not math.isfinite(score):
         return None
-    kept = min(max(score, 0.0), 1.0)
-    if abs(kept - score) > ROUNDING:
-        warnings.append("a score lay outside 0 to 1")
+    clamped = min(max(score, 0.0), 1.0)
+    if abs(clamped - score) > SCORE_TOLERANCE:
+        warnings.append("a score is outside the range 0 to 1")
     clean = label.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
     if clean != label:
-        warnings.append("a label held characters that a message cannot")
-    return Classification(label=clean, score=kept)
+        warnings.append("a label contains characters that a message cannot represent")
+    return Classification(label=clean, score=clamped)

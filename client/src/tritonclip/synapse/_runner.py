@@ -1,6 +1,6 @@
-"""The stage around the adapter: ingress, the call of a Triton server by a client, egress.
+"""The complete stage: ingress, a client's call to a Triton server, egress.
 
-Source of the codes and of which of them are worth another try: s6-errors.md in synapse-ir/spec.
+Source of the error codes and of their `retryable` flags: s6-errors.md in synapse-ir/spec.
 """
 
 from __future__ import annotations
@@ -38,27 +38,28 @@ _CODES: dict[type[TritonClipError], tuple[str, bool]] = {
     AccessDeniedError: ("FORBIDDEN", False),
     InferenceError: ("INTERNAL_ERROR", True),
 }
-"""The code of an error, and whether another try may help. MODEL_UNAVAILABLE is of our own making."""
+"""Error code and `retryable` flag by type of error. MODEL_UNAVAILABLE is an addition to the specification."""
 
-MAX_TEXT_CHARS = 500  # of an error: it may quote the content, which may be any text
+MAX_ERROR_CHARS = 500  # an error may quote the content of the message, which can be long
 NO_IMAGE = (
-    "the payload holds no image; put a path or a URL into content, or a file as base64 with a mime_type "
-    "of image/... into binary_b64"
+    "the payload contains no image; put a path or URL into content, or a base64-encoded file into binary_b64 "
+    "with a mime_type of image/..."
 )
-CONTENT_REFUSED = (
-    "paths and URLs are not opened here; put the file as base64 with a mime_type of image/... into binary_b64"
+CONTENT_REJECTED = (
+    "paths and URLs are not accepted here; put the base64-encoded file into binary_b64 with a mime_type of "
+    "image/..."
 )
 
 
 class StageError(RuntimeError):
-    """The stage failed. Look at `envelope`; the client's error is the cause.
+    """Failure of the stage, with the client's error as its cause.
 
     Attributes:
         code: `ADAPTER_VALIDATION_ERROR` (fix the message), `ADAPTER_TIMEOUT`, `MODEL_UNAVAILABLE`,
-            `INTERNAL_ERROR` (try again, or another model), `MODEL_NOT_FOUND`, `FORBIDDEN` (fix the
+            `INTERNAL_ERROR` (retry, or use another model), `MODEL_NOT_FOUND`, `FORBIDDEN` (fix the
             deployment).
-        retryable: Whether another try may help.
-        envelope: Both with the text, in the form of the SDK's own errors.
+        retryable: True if a retry may succeed.
+        envelope: Code, message and `retryable` in the form of the SDK's errors.
     """
 
     def __init__(self, error: TritonClipError) -> None:
@@ -72,13 +73,14 @@ class StageError(RuntimeError):
 
 
 class SynapseRunner:
-    """Classifies the image of a message; safe for threads, as its client is.
+    """Runner that classifies the image of a message. It is thread-safe.
 
     Args:
-        client: Of the server.
-        adapter: By default that of ViT-B/32; name what is served: `ClipVitBasePatch32Adapter(model_id)`.
-        binary_only: Refuse paths and URLs, which this process would open with its own rights. For messages
-            of strangers.
+        client: Client of the Triton server.
+        adapter: The adapter; the default names ViT-B/32 as the model. For another checkpoint pass
+            `ClipVitBasePatch32Adapter(model_id)`.
+        binary_only: Reject paths and URLs, which this process would open with its own permissions. Set it
+            for messages from untrusted senders.
     """
 
     def __init__(
@@ -92,14 +94,14 @@ class SynapseRunner:
         self._client, self._binary_only = client, binary_only
 
     def run(self, ir: CanonicalIR) -> CanonicalIR | PartialCompletionResponse:
-        """Classify within the message's `latency_budget_ms`, at its `priority`.
+        """Classify a message within its `latency_budget_ms` and with its `priority`.
 
         Returns:
-            The message with its labels. Where the server does not answer and the message's failure policy is
-            `partial`: what the stages before have given.
+            The message with its labels. If the call fails and the message's failure policy is `partial`, the
+            results of the previous stages.
 
         Raises:
-            StageError: The same under the policies `abort` and `fallback`.
+            StageError: The call failed, and the failure policy is `abort` or `fallback`.
         """
         try:
             model_input = self.adapter.ingress(ir)
@@ -113,11 +115,11 @@ class SynapseRunner:
         return self.adapter.egress(output, ir, latency_ms=max(1, round(took_ms)))
 
     def _classify(self, image: str | bytes, candidate_labels: list[str], **options: Any) -> list[Prediction]:
-        """The call in the form of transformers' pipeline."""
+        """Call the client with the arguments of transformers' pipeline."""
         if not image:
             raise InvalidInputError(NO_IMAGE)
         if self._binary_only and isinstance(image, str):
-            raise InvalidInputError(CONTENT_REFUSED)
+            raise InvalidInputError(CONTENT_REJECTED)
         return self._client.classify(image, candidate_labels, **options)
 
     def _partial(self, ir: CanonicalIR, error: TritonClipError) -> PartialCompletionResponse:
@@ -136,11 +138,11 @@ class SynapseRunner:
 
 
 def request_options(header: TaskHeader) -> RequestOptions:
-    """A message's header as the options of a client's call.
+    """Convert a message's header to the options of a client's call.
 
-    `latency_budget_ms` becomes the deadline; 0 sets none, as the SDK wants it, and the client's own holds.
-    `priority` is passed on as it is: 1 is the highest here and, by the SDK's fixtures, there. A sampled
-    `traceparent` is told to the server.
+    - `latency_budget_ms` becomes the deadline. 0 means no budget in the SDK, so the client's default applies.
+    - `priority` is passed on unchanged: 1 is the highest in Triton and in the SDK's fixtures.
+    - A sampled `traceparent` is sent to the server.
     """
     options: RequestOptions = {"priority": header.priority}
     if header.latency_budget_ms:
@@ -158,4 +160,4 @@ def _code(error: TritonClipError) -> tuple[str, bool]:
 
 def _text(error: TritonClipError) -> str:
     text = str(error)
-    return text if len(text) <= MAX_TEXT_CHARS else text[:MAX_TEXT_CHARS] + " [cut]"
+    return text if len(text) <= MAX_ERROR_CHARS else text[:MAX_ERROR_CHARS] + " [cut]"
