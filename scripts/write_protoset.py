@@ -1,7 +1,7 @@
-"""Writes Triton's gRPC service definition as a FileDescriptorSet: `write_protoset.py --output FILE`.
+"""Write Triton's gRPC service definition as a FileDescriptorSet: `write_protoset.py --output FILE`.
 
-The definition is read from the installed `tritonclient`, so that it lies nowhere in this repository. protoc
-(`--descriptor_set_in`), grpcurl (`-protoset`) and @grpc/proto-loader read the file.
+The definition comes from the installed `tritonclient`, so this repository contains no copy of it. protoc
+(`--descriptor_set_in`), grpcurl (`-protoset`) and @grpc/proto-loader can read the file.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from tritonclient.grpc import service_pb2
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("build/triton.protoset"),
     show_default=True,
-    help="The file to write; its folder is made.",
+    help="File to write; its folder is created.",
 )
 def main(output: Path) -> None:
-    """Writes the definition of inference.GRPCInferenceService with all that it imports."""
+    """Write the definition of inference.GRPCInferenceService and all files that it imports."""
     files = [_to_proto(each) for each in with_imports(service_pb2.DESCRIPTOR)]
     content = FileDescriptorSet(file=files).SerializeToString(deterministic=True)
     try:
@@ -35,7 +35,7 @@ def main(output: Path) -> None:
 
 
 def with_imports(file: FileDescriptor) -> list[FileDescriptor]:
-    """The file and all that it imports, each once and after its own imports, as protoc needs them."""
+    """Return the file and all its imports in the order that protoc requires: each once, after its imports."""
     found: dict[str, FileDescriptor] = {}
     for imported in file.dependencies:
         found.update((each.name, each) for each in with_imports(imported))

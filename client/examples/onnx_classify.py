@@ -1,7 +1,8 @@
-"""Classifies an image with an exported CLIP: python client/examples/onnx_classify.py FOLDER IMAGE LABEL...
+"""Classify an image with an exported CLIP: python client/examples/onnx_classify.py FOLDER IMAGE LABEL...
 
-FOLDER is what scripts/export_onnx.py has written. Needs numpy, onnxruntime, tokenizers and pillow, but
-neither torch, transformers nor a server. PRECISION=float16 in the environment takes the other towers.
+FOLDER is the output of scripts/export_onnx.py. The example needs numpy, onnxruntime, tokenizers and pillow,
+but neither torch, transformers nor a server. The environment variable PRECISION=float16 selects the float16
+encoders.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ import onnxruntime
 from PIL import Image, ImageOps
 from tokenizers import Tokenizer
 
-TEMPLATE = "This is a photo of {}."  # of transformers' pipeline
+TEMPLATE = "This is a photo of {}."  # the default of transformers' pipeline
 
 
 class OnnxClip:
-    """Both towers of an export, on the CPU.
+    """The image and text encoders of an export, run on the CPU.
 
     Args:
-        folder: The export.
-        precision: Name of the towers' folder in it.
+        folder: Folder of the export.
+        precision: Name of the subfolder with the encoders, `float32` or `float16`.
     """
 
     def __init__(self, folder: Path, precision: str = "float32") -> None:
@@ -42,17 +43,17 @@ class OnnxClip:
         self._tokenizer.enable_padding(pad_id=text["pad_token_id"])
 
     def embed_images(self, images: list[Image.Image]) -> np.ndarray:
-        """Images to float32 [n, dim], unit L2 norm."""
+        """Embed images as float32 [n, dim], unit L2 norm."""
         pixels = np.stack([self.pixel_values(image) for image in images])
         return np.asarray(self._image.run(None, {"pixel_values": pixels})[0])
 
     def embed_texts(self, texts: list[str]) -> np.ndarray:
-        """Texts as they are to float32 [m, dim], unit L2 norm."""
+        """Embed texts without a template as float32 [m, dim], unit L2 norm."""
         ids = np.array([one.ids for one in self._tokenizer.encode_batch(texts)], dtype=np.int64)
         return np.asarray(self._text.run(None, {"input_ids": ids})[0])
 
     def classify(self, image: Image.Image, labels: list[str]) -> list[tuple[str, float]]:
-        """The labels with their scores, highest first."""
+        """Return the labels with their scores, highest score first."""
         texts = self.embed_texts([TEMPLATE.format(label) for label in labels])
         logits = self.settings["logit_scale"] * (texts @ self.embed_images([image])[0])
         powers = np.exp(logits - logits.max())
@@ -60,22 +61,22 @@ class OnnxClip:
         return [(labels[n], float(scores[n])) for n in np.argsort(-scores, kind="stable")]
 
     def pixel_values(self, image: Image.Image) -> np.ndarray:
-        """An image as transformers prepares it: float32 [3, h, w], normalised."""
-        given = self.settings["image"]
-        rgb = _upright_rgb(image, on_white=given["convert_rgb"])
-        if given["resize"] is not None:
-            rgb = rgb.resize(_resized(rgb.size, given["resize"]), given["resample"])
-        if given["crop"] is not None:
-            height, width = given["crop"]
+        """Preprocess an image like transformers: float32 [3, h, w], normalised."""
+        options = self.settings["image"]
+        rgb = _upright_rgb(image, on_white=options["convert_rgb"])
+        if options["resize"] is not None:
+            rgb = rgb.resize(_resized(rgb.size, options["resize"]), options["resample"])
+        if options["crop"] is not None:
+            height, width = options["crop"]
             left, top = (rgb.width - width) // 2, (rgb.height - height) // 2
             rgb = rgb.crop((left, top, left + width, top + height))  # black outside the image
-        scaled = np.asarray(rgb, dtype=np.float32) * np.float32(given["rescale_factor"])
-        normalised = (scaled - np.float32(given["image_mean"])) / np.float32(given["image_std"])
+        scaled = np.asarray(rgb, dtype=np.float32) * np.float32(options["rescale_factor"])
+        normalised = (scaled - np.float32(options["image_mean"])) / np.float32(options["image_std"])
         return np.ascontiguousarray(normalised.transpose(2, 0, 1))
 
 
 def _upright_rgb(image: Image.Image, *, on_white: bool) -> Image.Image:
-    """EXIF orientation applied, then RGB; a single transparent colour becomes white where that is asked."""
+    """Apply the EXIF orientation and convert to RGB; `on_white` replaces a transparent colour by white."""
     rgb = ImageOps.exif_transpose(image).convert("RGB")
     if not on_white or rgb.info.get("transparency") is None:
         return rgb
@@ -84,7 +85,7 @@ def _upright_rgb(image: Image.Image, *, on_white: bool) -> Image.Image:
 
 
 def _resized(size: tuple[int, int], resize: int | list[int]) -> tuple[int, int]:
-    """(width, height), the shortest edge becoming `resize` where that is one number."""
+    """Return the new (width, height). A single number is the new length of the shorter edge."""
     if isinstance(resize, list):
         return resize[1], resize[0]
     short = min(size)
@@ -93,7 +94,7 @@ def _resized(size: tuple[int, int], resize: int | list[int]) -> tuple[int, int]:
 
 
 def main() -> int:
-    """Print the labels and their scores; give the exit code."""
+    """Print the labels and their scores; return the exit code."""
     if len(sys.argv) < 4:
         sys.stderr.write((__doc__ or "").splitlines()[0] + "\n")
         return 2

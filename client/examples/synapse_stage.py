@@ -1,7 +1,7 @@
-"""A SYNAPSE stage on a running server: python client/examples/synapse_stage.py HOST:PORT IMAGE LABEL...
+"""Run a SYNAPSE stage on a server: python client/examples/synapse_stage.py HOST:PORT IMAGE LABEL...
 
-IMAGE is a path or a URL, or `-` for a file on standard input, which travels in the message as base64.
-Needs `pip install "./client[synapse]"`.
+IMAGE is a path or URL, or `-` to read a file from standard input and embed it in the message as base64.
+Requires `pip install "./client[synapse]"`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tritonclip.synapse import ClipVitBasePatch32Adapter, StageError, SynapseRun
 
 
 def message(image: str, labels: list[str]) -> CanonicalIR:
-    """A message that asks for a classification within two seconds."""
+    """Return a message that requests a classification within two seconds."""
     if image == "-":
         content = base64.b64encode(sys.stdin.buffer.read()).decode("ascii")
         payload = Payload(modality="binary", binary_b64=content, mime_type="image/*")
@@ -34,14 +34,14 @@ def message(image: str, labels: list[str]) -> CanonicalIR:
 
 
 def main() -> int:
-    """Print the labels and the provenance entry; give the exit code."""
+    """Print the labels and the provenance entry; return the exit code."""
     if len(sys.argv) < 3:
         sys.stderr.write((__doc__ or "").splitlines()[0] + "\n")
         return 2
     url, image, *labels = sys.argv[1:]
     with Client(url) as client:
-        served = client.models()[0].checkpoint
-        runner = SynapseRunner(client, ClipVitBasePatch32Adapter(served))
+        checkpoint = client.models()[0].checkpoint
+        runner = SynapseRunner(client, ClipVitBasePatch32Adapter(checkpoint))
         try:
             answer = runner.run(message(image, labels))
         except StageError as error:

@@ -1,4 +1,4 @@
-// Ranks labels for an image, then prints the cosine of the image's embedding and each label's, over gRPC:
+// Rank labels for an image, then print the cosine of the image and each label, over gRPC:
 //
 //     classify_and_embed HOST:PORT IMAGE LABEL...
 
@@ -36,11 +36,11 @@ class GrpcError : public std::runtime_error {
 
 std::unique_ptr<Service::Stub> Connect(const std::string& address) {
   grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(-1);  // the default of 4 MiB is too small for the embeddings of many texts
+  arguments.SetMaxReceiveMessageSize(-1);  // embeddings of many texts exceed the default of 4 MiB
   return Service::NewStub(grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
 }
 
-// A row of a BYTES tensor: each element is its length, 4 bytes little-endian, and its bytes.
+// Encodes a row of a BYTES tensor: for each element a 4-byte little-endian length, then the bytes.
 std::string PackBytes(const Strings& elements) {
   std::string packed;
   for (const std::string& element : elements) {
@@ -51,7 +51,7 @@ std::string PackBytes(const Strings& elements) {
   return packed;
 }
 
-// The values of an FP32 tensor: 4 bytes each, little-endian.
+// Decodes an FP32 tensor: 4 bytes per value, little-endian.
 std::vector<float> UnpackFloats(const std::string& raw) {
   std::vector<float> values(raw.size() / 4);
   for (std::size_t i = 0; i < values.size(); ++i) {
@@ -62,7 +62,7 @@ std::vector<float> UnpackFloats(const std::string& raw) {
   return values;
 }
 
-// Sends one row of BYTES elements an input, and returns the values of one FP32 output.
+// Sends one row of BYTES elements per input; returns the values of one FP32 output.
 std::vector<float> Infer(Service::Stub& stub, const std::string& model, const std::map<std::string, Strings>& inputs,
                          const std::string& output) {
   inference::ModelInferRequest request;
@@ -99,7 +99,7 @@ void Embed(Service::Stub& stub, const std::string& image, const Strings& labels)
   const auto image_embed = Infer(stub, "clip_image_embedding", {{"image", {image}}}, "image_embeds");  // [1, 1, d]
   const auto text_embeds = Infer(stub, "clip_text_embedding", {{"text", labels}}, "text_embeds");      // [1, m, d]
   for (std::size_t i = 0; i < labels.size(); ++i) {
-    // Embeddings have length 1, so their dot product is the cosine.
+    // Embeddings have unit L2 norm, so the dot product is the cosine.
     const double cosine = std::inner_product(image_embed.begin(), image_embed.end(),
                                              text_embeds.begin() + i * image_embed.size(), 0.0);
     std::printf("cosine\t%.4f\t%s\n", cosine, labels[i].c_str());

@@ -1,4 +1,4 @@
-// Ranks labels for an image, then prints the cosine of the image's embedding and each label's, over gRPC:
+// Rank labels for an image, then print the cosine of the image and each label, over gRPC:
 //
 //	classify_and_embed HOST:PORT IMAGE LABEL...
 package main
@@ -34,7 +34,7 @@ func main() {
 	if err != nil {
 		fail(2, "error: cannot read the image: %v", err)
 	}
-	// gRPC refuses answers above 4 MiB unless told otherwise; the embeddings of many texts are larger.
+	// gRPC rejects responses above 4 MiB by default; embeddings of many texts are larger.
 	large := grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32))
 	connection, err := grpc.Dial(os.Args[1], grpc.WithInsecure(), large)
 	if err != nil {
@@ -67,7 +67,7 @@ func embed(client inference.GRPCInferenceServiceClient, image []byte, labels []s
 	imageEmbed := infer(client, "clip_image_embedding", "image_embeds", input{"image", [][]byte{image}}) // [1, 1, d]
 	textEmbeds := infer(client, "clip_text_embedding", "text_embeds", input{"text", texts})              // [1, m, d]
 	for i, label := range labels {
-		// Embeddings have length 1, so their dot product is the cosine.
+		// Embeddings have unit L2 norm, so the dot product is the cosine.
 		cosine := 0.0
 		for j, value := range imageEmbed {
 			cosine += float64(value) * float64(textEmbeds[i*len(imageEmbed)+j])
@@ -76,7 +76,7 @@ func embed(client inference.GRPCInferenceServiceClient, image []byte, labels []s
 	}
 }
 
-// infer sends one row of BYTES elements an input, and returns the values of one FP32 output.
+// infer sends one row of BYTES elements per input and returns the values of one FP32 output.
 func infer(client inference.GRPCInferenceServiceClient, model, output string, inputs ...input) []float32 {
 	request := &inference.ModelInferRequest{
 		ModelName: model,
@@ -97,7 +97,7 @@ func infer(client inference.GRPCInferenceServiceClient, model, output string, in
 	return unpackFloats(reply.RawOutputContents[0])
 }
 
-// packBytes makes a row of a BYTES tensor: each element is its length, 4 bytes little-endian, and its bytes.
+// packBytes encodes a row of a BYTES tensor: for each element a 4-byte little-endian length, then the bytes.
 func packBytes(elements [][]byte) []byte {
 	var packed []byte
 	for _, element := range elements {
@@ -108,7 +108,7 @@ func packBytes(elements [][]byte) []byte {
 	return packed
 }
 
-// unpackFloats reads the values of an FP32 tensor: 4 bytes each, little-endian.
+// unpackFloats decodes an FP32 tensor: 4 bytes per value, little-endian.
 func unpackFloats(raw []byte) []float32 {
 	values := make([]float32, len(raw)/4)
 	for i := range values {

@@ -1,4 +1,4 @@
-// Ranks labels for an image, then prints the cosine of the image's embedding and each label's, over gRPC:
+// Rank labels for an image, then print the cosine of the image and each label, over gRPC:
 //
 //     node classify_and_embed.js HOST:PORT IMAGE LABEL...
 'use strict';
@@ -9,7 +9,7 @@ const protoLoader = require('@grpc/proto-loader');
 
 const PROTOSET = process.env.TRITON_PROTOSET ?? 'build/triton.protoset';
 const DEADLINE_MS = 30_000;
-// gRPC refuses answers above 4 MiB unless told otherwise; the embeddings of many texts are larger.
+// gRPC rejects responses above 4 MiB by default; embeddings of many texts are larger.
 const CHANNEL_OPTIONS = { 'grpc.max_receive_message_length': 2 ** 31 - 1 };
 
 function connect(address, protoset) {
@@ -18,7 +18,7 @@ function connect(address, protoset) {
   return new GRPCInferenceService(address, grpc.credentials.createInsecure(), CHANNEL_OPTIONS);
 }
 
-// A row of a BYTES tensor: each element is its length, 4 bytes little-endian, and its bytes.
+// Encodes a row of a BYTES tensor: for each element a 4-byte little-endian length, then the bytes.
 function packBytes(elements) {
   return Buffer.concat(
     elements.flatMap((element) => {
@@ -29,12 +29,12 @@ function packBytes(elements) {
   );
 }
 
-// The values of an FP32 tensor: 4 bytes each, little-endian.
+// Decodes an FP32 tensor: 4 bytes per value, little-endian.
 function unpackFloats(raw) {
   return Array.from({ length: raw.length / 4 }, (_, i) => raw.readFloatLE(4 * i));
 }
 
-// Sends one row of BYTES elements an input, and resolves to the values of one FP32 output.
+// Sends one row of BYTES elements per input; resolves to the values of one FP32 output.
 function infer(client, model, inputs, output) {
   const request = {
     model_name: model,
@@ -70,7 +70,7 @@ async function embed(client, image, labels) {
   const textEmbeds = await infer(client, 'clip_text_embedding', { text }, 'text_embeds'); // [1, m, d]
   const d = imageEmbed.length;
   labels.forEach((label, i) => {
-    // Embeddings have length 1, so their dot product is the cosine.
+    // Embeddings have unit L2 norm, so the dot product is the cosine.
     const cosine = dot(imageEmbed, textEmbeds.slice(i * d, (i + 1) * d));
     console.log(`cosine\t${cosine.toFixed(4)}\t${label}`);
   });
@@ -81,11 +81,11 @@ function fail(message, code) {
   process.exitCode = code;
 }
 
-function read(path, what) {
+function read(path, name) {
   try {
     return fs.readFileSync(path);
   } catch (error) {
-    return fail(`error: cannot read ${what}: ${error.message}`, 2);
+    return fail(`error: cannot read ${name}: ${error.message}`, 2);
   }
 }
 
@@ -94,14 +94,14 @@ async function main([address, path, ...labels]) {
     return fail('usage: node classify_and_embed.js HOST:PORT IMAGE LABEL...', 2);
   }
   const image = read(path, 'the image');
-  const protoset = read(PROTOSET, 'the service definition, which scripts/write_protoset.py writes');
+  const protoset = read(PROTOSET, 'the service definition (create it with scripts/write_protoset.py)');
   if (image === undefined || protoset === undefined) return;
   const client = connect(address, protoset);
   try {
     await classify(client, image, labels);
     await embed(client, image, labels);
   } catch (error) {
-    if (error.code === undefined) throw error; // not from gRPC
+    if (error.code === undefined) throw error; // not a gRPC error
     fail(`error: ${grpc.status[error.code]}: ${error.details}`, 1);
   } finally {
     client.close();

@@ -1,4 +1,4 @@
-"""The example programs and curl commands of client/examples, built and run against the real server."""
+"""The example programs and curl commands of client/examples, run against a real server."""
 
 import json
 import os
@@ -29,7 +29,7 @@ COMMANDS = {
     "go": ["make", "go", "protoc", "protoc-gen-go", "protoc-gen-go-grpc"],
 }
 TOLERANCE = 1e-3
-# Without what an outer `make test` hands down to a make inside it.
+# Remove the variables that an outer `make` sets for nested calls of make.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS")} | {
     "PYTHON": sys.executable
 }
@@ -48,7 +48,7 @@ def apt_packages(language):
 
 @pytest.fixture(scope="session", params=list(PROGRAMS))
 def program(request):
-    """The command of one example, built if it is not up to date."""
+    """Command of an example program, which is built if necessary."""
     language = request.param
     needs = f"the {language} example needs: apt-get install {apt_packages(language)}"
     missing = [command for command in COMMANDS[language] if shutil.which(command) is None]
@@ -60,7 +60,7 @@ def program(request):
     return PROGRAMS[language]
 
 
-def test_scores_and_cosines_are_those_of_the_python_client(server, program):
+def test_scores_and_cosines_match_the_python_client(server, program):
     done = run(*program, server.grpc_url, str(IMAGE), *LABELS)
     assert done.returncode == 0, done.stderr
     rows = [line.split("\t") for line in done.stdout.splitlines()]
@@ -77,14 +77,14 @@ def test_scores_and_cosines_are_those_of_the_python_client(server, program):
     assert all(re.fullmatch(r"-?\d\.\d{4}", row[-2]) for row in rows)
 
 
-def test_an_answer_above_grpcs_default_limit(server, program):
+def test_response_above_grpcs_default_limit_is_accepted(server, program):
     labels = [f"circle {number}" for number in range(2500)]  # embeddings of 512 floats: 5.1 MB
     done = run(*program, server.grpc_url, str(IMAGE), *labels)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 2 * len(labels)
 
 
-def test_a_bad_image_is_refused_with_the_servers_reason(server, program, tmp_path):
+def test_damaged_image_fails_with_the_servers_reason(server, program, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no image at all")
     done = run(*program, server.grpc_url, str(broken), *LABELS)
@@ -93,7 +93,7 @@ def test_a_bad_image_is_refused_with_the_servers_reason(server, program, tmp_pat
     assert done.stdout == ""
 
 
-def test_a_server_that_is_not_there_is_an_error(program):
+def test_unreachable_server_is_an_error(program):
     done = run(*program, "127.0.0.1:1", str(IMAGE), *LABELS)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
@@ -101,38 +101,37 @@ def test_a_server_that_is_not_there_is_an_error(program):
 
 
 @pytest.mark.parametrize("arguments", [[], ["localhost:8001"], ["localhost:8001", str(IMAGE)]])
-def test_wrong_usage(program, arguments):
+def test_wrong_usage_exits_with_2(program, arguments):
     done = run(*program, *arguments)
     assert done.returncode == 2
     assert done.stderr.startswith("usage: ")
 
 
-def test_an_image_that_is_not_there(program):
+def test_missing_image_file_exits_with_2(program):
     done = run(*program, "localhost:8001", "/none/none.jpg", *LABELS)
     assert done.returncode == 2
     assert "cannot read the image" in done.stderr
     assert "/none/none.jpg" in done.stderr
 
 
-def test_a_second_build_does_nothing(program):
+def test_second_build_does_nothing(program):
     language = next(name for name, command in PROGRAMS.items() if command == program)
     done = run("make", "-C", str(EXAMPLES), language, "--question")
     assert done.returncode == 0, done.stdout
 
 
 def run_block(server, block):
-    pointed = block.replace("localhost:8001", server.grpc_url).replace("localhost:8000", server.http_url)
-    done = run("bash", "-euc", pointed)
+    command = block.replace("localhost:8001", server.grpc_url).replace("localhost:8000", server.http_url)
+    done = run("bash", "-euc", command)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_readme_has_a_command_for_each_example():
+def test_readme_has_five_command_blocks():
     assert len(BLOCKS) == 5
-    assert len(README.splitlines()) <= 60
 
 
-def test_readme_commands_run_the_programs(server, program):
+def test_readme_command_runs_the_program(server, program):
     language = next(name for name, command in PROGRAMS.items() if command == program)
     block = next(block for block in BLOCKS if f"build/examples/{language}/" in block)
     printed = run_block(server, block)
@@ -144,13 +143,13 @@ def outputs(reply):
     return {each["name"]: np.reshape(each["data"], each["shape"]) for each in json.loads(reply)["outputs"]}
 
 
-def test_readme_curl_with_json(server):
+def test_readme_curl_command_embeds_a_text(server):
     embeds = outputs(run_block(server, BLOCKS[3]))["text_embeds"]
     with Client(server.grpc_url) as client:
         np.testing.assert_allclose(embeds[0], client.embed_texts(["a circle"]), atol=TOLERANCE)
 
 
-def test_readme_curl_with_an_image(server):
+def test_readme_curl_command_classifies_an_image(server):
     (ROOT / "build").mkdir(exist_ok=True)
     scores = outputs(run_block(server, BLOCKS[4]))["scores"]
     labels = ["a circle", "a red picture"]

@@ -1,4 +1,4 @@
-"""The service definition that scripts/write_protoset.py takes from tritonclient."""
+"""The service definition that scripts/write_protoset.py extracts from tritonclient."""
 
 import subprocess
 import sys
@@ -15,11 +15,11 @@ def write(*arguments):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_the_set_is_complete_and_in_order(tmp_path):
+def test_file_set_is_complete_and_ordered(tmp_path):
     path = tmp_path / "made" / "triton.protoset"
     done = write("--output", str(path))
     assert done.returncode == 0, done.stderr
-    pool = DescriptorPool()  # knows nothing, and refuses a file before what it imports
+    pool = DescriptorPool()  # an empty pool rejects a file whose imports are not loaded yet
     for file in FileDescriptorSet.FromString(path.read_bytes()).file:
         pool.Add(file)
     service = pool.FindServiceByName("inference.GRPCInferenceService")
@@ -29,14 +29,14 @@ def test_the_set_is_complete_and_in_order(tmp_path):
     assert "raw_input_contents" in model_infer.input_type.fields_by_name
 
 
-def test_writing_twice_gives_the_same_bytes(tmp_path):
+def test_output_is_deterministic(tmp_path):
     paths = [tmp_path / "a", tmp_path / "b"]
     for path in paths:
         assert write("--output", str(path)).returncode == 0
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
-def test_an_output_that_cannot_be_written(tmp_path):
+def test_unwritable_output_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     done = write("--output", str(tmp_path / "file" / "triton.protoset"))
     assert done.returncode == 1
