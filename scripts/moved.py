@@ -11,7 +11,7 @@ from pathlib import Path
 
 MOVED = {
     "bulk_benchmark": ("tritonclip-server benchmark bulk", "tritonclip_server.benchmarks.bulk"),
-    "evaluate_demo": ("scripts/demo/evaluation_sets.py", "tritonclip_server.demo.sets"),
+    "evaluate_demo": ("scripts/demo/evaluation_sets.py", "tritonclip_server.demo.evaluation_sets"),
     "gateway_benchmark": ("tritonclip-server benchmark gateway", "tritonclip_server.benchmarks.gateway"),
     "gpu_benchmark": ("python -m tritonclip_server.gpu.benchmark", "tritonclip_server.gpu.benchmark"),
     "jpeg_draft_study": ("tritonclip-server benchmark jpeg-draft", "tritonclip_server.benchmarks.jpeg_draft"),

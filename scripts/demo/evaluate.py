@@ -1,6 +1,6 @@
-"""Evaluate the demo checkpoint on held-out pictures."""
+"""Measure the accuracy of a checkpoint on the demo's held-out pictures."""
 
-from tritonclip_server.demo.evaluate import main
+from tritonclip_server.demo.evaluation import main
 
 if __name__ == "__main__":
     main()

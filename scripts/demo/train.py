@@ -1,6 +1,6 @@
 """Train the demo checkpoint."""
 
-from tritonclip_server.demo.train import main
+from tritonclip_server.demo.training import main
 
 if __name__ == "__main__":
     main()

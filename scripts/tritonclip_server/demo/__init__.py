@@ -1,1 +1,1 @@
-"""The demo: its checkpoint's training, its sample images, and a tour of a running server."""
+"""The demo: training of its checkpoint, its sample images, and a tour of a running server."""

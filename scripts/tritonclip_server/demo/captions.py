@@ -1,7 +1,7 @@
-"""Puts scenes into words, and says whether a caption is true of a scene.
+"""Write captions for scenes, and decide if a caption is true of a scene.
 
-A caption carries the facts that it states, so that training can tell which captions of a batch are true of
-which pictures: "a circle" is true of every red circle in it.
+A caption carries the facts that it states, so that training knows which captions of a batch are true of which
+pictures: "a circle" is true of every red circle in the batch.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ _PLURALS = {"cross": "crosses"}
 
 @dataclass(frozen=True)
 class Caption:
-    """A sentence and the facts it states, keyed as in `Scene.facts`."""
+    """A sentence and the facts that it states, with the keys of `Scene.facts`."""
 
     text: str
     facts: dict[str, object] = field(hash=False)
 
 
 def describes(captions: Sequence[Caption], scenes: Sequence[Scene]) -> np.ndarray:
-    """Which captions are true of which pictures: bool [len(scenes), len(captions)]."""
+    """Return the truth of every caption for every scene: bool [len(scenes), len(captions)]."""
     truth = np.ones((len(scenes), len(captions)), dtype=bool)
     facts = [scene.facts for scene in scenes]
     for key in facts[0]:
@@ -60,7 +60,7 @@ def describes(captions: Sequence[Caption], scenes: Sequence[Scene]) -> np.ndarra
 
 
 def write_caption(scene: Scene, rng: np.random.Generator) -> Caption:
-    """One of the many captions that are true of a scene."""
+    """Write one of the many captions that are true of a scene."""
     if rng.random() < 0.15:
         phrase, facts = _single_word(scene, rng)
     else:
@@ -70,7 +70,7 @@ def write_caption(scene: Scene, rng: np.random.Generator) -> Caption:
 
 
 def _with_article(phrase: str, rng: np.random.Generator) -> str:
-    """Puts "a" or "an" before; sometimes the wrong one, as templates such as "a photo of a {}" do."""
+    """Prepend "a" or "an", sometimes the wrong one, as templates such as "a photo of a {}" do."""
     vowel = phrase[0] in "aeiou8"
     return f"an {phrase}" if vowel and rng.random() < 0.8 else f"a {phrase}"
 
@@ -82,7 +82,7 @@ def _single_word(scene: Scene, rng: np.random.Generator) -> tuple[str, dict[str,
 
 
 def _noun_phrase(scene: Scene, rng: np.random.Generator) -> tuple[str, dict[str, object]]:
-    """Words and facts of a phrase such as "two small blue stars on a white background"."""
+    """Write a phrase such as "two small blue stars on a white background", and collect its facts."""
     facts: dict[str, object] = {"kind": scene.kind, "plural": len(scene.places) > 1}
     noun = _noun(scene, rng, facts)
     colour = ""
@@ -115,7 +115,7 @@ def _quantity(scene: Scene, phrase: str, rng: np.random.Generator, facts: dict[s
         facts["count"] = count
         return f"{count if rng.random() < 0.3 else DIGITS[count]} {phrase}"
     article = rng.random()
-    if "digit " in phrase or "number " in phrase:  # names one thing: "the digit 7"
+    if "digit " in phrase or "number " in phrase:  # a definite thing: "the digit 7"
         return f"the {phrase}" if article < 0.6 else phrase if article < 0.9 else f"a {phrase}"
     if article < 0.55:
         return _with_article(phrase, rng)

@@ -1,6 +1,6 @@
-"""Draws scenes: the pixels of the demo's pictures, in about a millisecond each.
+"""Draw the pixels of scenes, in about a millisecond each.
 
-The same scene and the same generator state give the same picture. What it shows is decided in `demo_scenes`.
+The same scene and the same generator state give the same picture. `demo.scenes` decides what it shows.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Colour = tuple[int, int, int]
 
 
 def draw(scene: Scene, rng: np.random.Generator, side: int = SIDE, degrade: bool = True) -> Image.Image:
-    """Draws a scene.
+    """Draw a scene.
 
     Args:
-        scene: what to show.
-        rng: decides shades, rotation, texture, noise.
-        side: the square picture's side in pixels.
-        degrade: whether noise and a loss of sharpness may be added.
+        scene: Contents of the picture.
+        rng: Source of shades, rotation, texture and noise.
+        side: Side of the square picture in pixels.
+        degrade: Allow noise and a loss of sharpness.
 
     Returns:
         An RGB image of `side` x `side` pixels.
@@ -45,13 +45,13 @@ def draw(scene: Scene, rng: np.random.Generator, side: int = SIDE, degrade: bool
 
 
 def draw_plain_digit(row: int, side: int = SIDE) -> Image.Image:
-    """One digit as scikit-learn holds it, white on black, merely enlarged: an RGB image."""
+    """Draw a digit as in scikit-learn, white on black and enlarged, as an RGB image."""
     glyph = Image.fromarray(load_glyphs()[0][row])
     return glyph.resize((side, side), Image.Resampling.BICUBIC).convert("RGB")
 
 
 def sample_shade(rng: np.random.Generator, name: str) -> Colour:
-    """A random shade of a named colour or of grey: sRGB, 0..255."""
+    """Return a random shade of a named colour or of grey, sRGB, 0 to 255."""
     shades = np.array(GREYS if name == "grey" else COLOURS[name], dtype=np.float64)
     mixed = rng.dirichlet(np.full(len(shades), 0.7)) @ shades + rng.normal(0, 5, 3)
     red, green, blue = (int(v) for v in np.clip(mixed, 0, 255))
@@ -59,7 +59,7 @@ def sample_shade(rng: np.random.Generator, name: str) -> Colour:
 
 
 def shape_mask(name: str, pixels: int, degrees: float) -> Image.Image:
-    """A shape's coverage: an "L" image of `pixels` x `pixels`, 255 inside, turned by `degrees`."""
+    """Draw the coverage of a shape: an "L" image of `pixels` x `pixels`, 255 inside, turned by `degrees`."""
     big = pixels * _OVERSAMPLING
     mask = Image.new("L", (big, big))
     pen = ImageDraw.Draw(mask)
@@ -71,9 +71,9 @@ def shape_mask(name: str, pixels: int, degrees: float) -> Image.Image:
 
 
 def digit_mask(row: int, pixels: int, rng: np.random.Generator) -> Image.Image:
-    """A digit's coverage: an "L" image of `pixels` x `pixels`, slanted, turned and inked at random."""
+    """Draw the coverage of a digit: an "L" image of `pixels` x `pixels`, with random slant, turn and ink."""
     glyph = load_glyphs()[0][row]
-    if rng.random() < 0.3:  # as it is, with a border of at most two of its own pixels
+    if rng.random() < 0.3:  # unchanged, with a border of at most two source pixels
         bordered = Image.fromarray(np.pad(glyph, rng.integers(3)))
         return bordered.resize((pixels, pixels), Image.Resampling.BICUBIC)
     corners = np.array([[-1, -1], [-1, 1], [1, 1], [1, -1]]) * rng.uniform(4.0, 5.2)
@@ -93,7 +93,7 @@ def digit_mask(row: int, pixels: int, rng: np.random.Generator) -> Image.Image:
 
 @functools.cache
 def _outlines() -> dict[str, list[tuple[np.ndarray, int]]]:
-    """Each shape as polygons in [-1, 1] x [-1, 1] (y points down) with their ink, drawn in this order."""
+    """Return each shape as polygons in [-1, 1] x [-1, 1], y down, with their ink, in drawing order."""
 
     def ellipse(rx: float, ry: float, x: float = 0.0, y: float = 0.0) -> np.ndarray:
         t = np.linspace(0, 2 * np.pi, 64, endpoint=False)
@@ -160,7 +160,7 @@ def _degrade(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
     if rng.random() < 0.15:
         small = int(side * rng.uniform(0.35, 0.8))
         picture = picture.resize((small, small), Image.Resampling.BILINEAR).resize((side, side))
-    if rng.random() < 0.4:  # a random window of one sheet: much faster than fresh noise
+    if rng.random() < 0.4:  # a random window of one sheet is much faster than new noise
         top, left = rng.integers(0, _noise_sheet().shape[0] - side, 2)
         window = _noise_sheet()[top : top + side, left : left + side]
         noisy = np.asarray(picture, dtype=np.int16) + ((window * np.int16(rng.integers(3, 24))) >> 6)

@@ -1,19 +1,20 @@
-"""Zero-shot tasks on pictures that no training saw, and the accuracy of a checkpoint on them.
+"""Zero-shot tasks on pictures that training never saw, and the accuracy of a checkpoint on them.
 
-The checkpoint is loaded through transformers as any other and runs in float32. Training never meets the
-pictures: the generator starts elsewhere, the held-out pairs never occur in it, the digits are the other half.
+transformers loads the checkpoint and computes in float32. The pictures differ from those of training: the
+random seed is another one, held-out pairs never occur in training, and the digits are the other half.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import click
 import numpy as np
 import torch
 from PIL import Image
-from transformers import CLIPModel, CLIPProcessor
 
 from tritonclip_server.demo.drawing import draw, draw_plain_digit
 from tritonclip_server.demo.scenes import (
@@ -29,10 +30,11 @@ from tritonclip_server.demo.scenes import (
     sample_digit,
     sample_shapes,
 )
+from tritonclip_server.repository.reference import CHUNK, Reference
 
-SEED = 7_000_000  # training starts from another
-CHUNK = 64
-DEFAULT_TEMPLATE = "This is a photo of {}."  # of transformers' pipeline
+SEED = 7_000_000  # training uses another seed
+THREADS = 2
+DEFAULT_TEMPLATE = "This is a photo of {}."  # the default of transformers' pipeline
 OBJECT_TEMPLATES = (DEFAULT_TEMPLATE, "This is a photo of a {}.", "a photo of a {}", "{}")
 WORD_TEMPLATES = (DEFAULT_TEMPLATE, "a photo of {}", "{}")
 DIGIT_TEMPLATES = (
@@ -46,7 +48,7 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class Task:
-    """Pictures, the index of each one's true label, the labels, and the templates to put them in."""
+    """Pictures, the index of the true label of each, the candidate labels, and the templates for them."""
 
     name: str
     pictures: list[Image.Image]
@@ -56,8 +58,8 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Result:
-    """Top-1 accuracy (0..1) of one task under one hypothesis template."""
+class TaskAccuracy:
+    """Top-1 accuracy (0 to 1) of one task with one hypothesis template."""
 
     task: str
     template: str
@@ -66,50 +68,38 @@ class Result:
     accuracy: float
 
 
-def load(checkpoint: Path) -> tuple[CLIPModel, CLIPProcessor]:
-    """The model in float32, ready to infer, and its processor."""
-    return CLIPModel.from_pretrained(checkpoint, dtype=torch.float32).eval(), CLIPProcessor.from_pretrained(
-        checkpoint
+def logits(reference: Reference, pictures: Iterable[Image.Image], sentences: list[str]) -> np.ndarray:
+    """Return the logits of every picture for every sentence: float32 [pictures, sentences]."""
+    pictures = list(pictures)
+    chunks = (pictures[first : first + CHUNK] for first in range(0, len(pictures), CHUNK))
+    return np.concatenate(
+        [reference.forward(reference.pixel_values(chunk), sentences).logits for chunk in chunks]
     )
 
 
-@torch.inference_mode()
-def rank(
-    model: CLIPModel, processor: CLIPProcessor, pictures: Iterable[Image.Image], sentences: list[str]
-) -> np.ndarray:
-    """Logits of every picture for every sentence: float32 [pictures, sentences]."""
-    tokens = processor(text=sentences, padding=True, truncation=True, return_tensors="pt")
-    pictures = list(pictures)
-    parts = []
-    for first in range(0, len(pictures), CHUNK):
-        pixels = processor(images=pictures[first : first + CHUNK], return_tensors="pt")
-        parts.append(model(**tokens, **pixels).logits_per_image.numpy())
-    return np.concatenate(parts)
-
-
 def draw_pairs(pairs: Iterable[Pair], per_pair: int, seed: int) -> tuple[list[Image.Image], list[Pair]]:
-    """Fresh pictures of one object each, in every size, position, background and noise of the training."""
+    """Draw new pictures of one object each, with sizes, positions, backgrounds and noise as in training."""
     rng = np.random.default_rng(seed)
     truth = [pair for pair in sorted(pairs) for _ in range(per_pair)]
     return [draw(sample_shapes(rng, *pair, count=1), rng) for pair in truth], truth
 
 
 def pair_task(name: str, pairs: Iterable[Pair], per_pair: int, seed: int) -> Task:
-    """Colour x shape pairs, to be told from all the 100 pairs."""
+    """Draw pairs of colour and shape, to be recognised among all 100 pairs."""
     pictures, truth = draw_pairs(pairs, per_pair, seed)
     labels = [" ".join(pair) for pair in PAIRS]
     return Task(name, pictures, [PAIRS.index(pair) for pair in truth], labels, OBJECT_TEMPLATES)
 
 
 def digit_task(name: str, render: Callable[[int], Image.Image], labels: Iterable[str] = DIGITS) -> Task:
-    """Every digit of the test half, to be told from the ten."""
+    """Draw every digit of the test half, to be recognised among the ten."""
     rows = digit_rows("test")
     truth = load_glyphs()[1][rows].tolist()
     return Task(name, [render(int(row)) for row in rows], truth, list(labels), DIGIT_TEMPLATES)
 
 
 def count_task(name: str, per_count: int, seed: int) -> Task:
-    """One to four equal shapes of any pair, of which only the number is asked."""
+    """Draw one to four equal shapes of any pair, to recognise their number only."""
     rng = np.random.default_rng(seed)
     counts = [n for n in range(1, MAX_COUNT + 1) for _ in range(per_count)]
     scenes = [sample_shapes(rng, *PAIRS[rng.integers(len(PAIRS))], count=n) for n in counts]
@@ -118,7 +108,7 @@ def count_task(name: str, per_count: int, seed: int) -> Task:
 
 
 def tasks(per_pair: int, seed: int) -> list[Task]:
-    """All tasks, each with its own pictures."""
+    """Draw the pictures of all tasks."""
     rng = np.random.default_rng((seed, 1))
     pictures, truth = draw_pairs(PAIRS, max(1, per_pair // 5), seed + 1)
     return [
@@ -139,17 +129,42 @@ def tasks(per_pair: int, seed: int) -> list[Task]:
     ]
 
 
-def evaluate(checkpoint: Path, per_pair: int, seed: int = SEED) -> list[Result]:
-    """Runs every task under each of its templates."""
-    model, processor = load(checkpoint)
-    return [result for task in tasks(per_pair, seed) for result in run_task(model, processor, task)]
+def evaluate(checkpoint: Path, per_pair: int, seed: int = SEED) -> list[TaskAccuracy]:
+    """Run every task with each of its templates."""
+    reference = Reference(checkpoint)
+    return [accuracy for task in tasks(per_pair, seed) for accuracy in run_task(reference, task)]
 
 
-def run_task(model: CLIPModel, processor: CLIPProcessor, task: Task) -> list[Result]:
-    """One result for every template; the pictures are encoded once."""
+def run_task(reference: Reference, task: Task) -> list[TaskAccuracy]:
+    """Return one accuracy per template; the pictures are encoded once."""
     sentences = [template.format(label) for template in task.templates for label in task.labels]
-    logits = rank(model, processor, task.pictures, sentences)
-    guesses = logits.reshape(len(task.pictures), len(task.templates), len(task.labels)).argmax(2)
-    accuracy = (guesses == np.array(task.truth)[:, None]).mean(0)
-    shape = len(task.labels), len(task.pictures)
-    return [Result(task.name, t, *shape, float(a)) for t, a in zip(task.templates, accuracy, strict=True)]
+    shape = len(task.pictures), len(task.templates), len(task.labels)
+    best = logits(reference, task.pictures, sentences).reshape(shape).argmax(2)
+    accuracies = (best == np.array(task.truth)[:, None]).mean(0)
+    return [
+        TaskAccuracy(task.name, template, len(task.labels), len(task.pictures), float(accuracy))
+        for template, accuracy in zip(task.templates, accuracies, strict=True)
+    ]
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--per-pair", default=50, show_default=True, help="Pictures per held-out pair.")
+@click.option("--seed", default=SEED, show_default=True, help="Seed of the drawn pictures.")
+@click.option(
+    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Also write a JSON file."
+)
+def main(checkpoint: Path, per_pair: int, seed: int, json_file: Path | None) -> None:
+    """Print the zero-shot top-1 accuracy of CHECKPOINT on pictures that it never saw."""
+    torch.set_num_threads(THREADS)
+    results = evaluate(checkpoint, per_pair, seed)
+    click.echo(f"{'task':<28}{'template':<36}{'labels':>7}{'pictures':>10}{'top-1':>9}")
+    for r in results:
+        click.echo(f"{r.task:<28}{r.template:<36}{r.labels:>7}{r.pictures:>10}{r.accuracy:>9.1%}")
+    if json_file:
+        report = {"checkpoint": checkpoint.name, "seed": seed, "results": [asdict(r) for r in results]}
+        json_file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,4 @@
-"""Draws the sample pictures of `images/`, in the formats and sizes that a user's files have.
-
-python scripts/demo/draw_samples.py --output scripts/demo/images
-"""
+"""Draw the sample pictures of the demo, in the formats and sizes that users' files have."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from tritonclip_server.demo.drawing import draw, draw_plain_digit, sample_shade,
 from tritonclip_server.demo.scenes import DIGITS, Scene
 
 SEED = 4
-ROTATED = 6  # EXIF orientation: the file holds the picture turned by 90 degrees to the left
+ROTATED = 6  # EXIF orientation: the stored picture is turned by 90 degrees to the left
 CANDIDATES = [
     "a red circle",
     "a blue square",
@@ -32,29 +29,29 @@ CANDIDATES = [
     "a pink crescent",
     "a brown diamond",
 ]
-DIGIT_ROWS = {3: 908, 7: 963}  # legible ones of the test half
+DIGIT_ROWS = {3: 908, 7: 963}  # legible digits of the test half
 MIDDLE = (0.5, 0.5, 0.6)
 
 
 def scene(label_colour: str, shape: str, background: str, *places: tuple[float, float, float]) -> Scene:
-    """A scene with the objects in the given places, or one in the middle."""
+    """Create a scene with objects at the given places, or one object in the middle."""
     return Scene("shape", shape, label_colour, "large", background, places or (MIDDLE,))
 
 
 def digit_scene(digit: int, colour: str, background: str) -> Scene:
-    """A handwritten digit of the test half in the middle."""
+    """Create a scene with a handwritten digit of the test half in the middle."""
     return Scene("digit", DIGITS[digit], colour, "large", background, ((0.5, 0.5, 0.85),), DIGIT_ROWS[digit])
 
 
 def widen(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Puts a square picture into the middle of a larger one, its border colour continued."""
+    """Paste a square picture into the middle of a larger one that continues its border colour."""
     wide = Image.new("RGB", size, picture.getpixel((0, 0)))
     wide.paste(picture, ((size[0] - picture.width) // 2, (size[1] - picture.height) // 2))
     return wide
 
 
 def cut_out(colour: str, shape: str, side: int, rng: np.random.Generator) -> Image.Image:
-    """A shape on a transparent ground, whose hidden pixels are white: an RGBA picture."""
+    """Draw a shape on a transparent background whose hidden pixels are white, as an RGBA picture."""
     picture = Image.new("RGBA", (side, side), (255, 255, 255, 0))
     pixels = side * 2 // 3
     mask = shape_mask(shape, pixels, 5.0)
@@ -63,7 +60,7 @@ def cut_out(colour: str, shape: str, side: int, rng: np.random.Generator) -> Ima
 
 
 def write_samples(output: Path, seed: int) -> dict[str, str]:
-    """Writes the pictures; returns each file's expected label, one of `CANDIDATES`."""
+    """Write the pictures; return the expected label of each file, one of `CANDIDATES`."""
     rng = np.random.default_rng(seed)
     labels = {}
 
@@ -102,10 +99,12 @@ def write_samples(output: Path, seed: int) -> dict[str, str]:
 
 
 @click.command()
-@click.option("--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="A folder.")
-@click.option("--seed", default=SEED, show_default=True)
+@click.option(
+    "--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write."
+)
+@click.option("--seed", default=SEED, show_default=True, help="Seed of the random generator.")
 def main(output: Path, seed: int) -> None:
-    """Draw the sample pictures and labels.json into --output."""
+    """Draw the sample pictures, and write them and labels.json to --output."""
     output.mkdir(parents=True, exist_ok=True)
     samples = {"candidate_labels": CANDIDATES, "expected": write_samples(output, seed)}
     (output / "labels.json").write_text(json.dumps(samples, indent=2) + "\n", encoding="utf-8")

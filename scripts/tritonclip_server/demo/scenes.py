@@ -1,7 +1,6 @@
-"""The demo's world: its words, its held-out combinations, and scenes sampled from it.
+"""Scenes, the contents of the demo's pictures: the vocabulary, the held-out pairs, and random sampling.
 
-A scene says what a picture shows; `demo_drawing` draws it and `demo_captions` puts it into words. This module
-draws no pixel and writes no sentence.
+`demo.drawing` draws a scene, and `demo.captions` describes it in words.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Shades of each colour, sRGB 0..255: a picture's colour is a random mix of them.
+# Shades of each colour, sRGB, 0 to 255. The colour of a picture is a random mix of them.
 COLOURS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "red": ((255, 0, 0), (200, 20, 30), (225, 40, 45)),
     "orange": ((255, 140, 0), (240, 125, 20), (250, 155, 50)),
@@ -31,32 +30,32 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 BACKGROUNDS = ("white", "black", "grey", "red", "yellow", "green", "blue")
 BRIGHT = ("white", "white", "yellow", "pink", "orange")
 MAX_COUNT = 4
-DIGIT_SHARE = 0.45  # of the training pictures
+DIGIT_SHARE = 0.45  # share of digits in the training pictures
 
-# Two diagonals of the colour x shape table: every colour and every shape is missing from exactly two pairs.
+# Two diagonals of the colour x shape table: exactly two pairs are held out per colour and per shape.
 HELD_OUT = frozenset(
     (colour, SHAPES[(i + shift) % len(SHAPES)]) for i, colour in enumerate(COLOURS) for shift in (0, 3)
 )
 PAIRS = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
 SEEN = tuple(pair for pair in PAIRS if pair not in HELD_OUT)
 
-# Diameters as a part of the picture's side. The gaps keep "small" and "large" apart from the unnamed middle.
+# Diameters relative to the side of the picture. Gaps separate "small" and "large" from the unnamed middle.
 SIZES = {"small": (0.20, 0.28), "medium": (0.32, 0.46), "large": (0.55, 0.82)}
 MIN_CONTRAST = 130.0  # Euclidean RGB distance between an object and its background
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What one picture shows.
+    """Contents of one picture.
 
     Attributes:
         kind: "shape" or "digit".
-        name: the shape's or the digit's word, such as "circle" or "seven".
-        colour: a key of `COLOURS`.
-        size: a key of `SIZES`.
-        background: one of `BACKGROUNDS`, or "" for a gradient or a texture, which has no name.
-        places: (x, y, diameter) of every object, in parts of the picture's side.
-        glyph: row of scikit-learn's digits to draw; -1 for shapes.
+        name: Word for the shape or the digit, such as "circle" or "seven".
+        colour: Key of `COLOURS`.
+        size: Key of `SIZES`.
+        background: One of `BACKGROUNDS`, or "" for a gradient or a texture.
+        places: (x, y, diameter) of every object, relative to the side of the picture.
+        glyph: Row in scikit-learn's digits, or -1 for shapes.
     """
 
     kind: str
@@ -69,7 +68,7 @@ class Scene:
 
     @property
     def position(self) -> str:
-        """Where a single object stands: left, right, top, bottom, centre, or "" where no word fits."""
+        """Position of a single object: left, right, top, bottom, centre, or "" if no word fits."""
         if len(self.places) != 1:
             return ""
         dx, dy = self.places[0][0] - 0.5, self.places[0][1] - 0.5
@@ -83,7 +82,7 @@ class Scene:
 
     @property
     def facts(self) -> dict[str, object]:
-        """Everything that a caption can say of the picture; `demo_captions.describes` compares these."""
+        """All facts that a caption can state about the picture; `captions.describes` compares them."""
         return {
             "kind": self.kind,
             "name": self.name,
@@ -98,7 +97,7 @@ class Scene:
 
 @functools.cache
 def load_glyphs() -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's handwritten digits.
+    """Load scikit-learn's handwritten digits.
 
     Returns:
         uint8 [1797, 8, 8] ink from 0 to 255, and int64 [1797] digits from 0 to 9.
@@ -110,9 +109,9 @@ def load_glyphs() -> tuple[np.ndarray, np.ndarray]:
 
 
 def digit_rows(half: str) -> np.ndarray:
-    """Rows of the "train" or the "test" half of the digits: int64, disjoint.
+    """Return the rows of the "train" or the "test" half of the digits: int64, disjoint.
 
-    The file is ordered by writer, so the halves differ in hands and not only in samples.
+    The data set is ordered by writer, so the halves come from different writers.
     """
     rows = np.arange(len(load_glyphs()[1]))
     middle = len(rows) // 2
@@ -120,13 +119,13 @@ def digit_rows(half: str) -> np.ndarray:
 
 
 def contrast(first: Sequence[float] | np.ndarray, second: Sequence[float]) -> float:
-    """Euclidean distance of two sRGB colours (0..255)."""
+    """Return the Euclidean distance of two sRGB colours, 0 to 255 per channel."""
     return float(np.linalg.norm(np.subtract(first, second)))
 
 
 @functools.cache
 def backgrounds_for(colour: str) -> tuple[str, ...]:
-    """The named backgrounds on which an object of this colour stands out in all its shades."""
+    """Return the named backgrounds that contrast with every shade of a colour."""
     shades = {**COLOURS, "grey": GREYS}
     return tuple(
         name
@@ -143,7 +142,7 @@ def sample_shapes(
     size: str = "",
     background: str | None = None,
 ) -> Scene:
-    """A scene of `count` equal shapes, by default mostly one; whatever is not given is random."""
+    """Sample a scene of `count` equal shapes, by default mostly one. Arguments left out are random."""
     if count is None:
         count = 1 if rng.random() < 0.72 else int(rng.integers(2, MAX_COUNT + 1))
     if not size:
@@ -157,7 +156,7 @@ def sample_shapes(
 def sample_digit(
     rng: np.random.Generator, row: int, colour: str = "", size: str = "", background: str | None = None
 ) -> Scene:
-    """A scene of one handwritten digit; small ones are left out, as their strokes would be too thin."""
+    """Sample a scene of one handwritten digit, never small, because its strokes would be too thin."""
     if not colour:
         colours = ("black", "white") if rng.random() < 0.5 else tuple(COLOURS)
         colour = colours[rng.integers(len(colours))]
@@ -174,11 +173,11 @@ def sample_digit(
 
 
 def sample_training_scene(rng: np.random.Generator, plain: bool = False) -> Scene:
-    """A scene for training: never a held-out pair, never a digit of the test half.
+    """Sample a scene for training: never a held-out pair, never a digit of the test half.
 
     Args:
-        rng: decides everything.
-        plain: only bright objects on black, most of them large: where training starts.
+        rng: Source of randomness.
+        plain: Only bright objects on black, most of them large, as at the start of training.
     """
     colour = BRIGHT[rng.integers(len(BRIGHT))] if plain else ""
     size = "large" if plain and rng.random() < 0.6 else ""
@@ -202,13 +201,13 @@ def _sample_places(
     places: list[tuple[float, float, float]] = []
     tries = 0
     while len(places) < count:
-        if count == 1 and rng.random() < 0.3:  # else the centre would be rare
+        if count == 1 and rng.random() < 0.3:  # otherwise the centre would be rare
             x, y = np.clip(rng.normal(0.5, 0.03, 2), low, high)
         else:
             x, y = rng.uniform(low, high, 2)
         if all(np.hypot(x - px, y - py) > 1.1 * diameter for px, py, _ in places):
             places.append((float(x), float(y), diameter))
         tries += 1
-        if tries % 50 == 0:  # the first ones stand in the way
+        if tries % 50 == 0:  # the objects placed first leave no room
             places.clear()
     return tuple(places)

@@ -1,8 +1,13 @@
-"""Trains the demo's tokenizer: byte-level BPE in CLIP's format.
+"""The demo's tokenizer: byte-level BPE in CLIP's format, and its training.
 
-Ids are ordered as in OpenAI's vocabulary: 256 byte symbols, the same 256 ending a word (`</w>`), one id for
-every merge, `<|startoftext|>`, `<|endoftext|>`. Hence any UTF-8 text can be encoded, and the end token has
-the highest id.
+Ids are ordered as in OpenAI's vocabulary:
+
+1. 256 byte symbols
+2. the same symbols at the end of a word (`</w>`)
+3. one id per merge
+4. `<|startoftext|>` and `<|endoftext|>`
+
+Any UTF-8 text can therefore be encoded, and the end token has the highest id.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ Pair = tuple[str, str]
 
 
 def build_tokenizer(merges: list[Pair]) -> CLIPTokenizer:
-    """A tokenizer that knows the 256 bytes and these merges."""
+    """Create a tokenizer with the 256 bytes and the given merges."""
     symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = [*symbols, *(s + "</w>" for s in symbols), *("".join(pair) for pair in merges), BOS, EOS]
     vocab = {word: i for i, word in enumerate(words)}
@@ -30,7 +35,7 @@ def build_tokenizer(merges: list[Pair]) -> CLIPTokenizer:
 
 
 def train_tokenizer(texts: Iterable[str], max_merges: int = 512) -> CLIPTokenizer:
-    """Learns merges until every word of the texts is one token, or `max_merges` are reached.
+    """Learn merges until every word of the texts is one token, or `max_merges` is reached.
 
     Source: Sennrich et al., Neural Machine Translation of Rare Words with Subword Units, 2016, section 3.2.
     """
@@ -50,14 +55,14 @@ def train_tokenizer(texts: Iterable[str], max_merges: int = 512) -> CLIPTokenize
             break
         best = max(
             pairs, key=lambda pair: (pairs[pair], pair)
-        )  # ties by spelling: the result is reproducible
+        )  # ties are broken by spelling, so the result is reproducible
         merges.append(best)
         words = {word: _merge(parts, best) for word, parts in words.items()}
     return build_tokenizer(merges)
 
 
 def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """Writes tokenizer.json and tokenizer_config.json, and the three older files that other readers want."""
+    """Write tokenizer.json, tokenizer_config.json, and the three older files that other libraries read."""
     tokenizer.save_pretrained(folder)
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     _write_json(folder / "vocab.json", model["vocab"])

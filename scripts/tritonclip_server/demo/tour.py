@@ -1,4 +1,4 @@
-"""The demo: serves a repository with the embedded Triton and classifies sample images over gRPC and HTTP."""
+"""A tour of the system: serve a repository with the embedded Triton, and classify the sample images."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tritonclip import Client, Prediction
 from tritonclip_server.paths import DEMO_IMAGES
 from tritonclip_server.serving.launcher import EmbeddedTriton, LaunchError, ServerOptions
 
-SHOWN = 3
+SHOWN_LABELS = 3
 REPEATS = 5
 
 
 def classify(client: Client, image: Path, labels: list[str]) -> tuple[list[Prediction], float]:
-    """Ranks the labels for one image a few times; returns the ranking and the median time in milliseconds."""
+    """Classify an image a few times; return the ranking and the median time in milliseconds."""
     times_ms = []
     for _ in range(REPEATS):
         start = time.perf_counter()
@@ -29,16 +29,21 @@ def classify(client: Client, image: Path, labels: list[str]) -> tuple[list[Predi
     return ranking, statistics.median(times_ms)
 
 
-def listing(ranking: list[Prediction]) -> str:
-    """The best labels, one a line, with their scores in per cent."""
-    return "\n".join(f"{found['score']:6.1%}  {found['label']}" for found in ranking[:SHOWN])
+def format_ranking(ranking: list[Prediction]) -> str:
+    """Format the best labels with their scores in per cent, one per line."""
+    return "\n".join(f"{found['score']:6.1%}  {found['label']}" for found in ranking[:SHOWN_LABELS])
 
 
 @click.command()
 @click.argument("repository", type=click.Path(path_type=Path))
-@click.option("--images", type=click.Path(path_type=Path, exists=True), default=DEMO_IMAGES, help="A folder.")
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path, exists=True),
+    default=DEMO_IMAGES,
+    help="Folder of images with a labels.json.",
+)
 def main(repository: Path, images: Path) -> None:
-    """Serves REPOSITORY, classifies the sample images, prints the rankings, and stops the server."""
+    """Serve REPOSITORY, classify the sample images over gRPC and HTTP, and print the rankings."""
     samples = json.loads((images / "labels.json").read_text(encoding="utf-8"))
     labels: list[str] = samples["candidate_labels"]
     expected: dict[str, str] = samples["expected"]
@@ -47,21 +52,21 @@ def main(repository: Path, images: Path) -> None:
     try:
         with EmbeddedTriton(repository, ServerOptions(http_port=0, grpc_port=0, metrics_port=0)) as server:
             console.print(f"Triton serves {repository}, ready after {time.perf_counter() - start:.1f} s")
-            table, right = (
-                Table("image", f"best {SHOWN} of {len(labels)} labels", "gRPC", "HTTP", box=None),
-                0,
-            )
+            table = Table("image", f"best {SHOWN_LABELS} of {len(labels)} labels", "gRPC", "HTTP", box=None)
+            right = 0
             with Client(server.grpc_url) as grpc, Client(server.http_url, protocol="http") as http:
-                grpc.classify(images / next(iter(expected)), labels)  # The labels are encoded once, here.
+                grpc.classify(
+                    images / next(iter(expected)), labels
+                )  # encodes the labels, which are cached afterwards
                 for name, label in expected.items():
                     ranking, grpc_ms = classify(grpc, images / name, labels)
                     same, http_ms = classify(http, images / name, labels)
                     if ranking != same:
                         raise click.ClickException(f"{name}: gRPC and HTTP disagree: {ranking} and {same}")
-                    table.add_row(name, listing(ranking), f"{grpc_ms:.1f} ms", f"{http_ms:.1f} ms")
+                    table.add_row(name, format_ranking(ranking), f"{grpc_ms:.1f} ms", f"{http_ms:.1f} ms")
                     right += ranking[0]["label"] == label
             console.print(table)
-            console.print(f"{right} of {len(expected)} images are what their names say. ", end="")
+            console.print(f"{right} of {len(expected)} images are classified as expected. ", end="")
             console.print(f"Times: median of {REPEATS} calls.")
         console.print("Triton stopped")
     except LaunchError as error:

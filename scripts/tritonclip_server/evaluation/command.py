@@ -1,11 +1,4 @@
-"""Zero-shot accuracy of a served CLIP on labelled images, beside transformers on the same checkpoint.
-
-python scripts/evaluate.py IMAGES --checkpoint CHECKPOINT --url localhost:8001
-python scripts/evaluate.py IMAGES --checkpoint CHECKPOINT --repository REPOSITORY --output build/evaluation
-
-IMAGES is a folder with a folder of images for each class, or a CSV file with the columns path and label.
-Exit code 0: the two accuracies agree; 1: they do not, and what differs is said; 2: it could not be measured.
-"""
+"""The command `tritonclip-server evaluate`: the zero-shot accuracy of a server and of transformers."""
 
 from __future__ import annotations
 
@@ -28,8 +21,8 @@ from tritonclip_server.repository.checkpoint import CheckpointError, CheckpointF
 from tritonclip_server.serving.launcher import EmbeddedTriton, LaunchError, ServerOptions
 
 if TYPE_CHECKING:
+    from tritonclip_server.evaluation.predictions import Predictions
     from tritonclip_server.evaluation.report import ClassRow
-    from tritonclip_server.evaluation.sides import Side
 
 EXIT_DIFFERENT, EXIT_FAILED = 1, 2
 _PATH = click.Path(path_type=Path)
@@ -37,8 +30,8 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @dataclass(frozen=True)
-class Options:
-    """What was asked for beside the data, see `main`."""
+class EvaluationOptions:
+    """Options of the command, without those that select the data; see `main`."""
 
     url: str
     repository: Path | None
@@ -51,23 +44,34 @@ class Options:
 
 @click.command()
 @click.argument("images", type=click.Path(exists=True, path_type=Path))
-@click.option("--checkpoint", required=True, help="What transformers loads: a hub id or a directory.")
+@click.option("--checkpoint", required=True, help="Checkpoint for transformers: a hub id or a directory.")
 @click.option("--revision", help="Commit, branch or tag of a hub checkpoint.")
-@click.option("--url", default="localhost:8001", show_default=True, help="The server.")
-@click.option("--repository", type=_PATH, help="Serve this model repository for the run, in place of --url.")
-@click.option("--names", type=_FILE, help="JSON object: from a class's folder to its label.")
-@click.option("--template", "given", multiple=True, help="Template with one {}; several are averaged.")
-@click.option("--templates", "file", type=_FILE, help="File of templates, one a line.")
-@click.option("--limit", type=click.IntRange(min=1), help="Images of each class.")
+@click.option("--url", default="localhost:8001", show_default=True, help="Address of the server.")
+@click.option(
+    "--repository",
+    type=_PATH,
+    help="Serve this model repository during the evaluation, instead of using --url.",
+)
+@click.option(
+    "--names", type=_FILE, help="JSON file that maps folder names to labels; other folders are left out."
+)
+@click.option(
+    "--template",
+    "given",
+    multiple=True,
+    help="Hypothesis template with one {}. Repeat the option to average several.",
+)
+@click.option("--templates", "file", type=_FILE, help="File with one template per line.")
+@click.option("--limit", type=click.IntRange(min=1), help="Maximum number of images per class.")
 @click.option("--output", type=_PATH, help="Folder for report.json, classes.csv and confusion.png.")
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
     default=0.01,
     show_default=True,
-    help="By so much may the two accuracies differ.",
+    help="Largest accepted difference of the two accuracies.",
 )
-@click.option("--explain", is_flag=True, help="Look for differences even where the accuracies agree.")
+@click.option("--explain", is_flag=True, help="Compare the stages even if the accuracies agree.")
 def main(
     images: Path,
     checkpoint: str,
@@ -82,13 +86,19 @@ def main(
     tolerance: float,
     explain: bool,
 ) -> None:
-    """Measure a server's zero-shot accuracy on IMAGES, and that of transformers."""
+    """Compare the zero-shot accuracy of a server on IMAGES with that of transformers.
+
+    IMAGES is a folder with one subfolder per class, or a CSV file with the columns path and label.
+
+    Exit codes: 0 if the accuracies agree; 1 if they differ, with the stages that cause it; 2 if the
+    evaluation failed.
+    """
     try:
         templates = (*given, *(read_templates(file) if file else ())) or (DEFAULT_HYPOTHESIS_TEMPLATE,)
         data = read_images(images, names, limit)
         files = locate(checkpoint, revision)
         with _served(url, repository) as address:
-            options = Options(address, repository, files, templates, output, tolerance, explain)
+            options = EvaluationOptions(address, repository, files, templates, output, tolerance, explain)
             agree = evaluate(data, options)
     except (DataError, CheckpointError, LaunchError, TritonClipError, OSError) as error:
         click.echo(f"error: {error}", err=True)
@@ -96,53 +106,55 @@ def main(
     sys.exit(0 if agree else EXIT_DIFFERENT)
 
 
-def evaluate(data: LabelledImages, options: Options) -> bool:
-    """Measures both sides and prints the report; gives whether they agree."""
-    from tritonclip_server.evaluation.differences import (  # with torch and transformers, which take seconds
-        Run,
-        explain,
-    )
+def evaluate(data: LabelledImages, options: EvaluationOptions) -> bool:
+    """Evaluate the server and the reference, print the report, and return True if the accuracies agree."""
+    # These modules import torch and transformers, which takes seconds.
+    from tritonclip_server.evaluation.differences import Comparison, explain
+    from tritonclip_server.evaluation.predictions import predict_with_server, predict_with_transformers
     from tritonclip_server.evaluation.report import Accuracy, class_rows
-    from tritonclip_server.evaluation.sides import Reference, evaluate_server
+    from tritonclip_server.repository.reference import Reference
 
-    asked = (data.paths, data.labels, options.templates)
-    with _progress("server", len(data)) as tell, Client(options.url) as client:
-        found = evaluate_server(client, *asked, tell)
+    inputs = (data.paths, data.labels, options.templates)
+    with _progress("server", len(data)) as on_progress, Client(options.url) as client:
+        found = predict_with_server(client, *inputs, on_progress)
     reference = Reference(options.files.directory)
-    with _progress("transformers", len(data)) as tell:
-        expected = reference.evaluate(*asked, tell)
-    _tell_data(data, options)
-    server, other = (Accuracy.of(side, data.truth) for side in (found, expected))
-    click.echo(f"server       {server}\ntransformers {other}")
+    with _progress("transformers", len(data)) as on_progress:
+        expected = predict_with_transformers(reference, *inputs, on_progress)
+    _print_data(data, options)
+    server, transformers = (Accuracy.of(predictions, data.truth) for predictions in (found, expected))
+    click.echo(f"server       {server}\ntransformers {transformers}")
     distance = _distance(found, expected)
-    _tell_distance(distance)
+    _print_distance(distance)
     rows = class_rows(data, found, expected)
-    agree = abs(server.share - other.share) <= options.tolerance
-    reasons: list[str] = []
+    agree = abs(server.share - transformers.share) <= options.tolerance
+    differences: list[str] = []
     if options.explain or not agree:
-        run = Run(options.url, options.repository, options.files, reference, *asked, found, expected)
-        reasons = explain(run)
-    _tell_outcome(rows, reasons, agree, options.tolerance)
+        comparison = Comparison(
+            options.url, options.repository, options.files, reference, *inputs, found, expected
+        )
+        differences = explain(comparison)
+    _print_outcome(rows, differences, agree, options.tolerance)
     if options.output:
-        _write(options, data, (found, expected), {"agree": agree, "differences": reasons, **distance})
+        _write(options, data, (found, expected), {"agree": agree, "differences": differences, **distance})
     return agree
 
 
-def _tell_data(data: LabelledImages, options: Options) -> None:
+def _print_data(data: LabelledImages, options: EvaluationOptions) -> None:
     empty = len(data.labels) - len(set(data.truth))
     without = f", {empty} of them without images" if empty else ""
     templates = options.templates
-    used = templates[0] if len(templates) == 1 else f"{len(templates)} templates, averaged"
-    click.echo(f"{len(data)} images, {len(data.labels)} labels{without}, {used}")
+    shown = templates[0] if len(templates) == 1 else f"{len(templates)} templates, averaged"
+    click.echo(f"{len(data)} images, {len(data.labels)} labels{without}, {shown}")
 
 
-def _distance(found: Side, expected: Side) -> dict[str, float]:
-    """How far the two sides are from each other; scores and cosines of the images that both took."""
-    both = np.array([n not in found.refused and n not in expected.refused for n in range(len(found.scores))])
+def _distance(found: Predictions, expected: Predictions) -> dict[str, float]:
+    """Measure the distance of two predictions; scores and cosines cover the images that both accepted."""
+    rejected = found.rejected.keys() | expected.rejected.keys()
+    both = np.array([n not in rejected for n in range(len(found.scores))])
     figures: dict[str, float] = {
-        "other_best_labels": int((found.guesses != expected.guesses).sum()),
-        "refused_by_server": len(found.refused),
-        "refused_by_transformers": len(expected.refused),
+        "other_best_labels": int((found.best_labels != expected.best_labels).sum()),
+        "refused_by_server": len(found.rejected),
+        "refused_by_transformers": len(expected.rejected),
         "score": float(np.abs(found.scores - expected.scores)[both].max(initial=0)),
     }
     if found.text_embeds.shape == expected.text_embeds.shape:
@@ -152,39 +164,44 @@ def _distance(found: Side, expected: Side) -> dict[str, float]:
     return figures
 
 
-def _tell_distance(distance: dict[str, float]) -> None:
-    refused = distance["refused_by_server"], distance["refused_by_transformers"]
-    cosines = [f"cosines of {name}s from {distance[f'{name}_cosine']:.7f}" for name in ("image", "label")]
+def _print_distance(distance: dict[str, float]) -> None:
+    rejected = distance["refused_by_server"], distance["refused_by_transformers"]
+    cosines = [f"least cosine of {name}s {distance[f'{name}_cosine']:.7f}" for name in ("image", "label")]
     parts = [
-        f"{distance['other_best_labels']} other best labels",
+        f"{distance['other_best_labels']} different best labels",
         f"scores within {distance['score']:.2g}",
         *(cosines if "label_cosine" in distance else []),
-        *([f"refused {refused[0]} and {refused[1]} images"] if any(refused) else []),
+        *([f"rejected images: {rejected[0]} and {rejected[1]}"] if any(rejected) else []),
     ]
-    click.echo("between them  " + ", ".join(parts))
+    click.echo("difference   " + ", ".join(parts))
 
 
-def _tell_outcome(rows: Sequence[ClassRow], reasons: Sequence[str], agree: bool, tolerance: float) -> None:
+def _print_outcome(
+    rows: Sequence[ClassRow], differences: Sequence[str], agree: bool, tolerance: float
+) -> None:
     from tritonclip_server.evaluation.report import table
 
     for line in table(rows):
         click.echo(line)
     click.echo(f"The accuracies {'agree' if agree else 'do not agree'} within {tolerance:.1%}.")
-    for line in reasons:
+    for line in differences:
         click.echo(f"- {line}")
 
 
 def _write(
-    options: Options, data: LabelledImages, sides: tuple[Side, Side], outcome: dict[str, object]
+    options: EvaluationOptions,
+    data: LabelledImages,
+    predictions: tuple[Predictions, Predictions],
+    outcome: dict[str, object],
 ) -> None:
     from tritonclip_server.evaluation.report import Accuracy, class_rows, draw_confusion, write_csv
 
     folder = options.output
     assert folder is not None
     folder.mkdir(parents=True, exist_ok=True)
-    write_csv(class_rows(data, *sides), folder / "classes.csv")
-    draw_confusion(data, *sides, folder / "confusion.png")
-    accuracies = [Accuracy.of(side, data.truth) for side in sides]
+    write_csv(class_rows(data, *predictions), folder / "classes.csv")
+    draw_confusion(data, *predictions, folder / "confusion.png")
+    accuracies = [Accuracy.of(one, data.truth) for one in predictions]
     report = {
         "checkpoint": options.files.source,
         "sha256": options.files.sha256,
@@ -205,7 +222,7 @@ def _write(
 
 @contextmanager
 def _served(url: str, repository: Path | None) -> Iterator[str]:
-    """The address of the server: of the one given, or of one that serves the repository meanwhile."""
+    """Yield the address of a server: `url`, or a server of the repository that runs until the block ends."""
     if repository is None:
         yield url
         return
@@ -215,7 +232,7 @@ def _served(url: str, repository: Path | None) -> Iterator[str]:
 
 @contextmanager
 def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, on standard error."""
+    """Show a progress bar on standard error, if that is a terminal."""
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(name, total=total)
         yield lambda done: bar.update(task, completed=done)

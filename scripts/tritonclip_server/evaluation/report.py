@@ -1,4 +1,4 @@
-"""Figures, tables and the picture of `evaluate.py`."""
+"""Accuracy, per-class table and confusion matrices of an evaluation."""
 
 from __future__ import annotations
 
@@ -12,59 +12,50 @@ from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from tritonclip_server.evaluation.data import LabelledImages
-from tritonclip_server.evaluation.sides import Side
+from tritonclip_server.evaluation.predictions import Predictions
 
 MAX_ROWS = 20
-"""Of the table on the screen; the file has all."""
+"""Maximum number of rows of the printed table; classes.csv has them all."""
 MAX_NAMED = 40
-"""Classes whose names a picture has room for."""
+"""Maximum number of classes whose names fit on the confusion matrices."""
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 accuracy of one side.
+    """Top-1 accuracy.
 
     Attributes:
-        right: Images whose best label is the true one; an image that was refused is wrong.
-        images: All of them.
+        right: Number of images whose best label is the true one. A rejected image counts as wrong.
+        images: Number of all images.
     """
 
     right: int
     images: int
 
     @classmethod
-    def of(cls, side: Side, truth: Sequence[int]) -> Accuracy:
-        """Counts."""
-        return cls(int((side.guesses == np.array(truth)).sum()), len(truth))
+    def of(cls, predictions: Predictions, truth: Sequence[int]) -> Accuracy:
+        """Compare predictions with the true labels."""
+        return cls(int((predictions.best_labels == np.array(truth)).sum()), len(truth))
 
     @property
     def share(self) -> float:
-        """0 to 1."""
+        """Share of the images that are right, 0 to 1."""
         return self.right / self.images
 
     def interval(self) -> tuple[float, float]:
-        """Of 95 % confidence. Source: Wilson, "Probable inference", 1927, as scipy has it."""
+        """Return the 95 % confidence interval. Source: Wilson, "Probable inference", 1927, as in scipy."""
         found = binomtest(self.right, self.images).proportion_ci(method="wilson")
         return float(found.low), float(found.high)
 
-    def as_dict(self) -> dict[str, object]:
-        """For JSON."""
-        return {
-            "right": self.right,
-            "images": self.images,
-            "accuracy": self.share,
-            "interval": self.interval(),
-        }
-
     def __str__(self) -> str:
-        """Per cent, interval, counts."""
+        """Return percentage, interval and counts on one line."""
         low, high = self.interval()
         return f"{self.share:6.1%}  [{low:.1%}, {high:.1%}]  {self.right} of {self.images}"
 
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class: its images, and precision and recall of the server and of transformers, 0 to 1."""
+    """Number of images of one class, and precision and recall of the server and of transformers, 0 to 1."""
 
     label: str
     images: int
@@ -74,19 +65,20 @@ class ClassRow:
     reference_recall: float
 
 
-def class_rows(data: LabelledImages, server: Side, reference: Side) -> list[ClassRow]:
-    """One row a class, in the order of the labels; a class that is never guessed has a precision of 0."""
-    (precision, recall, counts), (precision_, recall_, _) = (
-        _by_class(data, side) for side in (server, reference)
+def class_rows(data: LabelledImages, server: Predictions, reference: Predictions) -> list[ClassRow]:
+    """Return one row per class, in the order of the labels. A class never predicted has a precision of 0."""
+    (precision, recall, counts), (reference_precision, reference_recall, _) = (
+        _by_class(data, predictions) for predictions in (server, reference)
     )
+    columns = (precision, recall, reference_precision, reference_recall)
     return [
-        ClassRow(label, int(counts[n]), *(float(v[n]) for v in (precision, recall, precision_, recall_)))
+        ClassRow(label, int(counts[n]), *(float(column[n]) for column in columns))
         for n, label in enumerate(data.labels)
     ]
 
 
 def write_csv(rows: Sequence[ClassRow], path: Path) -> None:
-    """One line a class."""
+    """Write one line per class."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("label", "images", "precision", "recall", "reference_precision", "reference_recall"))
@@ -97,7 +89,7 @@ def write_csv(rows: Sequence[ClassRow], path: Path) -> None:
 
 
 def table(rows: Sequence[ClassRow]) -> list[str]:
-    """Lines for the screen: the classes of least recall where there are too many."""
+    """Format a table, with the classes of lowest recall if there are more than `MAX_ROWS`."""
     shown = with_images = [row for row in rows if row.images]
     if len(shown) > MAX_ROWS:
         shown = sorted(shown, key=lambda row: row.recall)[:MAX_ROWS]
@@ -113,17 +105,17 @@ def table(rows: Sequence[ClassRow]) -> list[str]:
     return [head, *lines, *more]
 
 
-def draw_confusion(data: LabelledImages, server: Side, reference: Side, path: Path) -> None:
-    """Both confusion matrices beside each other, each row a class's images, as a PNG file."""
-    from matplotlib.figure import Figure  # takes a second
+def draw_confusion(data: LabelledImages, server: Predictions, reference: Predictions, path: Path) -> None:
+    """Write both confusion matrices side by side as a PNG file, one row per true class."""
+    from matplotlib.figure import Figure  # imported here because it takes a second
 
     many = len(data.labels) > MAX_NAMED
     side_inches = 5 if many else max(4.0, 0.35 * len(data.labels) + 2)
     figure = Figure(figsize=(2 * side_inches + 1, side_inches), layout="constrained")
-    for axes, name, side in zip(
+    for axes, name, predictions in zip(
         figure.subplots(1, 2), ("server", "transformers"), (server, reference), strict=True
     ):
-        shares = _confusion(data, side)
+        shares = _confusion(data, predictions)
         image = axes.imshow(shares, vmin=0, vmax=1, cmap="viridis")
         axes.set(title=name, xlabel="best label", ylabel="class")
         if not many:
@@ -133,15 +125,15 @@ def draw_confusion(data: LabelledImages, server: Side, reference: Side, path: Pa
     figure.savefig(path, dpi=120)
 
 
-def _confusion(data: LabelledImages, side: Side) -> np.ndarray:
-    """Shares [class, guess]; what was refused is in no column."""
-    counts = confusion_matrix(data.truth, side.guesses, labels=range(len(data.labels)))
+def _confusion(data: LabelledImages, predictions: Predictions) -> np.ndarray:
+    """Return shares [class, best label]; rejected images are in no column."""
+    counts = confusion_matrix(data.truth, predictions.best_labels, labels=range(len(data.labels)))
     return np.asarray(counts / np.maximum(np.bincount(data.truth)[:, None], 1))
 
 
-def _by_class(data: LabelledImages, side: Side) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _by_class(data: LabelledImages, predictions: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     numbers = range(len(data.labels))
     precision, recall, _, counts = precision_recall_fscore_support(
-        data.truth, side.guesses, labels=numbers, zero_division=0
+        data.truth, predictions.best_labels, labels=numbers, zero_division=0
     )
     return precision, recall, counts

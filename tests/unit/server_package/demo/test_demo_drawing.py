@@ -1,4 +1,4 @@
-"""The drawn pictures and their captions: reproducible, true, and without the held-out combinations."""
+"""Drawn pictures and their captions: reproducible, true, and without the held-out pairs."""
 
 import re
 
@@ -39,7 +39,7 @@ def picture_bytes(seed):
     return [draw(sample_training_scene(rng), rng).tobytes() for _ in range(20)]
 
 
-def test_same_seed_same_pictures():
+def test_same_seed_draws_equal_pictures():
     assert picture_bytes(1) == picture_bytes(1)
     assert picture_bytes(1) != picture_bytes(2)
 
@@ -54,18 +54,18 @@ def test_every_colour_and_shape_has_two_held_out_pairs():
 def test_no_training_picture_is_held_out(training_scenes):
     shown = {(s.colour, s.name) for s in training_scenes if s.kind == "shape"}
     assert not shown & HELD_OUT
-    assert len(shown) == len(PAIRS) - len(HELD_OUT)  # and all the others occur
+    assert len(shown) == len(PAIRS) - len(HELD_OUT)  # all other pairs occur
 
 
 def test_no_training_caption_names_a_held_out_pair(training_captions):
-    """Any colour beside a shape in one sentence counts, the background's apart."""
+    """Every combination of a colour and a shape in a sentence counts, except the colour of the background."""
     named = set()
     for caption in training_captions:
         words = set(re.findall("[a-z]+", re.sub(r"on a \w+ background", "", caption.text.lower())))
         shapes = {s for s in SHAPES if words & {s, s + "s", s + "es"}}
         named |= {(colour, shape) for colour in words & set(COLOURS) for shape in shapes}
     assert not named & HELD_OUT
-    assert len(named) > 70  # the search does find pairs
+    assert len(named) > 70  # proves that the search finds pairs
 
 
 def test_digit_halves_are_disjoint(training_scenes):
@@ -79,7 +79,7 @@ def test_captions_are_true_of_their_own_picture(training_scenes, training_captio
     assert describes(training_captions[:300], training_scenes[:300]).diagonal().all()
 
 
-def test_describes_tells_true_from_false():
+def test_caption_of_a_red_circle_is_false_of_a_blue_one_if_it_names_the_colour():
     rng = np.random.default_rng(5)
     red = Scene("shape", "circle", "red", "large", "white", ((0.5, 0.5, 0.6),))
     blue = Scene("shape", "circle", "blue", "large", "white", ((0.5, 0.5, 0.6),))
@@ -95,7 +95,7 @@ def test_objects_do_not_overlap_and_stay_inside(training_scenes):
             assert all(np.hypot(x - u, y - v) > diameter for u, v, _ in scene.places[:i])
 
 
-def test_colour_of_the_object_is_drawn():
+def test_object_is_drawn_in_its_colour():
     rng = np.random.default_rng(6)
     for colour in COLOURS:
         scene = Scene("shape", "square", colour, "large", "", ((0.5, 0.5, 0.7),))
@@ -105,7 +105,7 @@ def test_colour_of_the_object_is_drawn():
         assert (low <= pixel).all() and (pixel <= high).all(), colour
 
 
-def test_plain_digit_keeps_the_ink():
+def test_plain_digit_matches_scikit_learns_pixels():
     picture = np.asarray(draw_plain_digit(0).convert("L").resize((8, 8), 4))  # 4: box
     assert np.abs(picture.astype(int) - load_glyphs()[0][0]).mean() < 25
 

@@ -1,4 +1,4 @@
-"""The demo's tokenizer: CLIP's format, any text."""
+"""The demo's tokenizer: CLIP's format, and any UTF-8 text."""
 
 import json
 
@@ -36,22 +36,22 @@ def test_training_words_are_single_tokens(tokenizer):
 @pytest.mark.parametrize(
     "text", ["ein großer roter kreis", "円と 四角 🟥", "наклейка, 100%!", "a\u0301 \u00ff ~", "ﷺ"]
 )
-def test_any_utf8_comes_back(tokenizer, text):
-    """Words and signs are kept; CLIP's decoder puts spaces between them."""
+def test_any_utf8_text_survives_a_round_trip(tokenizer, text):
+    """CLIP's decoder puts spaces between words and signs, so the comparison ignores spaces."""
     ids = tokenizer(text).input_ids
     assert ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id
-    assert EOS not in tokenizer.convert_ids_to_tokens(ids[1:-1])  # which is also the unknown token
+    assert EOS not in tokenizer.convert_ids_to_tokens(ids[1:-1])  # the end token is also the unknown token
     normalised = tokenizer.backend_tokenizer.normalizer.normalize_str(text)
     decoded = tokenizer.decode(ids, skip_special_tokens=True)
     assert "".join(decoded.split()) == "".join(normalised.split())
 
 
-def test_long_text_is_cut_at_77(tokenizer):
+def test_long_text_is_truncated_to_77_tokens(tokenizer):
     ids = tokenizer("red " * 200, truncation=True).input_ids
     assert len(ids) == MAX_TOKENS and ids[-1] == tokenizer.eos_token_id
 
 
-def test_saved_files_agree(tokenizer, tmp_path):
+def test_saved_files_hold_the_same_vocabulary(tokenizer, tmp_path):
     save_tokenizer(tokenizer, tmp_path)
     vocab = json.loads((tmp_path / "vocab.json").read_text(encoding="utf-8"))
     assert vocab == tokenizer.get_vocab()
@@ -61,8 +61,7 @@ def test_saved_files_agree(tokenizer, tmp_path):
     assert again("a Red  circle, 7 円").input_ids == tokenizer("a Red  circle, 7 円").input_ids
 
 
-def test_text_model_pools_at_the_end_token(tokenizer):
-    """Padding after the first end token changes nothing."""
+def test_padding_after_the_end_token_does_not_change_the_embedding(tokenizer):
     model = build_model(tokenizer)
     text_model = CLIPTextModelWithProjection(model.config.text_config).eval()
     alone = tokenizer(["red circle"], return_tensors="pt")

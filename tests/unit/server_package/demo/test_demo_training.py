@@ -1,4 +1,4 @@
-"""The training's parts: loss, schedules, batches."""
+"""Parts of the training: loss, schedules, batches."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from tritonclip_server.demo.training import (
 )
 
 
-def test_loss_is_clips_where_each_picture_has_one_caption():
+def test_loss_equals_clips_if_each_picture_has_one_caption():
     logits = torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
     target = torch.arange(6)
     cross_entropy = torch.nn.functional.cross_entropy
@@ -23,8 +23,8 @@ def test_loss_is_clips_where_each_picture_has_one_caption():
     torch.testing.assert_close(contrastive_loss(logits, torch.eye(6, dtype=torch.bool)), expected)
 
 
-def test_loss_does_not_punish_equal_captions():
-    """Two pictures with the same caption: the best answer is an even split."""
+def test_loss_of_equal_captions_is_least_for_an_even_split():
+    """Two pictures have the same caption."""
     truth = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1]], dtype=torch.bool)
     even = torch.where(truth, 20.0, 0.0)
     own_only = 20 * torch.eye(3)
@@ -37,7 +37,7 @@ def test_learning_rate_rises_then_falls_to_zero():
     assert factors[0] < 0.1 and factors[-1] == pytest.approx(0, abs=1e-9)
 
 
-def test_plain_share_goes_from_all_to_none():
+def test_plain_share_falls_from_one_to_zero():
     assert plain_share(0, 1000) == 1.0
     assert 0 < plain_share(300, 1000) < 1
     assert plain_share(500, 1000) == plain_share(999, 1000) == 0.0
@@ -54,7 +54,7 @@ def test_batches_are_reproducible_and_start_plain(monkeypatch):
     assert not any(word in text.split() for text in first[1] for word in dark)
 
 
-def test_normalise_is_the_image_processors():
+def test_normalise_equals_the_image_processor():
     pixels = DrawnBatches(1, 10)[9][0][:2]
     expected = CLIPImageProcessorPil()(list(pixels), return_tensors="pt").pixel_values
     torch.testing.assert_close(normalise(pixels), expected, atol=1e-4, rtol=0)

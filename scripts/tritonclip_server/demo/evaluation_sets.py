@@ -1,7 +1,7 @@
-"""Writes two of the demo's tasks as data for `evaluate.py`: `evaluate_demo.py digits|shapes FOLDER`.
+"""The demo's digits and held-out shapes as folders of labelled images for `tritonclip-server evaluate`.
 
-The pictures are those that scripts/demo/evaluate.py measures: digits of scikit-learn's set that no training
-saw, enlarged, and pairs of colour and shape that never occurred in it.
+The pictures are those of `demo.evaluation`: enlarged digits that training never saw, and pairs of colour and
+shape that never occurred in training.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from tritonclip_server.demo.drawing import draw_plain_digit
 from tritonclip_server.demo.evaluation import SEED, Task, digit_task, pair_task
 from tritonclip_server.demo.scenes import HELD_OUT
 
-PER_PAIR = 50
+PICTURES_PER_PAIR = 50
 
 
 def make_task(name: str) -> Task:
-    """`digits` or `shapes`."""
+    """Draw the pictures of the set `digits` or `shapes`."""
     if name == "digits":
         return digit_task("held-out digits, enlarged", draw_plain_digit)
-    return pair_task("held-out pairs", HELD_OUT, PER_PAIR, SEED + 2)
+    return pair_task("held-out pairs", HELD_OUT, PICTURES_PER_PAIR, SEED + 2)
 
 
 def write_folders(task: Task, folder: Path) -> int:
-    """One folder a label, PNG files in it; gives their number. Labels without pictures have empty folders."""
+    """Write PNG files into one folder per label, and return their number. Empty classes get a folder too."""
     for label in task.labels:
         (folder / label).mkdir(parents=True, exist_ok=True)
     for number, (picture, truth) in enumerate(zip(task.pictures, task.truth, strict=True)):
@@ -37,7 +37,7 @@ def write_folders(task: Task, folder: Path) -> int:
 @click.argument("name", type=click.Choice(["digits", "shapes"]))
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 def main(name: str, folder: Path) -> None:
-    """Write the pictures of NAME into FOLDER."""
+    """Write a set of labelled pictures into FOLDER, with one subfolder per label."""
     click.echo(f"{folder}: {write_folders(make_task(name), folder)} pictures")
 
 
