@@ -63,10 +63,8 @@ def _check_url(value: Any) -> str:
 
 
 def _check_variable(value: Any) -> str:
-    if not isinstance(value, str) or not _VARIABLE.fullmatch(
-        value
-    ):  # do not show the value, which may be a key
-        raise InvalidInputError(
+    if not isinstance(value, str) or not _VARIABLE.fullmatch(value):
+        raise InvalidInputError(  # without the value, which may be a key
             "apiKeyEnv: expected the name of an environment variable of the executors (letters, digits and "
             "'_'); do not give the key itself, because it would be saved with the stage"
         )

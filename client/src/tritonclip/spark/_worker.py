@@ -19,6 +19,7 @@ from tritonclip.spark._inputs import InputForm, RowInput, read_inputs
 
 ROWS_PER_FRAME = 1000
 _POSITION = re.compile(r"^(image|text) \d+\b|(?<=Correct this )(image|text) \d+(?=, or leave it out)")
+"""Position of an input in the bulk call, as the client's errors name it."""
 
 BulkCall = Callable[[Client, Iterator[Any]], Iterator[Any]]
 """A bulk method of the client; yields an answer or a TritonClipError for each input."""
