@@ -1,4 +1,4 @@
-"""Writes the gateway's OpenAPI document to where the tests compare it: run it when the API has changed."""
+"""Write the gateway's OpenAPI document to the file that the tests read; run it after API changes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TARGET = Path(__file__).parents[1] / "tests" / "server" / "gateway" / "openapi.j
 
 
 def document() -> str:
-    """The document as it is stored."""
+    """Return the document in its stored form."""
     return json.dumps(create_app().openapi(), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 

@@ -13,8 +13,8 @@ import pytest
 from tritonclip import InvalidInputError, ServerUnavailableError
 from tritonclip._cli.formats import CLASSIFY, EMBED, Kind
 from tritonclip._cli.options import Output
+from tritonclip._cli.records import journal_path
 from tritonclip._cli.run import Run
-from tritonclip._records import journal_path
 
 NAMES = ["a.jpg", "b.jpg", "a.jpg", "bad 1.jpg", "c.jpg", "d.jpg"]
 

@@ -25,7 +25,8 @@ from tritonclip._cli.formats import (
     write_json,
     write_jsonl,
 )
-from tritonclip._records import Journal, decimals, dump_record, journal_path, reason, shown
+from tritonclip._cli.records import Journal, dump_record, journal_path
+from tritonclip._text import error_reason, printable, shortest_floats
 
 HEADER = {"command": "classify", "labels": ["cat", "dog"], "sha256": ["ab"]}
 CAT = {"input": "a.jpg", "predictions": [{"score": 0.75, "label": "cat"}, {"score": 0.25, "label": "dog"}]}
@@ -55,33 +56,33 @@ def vector(*values: float) -> np.ndarray:
     return np.array(values, np.float32)
 
 
-def test_reasons_name_neither_the_place_nor_the_server() -> None:
+def test_error_reason_omits_index_and_server() -> None:
     error = InvalidInputError("image 17: no such\nfile", model="m", endpoint="grpc://h:1")
-    assert reason(error) == "no such file"
-    assert reason(InvalidInputError("text 3 has no end")) == "has no end"
-    assert reason(InvalidInputError("image 3")) == "image 3"
-    assert reason(InvalidInputError("images 3")) == "images 3"
+    assert error_reason(error) == "no such file"
+    assert error_reason(InvalidInputError("text 3 has no end")) == "has no end"
+    assert error_reason(InvalidInputError("image 3")) == "image 3"
+    assert error_reason(InvalidInputError("images 3")) == "images 3"
 
 
-def test_names_that_are_no_text() -> None:
-    assert shown("käse\udcff.jpg") == "käse\\xff.jpg"
+def test_undecodable_file_name_is_escaped() -> None:
+    assert printable("käse\udcff.jpg") == "käse\\xff.jpg"
 
 
-def test_decimals_give_the_float32_back() -> None:
+def test_shortest_floats_round_trip_float32() -> None:
     values = np.random.default_rng(0).normal(size=1000).astype(np.float32)
-    printed = json.loads(json.dumps(decimals(values)))
+    printed = json.loads(json.dumps(shortest_floats(values)))
     assert (np.array(printed, np.float32) == values).all()
-    assert json.dumps(decimals(vector(0.1))) == "[0.1]"
+    assert json.dumps(shortest_floats(vector(0.1))) == "[0.1]"
 
 
-def test_journal_is_on_the_disk_at_once(target: Path) -> None:
+def test_journal_writes_each_record_immediately(target: Path) -> None:
     journal = journal_of(target, CAT)
     assert [json.loads(line) for line in journal_path(target).read_text().splitlines()] == [HEADER, CAT]
     journal.close()
     assert journal_path(target).exists()
 
 
-def test_journal_resumes_after_a_torn_line(target: Path) -> None:
+def test_journal_resumes_after_an_incomplete_line(target: Path) -> None:
     journal_of(target, CAT, BAD).close()
     path = journal_path(target)
     whole = path.read_bytes()
@@ -94,7 +95,7 @@ def test_journal_resumes_after_a_torn_line(target: Path) -> None:
     journal.close()
 
 
-def test_journal_begins_anew_where_its_first_line_is_torn(target: Path) -> None:
+def test_journal_with_incomplete_header_starts_over(target: Path) -> None:
     journal_path(target).write_text('{"command": "cla')
     journal = Journal(target, HEADER, resume=True)
     journal.append(CAT)
@@ -102,7 +103,7 @@ def test_journal_begins_anew_where_its_first_line_is_torn(target: Path) -> None:
     journal.close()
 
 
-def test_journal_without_resume_is_refused_with_both_ways_out(target: Path) -> None:
+def test_existing_journal_without_resume_is_rejected(target: Path) -> None:
     journal_of(target, CAT).close()
     with pytest.raises(InvalidInputError, match="--resume, or delete that file"):
         Journal(target, HEADER, resume=False)
@@ -112,9 +113,9 @@ def test_journal_without_resume_is_refused_with_both_ways_out(target: Path) -> N
 
 @pytest.mark.parametrize(
     ("change", "names"),
-    [({"labels": ["cat"]}, "another labels;"), ({"sha256": ["cd"], "template": "{}"}, "sha256, template;")],
+    [({"labels": ["cat"]}, "different labels;"), ({"sha256": ["cd"], "template": "{}"}, "sha256, template;")],
 )
-def test_journal_of_another_run_is_refused_and_kept(change: Any, names: str, target: Path) -> None:
+def test_journal_with_different_header_is_rejected_and_kept(change: Any, names: str, target: Path) -> None:
     journal_of(target, CAT).close()
     before = journal_path(target).read_bytes()
     with pytest.raises(InvalidInputError, match=names):
@@ -122,7 +123,7 @@ def test_journal_of_another_run_is_refused_and_kept(change: Any, names: str, tar
     assert journal_path(target).read_bytes() == before
 
 
-def test_damaged_journal_is_refused(target: Path) -> None:
+def test_damaged_journal_is_rejected(target: Path) -> None:
     journal_of(target, CAT).close()
     with journal_path(target).open("ab") as file:
         file.write(b"\0\0\0\n")
@@ -130,14 +131,14 @@ def test_damaged_journal_is_refused(target: Path) -> None:
         Journal(target, HEADER, resume=True)
 
 
-def test_journal_in_use_is_refused(target: Path) -> None:
+def test_journal_in_use_is_rejected(target: Path) -> None:
     journal = journal_of(target, CAT)
     with pytest.raises(InvalidInputError, match="in use"):
         Journal(target, HEADER, resume=True)
     journal.close()
 
 
-def test_journal_that_cannot_be_written(tmp_path: Path) -> None:
+def test_unwritable_journal_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="cannot write"):
         Journal(tmp_path / "missing" / "out.csv", HEADER, resume=False)
 
@@ -155,7 +156,7 @@ def test_remaining_inputs_count_duplicates(target: Path) -> None:
     journal.close()
 
 
-def test_remaining_inputs_are_read_as_they_are_needed(target: Path) -> None:
+def test_remaining_inputs_are_read_lazily(target: Path) -> None:
     journal = journal_of(target)
     inputs = iter(["a", "b", "c"])
     remaining = journal.remaining(inputs)
@@ -164,7 +165,7 @@ def test_remaining_inputs_are_read_as_they_are_needed(target: Path) -> None:
     journal.close()
 
 
-def test_embeddings_pass_through_the_journal_bit_for_bit(target: Path) -> None:
+def test_journal_preserves_embeddings_bit_for_bit(target: Path) -> None:
     values = vector(0.1, -0.0, 1e-42, 3.4e38)
     journal = journal_of(target, {"input": "a", "embedding": values})
     (record,) = journal.records()
@@ -176,13 +177,13 @@ def test_embeddings_pass_through_the_journal_bit_for_bit(target: Path) -> None:
     again.close()
 
 
-def test_jsonl() -> None:
+def test_jsonl_has_one_line_per_record() -> None:
     lines = written(write_jsonl, CLASSIFY, CAT, BAD, NONE).splitlines()
     assert [json.loads(line) for line in lines] == [CAT, BAD, NONE]
     assert dump_record({"input": "Ä", "embedding": vector(0.1)}) == '{"input": "Ä", "embedding": [0.1]}'
 
 
-def test_csv_has_a_row_for_each_label_and_loses_no_input() -> None:
+def test_csv_has_a_row_per_label_and_keeps_every_input() -> None:
     rows = list(csv.reader(io.StringIO(written(write_csv, CLASSIFY, CAT, BAD, NONE))))
     assert rows == [
         ["input", "label", "score", "error"],
@@ -193,7 +194,7 @@ def test_csv_has_a_row_for_each_label_and_loses_no_input() -> None:
     ]
 
 
-def test_csv_of_similarities_and_embeddings() -> None:
+def test_csv_holds_similarities_and_embeddings() -> None:
     record = {"input": "a", "similarities": [{"text": "cat", "cosine": 0.5}]}
     assert written(write_csv, SIMILARITY, record) == "input,text,cosine,error\na,cat,0.5,\n"
     text = written(write_csv, EMBED, {"input": "a", "embedding": vector(0.1, 2)}, BAD)
@@ -203,14 +204,14 @@ def test_csv_of_similarities_and_embeddings() -> None:
 
 
 @pytest.mark.parametrize("records", [(), (CAT,), (CAT, BAD, NONE)])
-def test_json_document(records: Any) -> None:
+def test_json_is_one_document(records: Any) -> None:
     assert json.loads(written(write_json, CLASSIFY, *records)) == {"results": list(records)}
     document = json.loads(written(print_json, CLASSIFY, *records))
     assert document["results"] == list(records)
     assert document["elapsed_ms"] >= 0
 
 
-def test_nothing_is_printed_before_the_first_record() -> None:
+def test_json_prints_nothing_before_the_first_record() -> None:
     file = io.StringIO()
     with pytest.raises(ZeroDivisionError):
         print_json(CLASSIFY, ({"input": 1 // zero} for zero in [0]), file)
@@ -219,7 +220,7 @@ def test_nothing_is_printed_before_the_first_record() -> None:
 
 @pytest.mark.parametrize("kind", [CLASSIFY, SIMILARITY])
 @pytest.mark.parametrize("name", ["out.npy", "out.parquet", "out.txt", "out", "jsonl"])
-def test_other_suffixes_are_refused(kind: Kind, name: str) -> None:
+def test_unsupported_suffix_is_rejected(kind: Kind, name: str) -> None:
     with pytest.raises(Exception, match=r"must end in \.jsonl, \.csv or \.json$"):
         check_suffix(kind, Path(name))
 
@@ -228,7 +229,7 @@ def embed_journal(path: Path, *records: dict[str, Any]) -> Journal:
     return journal_of(path, *records, header={"command": "embed"})
 
 
-def test_npy_has_nan_for_failed_inputs_and_names_its_rows(tmp_path: Path) -> None:
+def test_npy_has_nan_for_failed_inputs_and_a_file_of_row_names(tmp_path: Path) -> None:
     path = tmp_path / "out.v1.npy"
     journal = embed_journal(path, BAD, {"input": "a", "embedding": vector(0.1, 2)})
     write_file(EMBED, journal, path)
@@ -241,7 +242,7 @@ def test_npy_has_nan_for_failed_inputs_and_names_its_rows(tmp_path: Path) -> Non
     assert {file.suffix for file in tmp_path.iterdir()} == {".npy", ".jsonl", ".partial"}
 
 
-def test_npy_of_failures_only(tmp_path: Path) -> None:
+def test_npy_of_failures_only_has_zero_columns(tmp_path: Path) -> None:
     path = tmp_path / "out.npy"
     journal = embed_journal(path, BAD, BAD)
     write_file(EMBED, journal, path)
@@ -250,7 +251,7 @@ def test_npy_of_failures_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [1, PARQUET_ROWS + 1])
-def test_parquet(count: int, tmp_path: Path) -> None:
+def test_parquet_has_nan_for_failed_inputs(count: int, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "out.parquet"
     good = [{"input": str(i), "embedding": vector(i, 0.1)} for i in range(count)]
@@ -267,7 +268,7 @@ def test_parquet(count: int, tmp_path: Path) -> None:
     ]
 
 
-def test_parquet_of_failures_only(tmp_path: Path) -> None:
+def test_parquet_of_failures_only_is_readable(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "out.parquet"
     journal = embed_journal(path, BAD)
@@ -276,7 +277,7 @@ def test_parquet_of_failures_only(tmp_path: Path) -> None:
     assert parquet.read_table(path).column("error").to_pylist() == [BAD["error"]]
 
 
-def test_file_that_cannot_be_written_leaves_the_journal(tmp_path: Path) -> None:
+def test_failed_write_keeps_the_journal(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     journal = journal_of(path, CAT)
     path.mkdir()

@@ -21,8 +21,8 @@ from tritonclip._cli.inputs import (
     split_items,
 )
 from tritonclip._cli.options import EXITS, Output, connection, many, null, output, preprocess
+from tritonclip._cli.records import Record
 from tritonclip._cli.run import Run
-from tritonclip._records import Record
 from tritonclip.client import Client
 from tritonclip.errors import TritonClipError
 

@@ -18,7 +18,8 @@ from typing import Any, TextIO
 import click
 import numpy as np
 
-from tritonclip._records import Journal, Record, decimals, dump_record, replace_synced
+from tritonclip._cli.records import Journal, Record, dump_record, replace_synced
+from tritonclip._text import shortest_floats
 from tritonclip.errors import InvalidInputError, MissingExtraError
 
 PARQUET_ROWS = 1024
@@ -67,7 +68,7 @@ def _csv_rows(kind: Kind, record: Record) -> Iterator[list[Any]]:
     if "error" in record:
         yield [*blank, record["error"]]
     elif kind is EMBED:
-        yield [json.dumps(decimals(record["embedding"])), ""]
+        yield [json.dumps(shortest_floats(record["embedding"])), ""]
     else:
         for item in record[kind.field]:
             yield [*(item[column] for column in kind.columns), ""]

@@ -84,7 +84,7 @@ def gateway(
     """
     from tritonclip.gateway import GatewaySettings, create_app
     from tritonclip.gateway._serve import serve
-    from tritonclip.gateway._telemetry import is_asked_for, start_tracing
+    from tritonclip.gateway.observability.tracing import is_configured, start_tracing
 
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("TLS needs both --tls-cert and --tls-key")
@@ -107,7 +107,7 @@ def gateway(
         cors_origins=cors_origin,
         **given,
     )
-    if is_asked_for(os.environ) if trace is None else trace:
+    if is_configured(os.environ) if trace is None else trace:
         start_tracing()
     serve(
         create_app(settings, **connect),
@@ -131,7 +131,7 @@ def gateway_key(name: str, append_to: Path | None) -> None:
     The key is shown once. What is kept is its digest: a line for --keys-file or TRITONCLIP_GATEWAY_KEYS. To
     revoke a key, remove its line; the gateway sees that within seconds.
     """
-    from tritonclip.gateway._keys import NAME, digest, make_key, parse_keys
+    from tritonclip.gateway.access.keys import NAME, digest, make_key, parse_keys
 
     if not NAME.fullmatch(name):
         raise InvalidInputError(f"name {name!r}: expected 1 to 64 letters, digits, '.', '_', '@' and '-'")

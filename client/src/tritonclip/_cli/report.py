@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tritonclip._cli.formats import EMBED, Kind
-from tritonclip._records import Record, shown
+from tritonclip._cli.records import Record
+from tritonclip._text import printable
 from tritonclip._types import Health, ModelInfo, ModelStatistics
 from tritonclip._types import Progress as Counts
 
@@ -26,7 +27,7 @@ _stderr = Console(stderr=True)
 
 def say(message: str) -> None:
     """One line on standard error, above the progress bar if there is one."""
-    _stderr.print(Text(f"tritonclip: {shown(' '.join(message.split()))}"), soft_wrap=True)
+    _stderr.print(Text(f"tritonclip: {printable(' '.join(message.split()))}"), soft_wrap=True)
 
 
 def warn(message: str) -> None:
@@ -75,7 +76,7 @@ def summary(tally: Tally, *, before: int = 0, file: Path | None = None) -> None:
     text = f"{tally.done} {tally.noun}{'' if tally.done == 1 else 's'} in {tally.elapsed()}"
     text += f", {tally.failed} failed" if tally.failed else ""
     text += f", {before} from before" if before else ""
-    text += f"; wrote {shown(str(file))}" if file else ""
+    text += f"; wrote {printable(str(file))}" if file else ""
     if file or tally.done > tally.failed or not tally.failed:
         Console().print(Text(text), soft_wrap=True)
 

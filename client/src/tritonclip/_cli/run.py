@@ -14,7 +14,8 @@ from typing import Any, TextIO
 from tritonclip._cli import report
 from tritonclip._cli.formats import Kind, Writer, check_suffix, print_json, write_csv, write_file, write_jsonl
 from tritonclip._cli.options import EXIT_OK, EXIT_USAGE, Output
-from tritonclip._records import Journal, Record, journal_path, reason, shown
+from tritonclip._cli.records import Journal, Record, journal_path
+from tritonclip._text import error_reason, printable
 from tritonclip._types import Progress
 from tritonclip.errors import InvalidInputError, TritonClipError
 
@@ -57,7 +58,7 @@ class Run:
             return self._to_stdout()
         check_suffix(self.kind, file)
         if self.output.resume and file.exists() and not journal_path(file).exists():
-            report.say(f"{shown(str(file))} is complete; nothing to do")
+            report.say(f"{printable(str(file))} is complete; nothing to do")
             return EXIT_OK
         return self._to_file(file)
 
@@ -89,7 +90,7 @@ class Run:
         except BaseException:
             if len(journal):
                 report.warn(
-                    f"{shown(str(journal.path))} keeps {len(journal)} results; "
+                    f"{printable(str(journal.path))} keeps {len(journal)} results; "
                     "the same command with --resume continues the run"
                 )
             raise
@@ -111,7 +112,7 @@ class Run:
         results = self.ask(taken(), on_progress)
         try:
             for result in results:
-                yield self._record(shown(under_way.popleft()), result)
+                yield self._record(printable(under_way.popleft()), result)
         finally:
             if isinstance(results, Generator):
                 results.close()  # ends the requests under way
@@ -119,11 +120,11 @@ class Run:
     def _record(self, name: str, result: Any) -> Record:
         if not isinstance(result, TritonClipError):
             return {"input": name, self.kind.field: result}
-        text = f"{name}: {reason(result)}"
+        text = f"{name}: {error_reason(result)}"
         if self.output.fail_fast:
             raise InvalidInputError(text) from result
         report.fail(text)
-        return {"input": name, "error": reason(result)}
+        return {"input": name, "error": error_reason(result)}
 
 
 def _stdout(form: str) -> TextIO:

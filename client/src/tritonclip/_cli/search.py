@@ -16,7 +16,7 @@ from rich.text import Text
 from tritonclip._cli import report
 from tritonclip._cli.inputs import read_lines
 from tritonclip._cli.options import EXIT_OK, EXIT_USAGE, EXITS, as_json, connection, many
-from tritonclip._records import shown
+from tritonclip._text import printable
 from tritonclip.client import Client
 from tritonclip.errors import InvalidInputError
 
@@ -136,7 +136,7 @@ def search(
     if html is not None:
         _write_html(html, text or str(image), hits, content)
     if as_json:
-        query = {"text": text} if text is not None else {"image": shown(str(image))}
+        query = {"text": text} if text is not None else {"image": printable(str(image))}
         _print_json({"query": query, "results": [{"score": h.score, **asdict(h.entry)} for h in hits]})
     else:
         _show_hits(hits)
@@ -151,7 +151,7 @@ def _sync(
     quiet: bool,
 ) -> Summary:
     def on_error(name: str, reason: str) -> None:
-        report.fail(f"{shown(name)}: {reason}")
+        report.fail(f"{printable(name)}: {reason}")
 
     tally = report.Tally("entry")
     with report.progress(None, 0, beside_file=True) as bar:

@@ -1,9 +1,10 @@
-"""A REST gateway in front of Triton: JSON and forms for curl, browsers and OpenAI's clients, and a web page.
+"""A REST gateway in front of Triton, with JSON and form APIs, OpenAI compatibility and a web page.
 
     tritonclip gateway --url localhost:8001
 
-or, to run it elsewhere, `create_app(GatewaySettings(), url="localhost:8001")`, a FastAPI application. It
-holds no model, and no state beside counters, so any number may run. `pip install "tritonclip[gateway]"`.
+To run it on another ASGI server, call `create_app(GatewaySettings(), url="localhost:8001")`, which returns a
+FastAPI application. The gateway holds no model and no state except counters, so it can be replicated freely.
+Install it with `pip install "tritonclip[gateway]"`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The application: its parts, its middleware, its routes, and how its errors look."""
+"""The FastAPI application: components, middleware, routes and error responses."""
 
 from __future__ import annotations
 
@@ -19,38 +19,39 @@ from starlette.middleware.cors import CORSMiddleware
 
 from tritonclip import AsyncClient, __version__
 from tritonclip.errors import TritonClipError
-from tritonclip.gateway import _native, _openai, _pages, _sambastudio, _search, _status
-from tritonclip.gateway._fetching import UrlImages
+from tritonclip.gateway import _pages, _status
 from tritonclip.gateway._inference import Inference
-from tritonclip.gateway._keys import KeyRing, parse_keys
-from tritonclip.gateway._limits import Limited, too_large
-from tritonclip.gateway._observe import Metrics, Observed, note
 from tritonclip.gateway._problems import Problem, problem_of
-from tritonclip.gateway._rates import RateLimiter
-from tritonclip.gateway._readiness import Readiness
-from tritonclip.gateway._routing import openapi
 from tritonclip.gateway._settings import ENV_KEYS, GatewaySettings
 from tritonclip.gateway._state import State
-from tritonclip.gateway._telemetry import TELEMETRY, flush
+from tritonclip.gateway.access.keys import KeyRing, parse_keys
+from tritonclip.gateway.access.limits import InFlightLimitMiddleware, too_large
+from tritonclip.gateway.access.rates import RateLimiter
+from tritonclip.gateway.dialects import DIALECTS
+from tritonclip.gateway.observability.middleware import Metrics, ObservabilityMiddleware, note
+from tritonclip.gateway.observability.readiness import ReadinessCheck
+from tritonclip.gateway.observability.tracing import TELEMETRY, flush
+from tritonclip.gateway.payloads.openapi import openapi
+from tritonclip.gateway.payloads.url_images import UrlImages
 
 if TYPE_CHECKING:
     from tritonclip.search import SearchIndex
 
-ATTEMPTS = 2  # one more where a connection is lost; what the server refuses is the caller's to try again
+ATTEMPTS = 2  # one retry for a lost connection; the caller decides whether to retry a rejected request
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _EXPOSED = ["X-Request-ID", "Retry-After", "Server-Timing"]
 
 
 def create_app(settings: GatewaySettings | None = None, url: str | None = None, **client: Any) -> FastAPI:
-    """Make the gateway.
+    """Create the gateway.
 
     Args:
-        settings: What it allows; None: `GatewaySettings()`.
-        url: Triton's address, as for `AsyncClient`; over gRPC unless it says otherwise.
+        settings: Limits and features; None for `GatewaySettings()`.
+        url: Triton's address, as for `AsyncClient`. The default protocol is gRPC.
         **client: Further arguments of `AsyncClient` (`ClientOptions`).
 
     Raises:
-        InvalidInputError: If a setting is malformed, or there is no index where it names one.
+        InvalidInputError: If a setting is malformed, or `settings.index` names no index.
     """
     settings = settings or GatewaySettings()
     triton = AsyncClient(url, **{"attempts": ATTEMPTS, "timeout_s": settings.timeout_s, **client})
@@ -66,7 +67,7 @@ def create_app(settings: GatewaySettings | None = None, url: str | None = None, 
             app.state.gateway = State(
                 settings=settings,
                 inference=Inference(triton),
-                readiness=Readiness(triton),
+                readiness=ReadinessCheck(triton),
                 urls=urls,
                 keys=keys,
                 rates=rates,
@@ -77,7 +78,7 @@ def create_app(settings: GatewaySettings | None = None, url: str | None = None, 
             urls.close()
             if index is not None:
                 index.close()
-        await asyncio.to_thread(flush)  # here, because uvicorn ends its process by the signal that it got
+        await asyncio.to_thread(flush)  # not at exit: uvicorn re-raises the signal, which ends the process
 
     app = FastAPI(
         title="tritonclip gateway",
@@ -88,11 +89,11 @@ def create_app(settings: GatewaySettings | None = None, url: str | None = None, 
         telemetry=TELEMETRY,
     )
     _add_middleware(app, settings, metrics)
-    for module in (_native, _openai, _sambastudio, _search, _status, _pages):
+    for module in (*DIALECTS, _status, _pages):
         app.include_router(module.router)
     _pages.mount_files(app)
     _add_handlers(app, settings)
-    app.openapi = partial(openapi, app)  # type: ignore[method-assign]
+    app.openapi = partial(openapi, app, [body for dialect in DIALECTS for body in dialect.BODIES])  # type: ignore[method-assign]
     return app
 
 
@@ -105,9 +106,9 @@ def _open_index(place: str | None) -> SearchIndex | None:
 
 
 def _add_middleware(app: FastAPI, settings: GatewaySettings, metrics: Metrics) -> None:
-    """The last that is added sees a request first."""
+    """Add the middleware, innermost first."""
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_body_bytes)
-    app.add_middleware(Limited, settings=settings, metrics=metrics)
+    app.add_middleware(InFlightLimitMiddleware, settings=settings, metrics=metrics)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -116,8 +117,8 @@ def _add_middleware(app: FastAPI, settings: GatewaySettings, metrics: Metrics) -
             allow_headers=["Authorization", "Content-Type", "key", "X-Request-ID", "X-Timeout-S"],
             expose_headers=_EXPOSED,
         )
-    app.add_middleware(Observed, metrics=metrics)
-    app.add_middleware(_pages.SecurityHeaders)
+    app.add_middleware(ObservabilityMiddleware, metrics=metrics)
+    app.add_middleware(_pages.SecurityHeadersMiddleware)
     app.add_middleware(
         CorrelationIdMiddleware,
         validator=lambda text: bool(_REQUEST_ID.fullmatch(text)),
@@ -126,36 +127,36 @@ def _add_middleware(app: FastAPI, settings: GatewaySettings, metrics: Metrics) -
 
 
 def _add_handlers(app: FastAPI, settings: GatewaySettings) -> None:
-    def answer(request: Request, problem: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    def respond(request: Request, problem: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
         note(request, cause=problem.cause)
         return JSONResponse(problem.body, problem.status, {**(headers or {}), **problem.headers})
 
     @app.exception_handler(Problem)
-    async def told(request: Request, problem: Problem) -> JSONResponse:
-        return answer(request, problem)
+    async def handle_problem(request: Request, problem: Problem) -> JSONResponse:
+        return respond(request, problem)
 
     @app.exception_handler(TritonClipError)
-    async def failed(request: Request, error: TritonClipError) -> JSONResponse:
-        return answer(request, problem_of(error))
+    async def handle_client_error(request: Request, error: TritonClipError) -> JSONResponse:
+        return respond(request, problem_of(error))
 
     @app.exception_handler(HTTPException)
-    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+    async def handle_http_error(request: Request, error: HTTPException) -> JSONResponse:
         if error.status_code == 413:
-            return answer(request, too_large(settings.max_body_bytes))
-        problem = Problem(status=error.status_code, message=_advice(request, error))
-        return answer(request, problem, error.headers)
+            return respond(request, too_large(settings.max_body_bytes))
+        problem = Problem(status=error.status_code, message=_http_error_message(request, error))
+        return respond(request, problem, error.headers)
 
     @app.exception_handler(RequestValidationError)
-    async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]  # of a header; bodies are read elsewhere
+    async def handle_malformed_header(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]  # always about a header; routes parse their bodies themselves
         place = "-".join(part.capitalize() for part in str(first["loc"][-1]).split("-"))
-        return answer(request, Problem(status=400, message=f"{place}: {first['msg']}", param=place))
+        return respond(request, Problem(status=400, message=f"{place}: {first['msg']}", param=place))
 
 
-def _advice(request: Request, error: HTTPException) -> str:
+def _http_error_message(request: Request, error: HTTPException) -> str:
     if error.status_code == 404:
         return f"there is nothing at {request.url.path[:200]!r}; see /docs"
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
-        return f"{request.method} is not possible here, {allowed} is; see /docs"
+        return f"{request.method} is not allowed here, use {allowed}; see /docs"
     return str(error.detail)

@@ -1,4 +1,4 @@
-"""Calls of the client as the routes need them: an answer or an error for each image, within one deadline."""
+"""Calls to the client for the routes: one result or error per image, within one deadline."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ R = TypeVar("R")
 Array = npt.NDArray[np.float32]
 Images = Sequence[bytes | TritonClipError]
 
-GROUPS_AT_ONCE = 4  # requests of one caller's many images
-NO_PATIENCE_S = 1e-3  # an outage is told at once: whoever calls the gateway decides whether to come again
-MODELS_FOR_S = 30.0
-_PLACE = re.compile(r"^image (\d+)\b")
+CONCURRENT_GROUPS = 4  # requests to Triton in flight for one caller with many images
+NO_PATIENCE_S = 1e-3  # report an outage immediately; the caller decides whether to retry
+MODELS_CACHE_S = 30.0
+_IMAGE_INDEX = re.compile(r"^image (\d+)\b")
 
 
 class Inference:
     """The client, shared by all requests.
 
     Args:
-        client: Is closed by whoever made it.
+        client: A client that its creator closes.
     """
 
     def __init__(self, client: AsyncClient) -> None:
         self.client = client
         self._models: list[ModelInfo] = []
-        self._asked_s = float("-inf")
+        self._models_read_s = float("-inf")
 
     async def classify(
         self, images: Images, deadline: Deadline, **ranking: Any
     ) -> list[list[Prediction] | TritonClipError]:
-        """Rank labels for each image; `ranking` are the keyword arguments of `AsyncClient.classify`."""
+        """Rank labels for each image; `ranking` holds keyword arguments of `AsyncClient.classify`."""
         options = _options(deadline)
-        return await self._each(
+        return await self._per_image(
             images,
             deadline,
             lambda image: self.client.classify(image, **ranking, **options),
@@ -55,7 +55,7 @@ class Inference:
     async def embed_images(self, images: Images, deadline: Deadline) -> list[Array | TritonClipError]:
         """Embed each image: float32 [d], unit L2 norm."""
         options = _options(deadline)
-        return await self._each(
+        return await self._per_image(
             images,
             deadline,
             lambda image: self.client.embed_images(image, **options),
@@ -67,36 +67,36 @@ class Inference:
         return await self.client.embed_texts(texts, **_options(deadline))
 
     async def model(self, deadline: Deadline) -> ModelInfo:
-        """The weights that are served, asked for twice a minute at most.
+        """Return the served model, read from the server at most twice per minute.
 
         Raises:
-            TritonClipError: If they are not known and cannot be had.
+            TritonClipError: If the model is not cached and cannot be read.
         """
-        if time.monotonic() - self._asked_s > MODELS_FOR_S:
+        if time.monotonic() - self._models_read_s > MODELS_CACHE_S:
             self._models = await self.client.models(**_options(deadline))
-            self._asked_s = time.monotonic()
+            self._models_read_s = time.monotonic()
         return self._models[0]
 
-    async def _each(
+    async def _per_image(
         self,
         images: Images,
         deadline: Deadline,
         one: Callable[[bytes], Awaitable[R]],
         many: Callable[[list[bytes]], AsyncIterator[R | TritonClipError]],
     ) -> list[R | TritonClipError]:
-        """Answer the images that could be read, and put the answers where the images stood."""
-        places = [place for place, image in enumerate(images) if isinstance(image, bytes)]
+        """Send the readable images and return one result or error per image, in the order of `images`."""
+        indices = [index for index, image in enumerate(images) if isinstance(image, bytes)]
         good = [image for image in images if isinstance(image, bytes)]
         answers: list[R | TritonClipError] = []
         if len(good) == 1:
-            answers = [await _error_of_image(one(good[0]))]  # the client itself minds the deadline
+            answers = [await _catch_image_error(one(good[0]))]  # the client itself enforces the deadline
         elif good:
-            answers = await _within(_listed(many(good)), deadline)
+            answers = await _within(_collect(many(good)), deadline)
         results: list[Any] = list(images)
-        for place, answer in zip(places, answers, strict=True):
+        for index, answer in zip(indices, answers, strict=True):
             if isinstance(answer, TritonClipError):
-                answer.message = _PLACE.sub(f"image {place}", answer.message)
-            results[place] = answer
+                answer.message = _IMAGE_INDEX.sub(f"image {index}", answer.message)
+            results[index] = answer
         return results
 
 
@@ -105,27 +105,27 @@ def _options(deadline: Deadline) -> RequestOptions:
 
 
 def _many() -> dict[str, Any]:
-    return {"on_error": "return", "concurrency": GROUPS_AT_ONCE, "patience_s": NO_PATIENCE_S}
+    return {"on_error": "return", "concurrency": CONCURRENT_GROUPS, "patience_s": NO_PATIENCE_S}
 
 
 async def _within(work: Awaitable[T], deadline: Deadline) -> T:
     try:
         return await asyncio.wait_for(work, deadline.left_s)
     except asyncio.TimeoutError as error:
-        if isinstance(error, TritonClipError):  # the client's own, which is one too
+        if isinstance(error, TritonClipError):  # the client's DeadlineExceededError is a TimeoutError too
             raise
         raise DeadlineExceededError("no answer within the deadline") from error
 
 
-async def _error_of_image(work: Awaitable[R]) -> R | TritonClipError:
-    """The answer, or the error where it is the image's fault; a label's is raised."""
+async def _catch_image_error(work: Awaitable[R]) -> R | TritonClipError:
+    """Return the answer, or the error if an image caused it; an error about a label is raised."""
     try:
         return await work
     except InvalidInputError as error:
-        if not _PLACE.match(error.message):
+        if not _IMAGE_INDEX.match(error.message):
             raise
         return error
 
 
-async def _listed(results: AsyncIterator[R]) -> list[R]:
+async def _collect(results: AsyncIterator[R]) -> list[R]:
     return [result async for result in results]

@@ -1,4 +1,4 @@
-"""The web page, the documentation, and the headers that keep a browser from doing more than they need."""
+"""The web page, the API documentation, and security headers that limit what a browser may do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 WEB = Path(__file__).parent / "web"
-SWAGGER = Path(fastapi_offline.__file__).parent / "static"  # Swagger UI, which FastAPI has from another host
+SWAGGER = Path(fastapi_offline.__file__).parent / "static"  # Swagger UI, which FastAPI would load from a CDN
 _REST = "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src blob:; "
@@ -33,24 +33,24 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/")
 async def page() -> FileResponse:
-    """The web page."""
+    """Serve the web page."""
     return FileResponse(WEB / "index.html")
 
 
 @router.get("/docs")
 async def docs() -> FileResponse:
-    """The API's documentation, in which requests can be tried."""
+    """Serve the interactive API documentation."""
     return FileResponse(WEB / "docs.html")
 
 
 def mount_files(app: FastAPI) -> None:
-    """Serve the files of both pages."""
+    """Serve the static files of both pages."""
     app.mount("/static/swagger", StaticFiles(directory=SWAGGER))
     app.mount("/static", StaticFiles(directory=WEB))
 
 
-class SecurityHeaders:
-    """ASGI middleware: adds the headers to every answer that has not set them itself.
+class SecurityHeadersMiddleware:
+    """Adds security headers to every response that does not set them itself.
 
     Args:
         app: The next application.
@@ -60,14 +60,14 @@ class SecurityHeaders:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See the class."""
+        """Handle one ASGI connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         policy = DOCS_POLICY if path == "/docs" else PAGE_POLICY
 
-        async def adding(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in {"Content-Security-Policy": policy, **HEADERS}.items():
@@ -76,4 +76,4 @@ class SecurityHeaders:
                 headers.setdefault("Cache-Control", "no-store" if called else "no-cache")
             await send(message)
 
-        await self._app(scope, receive, adding)
+        await self._app(scope, receive, send_with_headers)

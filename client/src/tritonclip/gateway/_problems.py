@@ -1,4 +1,4 @@
-"""Errors of the package and of HTTP as answers: status, headers, and a body of OpenAI's form."""
+"""HTTP error responses: status, headers, and a body in OpenAI's error format."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tritonclip.errors import (
     TritonClipError,
 )
 
-RETRY_AFTER_S = (1, 3)  # drawn at random, so that the refused do not come back all at once
-_PLACE = re.compile(r"(image|label|text) (\d+)\b")
+RETRY_AFTER_S = (1, 3)  # drawn at random, so that rejected callers do not all return at once
+_ITEM = re.compile(r"(image|label|text) (\d+)\b")
 _FIELD = re.compile(r"(images|labels|texts|hypothesis_template|top_k|threshold)\b")
 _OVERLOADED, _TOO_LATE = "overloaded: ", re.compile(r"deadline (?:passed|cannot be met): ")
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -36,17 +36,17 @@ _CODES = {
 
 
 @dataclass(kw_only=True)
-class Problem(Exception):  # noqa: N818 - what a caller is told, not a failure of the gateway
-    """An answer that is not the one that was asked for.
+class Problem(Exception):  # noqa: N818 - a response for the caller, not a failure of the gateway
+    """An error response, raised by whatever finds the problem.
 
     Attributes:
         status: HTTP status.
-        message: What was wrong, where, and what to do.
-        code: A word for programs; None: the one that goes with the status.
-        param: The field of the request that was wrong, as `images[1]`.
-        headers: Further headers.
-        extra: Further members of the body, beside `error`.
-        cause: What the operator is told in the log, and the caller is not.
+        message: What is wrong, where it is, and how to fix it.
+        code: Machine-readable code; None for the default code of the status.
+        param: The request field at fault, such as `images[1]`.
+        headers: Additional headers.
+        extra: Additional members of the body, next to `error`.
+        cause: Details for the log that the caller does not see.
     """
 
     status: int
@@ -58,13 +58,13 @@ class Problem(Exception):  # noqa: N818 - what a caller is told, not a failure o
     cause: str | None = None
 
     def __post_init__(self) -> None:
-        """Tell callers that may try again when to."""
+        """Add Retry-After to responses with status 503."""
         if self.status == 503:
             self.headers.setdefault("Retry-After", str(random.randint(*RETRY_AFTER_S)))
 
     @property
     def error(self) -> dict[str, Any]:
-        """The error of OpenAI's form: message, type, param, code."""
+        """The error in OpenAI's format: message, type, param, code."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         return {
             "message": self.message,
@@ -75,16 +75,19 @@ class Problem(Exception):  # noqa: N818 - what a caller is told, not a failure o
 
     @property
     def body(self) -> dict[str, Any]:
-        """The whole body."""
+        """The complete response body."""
         return {"error": self.error, **self.extra}
 
 
 def problem_of(error: TritonClipError, field_of: dict[str, str] | None = None) -> Problem:
-    """What a caller is told of a failed call. Texts about the inside of the deployment are for the log.
+    """Convert an error of the client to an error response.
+
+    Messages that describe the inside of the deployment go to the log, not to the caller.
 
     Args:
-        error: What the client raised.
-        field_of: The request's fields of images, labels and texts, where they have other names.
+        error: The error that the client raised.
+        field_of: Names of the request's fields for `image`, `label` and `text`, if they differ from the
+            plural.
     """
     if isinstance(error, InvalidInputError):
         return Problem(status=400, message=error.message, param=_param(error.message, field_of or {}))
@@ -94,7 +97,7 @@ def problem_of(error: TritonClipError, field_of: dict[str, str] | None = None) -
 def _failure(error: TritonClipError) -> Problem:
     if isinstance(error, DeadlineExceededError) or _TOO_LATE.match(error.message):
         return Problem(
-            status=504, message="no answer within the deadline; try again later, or send less at once"
+            status=504, message="no answer within the deadline; try again later, or send less per request"
         )
     if isinstance(error, ModelNotReadyError):
         return Problem(status=503, code="model_not_ready", message="the model is not ready; try again later")
@@ -102,12 +105,12 @@ def _failure(error: TritonClipError) -> Problem:
         return Problem(status=503, code="overloaded", message="the server is overloaded; try again later")
     if isinstance(error, ServerUnavailableError):
         return Problem(status=503, message="the inference server cannot be reached; try again later")
-    return Problem(status=500, message="inference failed; report it with the X-Request-ID of this answer")
+    return Problem(status=500, message="inference failed; report it with the X-Request-ID of this response")
 
 
 def _param(message: str, field_of: dict[str, str]) -> str | None:
-    """The field that a message of the client or the server is about; they begin with it."""
-    if found := _PLACE.match(message):
+    """Return the field that a message is about; messages of client and server begin with it."""
+    if found := _ITEM.match(message):
         return f"{field_of.get(found[1], found[1] + 's')}[{found[2]}]"
     found = _FIELD.match(message)
     return field_of.get(found[1].removesuffix("s"), found[1]) if found else None

@@ -1,4 +1,4 @@
-"""The gateway's settings: one frozen value, checked when it is made."""
+"""Settings of the gateway, checked when they are created."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import limits
 from tritonclip._images.guard import WEB_PORTS
 from tritonclip._settings import check_seconds, check_whole
 from tritonclip.errors import InvalidInputError
-from tritonclip.gateway._keys import parse_keys
+from tritonclip.gateway.access.keys import parse_keys
 
 ENV_KEYS = "TRITONCLIP_GATEWAY_KEYS"
 MIB = 2**20
@@ -20,30 +20,31 @@ MIB = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class GatewaySettings:
-    """What the gateway allows.
+    """Limits and features of the gateway.
 
     Attributes:
         keys: Names and SHA-256 digests of API keys, as `NAME:HEX` separated by commas or white space; see
-            `_keys`. Empty, and no file: everyone may call.
-        keys_file: The same, one a line. Read anew when it changes.
-        rate_limit: Requests of one key, or without keys of one address, as `100/minute`; several separated by
-            `;`. None: no limit.
-        rate_storage: Where they are counted: `memory://` in this process, or what the package `limits` takes
-            for several, as `async+redis://host:6379`.
-        max_body_bytes: Of one request.
-        max_images: Of one request.
-        max_texts: Labels or texts of one request.
-        max_requests: Requests under way at once; more are refused with 503.
-        max_bytes: Bytes of the bodies of all requests under way; more are refused with 503.
-        timeout_s: Deadline of a request in seconds, from its headers to its answer; callers may ask for less.
+            `access.keys`. Without keys and without a keys file, anyone may call.
+        keys_file: A file of such entries, one per line. It is reloaded when it changes.
+        rate_limit: Rate limit per key, or per address if there are no keys, such as `100/minute`; several
+            are separated by `;`. None for no limit.
+        rate_storage: Storage of the rate counters: `memory://` for this process only, or a URI of the
+            package `limits` that several gateways share, such as `async+redis://host:6379`.
+        max_body_bytes: Limit on the body of one request.
+        max_images: Limit on the images of one request.
+        max_texts: Limit on the labels or texts of one request.
+        max_requests: Limit on requests in flight; further ones are rejected with 503.
+        max_bytes: Limit on the body bytes of all requests in flight; further ones are rejected with 503.
+        timeout_s: Deadline of a request in seconds, from its headers to its response. Callers may ask for
+            less.
         body_timeout_s: Seconds that a body may take to arrive.
         allow_urls: Fetch images that a caller names by URL.
-        url_networks: Networks that are not public and may be fetched from all the same, as `10.1.0.0/16`.
-        url_ports: The ports that a URL may name.
-        url_timeout_s: Limit of one fetch in seconds.
-        url_max_bytes: Limit of one fetched image.
-        index: An index to search in: a directory, or the URL of a collection; see `tritonclip.search`.
-        cors_origins: Web pages of other origins that may call, as `https://app.example.com`; `*` for all.
+        url_networks: Private networks from which images may be fetched, such as `10.1.0.0/16`.
+        url_ports: Ports that an image URL may use.
+        url_timeout_s: Timeout of one fetch in seconds.
+        url_max_bytes: Limit on the size of one fetched image.
+        index: Search index to serve: a directory, or the URL of a collection; see `tritonclip.search`.
+        cors_origins: Other origins whose pages may call, such as `https://app.example.com`; `*` for all.
 
     Raises:
         InvalidInputError: If a value is malformed.
@@ -91,12 +92,12 @@ class GatewaySettings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], **settings: object) -> GatewaySettings:
-        """Settings with the keys of the environment's TRITONCLIP_GATEWAY_KEYS."""
+        """Create settings with the keys of the environment variable TRITONCLIP_GATEWAY_KEYS."""
         return cls(keys=environ.get(ENV_KEYS, ""), **settings)  # type: ignore[arg-type]
 
     @property
     def needs_key(self) -> bool:
-        """Whether callers must show a key."""
+        """True if callers must send a key."""
         return bool(self.keys.strip()) or self.keys_file is not None
 
 
@@ -104,11 +105,11 @@ def _check_rate(text: str) -> None:
     try:
         limits.parse_many(text)
     except ValueError as error:
-        raise InvalidInputError(f"rate_limit {text!r}: expected a rate as '100/minute'") from error
+        raise InvalidInputError(f"rate_limit {text!r}: expected a rate such as '100/minute'") from error
 
 
 def _check_network(text: str) -> None:
     try:
         ipaddress.ip_network(text)
     except ValueError as error:
-        raise InvalidInputError(f"url_networks: {error}; give a network as '10.1.0.0/16'") from error
+        raise InvalidInputError(f"url_networks: {error}; give a network such as '10.1.0.0/16'") from error

@@ -1,4 +1,4 @@
-"""The parts of a running gateway, which every route reaches through its request."""
+"""The components of a running gateway, available to every route through its request."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from fastapi import Request
 
-from tritonclip.gateway._fetching import UrlImages
 from tritonclip.gateway._inference import Inference
-from tritonclip.gateway._keys import KeyRing
-from tritonclip.gateway._observe import Metrics
-from tritonclip.gateway._rates import RateLimiter
-from tritonclip.gateway._readiness import Readiness
 from tritonclip.gateway._settings import GatewaySettings
+from tritonclip.gateway.access.keys import KeyRing
+from tritonclip.gateway.access.rates import RateLimiter
+from tritonclip.gateway.observability.middleware import Metrics
+from tritonclip.gateway.observability.readiness import ReadinessCheck
+from tritonclip.gateway.payloads.url_images import UrlImages
 
 if TYPE_CHECKING:
     from tritonclip.search import SearchIndex
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """See each part; None: switched off."""
+    """The gateway's components. An optional one is None if it is switched off."""
 
     settings: GatewaySettings
     inference: Inference
-    readiness: Readiness
+    readiness: ReadinessCheck
     urls: UrlImages
     keys: KeyRing | None
     rates: RateLimiter | None
@@ -34,6 +34,6 @@ class State:
 
 
 def state_of(request: Request) -> State:
-    """The state of the gateway that got this request."""
+    """Return the state of the gateway that serves this request."""
     state: State = request.app.state.gateway
     return state

@@ -1,21 +1,53 @@
-"""What anyone may ask without a key: whether gateway and server are well, the limits, the metrics."""
+"""Routes that need no key: limits, liveness, readiness and metrics."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, Field
 
 from tritonclip import DEFAULT_HYPOTHESIS_TEMPLATE, DEFAULT_LABELS, Health, __version__
-from tritonclip.gateway import _schemas as schemas
 from tritonclip.gateway._state import state_of
 
 router = APIRouter(tags=["status"])
 
 
-@router.get("/v1/info", summary="What is allowed here", response_model=schemas.Info)
+class Info(BaseModel):
+    """Limits and defaults of the gateway."""
+
+    version: str = Field(examples=["0.1.0"])
+    keys_required: bool
+    url_input: bool
+    max_body_bytes: int
+    max_images: int
+    max_labels: int
+    hypothesis_template: str
+    default_labels: list[str]
+    search: bool = Field(description="True if the gateway serves a search index.")
+
+
+class Live(BaseModel):
+    """Liveness of the gateway."""
+
+    status: Literal["ok"]
+
+
+class Readiness(BaseModel):
+    """Readiness to classify images."""
+
+    status: Literal["ready", "not ready"]
+    inference: Literal["ok", "overloaded", "timeout", "failed"] | None = Field(
+        description="Result of a real inference. An overloaded server counts as ready."
+    )
+    reason: str | None
+
+
+@router.get("/v1/info", summary="Get limits and defaults", response_model=Info)
 async def info(request: Request) -> Response:
-    """The limits and defaults, for pages and programs that check before they send."""
+    """Return the limits and defaults, so that pages and programs can check input before they send it."""
     settings = state_of(request).settings
     return JSONResponse(
         {
@@ -32,21 +64,21 @@ async def info(request: Request) -> Response:
     )
 
 
-@router.get("/healthz", summary="Whether the gateway runs", response_model=schemas.Live)
+@router.get("/healthz", summary="Check liveness", response_model=Live)
 async def healthz() -> Response:
-    """For liveness: it asks nobody."""
+    """Return 200 while the gateway runs, without asking Triton."""
     return JSONResponse({"status": "ok"})
 
 
 @router.get(
     "/readyz",
-    summary="Whether an image can be classified",
-    response_model=schemas.Readiness,
-    responses={503: {"model": schemas.Readiness, "description": "It cannot; `reason` says why."}},
+    summary="Check readiness",
+    response_model=Readiness,
+    responses={503: {"model": Readiness, "description": "Not ready; `reason` says why."}},
 )
 async def readyz(request: Request) -> Response:
-    """For readiness: classifies a tiny image, once a second at most, whoever asks."""
-    health = await state_of(request).readiness.ask()
+    """Classify a tiny image, at most once per second however many callers ask."""
+    health = await state_of(request).readiness.health()
     if isinstance(health, Health):
         ready, inference = health.ok, health.inference
         reason = None if ready else health.reason or "the server or a model is not ready"
@@ -58,12 +90,12 @@ async def readyz(request: Request) -> Response:
 
 @router.get(
     "/metrics",
-    summary="Prometheus metrics",
+    summary="Get Prometheus metrics",
     response_class=Response,
     responses={
         200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "The metrics."}
     },
 )
 async def metrics(request: Request) -> Response:
-    """Requests by route and status, their times, images and texts, what is under way, and the process."""
+    """Return request counts and times, images, texts, requests in flight, and process metrics."""
     return Response(generate_latest(state_of(request).metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from html import escape
 from pathlib import Path
 
-from tritonclip._records import shown
+from tritonclip._text import printable
 from tritonclip.errors import InvalidInputError
 from tritonclip.search._thumbnails import MEDIA_TYPE, thumbnail
 from tritonclip.search._types import Hit
@@ -48,7 +48,7 @@ def write_contact_sheet(file: Path, title: str, hits: Iterable[Hit], query: byte
     """
     try:
         with open(file, "w", encoding="utf-8") as out:
-            out.writelines(_parts(shown(title), hits, query))
+            out.writelines(_parts(printable(title), hits, query))
     except OSError as error:
         raise InvalidInputError(f"cannot write {str(file)!r}: {error}") from error
 

@@ -9,7 +9,7 @@ from itertools import groupby, islice
 from typing import Any, TypeVar
 
 from tritonclip._bulk import BulkOptions
-from tritonclip._records import reason
+from tritonclip._text import error_reason
 from tritonclip._types import Progress
 from tritonclip.client import Client
 from tritonclip.errors import InvalidInputError, TritonClipError
@@ -190,7 +190,7 @@ class Sync:
 
     def _reject(self, item: SourceItem, error: TritonClipError) -> None:
         self._state.reject(item.id)
-        self._report_failure(item.path if item.kind == "image" else item.name, reason(error))
+        self._report_failure(item.path if item.kind == "image" else item.name, error_reason(error))
         self._count_done(1)
 
     def _report_failure(self, name: str, why: str) -> None:

@@ -96,7 +96,7 @@ def test_models(client, direct):
         ({"input": []}, "input", "the list is empty"),
         ({"input": ["a", " "]}, "input[1]", "it is blank"),
         ({"input": [[1, 2]]}, "input[0]", "valid string"),
-        ({"input": "a", "dimensions": 64}, "dimensions", "its vectors cannot be cut"),
+        ({"input": "a", "dimensions": 64}, "dimensions", "cannot shorten its embeddings"),
         ({"input": "a", "encoding_format": "int8"}, "encoding_format", "'float' or 'base64'"),
         ({"input": "a", "extra_body": {"modality": "audio"}}, "modality", "'text' or 'image'"),
         ({"input": "cat.jpg", "extra_body": {"modality": "image"}}, "input[0]", "not valid base64"),
@@ -112,7 +112,7 @@ def test_bad_requests(client, arguments, param, message):
 
 
 def test_other_models_and_wrong_keys(client, gateway_with_keys):
-    with pytest.raises(openai.NotFoundError, match="there is no model 'text-embedding-3-small' here"):
+    with pytest.raises(openai.NotFoundError, match="the model 'text-embedding-3-small' does not exist"):
         client.embeddings.create(model="text-embedding-3-small", input="a")
     wrong = openai.OpenAI(base_url=f"{gateway_with_keys.url}/v1", api_key="wrong", max_retries=0)
     with wrong, pytest.raises(openai.AuthenticationError, match="the API key is not valid") as caught:

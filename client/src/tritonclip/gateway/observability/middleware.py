@@ -1,4 +1,4 @@
-"""What is told of a request: a line of the log, and counts for Prometheus. Never its content, never a key."""
+"""Log line and Prometheus metrics for each request. Neither holds a request's content or an API key."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tritonclip.gateway._problems import Problem
 
-CALLER_GONE = 499  # nginx's status for a caller who hung up before the answer
+CALLER_GONE = 499  # nginx's status for a client that closed the connection before the response
 NOTES = "tritonclip.notes"
 BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
-QUIET = ("/healthz", "/readyz", "/metrics")  # asked for by machines all the time; logged where they fail
+QUIET = ("/healthz", "/readyz", "/metrics")  # polled by machines; logged at INFO only on failure
 
 log = logging.getLogger("tritonclip.gateway")
 
 
 class Metrics:
-    """The gateway's counters, in a registry of their own."""
+    """The gateway's Prometheus metrics, in a separate registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -41,74 +41,74 @@ class Metrics:
         name = "tritonclip_gateway"
         self.requests = Counter(
             f"{name}_requests",
-            "Requests by route and status.",
+            "Requests by method, route and status.",
             ["method", "route", "status"],
             registry=self.registry,
         )
         self.seconds = Histogram(
             f"{name}_request_seconds",
-            "From the headers to the end of the answer.",
+            "Seconds from the request's headers to the end of the response.",
             ["route"],
             buckets=BUCKETS_S,
             registry=self.registry,
         )
         self.images = Counter(f"{name}_images", "Images by result.", ["result"], registry=self.registry)
-        self.texts = Counter(f"{name}_texts", "Labels and texts that were sent on.", registry=self.registry)
-        self.in_flight = Gauge(f"{name}_requests_in_flight", "Requests under way.", registry=self.registry)
+        self.texts = Counter(f"{name}_texts", "Labels and texts sent to Triton.", registry=self.registry)
+        self.in_flight = Gauge(f"{name}_requests_in_flight", "Requests in flight.", registry=self.registry)
         self.body_bytes = Gauge(
             f"{name}_body_bytes_in_flight",
-            "Bytes of the bodies of requests under way.",
+            "Bytes of request bodies in flight.",
             registry=self.registry,
         )
 
 
 def note(connection: HTTPConnection, **notes: Any) -> None:
-    """Add something to the request's line in the log; None is left out."""
+    """Add fields to the request's log line. Fields that are None are left out."""
     connection.scope.get(NOTES, {}).update(
         {name: value for name, value in notes.items() if value is not None}
     )
 
 
-class Observed:
-    """ASGI middleware: counts and logs each request, and answers 500 for what nothing else has caught.
+class ObservabilityMiddleware:
+    """Counts and logs each request, and answers unhandled exceptions with status 500.
 
     Args:
         app: The next application.
-        metrics: Where to count.
+        metrics: The metrics to update.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See the class."""
+        """Handle one ASGI connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if scope["query_string"]:  # no path here takes one, so it may be anything, a key too
+        if scope["query_string"]:  # no route reads a query, so it may hold anything, even a key
             trace.get_current_span().set_attribute("url.query", "REDACTED")
         notes: dict[str, Any] = {}
         scope[NOTES] = notes
         start_s, status = time.perf_counter(), 0
 
-        async def noting(message: Message) -> None:
+        async def send_noting_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self._app(scope, receive, noting)
+            await self._app(scope, receive, send_noting_status)
         except Exception:
-            log.exception("unexpected", extra={"request_id": correlation_id.get()})
+            log.exception("unhandled exception", extra={"request_id": correlation_id.get()})
             if not status:
                 problem = Problem(status=500, message="the gateway failed; report it with the X-Request-ID")
-                await JSONResponse(problem.body, problem.status)(scope, receive, noting)
+                await JSONResponse(problem.body, problem.status)(scope, receive, send_noting_status)
         finally:
             self._record(scope, notes, notes.pop("status", status), time.perf_counter() - start_s)
 
     def _record(self, scope: Scope, notes: dict[str, Any], status: int, seconds: float) -> None:
-        # By the route's pattern, not by what was asked for: anybody may ask for anything.
+        # Label by route pattern: requested paths are arbitrary and would grow the metrics without bound.
         route = getattr(scope.get("route"), "path", "other")
         self._metrics.requests.labels(scope["method"], route, status).inc()
         self._metrics.seconds.labels(route).observe(seconds)
@@ -129,7 +129,7 @@ class Observed:
 
 
 def count_images(request: Request, metrics: Metrics, answered: int, failed: int) -> None:
-    """Count a request's images, in the metrics and in its line of the log."""
+    """Count a request's images, in the metrics and in its log line."""
     metrics.images.labels("answered").inc(answered)
     metrics.images.labels("failed").inc(failed)
     note(request, images=answered, images_failed=failed or None)

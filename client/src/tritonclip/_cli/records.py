@@ -1,7 +1,7 @@
-"""The results of the command as records, and the journal that keeps those of a run until it is complete.
+"""Results of the command as records, and the journal that stores the records of an unfinished run.
 
-A record is `{"input": name, field: result}`, or `{"input": name, "error": reason}`. An embedding is a float32
-array [d]; the journal holds it as base64 of its little-endian bytes, so nothing is lost on the way.
+A record is `{"input": name, field: result}` or `{"input": name, "error": reason}`. An embedding is a float32
+array [d]. The journal stores it as base64 of its little-endian bytes, so no precision is lost.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,64 +18,45 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from tritonclip._text import printable, shortest_floats
 from tritonclip.errors import InvalidInputError, TritonClipError
 
 try:
     import fcntl
-except ImportError:  # Windows: two runs at once into one file go unnoticed there
+except ImportError:  # Windows: two simultaneous runs into one file are not detected there
     fcntl = None  # type: ignore[assignment]
 
 Record = dict[str, Any]
-_PLACE = re.compile(r"^(?:image|text) \d+\b:?\s*")
-
-
-def shown(name: str) -> str:
-    """A name as UTF-8 can hold it: a byte of a file name that is no text becomes its escape."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def reason(error: TritonClipError) -> str:
-    """What was wrong with one input, as one line, without its place in a request and without the server.
-
-    Both differ from run to run; a record has to be the same whether the run was interrupted or not.
-    """
-    text = " ".join(error.message.split())
-    return shown(_PLACE.sub("", text) or text)
 
 
 def dump_record(record: Record) -> str:
-    """A record as one line of JSON; an embedding as the shortest decimals that give its float32 back."""
-    return json.dumps(record, ensure_ascii=False, default=decimals)
-
-
-def decimals(vector: npt.NDArray[np.float32]) -> list[float]:
-    """float32 [d] as numbers that print as the shortest decimals of a float32."""
-    return [float(str(value)) for value in vector]
+    """Return a record as one line of JSON, with embeddings as shortest float32 decimals."""
+    return json.dumps(record, ensure_ascii=False, default=shortest_floats)
 
 
 def journal_path(target: Path) -> Path:
-    """Where the results for `target` are kept while it is not complete."""
+    """Return the path of the journal for a target file."""
     return target.with_name(f"{target.name}.partial")
 
 
 class Journal:
-    """The file `TARGET.partial`: a line that says what decides the results, then a record a line.
+    """The file `TARGET.partial`: a header that identifies the run, then one record per line.
 
-    Each record is handed to the operating system at once, so a killed process loses none that it has written.
+    Each record is passed to the operating system immediately, so a killed process loses no record.
 
     Attributes:
-        path: The journal's file.
-        recorded: How often each input is in it.
-        failed: How many of its records are errors.
-        dim: Values of an embedding; 0 before the first one.
+        path: Path of the journal.
+        recorded: Number of records of each input.
+        failed: Number of records that are errors.
+        dim: Length of an embedding; 0 before the first one.
     """
 
     def __init__(self, target: Path, header: Record, *, resume: bool) -> None:
-        """Begin a journal, or with `resume` go on with the one that is there, if any.
+        """Create a journal, or with `resume` continue an existing one.
 
         Raises:
-            InvalidInputError: If the file cannot be written, is there without `resume`, belongs to a run
-                with another header, is damaged, or is in use by another process.
+            InvalidInputError: If the file cannot be written, exists without `resume`, belongs to a run with
+                another header, is damaged, or is in use by another process.
         """
         self.path = journal_path(target)
         self.recorded: Counter[str] = Counter()
@@ -92,8 +72,8 @@ class Journal:
         try:
             if self.path.exists() and not resume:
                 raise InvalidInputError(
-                    f"{self.path} holds the results of a run that did not end; continue it with --resume, or "
-                    f"delete that file to begin {target} anew"
+                    f"{self.path} holds the results of an unfinished run; continue it with --resume, or "
+                    f"delete that file to start {target} over"
                 )
             file = self.path.open("a+b")
         except OSError as error:
@@ -109,11 +89,11 @@ class Journal:
         return file
 
     def _read(self, header: Record, target: Path) -> None:
-        """Count what is there, cut off a torn last line, and write the header if there is none."""
+        """Count existing records, truncate an incomplete last line, and write the header of a new file."""
         end = 0
         for number, (line, record) in enumerate(self._lines()):
             if number == 0:
-                self._compare(record, header, target)
+                self._check_header(record, header, target)
             else:
                 self._count(record)
             end += len(line)
@@ -132,24 +112,25 @@ class Journal:
                     record["embedding"] = np.frombuffer(base64.b64decode(record["embedding"]), "<f4")
             except (ValueError, TypeError) as error:
                 raise InvalidInputError(
-                    f"{self.path}: line {number + 1} is damaged: {error}; delete the file to begin anew"
+                    f"{self.path}: line {number + 1} is damaged: {error}; delete the file to start over"
                 ) from error
             yield line, record
 
-    def _compare(self, found: Record, header: Record, target: Path) -> None:
+    def _check_header(self, found: Record, header: Record, target: Path) -> None:
         wanted = json.loads(json.dumps(header))
-        others = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
-        if others:
+        different = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
+        if different:
             raise InvalidInputError(
-                f"{self.path} was begun with another {', '.join(others)}; repeat that run's options to "
-                f"continue it, or delete that file to begin {target} anew"
+                f"{self.path} was started with different {', '.join(different)}; repeat that run's options "
+                f"to continue it, or delete that file to start {target} over"
             )
 
     def append(self, record: Record) -> None:
         """Write one record.
 
         Raises:
-            TritonClipError: If the disk does not take it. Mend that, then resume.
+            TritonClipError: If the record cannot be written, for example because the disk is full. Fix the
+                cause, then resume.
         """
         self._write(record)
         self._count(record)
@@ -159,7 +140,9 @@ class Journal:
             self._file.write(json.dumps(record, ensure_ascii=False, default=_base64).encode() + b"\n")
             self._file.flush()
         except OSError as error:
-            raise TritonClipError(f"cannot write {self.path}: {error}; mend that and use --resume") from error
+            raise TritonClipError(
+                f"cannot write {self.path}: {error}; fix the cause, then use --resume"
+            ) from error
 
     def _count(self, record: Record) -> None:
         self.recorded[record["input"]] += 1
@@ -168,34 +151,34 @@ class Journal:
             self.dim = len(record["embedding"])
 
     def __len__(self) -> int:
-        """The number of records."""
+        """Return the number of records."""
         return self.recorded.total()
 
     def records(self) -> Iterator[Record]:
-        """All records in their order, read from the file one by one."""
+        """Read the records from the file, one at a time and in order."""
         lines = self._lines()
         next(lines)
         for _, record in lines:
             yield record
 
     def remaining(self, inputs: Iterator[str]) -> Iterator[str]:
-        """The inputs that are not in the journal yet; one that is given twice is wanted twice."""
+        """Yield the inputs that have no record yet. An input that is given twice needs two records."""
         recorded = self.recorded.copy()
         for name in inputs:
-            if recorded[shown(name)] > 0:
-                recorded[shown(name)] -= 1
+            if recorded[printable(name)] > 0:
+                recorded[printable(name)] -= 1
             else:
                 yield name
 
     def close(self) -> None:
-        """Close the file; if it holds no record, it is removed: there is nothing to continue."""
+        """Close the file, and delete it if it holds no record."""
         if not self.recorded:
             self.path.unlink(missing_ok=True)
-        with suppress(OSError):  # what a full disk did not take; it has been told
+        with suppress(OSError):  # a write to a full disk, already reported by append
             self._file.close()
 
     def discard(self) -> None:
-        """Remove the journal: its records are in the target."""
+        """Delete the journal once its records are in the target."""
         self.path.unlink(missing_ok=True)
 
 
@@ -204,7 +187,7 @@ def _base64(vector: npt.NDArray[np.float32]) -> str:
 
 
 def replace_synced(temporary: Path, target: Path) -> None:
-    """Make a complete file appear under its name at once, on the disk before it is seen."""
+    """Rename a complete file to its target atomically, after its content has reached the disk."""
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
     temporary.replace(target)

@@ -1,4 +1,4 @@
-"""The limits on what is under way, and what ends a request whose caller is slow or gone. ASGI middleware."""
+"""ASGI middleware that limits requests in flight and cancels those whose caller is slow or has left."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tritonclip.gateway._observe import CALLER_GONE, NOTES, Metrics
 from tritonclip.gateway._problems import Problem
 from tritonclip.gateway._settings import GatewaySettings
+from tritonclip.gateway.observability.middleware import CALLER_GONE, NOTES, Metrics
 
 METHODS_WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
 
 
-class Limited:
-    """Admits so many requests and bytes at a time, and cancels a request whose caller has hung up.
+class InFlightLimitMiddleware:
+    """Limits the number and the bytes of requests in flight, and cancels a request when its caller leaves.
 
     Args:
         app: The next application.
         settings: The limits.
-        metrics: Hold what is under way.
+        metrics: Gauges for requests and bytes in flight.
     """
 
     def __init__(self, app: ASGIApp, settings: GatewaySettings, metrics: Metrics) -> None:
@@ -32,31 +32,35 @@ class Limited:
         self._requests = self._bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See the class."""
+        """Handle one ASGI connection."""
         if scope["type"] != "http" or scope["method"] in METHODS_WITHOUT_BODY:
             await self._app(scope, receive, send)
             return
         length = Headers(scope=scope).get("content-length", "")
         announced = int(length) if length.isdecimal() else 0
-        body = _Body(receive, self, self._settings.body_timeout_s)
+        body = _MeteredBody(receive, self, self._settings.body_timeout_s)
         try:
             self._check(announced)
             self._add(requests=1)
             try:
-                body.weigh(announced)
-                await _until_gone(self._app, scope, body, send)
+                body.reserve(announced)
+                await _run_while_connected(self._app, scope, body, send)
             finally:
-                self._add(requests=-1, size=-body.weight)
+                self._add(requests=-1, size=-body.reserved)
         except Problem as problem:
             await JSONResponse(problem.body, problem.status, problem.headers)(scope, receive, send)
         except ClientDisconnect:
             scope[NOTES]["status"] = CALLER_GONE
 
     def add_bytes(self, size: int) -> None:
-        """Count bytes of a body; raises a Problem of 503 where they are too many."""
+        """Count bytes of a body.
+
+        Raises:
+            Problem: 503 if the limit on bytes in flight would be exceeded.
+        """
         if self._bytes + size > self._settings.max_bytes:
             raise Problem(
-                status=503, code="overloaded", message="too many uploads under way; try again later"
+                status=503, code="overloaded", message="too many upload bytes in flight; try again later"
             )
         self._add(size=size)
 
@@ -65,7 +69,7 @@ class Limited:
             raise too_large(self._settings.max_body_bytes)
         if self._requests >= self._settings.max_requests:
             raise Problem(
-                status=503, code="overloaded", message="too many requests under way; try again later"
+                status=503, code="overloaded", message="too many requests in flight; try again later"
             )
 
     def _add(self, *, requests: int = 0, size: int = 0) -> None:
@@ -76,71 +80,70 @@ class Limited:
 
 
 def too_large(limit_bytes: int) -> Problem:
-    """What is told of a body over the limit."""
+    """Return the problem to report for a body over the limit."""
     return Problem(
         status=413,
-        message=f"the body is larger than {limit_bytes} bytes; send fewer or smaller images at once",
+        message=f"the body is larger than {limit_bytes} bytes; send fewer or smaller images per request",
     )
 
 
-class _Body:
-    """A request's body on its way, weighed.
+class _MeteredBody:
+    """An incoming request body whose bytes count towards the limit.
 
     Attributes:
-        weight: Bytes that are counted for it: those announced, or those that came.
-        whole: Set once all of it is there.
-        left_s: Seconds that it may still take.
+        reserved: Bytes counted for this body: the announced length, or more if more has arrived.
+        complete: Set once the whole body has arrived.
     """
 
-    def __init__(self, receive: Receive, limits: Limited, timeout_s: float) -> None:
+    def __init__(self, receive: Receive, limits: InFlightLimitMiddleware, timeout_s: float) -> None:
         self._receive, self._limits = receive, limits
         self._end_s = time.monotonic() + timeout_s
         self._arrived = 0
-        self.weight = 0
-        self.whole = asyncio.Event()
+        self.reserved = 0
+        self.complete = asyncio.Event()
 
     @property
     def left_s(self) -> float:
-        """See the class."""
+        """Seconds that the rest of the body may take."""
         return max(self._end_s - time.monotonic(), 0)
 
-    def weigh(self, size: int) -> None:
-        """Count up to so many bytes in all."""
-        if size > self.weight:
-            self._limits.add_bytes(size - self.weight)
-            self.weight = size
+    def reserve(self, size: int) -> None:
+        """Raise the number of counted bytes to `size`."""
+        if size > self.reserved:
+            self._limits.add_bytes(size - self.reserved)
+            self.reserved = size
 
     async def receive(self) -> Message:
-        """The next part."""
-        if self.whole.is_set():
-            await asyncio.Event().wait()  # who hangs up is watched for elsewhere
+        """Receive the next part of the body."""
+        if self.complete.is_set():
+            await asyncio.Event().wait()  # wait_for_disconnect watches the connection from here on
         message = await self._receive()
         self._arrived += len(message.get("body", b""))
-        self.weigh(self._arrived)
+        self.reserve(self._arrived)
         if not message.get("more_body", False):
-            self.whole.set()
+            self.complete.set()
         return message
 
-    async def hang_up(self) -> None:
-        """Wait until the caller, who has sent everything, hangs up."""
-        await self.whole.wait()
+    async def wait_for_disconnect(self) -> None:
+        """Wait until the caller, having sent the whole body, disconnects."""
+        await self.complete.wait()
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
 
-async def _until_gone(app: ASGIApp, scope: Scope, body: _Body, send: Send) -> None:
-    """Run the application, and cancel it where the body does not come or the caller hangs up.
+async def _run_while_connected(app: ASGIApp, scope: Scope, body: _MeteredBody, send: Send) -> None:
+    """Run the application, and cancel it if the body stalls or the caller disconnects.
 
     Raises:
-        Problem: 408 where the body does not come in time.
-        ClientDisconnect: Where the caller hangs up before the answer.
+        Problem: 408 if the body does not arrive in time.
+        ClientDisconnect: If the caller disconnects before the response.
     """
     work = asyncio.ensure_future(app(scope, body.receive, send))
-    gone = asyncio.ensure_future(body.hang_up())
+    gone = asyncio.ensure_future(body.wait_for_disconnect())
     try:
         await asyncio.wait({work, gone}, timeout=body.left_s, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done() and not body.whole.is_set():
-            text = "the body did not arrive in time; send fewer or smaller images at once"
+        if not work.done() and not body.complete.is_set():
+            text = "the body did not arrive in time; send fewer or smaller images per request"
             raise Problem(status=408, message=text, headers={"Connection": "close"})
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():

@@ -86,7 +86,7 @@ def test_more_uploads_than_it_holds_are_refused(tight):
         reply = read_reply(second)
         assert (reply.status, reply.error["code"]) == (503, "overloaded")
         assert int(reply.headers["retry-after"]) >= 1
-        assert reply.error["message"] == "too many uploads under way; try again later"
+        assert reply.error["message"] == "too many upload bytes in flight; try again later"
     nothing_under_way(tight)
     assert works(tight)
 
@@ -209,7 +209,7 @@ def test_the_rate_of_each_key(server, tmp_path):
         refused = gateway.request("POST", "/v1/classify", headers={"key": "bob"}, json={})
         assert refused.status == 429
         assert refused.json()["error"]["type"] == "rate_limit_error"
-        assert "the rate limit of 4 per 1 year is reached" in refused.json()["error"]["message"]
+        assert "rate limit of 4 per 1 year exceeded" in refused.json()["error"]["message"]
         assert [gateway.request("GET", "/healthz").status for _ in range(6)] == [200] * 6
 
 

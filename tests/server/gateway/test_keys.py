@@ -11,7 +11,7 @@ from tests.server.gateway.raw_http import connected, head, read_reply
 from tritonclip import InvalidInputError
 from tritonclip._cli.main import main
 from tritonclip.gateway import GatewaySettings
-from tritonclip.gateway._keys import CHECK_EVERY_S, KeyRing, digest, make_key, parse_keys
+from tritonclip.gateway.access.keys import CHECK_EVERY_S, KeyRing, digest, make_key, parse_keys
 from tritonclip_server.benchmarks.gateway_process import running
 
 
@@ -91,7 +91,7 @@ def test_the_name_of_a_key_is_in_the_log_and_the_key_is_not(gateway_with_keys):
 
 
 def test_a_gateway_without_keys_says_so_when_it_starts(open_gateway, gateway_with_keys):
-    assert "no API keys: everyone" in open_gateway.logged(level="WARNING")["event"]
+    assert "no API keys configured: anyone" in open_gateway.logged(level="WARNING")["event"]
     assert not [line for line in gateway_with_keys.lines if "no API keys" in line]
 
 
@@ -131,7 +131,7 @@ def test_keys_of_the_environment_and_of_a_file_hold_together(tmp_path):
     [
         ("one", "line 1: expected NAME:SHA256"),
         ("# one\nname:abc", "line 2: expected"),
-        (f"{line('a', 'x')}\n{line('a', 'y')}", "line 2: this name stands twice"),
+        (f"{line('a', 'x')}\n{line('a', 'y')}", "line 2: duplicate name"),
         (f"a b:{'0' * 64}", "expected"),
         (f"a:{'G' * 64}", "expected"),
     ],
@@ -162,7 +162,7 @@ def test_the_command_makes_a_key_and_keeps_its_digest(tmp_path, capsys):
     ("options", "message"),
     [
         (["--keys-file", "missing"], "keys_file: no such file: 'missing'"),
-        (["--rate-limit", "many"], "rate_limit 'many': expected a rate as '100/minute'"),
+        (["--rate-limit", "many"], "rate_limit 'many': expected a rate such as '100/minute'"),
         (["--url-network", "10.0.0.1/8"], "url_networks: 10.0.0.1/8 has host bits set"),
         (["--max-images", "0"], "max_images: expected a whole number"),
         (["--body-timeout", "0"], "body_timeout_s: expected finite seconds above 0"),

@@ -1,4 +1,4 @@
-"""What every route's caller passes first: the key, the rate, the deadline. Dependencies of FastAPI."""
+"""Authorisation of callers: API key, rate limit and deadline, as a FastAPI dependency."""
 
 from __future__ import annotations
 
@@ -10,43 +10,46 @@ from fastapi import Depends, Header, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
 from tritonclip._calls.request import Deadline
-from tritonclip.gateway._observe import note
 from tritonclip.gateway._problems import Problem
 from tritonclip.gateway._state import State, state_of
+from tritonclip.gateway.observability.middleware import note
 
 MIN_TIMEOUT_S = 0.1
-_BEARER = HTTPBearer(auto_error=False, description="An API key, where the gateway has any.")
-_KEY = APIKeyHeader(name="key", auto_error=False, description="The same, as SambaStudio's clients send it.")
+_BEARER = HTTPBearer(auto_error=False, description="An API key, if the gateway requires one.")
+_KEY = APIKeyHeader(
+    name="key", auto_error=False, description="The same API key, in the header that SambaStudio clients use."
+)
 
 
 @dataclass(frozen=True)
-class Admitted:
-    """A caller who may call.
+class AuthorizedCaller:
+    """A caller whose request was authorised.
 
     Attributes:
-        state: The gateway's parts.
-        deadline: Running since the headers came.
+        state: The gateway's components.
+        deadline: Deadline of the request, counted from the arrival of its headers.
     """
 
     state: State
     deadline: Deadline
 
 
-async def admit(
+async def authorize(
     request: Request,
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
     key: Annotated[str | None, Depends(_KEY)],
     x_timeout_s: Annotated[
         float | None,
         Header(
-            ge=MIN_TIMEOUT_S, description="Seconds the caller will wait; at most the gateway's own deadline."
+            ge=MIN_TIMEOUT_S,
+            description="Deadline of the request in seconds, capped at the gateway's own deadline.",
         ),
     ] = None,
-) -> Admitted:
-    """Check the key, count the request, and start its deadline; before any of its body is read.
+) -> AuthorizedCaller:
+    """Check the key, apply the rate limit and start the deadline, before the body is read.
 
     Raises:
-        Problem: 401 without a valid key, 429 where the rate is too high.
+        Problem: 401 without a valid key, 429 if the rate limit is exceeded.
     """
     state = state_of(request)
     shown = bearer.credentials if bearer else key
@@ -59,8 +62,8 @@ async def admit(
     note(request, key=name)
     if state.rates is not None:
         address = request.client.host if request.client else "unknown"
-        await state.rates.admit(f"key {name}" if name else f"address {address}")
-    return Admitted(state, Deadline(min(x_timeout_s or math.inf, state.settings.timeout_s)))
+        await state.rates.count(f"key {name}" if name else f"address {address}")
+    return AuthorizedCaller(state, Deadline(min(x_timeout_s or math.inf, state.settings.timeout_s)))
 
 
-Caller = Annotated[Admitted, Depends(admit)]
+Caller = Annotated[AuthorizedCaller, Depends(authorize)]

@@ -1,7 +1,7 @@
-"""OpenTelemetry for the gateway: a span for each request, by FastAPI's own support, sent by OTLP over HTTP.
+"""OpenTelemetry traces of the gateway: one span per request from FastAPI, exported by OTLP over HTTP.
 
-A request that comes with `traceparent` goes on in its caller's trace, if that is sampled. The standard
-variables `OTEL_*` say where spans go, how many, and the service's name.
+A request with a sampled `traceparent` continues its caller's trace. The standard `OTEL_*` variables set the
+endpoint, the sampler and the service name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fastapi.telemetry import TelemetryConfig
 from opentelemetry import trace
 
 from tritonclip.errors import MissingExtraError
-from tritonclip.gateway._observe import QUIET
+from tritonclip.gateway.observability.middleware import QUIET
 
 SERVICE = "tritonclip-gateway"
 FLUSH_S = 5.0
@@ -26,20 +26,20 @@ def _is_quiet(scope: MutableMapping[str, Any]) -> bool:
 
 
 TELEMETRY: TelemetryConfig = {"metrics": False, "logs": False, "operation_spans": False, "exclude": _is_quiet}
-"""What FastAPI is to do where a provider is set; it does nothing where there is none."""
+"""FastAPI's tracing options. Without a tracer provider, FastAPI does nothing."""
 
 
-def is_asked_for(environ: Mapping[str, str]) -> bool:
-    """Whether the environment says where traces go."""
+def is_configured(environ: Mapping[str, str]) -> bool:
+    """Return True if the environment names an endpoint for traces."""
     wanted = any(environ.get(name) for name in ENDPOINTS)
     return wanted and environ.get("OTEL_TRACES_EXPORTER", "otlp") != "none"
 
 
 def start_tracing() -> None:
-    """Set the process's provider of spans, which sends them by OTLP over HTTP.
+    """Set the process's tracer provider, which exports spans by OTLP over HTTP.
 
     Raises:
-        MissingExtraError: If the packages of the extra are not installed.
+        MissingExtraError: If the extra `tracing` is not installed.
     """
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -51,7 +51,7 @@ def start_tracing() -> None:
             f'tracing needs {error.name}; install it with: pip install "tritonclip[tracing]"'
         ) from error
     resource = Resource.create()
-    if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):  # neither variable names it
+    if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):  # no OTEL_* variable names it
         resource = resource.merge(Resource({SERVICE_NAME: SERVICE}))
     provider = TracerProvider(resource=resource)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
@@ -59,9 +59,10 @@ def start_tracing() -> None:
 
 
 def flush() -> None:
-    """Send what is waiting, for a few seconds at most."""
+    """Export pending spans, for at most `FLUSH_S` seconds."""
     send = getattr(trace.get_tracer_provider(), "force_flush", None)
     if send is not None:
-        worker = threading.Thread(target=send, daemon=True)  # an unreachable receiver must not hold up a stop
+        # In a thread, because an unreachable collector must not delay shutdown.
+        worker = threading.Thread(target=send, daemon=True)
         worker.start()
         worker.join(FLUSH_S)

@@ -1,4 +1,4 @@
-"""Request bodies to checked fields and image files: forms, and JSON with base64, data URIs or URLs."""
+"""Parsing of request bodies, as forms or JSON, into checked fields and image files."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from tritonclip._images.fetch import decode_data, is_url
+from tritonclip._images.urls import decode_data_url, is_url
 from tritonclip.errors import InvalidInputError, TritonClipError
-from tritonclip.gateway._fetching import UrlImages
 from tritonclip.gateway._problems import Problem
 from tritonclip.gateway._settings import GatewaySettings
+from tritonclip.gateway.payloads.url_images import UrlImages
 
 M = TypeVar("M", bound=BaseModel)
 JSON, FORM = "application/json", "multipart/form-data"
-IN_THREAD_BYTES = 1 << 20  # what takes longer than some milliseconds must not hold up other requests
-SHOWN_FAULTS = 3
+IN_THREAD_BYTES = 1 << 20  # larger bodies take several ms to parse, which must not block other requests
+MAX_REPORTED_FAULTS = 3
 
 
 @dataclass(frozen=True)
 class Source:
-    """An image as it came: the bytes of a file with its name, or a text that stands for it."""
+    """An image as received: the content of a file with its name, or text that encodes or names it."""
 
     content: bytes | str
     name: str | None = None
@@ -35,23 +35,23 @@ class Source:
 
 @dataclass(frozen=True)
 class Body(Generic[M]):
-    """A body's images, and its other fields checked by their model."""
+    """A parsed body: its images, and its other fields checked by their model."""
 
     images: list[Source]
     fields: M
 
 
 class _Parser(MultiPartParser):
-    """Keeps files in memory: what is under way is bounded in bytes, and a disk may not be there."""
+    """Form parser that keeps files in memory: bytes in flight are limited, and a disk is not required."""
 
     spool_max_size = 2**31
 
 
 async def read_json(request: Request, model: type[M]) -> M:
-    """The fields of a JSON body.
+    """Parse a JSON body and check its fields.
 
     Raises:
-        Problem: 415 if it is not JSON, 400 if it does not fit the model.
+        Problem: 415 if the body is not JSON, 400 if it does not match the model.
     """
     _check_type(request, (JSON,))
     body = await request.body()
@@ -68,16 +68,16 @@ async def read_json(request: Request, model: type[M]) -> M:
 async def read_form(
     request: Request, model: type[M], settings: GatewaySettings, image_fields: Sequence[str]
 ) -> Body[M]:
-    """The images and other fields of a form.
+    """Parse a form into its images and checked fields.
 
     Args:
-        request: With a body of type multipart/form-data.
-        model: Checks the other fields; one that is given several times is a list.
+        request: A request with a body of type multipart/form-data.
+        model: Model that checks the other fields. A repeated field becomes a list.
         settings: The limits.
         image_fields: Names of the fields that hold images, as files or as text.
 
     Raises:
-        Problem: 415 if it is not such a form, 400 if it is malformed or a field does not fit.
+        Problem: 415 if the body is not such a form, 400 if it is malformed or does not match the model.
     """
     _check_type(request, (FORM,))
     parser = _Parser(
@@ -113,17 +113,21 @@ async def read_form(
 
 
 def is_form(request: Request) -> bool:
-    """Whether a body is a form rather than JSON; raises a Problem of 415 where it is neither."""
+    """Return True for a form and False for JSON.
+
+    Raises:
+        Problem: 415 if the body is neither.
+    """
     return _check_type(request, (FORM, JSON)) == FORM
 
 
 async def image_files(
     sources: Sequence[Source], settings: GatewaySettings, urls: UrlImages, *, timeout_s: float
 ) -> list[bytes | TritonClipError]:
-    """The bytes of each image's file; an error in place of one that cannot be had.
+    """Return the content of each image's file, or the error if it cannot be read.
 
     Raises:
-        InvalidInputError: If there is none, or more than a request may have.
+        InvalidInputError: If there is no image, or more than the limit per request.
     """
     if not sources:
         raise InvalidInputError("images: none given; give at least one")
@@ -131,17 +135,23 @@ async def image_files(
     return list(
         await asyncio.gather(
             *(
-                _image_file(source, f"image {place}", settings, urls, timeout_s)
-                for place, source in enumerate(sources)
+                _image_file(source, f"image {index}", settings, urls, timeout_s)
+                for index, source in enumerate(sources)
             )
         )
     )
 
 
-def check_count(field: str, count: int, most: int) -> None:
-    """Raise InvalidInputError where a field holds more than a request may have."""
-    if count > most:
-        raise InvalidInputError(f"{field}: {count} given, at most {most} in a request; send them in several")
+def check_count(field: str, count: int, limit: int) -> None:
+    """Check the number of items in a field.
+
+    Raises:
+        InvalidInputError: If it exceeds the limit per request.
+    """
+    if count > limit:
+        raise InvalidInputError(
+            f"{field}: {count} given, at most {limit} per request; split them into several requests"
+        )
 
 
 async def _image_file(
@@ -157,8 +167,8 @@ async def _image_file(
             return await urls.fetch(content, where, timeout_s)
         url = content if is_url(content) else f"data:;base64,{content}"
         if len(url) > IN_THREAD_BYTES:
-            return await asyncio.to_thread(decode_data, url, where, settings.max_body_bytes)
-        return decode_data(url, where, settings.max_body_bytes)
+            return await asyncio.to_thread(decode_data_url, url, where, settings.max_body_bytes)
+        return decode_data_url(url, where, settings.max_body_bytes)
     except TritonClipError as error:
         return error
 
@@ -171,11 +181,11 @@ def _source(value: str | UploadFile) -> Source:
 
 
 def _check_type(request: Request, allowed: tuple[str, ...]) -> str:
-    """The body's type, in lower case and without parameters."""
+    """Return the body's media type, in lower case and without parameters."""
     encoding = request.headers.get("content-encoding", "identity")
     if encoding != "identity":
         raise Problem(
-            status=415, message=f"content-encoding {encoding!r} is not taken; send the body as it is"
+            status=415, message=f"content-encoding {encoding!r} is not supported; send the body uncompressed"
         )
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in allowed:
@@ -184,7 +194,7 @@ def _check_type(request: Request, allowed: tuple[str, ...]) -> str:
 
 
 def _malformed(error: ValidationError) -> Problem:
-    """The first fault of each field as one text, with the request's own names."""
+    """Join the first fault of each field into one message, with the request's own field names."""
     faults: dict[Any, str] = {}
     first = None
     for fault in error.errors(include_url=False, include_context=False, include_input=False):
@@ -193,5 +203,5 @@ def _malformed(error: ValidationError) -> Problem:
         first = first or place
         text = "there is no such field" if fault["type"] == "extra_forbidden" else fault["msg"]
         faults.setdefault(field, f"{place}: {text}" if place else text)
-    shown = "; ".join(list(faults.values())[:SHOWN_FAULTS])
+    shown = "; ".join(list(faults.values())[:MAX_REPORTED_FAULTS])
     return Problem(status=400, message=f"{shown}. See /docs for the fields", param=first or None)

@@ -12,7 +12,7 @@ from tests.server.gateway.gateway_keys import KEY, KEY_LINE
 from tests.server.gateway.otlp_receiver import is_answered, new_trace, only, receiving
 from tests.server.gateway.traced_server import FAULT, SERVICE, traced_server
 from tritonclip_server.benchmarks.gateway_process import running
-from tritonclip_server.serving.logs import Entries
+from tritonclip_server.serving.logs import LogParser
 
 STEPS = {"admission", "text_encoder", "image_preprocess", "vision_encoder", "similarity"}
 LABEL = "the digit 7, which is nobody's business"
@@ -138,10 +138,10 @@ def test_a_failing_request_has_errors_and_can_be_found_in_every_log(receiver, ga
     assert call.is_error and call.attributes["error.type"] == "InferenceError"
     assert gateway.logged(request_id=request_id, trace_id=entry.trace)["status"] == 500
     line = next(line for line in traced.log if "KeyError: 'planted'" in line)
-    found = Entries(lambda: datetime.now(timezone.utc)).push(line)
+    found = LogParser(lambda: datetime.now(timezone.utc)).feed(line)
     told = json.loads(found[0].json())
-    assert (told["level"], told["model"], told["request_id"]) == ("ERROR", "similarity", request_id)
-    assert told["message"].startswith(f"incident {told['incident']}, ")
+    assert (told["level"], told["request_id"]) == ("ERROR", request_id)
+    assert told["message"].startswith(f"incident {told['incident']}, model similarity, ")
 
 
 def test_a_wrong_image_is_an_error_of_the_call_only(receiver, gateway):

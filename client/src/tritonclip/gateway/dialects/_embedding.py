@@ -1,0 +1,33 @@
+"""Embeddings for the dialects that answer a request as a whole: all inputs succeed, or the request fails."""
+
+from __future__ import annotations
+
+from fastapi import Request
+
+from tritonclip._calls.checks import check_texts
+from tritonclip.errors import TritonClipError
+from tritonclip.gateway._caller import AuthorizedCaller
+from tritonclip.gateway._inference import Array
+from tritonclip.gateway.observability.middleware import count_images
+from tritonclip.gateway.payloads.bodies import Source, check_count, image_files
+
+
+async def embed_images(request: Request, caller: AuthorizedCaller, sources: list[Source]) -> list[Array]:
+    """Embed images: float32 [d] each, unit L2 norm. The first error is raised."""
+    state = caller.state
+    files = await image_files(sources, state.settings, state.urls, timeout_s=caller.deadline.left_s)
+    wrong = next((file for file in files if isinstance(file, TritonClipError)), None)
+    answers = [wrong] if wrong else await state.inference.embed_images(files, caller.deadline)
+    wrong = next((answer for answer in answers if isinstance(answer, TritonClipError)), None)
+    count_images(request, state.metrics, 0 if wrong else len(files), len(files) if wrong else 0)
+    if wrong:
+        raise wrong
+    return [answer for answer in answers if not isinstance(answer, TritonClipError)]
+
+
+async def embed_texts(caller: AuthorizedCaller, inputs: list[str]) -> list[Array]:
+    """Embed texts: float32 [d] each, unit L2 norm."""
+    texts, _ = check_texts(inputs)
+    check_count("texts", len(texts), caller.state.settings.max_texts)
+    caller.state.metrics.texts.inc(len(texts))
+    return list(await caller.state.inference.embed_texts(texts, caller.deadline))

@@ -1,0 +1,280 @@
+"""The gateway's own API: classification and similarity, with a result or an error for each image."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from tritonclip._calls import codec
+from tritonclip._calls.checks import DEFAULT_HYPOTHESIS_TEMPLATE, DEFAULT_LABELS, check_texts
+from tritonclip._calls.token_counts import TokenCount, collecting
+from tritonclip.errors import TritonClipError
+from tritonclip.gateway._caller import AuthorizedCaller, Caller
+from tritonclip.gateway._inference import Array
+from tritonclip.gateway._problems import Problem, problem_of
+from tritonclip.gateway.observability.middleware import count_images, note
+from tritonclip.gateway.payloads.bodies import (
+    Body,
+    Source,
+    check_count,
+    image_files,
+    is_form,
+    read_form,
+    read_json,
+)
+from tritonclip.gateway.payloads.openapi import describe
+from tritonclip.gateway.payloads.schemas import (
+    MODEL_EXAMPLE,
+    PIXEL,
+    TEXTS_EXAMPLE,
+    Error,
+    NotBlank,
+    StrictRequest,
+    Texts,
+    Warnings,
+)
+
+R = TypeVar("R")
+IMAGE_FIELDS = ("images", "image")
+router = APIRouter(tags=["native"])
+
+Images = Annotated[
+    Texts | NotBlank,
+    Field(
+        description="One image or several, each as base64 of an encoded file (JPEG, PNG, WebP, GIF, BMP, "
+        "TIFF ...), as a data: URI, or as an http(s) URL if the operator allows URLs.",
+        examples=[[PIXEL]],
+    ),
+]
+
+
+class ClassifyFields(StrictRequest):
+    """Labels, and how to rank them."""
+
+    labels: Texts | NotBlank | None = Field(
+        default=None,
+        description="Candidate labels. A single string is split at its commas. Default: "
+        + ", ".join(DEFAULT_LABELS)
+        + ".",
+        examples=[TEXTS_EXAMPLE],
+    )
+    hypothesis_template: str = Field(
+        default=DEFAULT_HYPOTHESIS_TEMPLATE,
+        description="Sentence with one {} for the label. Use '{}' if the labels are sentences.",
+        examples=[DEFAULT_HYPOTHESIS_TEMPLATE],
+        json_schema_extra={"pattern": r"^[^{}]*\{\}[^{}]*$"},
+    )
+    top_k: int | None = Field(
+        default=None, ge=1, description="Maximum number of labels per image, best first.", examples=[5]
+    )
+    threshold: float | None = Field(default=None, ge=0, le=1, description="Minimum score.", examples=[0.01])
+
+
+class ClassifyRequest(ClassifyFields):
+    """Images and candidate labels."""
+
+    images: Images
+
+
+class SimilarityFields(StrictRequest):
+    """Texts to compare images with."""
+
+    texts: Texts | NotBlank = Field(
+        description="One text or several, embedded without a template.", examples=[TEXTS_EXAMPLE]
+    )
+
+
+class SimilarityRequest(SimilarityFields):
+    """Images and texts."""
+
+    images: Images
+
+
+class Prediction(BaseModel):
+    """A label's score: a softmax over all candidate labels."""
+
+    score: float = Field(examples=[0.998])
+    label: str = Field(examples=["a red circle"])
+
+
+class _ImageResult(BaseModel):
+    index: int = Field(description="Index of the image in the request.", examples=[0])
+    name: str | None = Field(description="File name of the image, if any.", examples=["red_circle.jpg"])
+
+
+class Ranking(_ImageResult):
+    """An image's labels, highest score first."""
+
+    predictions: list[Prediction]
+
+
+class Similarities(_ImageResult):
+    """An image's cosine with each text, in the order of the texts."""
+
+    similarities: list[float] = Field(examples=[[0.51, -0.12]])
+
+
+class ImageError(_ImageResult):
+    """The error of an image that failed while others succeeded."""
+
+    error: Error
+
+
+class Usage(BaseModel):
+    """Size of the request."""
+
+    images: int = Field(description="Images that were answered.", examples=[1])
+    texts: int = Field(description="Labels or texts.", examples=[2])
+    prompt_tokens: int = Field(
+        description="Tokens of the labels or texts before truncation, templates included.", examples=[22]
+    )
+    total_tokens: int = Field(examples=[22])
+
+
+class ClassifyAnswer(BaseModel):
+    """Ranked labels of each image."""
+
+    model: str = Field(examples=[MODEL_EXAMPLE])
+    results: list[Ranking | ImageError]
+    warnings: Warnings
+    usage: Usage
+
+
+class SimilarityAnswer(BaseModel):
+    """Cosines of each image."""
+
+    model: str = Field(examples=[MODEL_EXAMPLE])
+    texts: list[str] = Field(examples=[TEXTS_EXAMPLE])
+    results: list[Similarities | ImageError]
+    warnings: Warnings
+    usage: Usage
+
+
+BODIES = (ClassifyRequest, SimilarityRequest)
+M = TypeVar("M", bound=SimilarityFields | ClassifyFields)
+
+
+@router.post(
+    "/v1/classify",
+    summary="Rank labels for images",
+    **describe(ClassifyAnswer, json=ClassifyRequest, form=(ClassifyFields, "images")),
+)
+async def classify(request: Request, caller: Caller) -> Response:
+    """Return a result or an error for each image.
+
+    If every image fails, the status is that of the first error. A form sends files in the field `images`, and
+    repeats the field `labels` for each label.
+    """
+    body = await _read(request, caller, ClassifyRequest, ClassifyFields)
+    ranking = body.fields.model_dump(exclude={"images"})
+    labels = codec.Ranking.check(**ranking).labels  # reject invalid labels before decoding images
+    check_count("labels", len(labels), caller.state.settings.max_texts)
+    images = await _files(body, caller)
+    timer = _Timer()
+    with collecting() as counts:
+        answers = await caller.state.inference.classify(images, caller.deadline, **ranking)
+    headers = timer.headers()
+    results = _results(request, caller, body.images, answers, lambda found: {"predictions": found})
+    return JSONResponse(await _content(caller, results, counts), headers=headers)
+
+
+@router.post(
+    "/v1/similarity",
+    summary="Compare images with texts",
+    **describe(SimilarityAnswer, json=SimilarityRequest, form=(SimilarityFields, "images")),
+)
+async def compare(request: Request, caller: Caller) -> Response:
+    """Return the cosine of each image with each text, -1 to 1."""
+    body = await _read(request, caller, SimilarityRequest, SimilarityFields)
+    texts, _ = check_texts(body.fields.texts)
+    check_count("texts", len(texts), caller.state.settings.max_texts)
+    images = await _files(body, caller)
+    timer = _Timer()
+    with collecting() as counts:
+        text_embeds = await caller.state.inference.embed_texts(texts, caller.deadline)
+    answers = await caller.state.inference.embed_images(images, caller.deadline)
+    headers = timer.headers()
+
+    def cosines(image_embed: Array) -> dict[str, Any]:
+        return {"similarities": codec.similarity(image_embed[None], text_embeds)[0].tolist()}
+
+    results = _results(request, caller, body.images, answers, cosines)
+    return JSONResponse(await _content(caller, results, counts, texts=texts), headers=headers)
+
+
+async def _read(request: Request, caller: AuthorizedCaller, whole: type[Any], fields: type[M]) -> Body[M]:
+    """Parse a form, which sends images as files, or JSON, in which images are a member."""
+    if is_form(request):
+        return await read_form(request, fields, caller.state.settings, IMAGE_FIELDS)
+    read = await read_json(request, whole)
+    images = [read.images] if isinstance(read.images, str) else read.images
+    return Body([Source(image) for image in images], read)
+
+
+async def _files(body: Body[Any], caller: AuthorizedCaller) -> list[bytes | TritonClipError]:
+    state = caller.state
+    return await image_files(body.images, state.settings, state.urls, timeout_s=caller.deadline.left_s)
+
+
+class _Timer:
+    """Measures the time spent on Triton, for the header Server-Timing."""
+
+    def __init__(self) -> None:
+        self._start_s = time.perf_counter()
+
+    def headers(self) -> dict[str, str]:
+        return {"Server-Timing": f"triton;dur={(time.perf_counter() - self._start_s) * 1000:.1f}"}
+
+
+def _results(
+    request: Request,
+    caller: AuthorizedCaller,
+    sources: Sequence[Source],
+    answers: Sequence[R | TritonClipError],
+    result: Callable[[R], dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Build the result of each image.
+
+    Raises:
+        Problem: The first image's error, if every image failed.
+    """
+    results: list[dict[str, Any]] = []
+    problems: list[Problem] = []
+    for index, (source, answer) in enumerate(zip(sources, answers, strict=True)):
+        image = {"index": index, "name": source.name}
+        if isinstance(answer, TritonClipError):
+            problems.append(problem_of(answer))
+            results.append(image | {"error": problems[-1].error})
+        else:
+            results.append(image | result(answer))
+    count_images(request, caller.state.metrics, len(results) - len(problems), len(problems))
+    note(request, cause=next((problem.cause for problem in problems if problem.cause), None))
+    if len(problems) == len(results):
+        raise dataclasses.replace(problems[0], extra={"results": results})
+    return results
+
+
+async def _content(
+    caller: AuthorizedCaller, results: list[dict[str, Any]], counts: Sequence[TokenCount], **more: Any
+) -> dict[str, Any]:
+    """Build the body of a response."""
+    caller.state.metrics.texts.inc(len(counts))
+    tokens = sum(count.tokens for count in counts)
+    return {
+        "model": (await caller.state.inference.model(caller.deadline)).checkpoint,
+        **more,
+        "results": results,
+        "warnings": [count.warning for count in counts if count.warning],
+        "usage": {
+            "images": sum("error" not in result for result in results),
+            "texts": len(counts),
+            "prompt_tokens": tokens,
+            "total_tokens": tokens,
+        },
+    }

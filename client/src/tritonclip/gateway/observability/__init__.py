@@ -1,0 +1,1 @@
+"""What the gateway reports about itself: logs, Prometheus metrics, traces and readiness."""

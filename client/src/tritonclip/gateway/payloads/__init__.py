@@ -1,0 +1,1 @@
+"""Request bodies, the images that they name, and the OpenAPI document that describes them."""
