@@ -3,11 +3,12 @@
 import html.parser
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from tests.server.search.search_command import run_command
 from tritonclip.errors import InvalidInputError
 from tritonclip.search import SearchIndex
 from tritonclip.search._contact_sheet import write_contact_sheet
@@ -19,6 +20,11 @@ from tritonclip_server.demo.scenes import PAIRS
 def index(clip, indexed):
     with SearchIndex.open(indexed.place, clip) as opened:
         yield opened
+
+
+def run_command(*arguments, cwd=None):
+    command = [sys.executable, "-m", "tritonclip", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, timeout=300)
 
 
 def shown(hit):

@@ -25,16 +25,16 @@ create table if not exists unwritten (id text primary key, kind text, path text,
     size integer, mtime_ns integer, vector blob) without rowid;
 create index if not exists unwritten_by_content on unwritten (sha256);
 drop table if exists found;
-drop table if exists indexed;
+drop table if exists entries;
 drop table if exists rejected;
 create table found (position integer primary key, id text unique, kind text, path text, name text,
     size integer, mtime_ns integer);
-create table indexed (id text primary key, kind text, path text, sha256 text, size integer, mtime_ns integer)
+create table entries (id text primary key, kind text, path text, sha256 text, size integer, mtime_ns integer)
     without rowid;
 create table rejected (id text primary key) without rowid;
 """
-_UNINDEXED = """not exists (select 1 from indexed where indexed.id = found.id and indexed.size = found.size
-    and indexed.mtime_ns = found.mtime_ns)"""
+_UNINDEXED = """not exists (select 1 from entries where entries.id = found.id and entries.size = found.size
+    and entries.mtime_ns = found.mtime_ns)"""
 _PAGE_ROWS = 500
 
 
@@ -83,7 +83,7 @@ class SyncState:
     def add_indexed(self, rows: Iterable[tuple[Entry, Stamp]]) -> None:
         """Record rows that are in the index."""
         values = ((e.id, e.kind, e.path, e.sha256, s.size, s.mtime_ns) for e, s in rows)
-        self._write_all("insert or replace into indexed values (?, ?, ?, ?, ?, ?)", values)
+        self._write_all("insert or replace into entries values (?, ?, ?, ?, ?, ?)", values)
 
     def pending(self) -> Iterator[SourceItem]:
         """Yield found items that are not in the index with the same size and modification time."""
@@ -102,7 +102,7 @@ class SyncState:
 
     def indexed_id(self, sha256: str, kind: str, preferred_id: str) -> str | None:
         """Return the ID of an indexed entry with this content, `preferred_id` if possible, or None."""
-        query = "select id from indexed where sha256 = ? and kind = ? order by id = ? desc limit 1"
+        query = "select id from entries where sha256 = ? and kind = ? order by id = ? desc limit 1"
         row = self._db.execute(query, [sha256, kind, preferred_id]).fetchone()
         return None if row is None else str(row[0])
 
@@ -149,9 +149,9 @@ class SyncState:
 
     def stale(self) -> Iterator[tuple[str, str, str]]:
         """Yield ID, kind and path of indexed entries that were not found or were rejected."""
-        query = """select id, kind, path from indexed
-            where not exists (select 1 from found where found.id = indexed.id)
-            or exists (select 1 from rejected where rejected.id = indexed.id)"""
+        query = """select id, kind, path from entries
+            where not exists (select 1 from found where found.id = entries.id)
+            or exists (select 1 from rejected where rejected.id = entries.id)"""
         yield from self._db.execute(query)
 
     def close(self, *, complete: bool) -> None:
