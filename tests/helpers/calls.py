@@ -1,4 +1,4 @@
-"""Plain tritonclient calls, for what the client package would refuse to send, and readings of metrics."""
+"""Plain tritonclient calls that the client package would reject, and readings of metrics and statistics."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import np_to_triton_dtype
 
+from tests.helpers.waiting import settled
+from tritonclip import Client, ModelStatistics
 from tritonclip_server.serving.launcher import EmbeddedTriton
 
 T = TypeVar("T")
 
 
 def bytes_tensor(*rows: list[bytes]) -> np.ndarray:
-    """A BYTES tensor [rows, columns]; one empty row makes [1, 0]."""
+    """Build a BYTES tensor [rows, columns]; one empty row makes [1, 0]."""
     tensor = np.empty((len(rows), len(rows[0])), dtype=object)
     for index, row in enumerate(rows):
         tensor[index, :] = row
@@ -32,7 +34,7 @@ def infer(
     parameters: dict[str, Any] | None = None,
     **tensors: np.ndarray,
 ) -> dict[str, np.ndarray]:
-    """Sends the tensors and request parameters as they are, and returns the outputs by name."""
+    """Send the tensors and request parameters unchanged, and return the outputs by name."""
     module = {"grpc": tritonclient.grpc, "http": tritonclient.http}[protocol]
     with module.InferenceServerClient({"grpc": server.grpc_url, "http": server.http_url}[protocol]) as client:
         inputs = []
@@ -50,7 +52,7 @@ def infer(
 
 
 def together(count: int, call: Callable[[int], T]) -> list[T | Exception]:
-    """Makes `count` calls at the same time; an exception stands in the place of its call's result."""
+    """Make `count` calls at the same time; return the result or the exception of each."""
 
     def attempt(index: int) -> T | Exception:
         try:
@@ -63,7 +65,7 @@ def together(count: int, call: Callable[[int], T]) -> list[T | Exception]:
 
 
 def metric(server: EmbeddedTriton, name: str, **labels: str) -> float:
-    """The sum of a metric's series that carry these labels."""
+    """Return the sum of a metric's series that have these labels."""
     total = 0.0
     for found, text, value in re.findall(r"^(\w+)(?:\{(.*)\})? (\S+)$", server.metrics(), re.MULTILINE):
         if found == name and all(f'{key}="{wanted}"' in text for key, wanted in labels.items()):
@@ -72,13 +74,18 @@ def metric(server: EmbeddedTriton, name: str, **labels: str) -> float:
 
 
 def cache_counts(server: EmbeddedTriton) -> dict[str, float]:
-    """The label cache's metrics by their short names."""
+    """Return the label cache's metrics by their short names."""
     names = ("hits_total", "misses_total", "evictions_total", "entries", "bytes")
     return {name: metric(server, f"tritonclip_label_cache_{name}") for name in names}
 
 
 def parameters(server: EmbeddedTriton, model: str) -> dict[str, Any]:
-    """The `parameters` of a model's configuration, as a client sees them."""
+    """Return the `parameters` of a model's configuration, as a client sees them."""
     with tritonclient.grpc.InferenceServerClient(server.grpc_url) as client:
         config = client.get_model_config(model, as_json=True)["config"]
     return {name: entry["string_value"] for name, entry in config["parameters"].items()}
+
+
+def settled_statistics(client: Client) -> dict[str, ModelStatistics]:
+    """Return a client's `statistics()` by model, once they no longer change."""
+    return {one.name: one for one in settled(client.statistics)}

@@ -1,10 +1,9 @@
-"""Pictures for the tests: drawn ones in every form that users send, and scikit-learn's two photographs."""
+"""Pictures for the tests: drawn ones in every form that users send, and two photographs of scikit-learn."""
 
 from __future__ import annotations
 
 import inspect
 import io
-import time
 from functools import cache
 
 import numpy as np
@@ -14,18 +13,18 @@ from transformers.image_transforms import convert_to_rgb
 
 EXIF_ORIENTATION = 0x0112
 REFERENCE_WHITENS = "return_numpy" in inspect.signature(convert_to_rgb).parameters
-"""Whether transformers makes a transparent colour white, as the server does; for Python 3.10 it does not."""
+"""True if transformers turns transparent colours white, as the server does; for Python 3.10 it does not."""
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:
-    """An image as an encoded file."""
+    """Encode an image in a file format of Pillow."""
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
-    """RGB noise on a gradient, so that resizing, cropping and turning all show."""
+    """Draw RGB noise on a gradient, so that every resize, crop and rotation changes the pixels."""
     generator = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width]
     ramp = np.stack([255 * x / max(1, width - 1), 255 * y / max(1, height - 1), 127 + 0 * x], axis=-1)
@@ -34,12 +33,12 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 
 @cache
 def photos() -> tuple[Image.Image, ...]:
-    """Two photographs of 640 x 427 pixels."""
+    """Return two photographs of 640 x 427 pixels."""
     return tuple(Image.fromarray(array) for array in load_sample_images().images)
 
 
 def turned(image: Image.Image, orientation: int) -> bytes:
-    """A JPEG whose EXIF data ask for it to be turned."""
+    """Encode a JPEG whose EXIF data request an orientation."""
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = orientation
     return encode(image, "JPEG", quality=90, exif=exif)
@@ -56,23 +55,9 @@ def _transparent(width: int, height: int) -> Image.Image:
     return image
 
 
-def settled(read, pause_s=0.2):
-    """What `read()` gives once it stands still for a pause: servers count after they have answered."""
-    before, now = None, read()
-    while now != before:
-        time.sleep(pause_s)
-        before, now = now, read()
-    return now
-
-
-def settled_statistics(client):
-    """A client's `statistics()` by model, once they stand still."""
-    return {one.name: one for one in settled(client.statistics)}
-
-
 @cache
 def varied_images() -> dict[str, bytes]:
-    """More than forty encoded images by name: formats, modes, EXIF orientations, sizes, aspect ratios."""
+    """Return more than forty encoded images by name, of many formats, modes, orientations and sizes."""
     china, flower = photos()
     images = {
         "photo.jpg": encode(china, "JPEG", quality=92),

@@ -5,7 +5,8 @@ import io
 import numpy as np
 import pytest
 
-from tests.helpers.pictures import encode, noise, settled_statistics
+from tests.helpers.calls import settled_statistics
+from tests.helpers.pictures import encode, noise
 from tests.helpers.servers import ROOT
 from tritonclip import (
     DeadlineExceededError,

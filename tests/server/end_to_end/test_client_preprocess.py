@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.helpers.calls import bytes_tensor, infer, parameters
-from tests.helpers.pictures import settled_statistics, varied_images
+from tests.helpers.calls import bytes_tensor, infer, parameters, settled_statistics
+from tests.helpers.pictures import varied_images
 from tests.helpers.servers import ROOT
 from tritonclip import ModelNotReadyError, TruncatedTextWarning
 from tritonclip._calls import info

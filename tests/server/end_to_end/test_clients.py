@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers.pictures import encode, noise, settled_statistics, varied_images
+from tests.helpers.calls import settled_statistics
+from tests.helpers.pictures import encode, noise, varied_images
 from tests.helpers.servers import DEMO_CHECKPOINT, ROOT
 from tritonclip import (
     DEFAULT_LABELS,

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import urllib3
 
-from tests.helpers.pictures import settled
 from tests.helpers.servers import ROOT
+from tests.helpers.waiting import settled
 from tests.server.gateway.gateway_metrics import metric
 from tritonclip import Client
 

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.helpers.pictures import settled
+from tests.helpers.waiting import settled
 from tests.server.search.index_rows import assert_same, rows_of
 from tests.server.search.search_pictures import picture
 from tritonclip import Client

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.pictures import settled_statistics
+from tests.helpers.calls import settled_statistics
 from tests.helpers.servers import DEMO_CHECKPOINT, ROOT
 from tritonclip import Client
 from tritonclip_server.benchmarks import perf_analyzer, workload
