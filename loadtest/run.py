@@ -1,9 +1,9 @@
-"""Runs a load test headless against the embedded Triton, or against servers that run already.
+"""Run a headless load test against the embedded Triton or running servers.
 
     .venv/bin/python loadtest/run.py --repository build/repositories/scripts--demo--checkpoint
 
-What has no option here is set by `TRITONCLIP_LOAD_*`, see README.md. The exit code is 1 where a threshold was
-missed, which is then named.
+Environment variables `TRITONCLIP_LOAD_*` set everything that has no option; see README.md. Exit code 1 means
+that a threshold was missed.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ END_S = 20.0
 
 @contextlib.contextmanager
 def served(repository: Path | None) -> Iterator[dict[str, str]]:
-    """The settings that name the embedded server on a repository; none where there is no repository."""
+    """Serve a repository, and yield the settings with the addresses; without a repository yield none."""
     if repository is None:
         yield {}
         return
     with EmbeddedTriton(repository, ServerOptions(http_port=0, grpc_port=0, metrics_port=0)) as server:
-        click.echo(f"Triton serves {repository}")
+        click.echo(f"serving {repository}")
         yield {
             "grpc_url": server.grpc_url,
             "http_url": f"http://{server.http_url}",
@@ -45,13 +45,13 @@ def served(repository: Path | None) -> Iterator[dict[str, str]]:
 
 
 def environment_of(given: dict[str, Any]) -> dict[str, str]:
-    """The environment, with the settings that were given as options."""
+    """Return the environment together with the settings given as options."""
     chosen = {PREFIX + name.upper(): str(value) for name, value in given.items() if value is not None}
     return dict(os.environ) | chosen
 
 
 def locust_command(settings: LoadSettings, users: int, run_time_s: int, output: Path) -> list[str]:
-    """The command line of a headless locust."""
+    """Return the command line of a headless locust run."""
     command = [sys.executable, "-m", "locust", "-f", str(HERE / "locustfile.py"), "--headless"]
     command += ["--only-summary", "--stop-timeout", str(int(settings.deadline_s) + STOP_MARGIN_S)]
     command += ["--html", str(output / "report.html"), "--csv", str(output / "report")]
@@ -61,7 +61,7 @@ def locust_command(settings: LoadSettings, users: int, run_time_s: int, output: 
 
 
 def run_locust(command: list[str], environment: dict[str, str]) -> int:
-    """Run it to its end; it is ended before any exception leaves."""
+    """Run a command and return its exit code; stop it on any exception."""
     with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL) as process:
         try:
             return process.wait()
@@ -78,27 +78,27 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 
 @click.command()
-@click.option("--repository", type=click.Path(path_type=Path), help="Serve this repository meanwhile.")
-@click.option("--url", "grpc_url", help="Of a running server's gRPC, as host:port.")
-@click.option("--http-url", help="Of a running server's HTTP, as http://host:port.")
-@click.option("--metrics-url", help="Of a running server's metrics, as host:port.")
-@click.option("--protocol", help="grpc, http or gateway, or several separated by commas.")
-@click.option("--shape", type=click.Choice(SHAPES), help="Course of the load; constant by default.")
-@click.option("--users", default=8, show_default=True, help="Of the shape constant.")
-@click.option("--run-time-s", default=30, show_default=True, help="Of the shape constant.")
-@click.option("--rate", type=float, help="Requests/s: where knee begins, what overload multiplies.")
-@click.option("--max-p99-ms", type=float, help="Threshold.")
-@click.option("--max-error-share", type=float, help="Threshold; 0 by default.")
-@click.option("--min-rate", type=float, help="Threshold: right answers/s.")
+@click.option("--repository", type=click.Path(path_type=Path), help="Repository to serve during the test.")
+@click.option("--url", "grpc_url", help="gRPC address of a running server, host:port.")
+@click.option("--http-url", help="HTTP address of a running server, http://host:port.")
+@click.option("--metrics-url", help="Metrics address of a running server, host:port.")
+@click.option("--protocol", help="grpc, http, gateway, or several separated by commas.")
+@click.option("--shape", type=click.Choice(SHAPES), help="Load shape; constant by default.")
+@click.option("--users", default=8, show_default=True, help="Number of users, for the shape constant.")
+@click.option("--run-time-s", default=30, show_default=True, help="Duration, for the shape constant.")
+@click.option("--rate", type=float, help="Requests/s: first rate of knee, base rate of overload.")
+@click.option("--max-p99-ms", type=float, help="Threshold: largest p99 of right answers.")
+@click.option("--max-error-share", type=float, help="Threshold: largest share of failures; 0 by default.")
+@click.option("--min-rate", type=float, help="Threshold: lowest rate of right answers, per second.")
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
     default=Path("build/loadtest"),
     show_default=True,
-    help="Folder.",
+    help="Folder for the reports.",
 )
 def main(repository: Path | None, users: int, run_time_s: int, output: Path, **given: Any) -> None:
-    """Loads a server and leaves a report; give --repository, or the URLs of running servers."""
+    """Load a server and write a report. Give --repository, or the URLs of running servers."""
     signal.signal(signal.SIGTERM, _on_signal)
     given["output"] = output / "shape.json"
     try:
@@ -107,7 +107,7 @@ def main(repository: Path | None, users: int, run_time_s: int, output: Path, **g
         raise click.ClickException(str(error)) from error
     if repository is None and not (given["grpc_url"] or given["http_url"] or "gateway" in settings.protocol):
         raise click.UsageError(
-            "nothing to load: give --repository, or --url or --http-url of a running server"
+            "no server to load: give --repository, or --url or --http-url of a running server"
         )
     output.mkdir(parents=True, exist_ok=True)
     try:
@@ -117,9 +117,9 @@ def main(repository: Path | None, users: int, run_time_s: int, output: Path, **g
             )
     except LaunchError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"report: {output}/report.html, {output}/report_*.csv")
+    click.echo(f"reports: {output}/report.html, {output}/report_*.csv")
     if settings.is_open_loop:
-        click.echo(f"found: {given['output']}")
+        click.echo(f"result of the shape: {given['output']}")
     sys.exit(code)
 
 

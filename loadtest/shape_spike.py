@@ -1,4 +1,4 @@
-"""Moved: set TRITONCLIP_LOAD_SHAPE=spike instead. Kept for one release."""
+"""Old path of the shape `spike`, kept for one release: set TRITONCLIP_LOAD_SHAPE=spike instead."""
 
 import sys
 

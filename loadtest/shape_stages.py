@@ -1,4 +1,4 @@
-"""Moved: set TRITONCLIP_LOAD_SHAPE=stages instead. Kept for one release."""
+"""Old path of the shape `stages`, kept for one release: set TRITONCLIP_LOAD_SHAPE=stages instead."""
 
 import sys
 

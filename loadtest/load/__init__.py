@@ -1,1 +1,1 @@
-"""The load: settings, workload, calls, arrivals, and what became of them."""
+"""Load generator: settings, workload, callers, arrivals, and the outcomes of requests."""

@@ -1,4 +1,4 @@
-"""The shape `overload`: a multiple of a rate; tells what was accepted, what refused, and how fast each."""
+"""The shape `overload`: offer a multiple of a rate, and report answers, rejections and their latencies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import gevent
 import urllib3
 
 from .settings import LoadSettings
-from .step import Step, step_line
+from .step import StepResult, step_line
 
 SAMPLE_S = 1.0
 _PENDING = re.compile(
@@ -19,10 +19,10 @@ _PENDING = re.compile(
 
 
 class PendingRequests:
-    """Samples how many requests wait in each model's queue, once a second.
+    """Samples the number of pending requests of each model once per second.
 
     Args:
-        url: Of Triton's metrics.
+        url: Address of Triton's metrics.
     """
 
     def __init__(self, url: str) -> None:
@@ -32,7 +32,7 @@ class PendingRequests:
         self._greenlet = gevent.spawn(self._watch)
 
     def stop(self) -> dict[str, float]:
-        """End, and give the greatest number seen for each model."""
+        """Stop sampling, and return the greatest number of each model."""
         self._greenlet.kill()
         self._pool.clear()
         return self.greatest
@@ -42,27 +42,27 @@ class PendingRequests:
             try:
                 text = self._pool.request("GET", self._url).data.decode()
             except urllib3.exceptions.HTTPError:
-                text = ""  # one sample less
+                text = ""  # skip this sample
             for model, count in parse_pending(text).items():
                 self.greatest[model] = max(count, self.greatest.get(model, 0.0))
             gevent.sleep(SAMPLE_S)
 
 
 def metrics_address(url: str) -> str:
-    """`host:port` or a whole URL to the URL of the metrics."""
+    """Convert `host:port` or a URL to the URL of the metrics."""
     with_scheme = url if "://" in url else f"http://{url}"
     return with_scheme if with_scheme.endswith("/metrics") else f"{with_scheme.rstrip('/')}/metrics"
 
 
 def parse_pending(metrics: str) -> dict[str, float]:
-    """Waiting requests by model, from metrics in Prometheus' text form."""
+    """Return the pending requests of each model, from metrics in Prometheus' text format."""
     return {model: float(count) for model, count in _PENDING.findall(metrics)}
 
 
 def overload(
-    offer: Callable[[float], Step], settings: LoadSettings, echo: Callable[[str], None]
+    offer: Callable[[float], StepResult], settings: LoadSettings, echo: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Run one step at the multiple of the rate, watching the queues where the metrics' address is given.
+    """Run one step at the multiple of the rate, and sample the queues if the metrics' address is set.
 
     Args:
         offer: Runs one step at a rate.
@@ -76,11 +76,11 @@ def overload(
     pending = watch.stop() if watch else None
     echo(step_line(step, ""))
     echo(
-        f"goodput {step.goodput:.2f}/s  refused {step.refused} (p99 {step.refused_p99_ms:.1f} ms)  "
+        f"goodput {step.goodput:.2f}/s  rejected {step.rejected} (p99 {step.rejected_p99_ms:.1f} ms)  "
         f"deadline {step.late}  wrong {step.wrong}  error {step.error}  unsent {step.unsent}"
     )
     if pending is not None:
         echo(
-            "most requests waiting: " + ", ".join(f"{model} {count:.0f}" for model, count in pending.items())
+            "most pending requests: " + ", ".join(f"{model} {count:.0f}" for model, count in pending.items())
         )
     return {"shape": "overload", **step.figures(), "pending_max": pending}

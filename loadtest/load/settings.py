@@ -1,4 +1,4 @@
-"""Settings of the load test: one frozen value; only its `from_env` reads the environment."""
+"""Settings of the load test. Only `LoadSettings.from_env` reads the environment."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ OPEN_LOOP_SHAPES = ("knee", "overload")
 SHAPES = ("constant", "stages", "spike", *OPEN_LOOP_SHAPES)
 
 Stages = tuple[tuple[int, float], ...]
-"""Numbers of users, and for how many seconds each stands."""
+"""Numbers of users, and the duration of each stage in seconds."""
 
 
 class SettingError(ValueError):
-    """A variable of the environment is malformed; the text names it and says what is expected."""
+    """An environment variable is malformed. The text names it and the expected form."""
 
 
 def _number(text: str, least: float, most: float = math.inf, *, above: bool = False) -> float:
@@ -63,11 +63,11 @@ def _share(default: float | None) -> Any:
 
 
 def _text(default: str | None, env: str | None = None) -> Any:
-    return _setting(default, str, "a text", env)
+    return _setting(default, str, "text", env)
 
 
 def parse_mix(text: str) -> tuple[tuple[str, float], ...]:
-    """`classify=6,embed_texts=1` to kinds and their weights; kinds left out are not sent."""
+    """Parse kinds and weights such as `classify=6,embed_texts=1`. Missing kinds are not sent."""
     parts = [part.split("=") for part in text.split(",")]
     mix = tuple((_one_of(kind.strip(), KINDS), _number(weight, 0)) for kind, weight in parts)
     if sum(weight for _, weight in mix) <= 0 or len(dict(mix)) < len(mix):
@@ -76,58 +76,60 @@ def parse_mix(text: str) -> tuple[tuple[str, float], ...]:
 
 
 def parse_stages(text: str) -> Stages:
-    """`4:20,8:20` to numbers of users and seconds."""
+    """Parse users and seconds such as `4:20,8:20`."""
     parts = [part.split(":") for part in text.split(",")]
     return tuple((int(_number(users, 1)), _number(duration, 0, above=True)) for users, duration in parts)
 
 
 def parse_protocols(text: str) -> tuple[str, ...]:
-    """`grpc`, or several separated by commas."""
+    """Parse one protocol, or several separated by commas."""
     return tuple(dict.fromkeys(_one_of(part.strip(), PROTOCOLS) for part in text.split(",")))
 
 
 def _stages(default: str) -> Any:
-    return _setting(parse_stages(default), parse_stages, "users:seconds, separated by commas, as 4:20,8:20")
+    return _setting(
+        parse_stages(default), parse_stages, "users:seconds separated by commas, such as 4:20,8:20"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadSettings:
-    """What is sent where, in which shape, and what is demanded of it. README.md has the table.
+    """Addresses, workload, load shape and thresholds of a run. README.md has the table.
 
     Attributes:
-        protocol: The kinds of users, equally many of each.
-        grpc_url: Of Triton's gRPC, `host:port`.
-        http_url: Of Triton's HTTP, `http://host:port`.
-        gateway_url: Of the REST gateway; None where there is none.
-        metrics_url: Of Triton's metrics, for `overload`; None reads none.
-        seed: Of pictures, label sets, and every user's requests.
-        deadline_s: How long each request may take.
-        pace_s: Seconds between the starts of a user's requests; 0: each follows on the last one's answer.
+        protocol: Protocols of the users, in equal numbers.
+        grpc_url: Address of Triton's gRPC port, `host:port`.
+        http_url: Address of Triton's HTTP port, `http://host:port`.
+        gateway_url: Address of the REST gateway, or None.
+        metrics_url: Address of Triton's metrics, for `overload`; None disables sampling.
+        seed: Seed of pictures, label sets and requests.
+        deadline_s: Deadline of each request.
+        pace_s: Seconds between the starts of a user's requests; 0 sends the next request after each answer.
         mix: Kinds of requests and their weights.
-        zipf: Exponent of the law by which label sets and texts are drawn; 0 draws all alike.
-        label_sets: How many label sets there are.
-        pictures: How many pictures there are.
-        bad_share: Share of requests that are wrong on purpose.
+        zipf: Exponent of Zipf's law for label sets and texts; 0 draws uniformly.
+        label_sets: Number of label sets.
+        pictures: Number of pictures.
+        bad_share: Share of deliberately invalid requests.
         score_tolerance: Largest difference of a score from the first answer to the same question.
-        cosine_tolerance: Largest 1 - cosine of an embedding and the first answer to the same question.
-        shape: Course of the load; the open-loop ones bring their own arrivals.
-        stages: Of the shape `stages`.
-        spike: Of the shape `spike`.
-        rate: Requests/s: where `knee` begins, and what `overload` multiplies.
-        multiple: Of `overload`: times `rate`.
-        warmup_s: Of an open-loop step, not measured.
-        measure_s: Of an open-loop step, measured.
-        target_p99_ms: Of `knee`: the largest p99.
-        precision: Of `knee`: how far apart the last rates that held and did not hold may be, as a share.
-        knee_tries: Of `knee`: a rate fails only if so many steps fail.
-        max_in_flight: Of the open-loop shapes: most requests under way; what is due beyond is not sent.
-        output: JSON file for what an open-loop shape found; None writes none.
-        max_p99_ms: Threshold: largest p99 of the right answers; None demands nothing.
+        cosine_tolerance: Largest 1 - cosine between an embedding and the first answer to the same question.
+        shape: Load shape, one of SHAPES.
+        stages: Stages of the shape `stages`.
+        spike: Stages of the shape `spike`.
+        rate: Requests/s: first rate of `knee`, base rate of `overload`.
+        multiple: Factor of `rate` in `overload`.
+        warmup_s: Warm-up of an open-loop step, not measured.
+        measure_s: Measured period of an open-loop step.
+        target_p99_ms: Largest p99 that `knee` accepts.
+        precision: Largest gap between the sustained and the failed rate of `knee`, as a share.
+        knee_tries: Failed steps after which `knee` counts a rate as failed.
+        max_in_flight: Limit of concurrent requests in open loops; further requests are not sent.
+        output: JSON file for the result of an open-loop shape, or None.
+        max_p99_ms: Threshold: largest p99 of right answers, or None.
         max_error_share: Threshold: largest share of requests without the right answer.
-        min_rate: Threshold: least right answers/s, of `knee` the least knee; None demands nothing.
+        min_rate: Threshold: lowest rate of right answers per second, for `knee` the lowest knee, or None.
     """
 
-    protocol: tuple[str, ...] = _setting(("grpc",), parse_protocols, f"some of {', '.join(PROTOCOLS)}")
+    protocol: tuple[str, ...] = _setting(("grpc",), parse_protocols, f"one or more of {', '.join(PROTOCOLS)}")
     grpc_url: str = _text("localhost:8001")
     http_url: str = _text("http://localhost:8000")
     gateway_url: str | None = _text(None, GATEWAY_URL)
@@ -138,7 +140,7 @@ class LoadSettings:
     mix: tuple[tuple[str, float], ...] = _setting(
         parse_mix("classify=6,embed_images=3,embed_texts=1"),
         parse_mix,
-        f"weights as classify=6,embed_texts=1, of {', '.join(KINDS)}",
+        f"weights such as classify=6,embed_texts=1 for {', '.join(KINDS)}",
     )
     zipf: float = _at_least_0(1.0)
     label_sets: int = _count(200)
@@ -164,28 +166,28 @@ class LoadSettings:
 
     @property
     def is_open_loop(self) -> bool:
-        """Whether requests arrive by the clock, whatever the server does."""
+        """True if requests arrive on a schedule that does not depend on the server."""
         return self.shape in OPEN_LOOP_SHAPES
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> LoadSettings:
-        """Settings from the environment (`os.environ` if None), and the defaults; an empty text is none.
+        """Read the settings from the environment (`os.environ` if None). Empty variables count as unset.
 
         Raises:
-            SettingError: If a value is malformed, or the gateway is to be called and has no URL.
+            SettingError: A value is malformed, or the protocol is `gateway` and its URL is not set.
         """
         env = os.environ if environ is None else environ
         read = {one.name: _parse(one, env[name]) for one in fields(cls) if env.get(name := variable(one))}
         settings = cls(**read)
         if "gateway" in settings.protocol and not settings.gateway_url:
             raise SettingError(
-                f"protocol gateway: its address is unknown; set {GATEWAY_URL}=http://host:port"
+                f"protocol gateway: the address is not set; set {GATEWAY_URL}=http://host:port"
             )
         return settings
 
 
 def variable(one: Field[Any]) -> str:
-    """The name of a setting's variable."""
+    """Return the name of a setting's environment variable."""
     return one.metadata["env"] or PREFIX + one.name.upper()
 
 
@@ -198,7 +200,7 @@ def _parse(one: Field[Any], text: str) -> Any:
 
 
 def users_at(stages: Stages, time_s: float) -> int | None:
-    """Number of users `time_s` seconds after the start, or None after the last stage."""
+    """Return the number of users `time_s` seconds after the start, or None after the last stage."""
     end_s = 0.0
     for users, duration_s in stages:
         end_s += duration_s

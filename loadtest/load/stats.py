@@ -1,4 +1,4 @@
-"""Reads what the thresholds look at from locust's statistics, and from what the open-loop shapes found."""
+"""Read the figures for the thresholds from locust's statistics, or from the result of an open-loop shape."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from typing import Any
 
 from locust.stats import RequestStats, calculate_response_time_percentile
 
-from .calls import WRONG, result_of
-from .thresholds import Figures
+from .outcomes import WRONG, result_of
+from .thresholds import RunFigures
 
 
-def figures_of_stats(stats: RequestStats) -> Figures:
-    """Of a closed-loop run, workers included; locust rounds times above 100 ms to two digits."""
+def figures_of_stats(stats: RequestStats) -> RunFigures:
+    """Return the figures of a closed-loop run, including workers.
+
+    Locust rounds times above 100 ms to two digits.
+    """
     counts: Counter[str] = Counter()
     times_ms: Counter[int] = Counter()
     for (name, _), entry in stats.entries.items():
@@ -22,7 +25,7 @@ def figures_of_stats(stats: RequestStats) -> Figures:
             times_ms.update(entry.response_times)
     right = sum(times_ms.values())
     seconds = (stats.last_request_timestamp or 0.0) - stats.start_time
-    return Figures(
+    return RunFigures(
         requests=stats.num_requests,
         failed=stats.num_failures,
         wrong=counts[WRONG],
@@ -31,10 +34,10 @@ def figures_of_stats(stats: RequestStats) -> Figures:
     )
 
 
-def figures_of_knee(found: dict[str, Any]) -> Figures:
-    """Of a search: the step at the knee. The failures beyond it are what the search is for."""
+def figures_of_knee(found: dict[str, Any]) -> RunFigures:
+    """Return the figures of the step at the knee. Failures above the knee are expected."""
     p99_ms = found["p99_ms"]
-    return Figures(
+    return RunFigures(
         requests=1,
         failed=0 if found["knee"] else 1,
         wrong=found["wrong"],
@@ -43,10 +46,10 @@ def figures_of_knee(found: dict[str, Any]) -> Figures:
     )
 
 
-def figures_of_overload(found: dict[str, Any]) -> Figures:
-    """Of an overload, under which refusals are what is wanted."""
+def figures_of_overload(found: dict[str, Any]) -> RunFigures:
+    """Return the figures of an overload, without rejections as failures."""
     p99_ms = found["p99_ms"]
-    return Figures(
+    return RunFigures(
         requests=found["offered"],
         failed=found["wrong"] + found["late"] + found["error"] + found["unsent"],
         wrong=found["wrong"],

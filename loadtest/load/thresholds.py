@@ -1,4 +1,4 @@
-"""What is demanded of a run, and which demands it missed. Pure."""
+"""Thresholds of a run, and the check against them. Pure."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from .settings import LoadSettings
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What the thresholds look at.
+class RunFigures:
+    """Figures of a run that the thresholds apply to.
 
     Attributes:
-        requests: All that were made.
-        failed: Those without the right answer; under overload not the refusals, which are right then.
-        wrong: Those with a wrong answer.
-        p99_ms: Of the right answers; nan where there are none.
-        rate: Right answers/s; of a knee, the rate that held.
+        requests: Number of completed requests.
+        failed: Requests without the right answer. Under overload, rejections do not count as failures.
+        wrong: Requests with a wrong answer.
+        p99_ms: 99th percentile of the latencies of right answers; nan if there are none.
+        rate: Right answers per second; for the shape `knee` the sustained rate.
     """
 
     requests: int
@@ -26,13 +26,13 @@ class Figures:
     rate: float
 
 
-def missed(settings: LoadSettings, figures: Figures) -> list[str]:
-    """The thresholds that were missed, each named, with its limit and what was found."""
+def missed_thresholds(settings: LoadSettings, figures: RunFigures) -> list[str]:
+    """Return a line for each missed threshold, with its name, its limit and the measured figure."""
     found: list[str] = []
     if figures.wrong:
-        found.append(f"wrong_answers: {figures.wrong}, and none is ever right")
+        found.append(f"wrong_answers: {figures.wrong}, none is allowed")
     if not figures.requests:
-        found.append("requests: none was made to its end")
+        found.append("requests: none was completed")
         return found
     share = figures.failed / figures.requests
     if not share <= settings.max_error_share:

@@ -1,4 +1,4 @@
-"""What is asked of the server: seeded streams of jobs, one for each user. Pure."""
+"""Workload: seeded streams of requests, one for each user. Pure."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ COLOURS = [
 SHAPES = ["circle", "square", "triangle", "star", "heart", "cross", "ring", "diamond", "arrow", "crescent"]
 VOCABULARY = tuple(f"a {size}{colour} {shape}" for size in SIZES for colour in COLOURS for shape in SHAPES)
 
-LABELS_A_SET = (2, 20)
-TEXTS_A_REQUEST = (1, 8)
+LABELS_PER_SET = (2, 20)
+TEXTS_PER_REQUEST = (1, 8)
 SEVERAL_IMAGES = (2, 4)
 SEVERAL_SHARE = 0.1
 """Share of requests with several images."""
@@ -46,11 +46,11 @@ FAULTS = {
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with a request on purpose.
+    """Deliberate error in a request.
 
     Attributes:
         what: One of `FAULTS`.
-        index: Of the wrong image or text in the request.
+        index: Index of the invalid image or text in the request.
     """
 
     what: str
@@ -65,7 +65,7 @@ class Job:
         kind: `classify`, `embed_images` or `embed_texts`.
         images: Numbers of the pictures.
         texts: Labels of a `classify`, texts of an `embed_texts`.
-        fault: None for a good request.
+        fault: Deliberate error; None for a valid request.
     """
 
     kind: str
@@ -75,17 +75,17 @@ class Job:
 
 
 def zipf_weights(count: int, exponent: float) -> list[float]:
-    """Cumulative weights of ranks 1 to `count`, each 1 / rank ** exponent.
+    """Return cumulative weights of ranks 1 to `count`, each 1 / rank ** exponent.
 
     Source: Zipf, "Human Behavior and the Principle of Least Effort", 1949.
     """
     return list(itertools.accumulate(rank**-exponent for rank in range(1, count + 1)))
 
 
-def draw_different(
+def draw_distinct(
     rng: random.Random, values: Sequence[T], weights: Sequence[float], count: int
 ) -> tuple[T, ...]:
-    """Draws values by cumulative weights until `count` different ones are found."""
+    """Draw distinct values by cumulative weights; at most as many as there are."""
     drawn: dict[T, None] = {}
     while len(drawn) < min(count, len(values)):
         drawn[rng.choices(values, cum_weights=weights)[0]] = None
@@ -93,10 +93,10 @@ def draw_different(
 
 
 class Workload:
-    """Label sets drawn once, and streams of jobs.
+    """Label sets, drawn once, and streams of jobs.
 
     Args:
-        settings: Seed, mix, exponent, shares and counts.
+        settings: Seed, mix, Zipf exponent, shares and counts.
     """
 
     def __init__(self, settings: LoadSettings) -> None:
@@ -107,12 +107,12 @@ class Workload:
         self._set_weights = zipf_weights(settings.label_sets, settings.zipf)
         rng = random.Random(f"{settings.seed} label sets")
         self.label_sets = [
-            draw_different(rng, VOCABULARY, self._text_weights, rng.randint(*LABELS_A_SET))
+            draw_distinct(rng, VOCABULARY, self._text_weights, rng.randint(*LABELS_PER_SET))
             for _ in range(settings.label_sets)
         ]
 
     def jobs(self, worker: int, user: int) -> Iterator[Job]:
-        """An endless stream, the same for the same seed, worker and user, and its own for every other."""
+        """Return an endless stream of jobs that depends only on seed, worker and user."""
         rng = random.Random(f"{self._settings.seed} worker {worker} user {user}")
         while True:
             yield self._job(rng)
@@ -135,5 +135,5 @@ class Workload:
         if kind == "classify":
             return rng.choices(self.label_sets, cum_weights=self._set_weights)[0]
         if kind == "embed_texts":
-            return draw_different(rng, VOCABULARY, self._text_weights, rng.randint(*TEXTS_A_REQUEST))
+            return draw_distinct(rng, VOCABULARY, self._text_weights, rng.randint(*TEXTS_PER_REQUEST))
         return ()

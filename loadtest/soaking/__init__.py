@@ -1,1 +1,1 @@
-"""A soak: a long load with samples of every process, and the judgment of what grew."""
+"""Soak test: a long load, samples of every process, and the check for growth."""

@@ -1,6 +1,6 @@
-"""Clients that hang up in mid-request, over HTTP and gRPC, as long as a soak lasts.
+"""Clients that disconnect during a request, over HTTP and gRPC, throughout a soak.
 
-What they leave behind in the server (buffers, handles, requests nobody waits for) must go away by itself.
+The server must release what they leave behind: buffers, file handles, and requests without a caller.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from tritonclient.utils import InferenceServerException
 MODEL = "clip_zero_shot"
 LABELS = (b"a red circle", b"a blue square", b"the digit 7")
 RESET = struct.pack("ii", 1, 0)
-"""Socket option: close by RST, as a killed client's kernel does."""
-LONGEST_WAIT_S = 0.03
-"""About the time of a request, so that a client hangs up in each of its stages."""
+"""Socket option that closes with RST, as the kernel does for a killed client."""
+MAX_WAIT_S = 0.03
+"""About the latency of a request, so that clients disconnect in each of its stages."""
 CONNECT_TIMEOUT_S = 5.0
 
 
 class HangUps:
-    """One client after the other that hangs up; a context manager that runs a thread of its own.
+    """One disconnecting client after another, in a background thread; a context manager.
 
     Args:
         grpc_url: Address, host:port.
         http_url: Address, host:port.
         image: An encoded image to send.
         every_s: Seconds between two clients.
-        seed: Of the order and the moments.
+        seed: Seed of the order of clients and their delays.
     """
 
     def __init__(
@@ -52,27 +52,27 @@ class HangUps:
         self._thread = threading.Thread(target=self._run, name="hang-ups", daemon=True)
 
     def __enter__(self) -> HangUps:
-        """Begins."""
+        """Start the thread."""
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Ends, after the client that is at work."""
+        """Stop after the current client."""
         self._stopped.set()
         self._thread.join()
 
     def _run(self) -> None:
         ways = {
-            "HTTP, in mid-body": self._http_in_body,
-            "HTTP, before the answer": self._http_before_answer,
+            "HTTP, during the body": self._http_in_body,
+            "HTTP, before the response": self._http_before_response,
             "gRPC, cancelled": self._grpc_cancelled,
             "gRPC, deadline": self._grpc_deadline,
         }
         while not self._stopped.wait(self._every_s):
             name = self._random.choice(list(ways))
-            # A server that does not answer is for the sampler and the other clients to find.
+            # The sampler and the other clients detect a server that does not respond.
             with contextlib.suppress(OSError, InferenceServerException):
                 ways[name]()
             self.counts[name] += 1
@@ -80,13 +80,13 @@ class HangUps:
     def _http_in_body(self) -> None:
         self._send(self._request[: self._random.randrange(1, len(self._request))])
 
-    def _http_before_answer(self) -> None:
+    def _http_before_response(self) -> None:
         self._send(self._request)
 
     def _send(self, content: bytes) -> None:
         with socket.create_connection(self._http_address, CONNECT_TIMEOUT_S) as connection:
             connection.sendall(content)
-            time.sleep(self._moment_s())
+            time.sleep(self._random_wait_s())
             if self._random.random() < 0.5:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
@@ -96,26 +96,27 @@ class HangUps:
             call = client.async_infer(
                 MODEL, tensors(tritonclient.grpc, self._image), lambda result, error: answered.set()
             )
-            time.sleep(self._moment_s())
+            time.sleep(self._random_wait_s())
             call.cancel()
             answered.wait(CONNECT_TIMEOUT_S)
 
     def _grpc_deadline(self) -> None:
         with tritonclient.grpc.InferenceServerClient(self._grpc_url) as client:
-            client.infer(MODEL, tensors(tritonclient.grpc, self._image), client_timeout=self._moment_s())
+            inputs = tensors(tritonclient.grpc, self._image)
+            client.infer(MODEL, inputs, client_timeout=self._random_wait_s())
 
-    def _moment_s(self) -> float:
-        return self._random.uniform(0.001, LONGEST_WAIT_S)
+    def _random_wait_s(self) -> float:
+        return self._random.uniform(0.001, MAX_WAIT_S)
 
 
 def socket_address(url: str) -> tuple[str, int]:
-    """Host and port of `host:port`."""
+    """Split `host:port`."""
     host, _, port = url.rpartition(":")
     return host, int(port)
 
 
 def http_request(url: str, image: bytes) -> bytes:
-    """A whole HTTP request, head and body, that classifies the image."""
+    """Return a complete HTTP request, headers and body, that classifies the image."""
     body, json_bytes = tritonclient.http.InferenceServerClient.generate_request_body(
         tensors(tritonclient.http, image)
     )
@@ -127,7 +128,7 @@ def http_request(url: str, image: bytes) -> bytes:
 
 
 def tensors(module: object, image: bytes) -> list[object]:
-    """The inputs of a request with one image and a few labels, of either of Triton's client modules."""
+    """Return the inputs of a request with one image and LABELS, for either client module of Triton."""
     inputs = []
     for name, elements in (("image", [image]), ("labels", list(LABELS))):
         tensor = np.empty((1, len(elements)), dtype=object)

@@ -1,4 +1,4 @@
-"""The load of a soak: a locust process for each protocol, at a steady rate with bursts, and its report."""
+"""Load of a soak: one locust process per protocol, at a steady rate with bursts, and its report."""
 
 from __future__ import annotations
 
@@ -12,36 +12,37 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCUSTFILE = ROOT / "loadtest" / "locustfile.py"
 PROTOCOLS = ("grpc", "http")
 USERS = 8
-"""Of each protocol, between the bursts."""
+"""Users of each protocol between bursts."""
 BURST_FACTOR = 6
-"""So many times the users take part in a burst, at the same pace."""
+"""Factor by which a burst multiplies the users, who keep their pace."""
 BURST_SHARE = 0.1
-"""Share of the time that a protocol's bursts take."""
-PERIODS = 10
-"""At least so many bursts of each protocol fall into a soak, so that two are over when it is warmed up."""
-LONGEST_PERIOD_S = 60.0
-START_S = 120.0
-"""Longest time until a process sends: on a busy machine, drawing its pictures takes a while."""
-END_S = 30.0
-"""Longest time from the last stage to the end of the process: requests are waited for."""
-KILL_S = 5.0
+"""Share of the time taken by the bursts of a protocol."""
+MIN_PERIODS = 10
+"""Lowest number of bursts per protocol, so that two are over by the end of the warm-up."""
+MAX_PERIOD_S = 60.0
+START_TIMEOUT_S = 120.0
+"""Longest time until a process sends requests. Drawing its pictures takes a while on a busy machine."""
+END_TIMEOUT_S = 30.0
+"""Longest time from the last stage to the end of the process, which waits for its requests."""
+KILL_TIMEOUT_S = 5.0
 AGGREGATED = "Aggregated"
-TOLERATED = (" - refused", " - deadline")
-"""Ends of the names of requests that an overloaded server may refuse; the bursts overload it on purpose."""
+EXPECTED_RESULTS = (" - rejected", " - deadline")
+"""Endings of request names that overload explains. The bursts overload the server on purpose."""
 
 
 class LoadError(RuntimeError):
-    """The load could not be made; the text is the end of locust's own log."""
+    """Locust did not run; the text ends with the last lines of its log."""
 
 
 @dataclass(frozen=True)
-class Addresses:
-    """Where the server is: gRPC and HTTP, each host:port."""
+class ServerAddresses:
+    """gRPC and HTTP address of the server, each host:port."""
 
     grpc: str
     http: str
@@ -49,13 +50,13 @@ class Addresses:
 
 @dataclass(frozen=True)
 class HistoryPoint:
-    """A line of locust's history over all requests.
+    """One line of locust's history, over all requests.
 
     Attributes:
-        time_s: Since the load began.
-        users: At that time.
-        p50_ms: Median latency of the last seconds, p99_ms accordingly.
-        p99_ms: See `p50_ms`.
+        time_s: Seconds since the start of the load.
+        users: Number of users at that time.
+        p50_ms: Median latency of the last seconds.
+        p99_ms: 99th percentile of the latency of the last seconds.
     """
 
     time_s: float
@@ -64,22 +65,37 @@ class HistoryPoint:
     p99_ms: float
 
 
-class Locust:
-    """A headless locust process of one protocol.
+class Failure(NamedTuple):
+    """Kind of failure in locust's report: name of the request, and error."""
+
+    name: str
+    error: str
+
+    @property
+    def is_expected(self) -> bool:
+        """True if overload explains the failure."""
+        return self.name.endswith(EXPECTED_RESULTS)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.error}"
+
+
+class LocustProcess:
+    """A headless locust process for one protocol.
 
     Args:
         protocol: `grpc` or `http`.
-        addresses: Of the server.
-        directory: Gets the log and locust's CSV files, named by the protocol.
-        stages: Users and seconds, one after the other.
-        pace_s: Seconds between the starts of a user's requests; 0: as fast as they are answered.
-        seed: Of the requests.
+        addresses: Addresses of the server.
+        directory: Folder for the log and locust's CSV files, which are named by the protocol.
+        stages: Users and seconds of each stage.
+        pace_s: Seconds between the starts of a user's requests; 0 sends the next request after each answer.
+        seed: Seed of the requests.
     """
 
     def __init__(
         self,
         protocol: str,
-        addresses: Addresses,
+        addresses: ServerAddresses,
         directory: Path,
         stages: Sequence[tuple[int, float]],
         pace_s: float,
@@ -106,17 +122,17 @@ class Locust:
                 command, env=environment, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         self._length_s = sum(seconds for _, seconds in stages)
-        self._over_at = time.monotonic() + START_S + self._length_s
+        self._over_at = time.monotonic() + START_TIMEOUT_S + self._length_s
 
     def is_running(self) -> bool:
-        """Whether it still sends, or should."""
+        """Return True while the process sends requests."""
         return self._process.poll() is None and time.monotonic() < self._over_at
 
-    def has_begun(self) -> bool:
-        """Whether requests of it were answered.
+    def has_started(self) -> bool:
+        """Return True after the first completed requests.
 
         Raises:
-            LoadError: It ended before, or does not begin.
+            LoadError: The process exited, or did not send a request in time.
         """
         history = self._path("stats_history.csv")
         if history.exists() and any(int(line["Total Request Count"]) for line in _table(history)):
@@ -124,58 +140,58 @@ class Locust:
             return True
         if not self.is_running():
             self.wait()
-            raise LoadError(f"locust ({self.protocol}) sent nothing:\n{self.log()}")
+            raise LoadError(f"locust ({self.protocol}) sent no requests:\n{self.log()}")
         return False
 
     def wait(self) -> None:
-        """Waits until all stages are over.
+        """Wait until all stages are over.
 
-        A process that has reported and does not end is killed: gRPC can hang at the interpreter's end.
+        Kill a process that has written its report but does not exit: gRPC can hang at interpreter shutdown.
 
         Raises:
-            LoadError: It ended without a report.
+            LoadError: The process exited without a report.
         """
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(max(0.0, self._over_at - time.monotonic()) + END_S)
+            self._process.wait(max(0.0, self._over_at - time.monotonic()) + END_TIMEOUT_S)
         self.stop()
         if not self._path("stats.csv").exists():
             raise LoadError(
-                f"locust ({self.protocol}) ended with code {self._process.returncode} and no report:\n"
+                f"locust ({self.protocol}) exited with code {self._process.returncode} and no report:\n"
                 f"{self.log()}"
             )
 
     def stop(self) -> None:
-        """Ends it, whatever it does."""
+        """Terminate the process, or kill it if that fails."""
         for end in (self._process.terminate, self._process.kill):
             if self._process.poll() is None:
                 end()
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(KILL_S)
+                    self._process.wait(KILL_TIMEOUT_S)
 
     def log(self) -> str:
-        """The last lines of its log."""
+        """Return the last lines of the log."""
         return "\n".join(self._path("log.txt").read_text(encoding="utf-8").splitlines()[-15:])
 
     def requests(self) -> int:
-        """Requests that got an answer or failed."""
+        """Return the number of answered and failed requests."""
         return int(_aggregated(_table(self._path("stats.csv")))["Request Count"])
 
     def rate(self) -> float:
-        """Requests a second over the whole run."""
+        """Return the mean rate of the run, requests/s."""
         return float(_aggregated(_table(self._path("stats.csv")))["Requests/s"])
 
-    def failures(self) -> Counter[str]:
-        """Numbers of failures by request name and error."""
-        found: Counter[str] = Counter()
+    def failures(self) -> Counter[Failure]:
+        """Return the number of failures of each kind."""
+        found: Counter[Failure] = Counter()
         for line in _table(self._path("failures.csv")):
-            found[f"{line['Name']}: {line['Error']}"] += int(line["Occurrences"])
+            found[Failure(line["Name"], line["Error"])] += int(line["Occurrences"])
         return found
 
     def history(self, began_s: float) -> list[HistoryPoint]:
-        """The whole run's history.
+        """Return the history of the run.
 
         Args:
-            began_s: When time 0 is, in seconds of the epoch.
+            began_s: Origin of the time axis, in seconds since the epoch.
         """
         return read_history(_table(self._path("stats_history.csv")), began_s)
 
@@ -184,30 +200,26 @@ class Locust:
 
 
 def burst_stages(total_s: float, burst_at: float) -> list[tuple[int, float]]:
-    """Users and seconds of a soak's load: a burst in each period, the periods at most LONGEST_PERIOD_S long.
+    """Return the stages of a soak, with one burst in each period of at most MAX_PERIOD_S seconds.
 
     Args:
         total_s: Length of the soak.
-        burst_at: Where in its period the burst begins, as a share; at most 1 - BURST_SHARE.
+        burst_at: Start of the burst as a share of its period, at most 1 - BURST_SHARE.
     """
-    periods = max(PERIODS, round(total_s / LONGEST_PERIOD_S))
+    periods = max(MIN_PERIODS, round(total_s / MAX_PERIOD_S))
     period_s = total_s / periods
     before, burst = burst_at * period_s, BURST_SHARE * period_s
     period = [(USERS, before), (BURST_FACTOR * USERS, burst), (USERS, period_s - before - burst)]
     return periods * [(users, round(seconds, 3)) for users, seconds in period]
 
 
-def unexpected(failures: Counter[str]) -> dict[str, int]:
-    """The failures that no overload explains: wrong answers first of all."""
-    return {
-        text: count
-        for text, count in failures.items()
-        if not text.partition(": LoadFailure")[0].endswith(TOLERATED)
-    }
+def unexpected_failures(failures: Counter[Failure]) -> dict[str, int]:
+    """Return the failures that overload does not explain, such as wrong answers, counted by text."""
+    return {str(failure): count for failure, count in failures.items() if not failure.is_expected}
 
 
 def read_history(lines: Iterable[dict[str, str]], began_s: float) -> list[HistoryPoint]:
-    """The points of locust's history that are about all requests and have latencies."""
+    """Return the points of locust's history that cover all requests and have latencies."""
     return [
         HistoryPoint(
             float(line["Timestamp"]) - began_s,

@@ -1,4 +1,4 @@
-"""One picture of a soak: everything over time, one panel a figure, the warm-up shaded."""
+"""Plots of a soak: all figures over time, one panel per figure, with the warm-up shaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.lines import Line2D  # noqa: E402
 
-from .judgment import MIB, Row, process_names, warm_up_end_s  # noqa: E402
+from .findings import MIB, Row, process_names, warm_up_end_s  # noqa: E402
 from .locust_run import HistoryPoint  # noqa: E402
 
 Draw = Callable[[Axes], None]
@@ -22,13 +22,13 @@ COLUMNS = 2
 PANEL_INCHES = (7.0, 2.8)
 
 
-def write_picture(rows: Sequence[Row], histories: dict[str, list[HistoryPoint]], path: Path) -> None:
-    """Draws a soak into a PNG file.
+def write_plots(rows: Sequence[Row], histories: dict[str, list[HistoryPoint]], path: Path) -> None:
+    """Plot a soak to a PNG file.
 
     Args:
-        rows: Samples in the order of time.
-        histories: The load's rates and latencies over the same time, by protocol.
-        path: Where to write.
+        rows: Samples in order of time.
+        histories: Latencies of the load over the same time, by protocol.
+        path: Output file.
     """
     panels = _panels(rows, histories)
     height = -(-len(panels) // COLUMNS)
@@ -56,17 +56,19 @@ def _panels(rows: Sequence[Row], histories: dict[str, list[HistoryPoint]]) -> di
         "private memory since the first sample after the warm-up, MiB": lambda axes: _changes(
             axes, rows, names
         ),
-        "resident memory without the regions, MiB": lambda axes: _each(
+        "resident memory without shared regions, MiB": lambda axes: _each(
             axes, rows, names, "resident_bytes", MIB
         ),
         "proportional memory (PSS), MiB": lambda axes: _each(axes, rows, names, "pss_bytes", MIB),
         "shared regions in /dev/shm, MiB": lambda axes: _one(axes, rows, "regions_bytes", MIB),
         "file handles": lambda axes: _each(axes, rows, names, "handles"),
         "threads": lambda axes: _each(axes, rows, names, "threads"),
-        "requests inside": lambda axes: _several(axes, rows, ("pending", "executing")),
+        "requests in the server": lambda axes: _several(axes, rows, ("pending", "executing")),
         "label cache, MiB": lambda axes: _one(axes, rows, "label_cache_bytes", MIB),
-        "answers a second, by the server": lambda axes: _rates(axes, rows, ("succeeded", "failed")),
-        "latency, ms (locust, of the last seconds)": lambda axes: _latencies(axes, histories),
+        "responses per second, counted by the server": lambda axes: _rates(
+            axes, rows, ("succeeded", "failed")
+        ),
+        "latency, ms (locust, last seconds)": lambda axes: _latencies(axes, histories),
     }
     return panels
 
@@ -96,7 +98,7 @@ def _each(axes: Axes, rows: Sequence[Row], names: Sequence[str], figure: str, fa
 
 
 def _changes(axes: Axes, rows: Sequence[Row], names: Sequence[str]) -> None:
-    """Each process's private memory less what it was after the warm-up, so that small leaks show."""
+    """Plot each process's private memory relative to the end of the warm-up, which reveals small leaks."""
     warm_min = warm_up_end_s(rows) / 60
     for name in names:
         times, values = _series(rows, f"{name}.private_bytes")
@@ -109,12 +111,12 @@ def _changes(axes: Axes, rows: Sequence[Row], names: Sequence[str]) -> None:
 
 
 def _points(line: Line2D) -> np.ndarray:
-    """A drawn line's points [n, 2]."""
+    """Return the points of a line, [n, 2]."""
     return np.asarray(line.get_xydata()).reshape(-1, 2)
 
 
 def _from_zero(axes: Axes) -> None:
-    """Lets the axis begin at 0, with room above the largest value."""
+    """Start the axis at 0, with space above the largest value."""
     largest = max((float(_points(line)[:, 1].max(initial=0)) for line in axes.get_lines()), default=0.0)
     axes.set_ylim(0, 1.1 * largest or 1)
 

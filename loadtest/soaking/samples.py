@@ -1,7 +1,7 @@
-"""Reads what a running Triton takes: memory, handles, threads, shared memory, requests inside, label cache.
+"""Sample a running Triton: memory, file handles, threads, shared memory, pending requests, label cache.
 
-Memory comes from /proc, apart by kind: what a leak takes is private; the pages of libraries (`file`) come and
-go with the machine's memory, and the regions (`shm`) belong to several processes.
+Memory is read from /proc by kind. A leak shows in private memory. The kernel maps and drops library pages
+(`file`) as needed, and several processes share the regions (`shm`).
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ SUMS = {
     "label_cache_bytes": "tritonclip_label_cache_bytes",
     "label_cache_evictions": "tritonclip_label_cache_evictions_total",
 }
-"""Figures that are a metric's sum over models and instances."""
+"""Figures that sum a metric over models and instances."""
 PUBLIC_SUMS = {
     "succeeded": "nv_inference_request_success",
     "failed": "nv_inference_request_failure",
     "duration_us": "nv_inference_request_duration_us",
 }
-"""Figures that are a metric's sum over the public models."""
+"""Figures that sum a metric over the public models."""
 
 
 class Sampler:
-    """Samples a server and its stubs.
+    """Sampler of a server and its stub processes.
 
     Args:
         pid: Process id of `tritonserver`.
-        metrics: Returns the server's metrics in Prometheus' text form.
+        metrics: Returns the server's metrics in Prometheus' text format.
     """
 
     def __init__(self, pid: int, metrics: Callable[[], str]) -> None:
@@ -51,9 +51,9 @@ class Sampler:
         self._started_s = time.monotonic()
 
     def sample(self) -> dict[str, float]:
-        """One row: `time_s` since the sampler was made, and all figures by name.
+        """Return one row: `time_s` since the creation of the sampler, and all figures by name.
 
-        A process that has ended has no figures, and a server that does not answer has none of its metrics.
+        An exited process has no figures. A server that does not respond has no metrics.
         """
         row = {"time_s": time.monotonic() - self._started_s}
         try:
@@ -67,7 +67,7 @@ class Sampler:
                 command = process.cmdline()
                 name = process_name(command)
                 figures = process_figures(process)
-            except (psutil.Error, OSError):  # it has just ended
+            except (psutil.Error, OSError):  # it has just exited
                 continue
             regions.update(part for part in command if part.startswith(REGION))
             row |= {f"{name}.{figure}": value for figure, value in figures.items()}
@@ -79,7 +79,7 @@ class Sampler:
 
 
 def process_name(command: list[str]) -> str:
-    """The model instance of a stub's command line (`text_encoder_0_0`), else the program's name."""
+    """Return the model instance of a stub (`text_encoder_0_0`), or the program name of another process."""
     program = Path(command[0]).name if command else "unknown"
     if program != STUB:
         return program
@@ -87,7 +87,7 @@ def process_name(command: list[str]) -> str:
 
 
 def process_figures(process: psutil.Process) -> dict[str, float]:
-    """Process id, start, memory by kind, file handles and threads of a process."""
+    """Return process id, start time, memory by kind, file handles and threads of a process."""
     directory = PROC / str(process.pid)
     status = kib_lines((directory / "status").read_text(encoding="utf-8"))
     rollup = kib_lines((directory / "smaps_rollup").read_text(encoding="utf-8"))
@@ -105,12 +105,12 @@ def process_figures(process: psutil.Process) -> dict[str, float]:
 
 
 def kib_lines(text: str) -> dict[str, int]:
-    """The figures of a file of /proc that are given in kB, in bytes."""
+    """Return the kB figures of a /proc file, in bytes."""
     return {name: 1024 * int(value) for name, value in KIB_LINE.findall(text)}
 
 
 def metric_figures(text: str) -> dict[str, float]:
-    """The sums of SUMS and PUBLIC_SUMS."""
+    """Return the sums of SUMS and PUBLIC_SUMS."""
     series = list(_series(text))
     row = {
         figure: sum(value for name, _, value in series if name == metric) for figure, metric in SUMS.items()

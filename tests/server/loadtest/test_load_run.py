@@ -1,4 +1,4 @@
-"""The load test itself against the real server; by subprocess, as locust patches the standard library."""
+"""The load test against the real server, in a subprocess, because locust patches the standard library."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tritonclip_server.benchmarks.gateway_process import running
 from tritonclip_server.serving.launcher import EmbeddedTriton
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("locust") is None, reason="locust is not installed: it needs Python 3.11"
+    importlib.util.find_spec("locust") is None, reason="locust is not installed; it requires Python 3.11"
 )
 ANY_TIME = ("--max-p99-ms", "600000")
 
@@ -26,7 +26,7 @@ ANY_TIME = ("--max-p99-ms", "600000")
 def run(
     *arguments: object, environ: dict[str, str] | None = None, **settings: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs loadtest/run.py as a user does."""
+    """Run loadtest/run.py."""
     command = [sys.executable, "loadtest/run.py", *map(str, arguments)]
     environment = dict(os.environ) | {f"TRITONCLIP_LOAD_{name}": value for name, value in settings.items()}
     environment |= environ or {}
@@ -47,7 +47,9 @@ def urls(server: EmbeddedTriton) -> list[str]:
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http", "gateway"])
-def test_a_good_run_ends_with_0_and_leaves_reports(server: EmbeddedTriton, tmp_path: Path, protocol: str):
+def test_successful_run_exits_with_0_and_writes_reports(
+    server: EmbeddedTriton, tmp_path: Path, protocol: str
+):
     with running(server.grpc_url) if protocol == "gateway" else contextlib.nullcontext() as gateway:
         done = run(
             *urls(server), *ANY_TIME, "--protocol", protocol, "--users", 4, "--run-time-s", 3,
@@ -63,7 +65,7 @@ def test_a_good_run_ends_with_0_and_leaves_reports(server: EmbeddedTriton, tmp_p
     assert not any(" - " in name for name in counts)
 
 
-def test_a_missed_threshold_ends_with_1_and_is_named(server: EmbeddedTriton, tmp_path: Path):
+def test_missed_threshold_exits_with_1_and_is_named(server: EmbeddedTriton, tmp_path: Path):
     done = run(
         *urls(server),
         "--min-rate",
@@ -81,7 +83,7 @@ def test_a_missed_threshold_ends_with_1_and_is_named(server: EmbeddedTriton, tmp
     assert "max_error_share" not in done.stderr
 
 
-def test_a_server_that_is_not_there_fails_the_run(tmp_path: Path):
+def test_unreachable_server_fails_the_run(tmp_path: Path):
     done = run("--url", "127.0.0.1:1", "--users", 1, "--run-time-s", 1, "--output", tmp_path, PICTURES="4")
     assert done.returncode == 1
     assert "threshold missed: max_error_share: " in done.stderr
@@ -99,13 +101,13 @@ def test_overload_counts_every_request(server: EmbeddedTriton, tmp_path: Path):
     assert "image_preprocess" in found["pending_max"]
 
 
-def test_nothing_to_load_is_said(tmp_path: Path):
+def test_run_without_a_server_is_a_usage_error(tmp_path: Path):
     done = run("--output", tmp_path)
     assert done.returncode == 2
     assert "give --repository" in done.stderr
 
 
-def test_malformed_settings_are_said(tmp_path: Path):
+def test_malformed_setting_is_reported(tmp_path: Path):
     done = run("--url", "127.0.0.1:1", "--output", tmp_path, BAD_SHARE="2")
     assert done.returncode == 1
     assert "TRITONCLIP_LOAD_BAD_SHARE='2': expected a number from 0 to 1" in done.stderr

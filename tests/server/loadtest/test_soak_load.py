@@ -1,4 +1,4 @@
-"""The load of a soak: its stages, its report, and the clients that hang up."""
+"""Load of a soak: stages, report, clients that disconnect, and the warm-up of batch sizes."""
 
 import subprocess
 import sys
@@ -11,12 +11,13 @@ from loadtest.soaking.locust_run import (
     BURST_FACTOR,
     BURST_SHARE,
     USERS,
+    Failure,
     burst_stages,
     read_history,
-    unexpected,
+    unexpected_failures,
 )
 from loadtest.soaking.samples import Sampler
-from loadtest.soaking.sizes import ROUNDS, meet_sizes
+from loadtest.soaking.warm_up import ROUNDS, warm_up_batch_sizes
 
 from tests.helpers.calls import metric
 from tests.helpers.servers import ROOT
@@ -26,7 +27,7 @@ IMAGE = (ROOT / "scripts" / "demo" / "images" / "red_circle.jpg").read_bytes()
 
 
 def bursts(stages):
-    """Beginnings and ends."""
+    """Return the beginning and end of each burst."""
     at, found = 0.0, []
     for users, seconds in stages:
         if users > USERS:
@@ -36,7 +37,7 @@ def bursts(stages):
 
 
 @pytest.mark.parametrize("total_s", [30, 60, 1200, 86_400])
-def test_stages_fill_the_time_with_short_bursts(total_s):
+def test_stages_have_the_requested_length_and_share_of_bursts(total_s):
     stages = burst_stages(total_s, 0.3)
     assert sum(seconds for _, seconds in stages) == pytest.approx(total_s, abs=1)
     assert {users for users, _ in stages} == {USERS, BURST_FACTOR * USERS}
@@ -45,38 +46,38 @@ def test_stages_fill_the_time_with_short_bursts(total_s):
     assert sum(end < 0.2 * total_s for _, end in bursts(stages)) >= 2
 
 
-def test_the_protocols_bursts_are_never_together():
+def test_bursts_of_the_protocols_do_not_overlap():
     times = sorted([*bursts(burst_stages(60, 0.3)), *bursts(burst_stages(60, 0.8))])
     assert all(end <= begin for (_, end), (begin, _) in zip(times, times[1:], strict=False))
 
 
-def test_only_what_an_overload_explains_is_tolerated():
+def test_rejections_and_deadlines_are_expected_failures():
     failures = Counter(
         {
-            "classify - refused: LoadFailure('refused: overloaded')": 5,
-            "classify - deadline: LoadFailure('deadline: passed')": 4,
-            "embed_texts - wrong answer: LoadFailure('wrong answer: not finite')": 1,
-            "classify - error: LoadFailure('error: refused - refused: x')": 2,
+            Failure("classify - rejected", "RequestFailedError('rejected: overloaded')"): 5,
+            Failure("classify - deadline", "RequestFailedError('deadline: no answer')"): 4,
+            Failure("embed_texts - wrong answer", "RequestFailedError('wrong answer: not finite')"): 1,
+            Failure("classify - error", "RequestFailedError('error: x - rejected"): 2,
         }
     )
-    assert list(unexpected(failures).values()) == [1, 2]
+    assert list(unexpected_failures(failures).values()) == [1, 2]
 
 
-def test_the_history_leaves_out_lines_without_latencies():
+def test_history_skips_lines_without_latencies():
     line = {"Timestamp": "1010", "User Count": "8", "Name": "Aggregated", "50%": "9", "99%": "20"}
     others = [line | {"50%": "N/A"}, line | {"Name": "classify"}]
     (point,) = read_history([line, *others], began_s=1000)
     assert (point.time_s, point.users, point.p50_ms, point.p99_ms) == (10, 8, 9, 20)
 
 
-def test_a_request_says_how_long_it_is():
+def test_http_request_has_the_right_content_length():
     assert socket_address("127.0.0.1:8000") == ("127.0.0.1", 8000)
     head, _, body = http_request("127.0.0.1:8000", IMAGE).partition(b"\r\n\r\n")
     assert f"\r\nContent-Length: {len(body)}".encode() in head
     assert IMAGE in body
 
 
-def test_clients_that_hang_up_leave_nothing_inside(server):
+def test_disconnecting_clients_leave_no_requests_in_the_server(server):
     sampler = Sampler(server.pid, server.metrics)
     with HangUps(server.grpc_url, server.http_url, IMAGE, every_s=0.001) as hang_ups:
         while len(hang_ups.counts) < 4 or hang_ups.counts.total() < 100:
@@ -86,25 +87,26 @@ def test_clients_that_hang_up_leave_nothing_inside(server):
     assert "tritonserver.pid" in row
 
 
-def test_every_size_is_met_by_both_encoders(server):
+def test_warm_up_sends_every_batch_size_to_both_encoders(server):
     def answered():
         return [metric(server, "nv_inference_request_success", model=name) for name in PUBLIC]
 
     wanted = [count + 3 * ROUNDS for count in answered()]
-    meet_sizes(server.grpc_url, IMAGE, largest=3)
+    warm_up_batch_sizes(server.grpc_url, IMAGE, largest=3)
     while answered() != wanted:
-        time.sleep(0.1)  # Triton counts after it has answered
+        time.sleep(0.1)  # Triton counts after it has responded
 
 
-def test_a_load_that_cannot_start_says_why(tmp_path):
+def test_load_that_cannot_start_reports_the_cause(tmp_path):
     program = (
         "from soaking import locust_run; import pathlib;"
-        "load = locust_run.Locust('carrier pigeon', locust_run.Addresses('127.0.0.1:1', '127.0.0.1:1'),"
-        f" pathlib.Path({str(tmp_path)!r}), [(1, 1)], 0, 0);"
+        "addresses = locust_run.ServerAddresses('127.0.0.1:1', '127.0.0.1:1');"
+        f"folder = pathlib.Path({str(tmp_path)!r});"
+        "load = locust_run.LocustProcess('carrier pigeon', addresses, folder, [(1, 1)], 0, 0);"
         "load.wait()"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT / "loadtest", capture_output=True, text=True, check=False
     )
-    assert "LoadError: locust (carrier pigeon) ended with code 1 and no report" in done.stderr
+    assert "LoadError: locust (carrier pigeon) exited with code 1 and no report" in done.stderr
     assert "TRITONCLIP_LOAD_PROTOCOL" in done.stderr

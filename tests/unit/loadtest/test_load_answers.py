@@ -1,4 +1,4 @@
-"""The checks of answers notice wrong ones, mixed-up ones above all, and let right ones pass."""
+"""Checks of answers detect wrong and swapped answers, and outcomes classify failures."""
 
 from __future__ import annotations
 
@@ -6,17 +6,9 @@ import time
 
 import numpy as np
 import pytest
-from loadtest.load.answers import FirstAnswers, WrongAnswerError, check_refusal
-from loadtest.load.calls import (
-    DEADLINE,
-    ERROR,
-    REFUSED,
-    RIGHT,
-    WRONG,
-    image_files,
-    perform,
-    result_of,
-)
+from loadtest.load.answers import FirstAnswers, WrongAnswerError, check_error_text
+from loadtest.load.callers import image_files
+from loadtest.load.outcomes import DEADLINE, ERROR, REJECTED, RIGHT, WRONG, perform, result_of
 from loadtest.load.workload import EMPTY_TEXT, NOT_AN_IMAGE, TRUNCATED, Fault, Job
 
 from tritonclip import DeadlineExceededError, InvalidInputError, ServerUnavailableError
@@ -51,16 +43,16 @@ def test_right_answers_pass(answers: FirstAnswers):
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        ([ranking(0.2, 0.7, 0.1)], "another answer than before"),
+        ([ranking(0.2, 0.7, 0.1)], "differs from first answer"),
         ([ranking(0.7, 0.2, 0.2)], "sum not 1"),
         ([ranking(0.7, 0.2, float("nan"))], "not finite"),
-        ([ranking(0.7, 0.2, 0.1)[:2]], "other labels"),
-        ([ranking(0.7, 0.2, 0.1)[::-1]], "not in order"),
+        ([ranking(0.7, 0.2, 0.1)[:2]], "wrong labels"),
+        ([ranking(0.7, 0.2, 0.1)[::-1]], "not sorted"),
         ([ranking(0.7, 0.2, 0.1)] * 2, "wrong shape"),
-        ([[*ranking(0.7, 0.2, 0.1)[:2], {"score": 0.1, "label": "a bird"}]], "other labels"),
+        ([[*ranking(0.7, 0.2, 0.1)[:2], {"score": 0.1, "label": "a bird"}]], "wrong labels"),
     ],
 )
-def test_wrong_rankings_are_noticed(answers: FirstAnswers, answer: list, reason: str):
+def test_wrong_ranking_is_detected(answers: FirstAnswers, answer: list, reason: str):
     with pytest.raises(WrongAnswerError, match=reason):
         answers.check(CLASSIFY, answer)
 
@@ -68,23 +60,21 @@ def test_wrong_rankings_are_noticed(answers: FirstAnswers, answer: list, reason:
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (ROWS[::-1], "another answer than before"),
-        (ROWS * 1.1, "not of unit norm"),
+        (ROWS[::-1], "differs from first answer"),
+        (ROWS * 1.1, "norm not 1"),
         (ROWS * np.nan, "not finite"),
         (ROWS[:1], "wrong shape"),
         (np.eye(2, 9, dtype=np.float32), "wrong shape"),
     ],
 )
 @pytest.mark.parametrize("job", [IMAGES, TEXTS], ids=lambda job: job.kind)
-def test_wrong_embeddings_are_noticed(answers: FirstAnswers, job: Job, answer: np.ndarray, reason: str):
+def test_wrong_embedding_is_detected(answers: FirstAnswers, job: Job, answer: np.ndarray, reason: str):
     with pytest.raises(WrongAnswerError, match=reason):
         answers.check(job, answer)
 
 
-def test_embeddings_of_another_image_are_noticed_where_only_one_of_a_request_is_swapped(
-    answers: FirstAnswers,
-):
-    with pytest.raises(WrongAnswerError, match="another answer than before"):
+def test_single_swapped_embedding_of_a_request_is_detected(answers: FirstAnswers):
+    with pytest.raises(WrongAnswerError, match="differs from first answer"):
         answers.check(Job("embed_images", images=(2, 1)), np.stack([ROWS[1], ROWS[0]]))
 
 
@@ -97,18 +87,18 @@ def test_embeddings_of_another_image_are_noticed_where_only_one_of_a_request_is_
         (Fault(NOT_AN_IMAGE, 0), "something is wrong"),
     ],
 )
-def test_refusals_that_name_another_input_are_noticed(fault: Fault, message: str):
-    with pytest.raises(WrongAnswerError, match="refusal names another input"):
-        check_refusal(fault, message)
+def test_error_that_names_another_input_is_detected(fault: Fault, message: str):
+    with pytest.raises(WrongAnswerError, match="error names another input"):
+        check_error_text(fault, message)
 
 
-def test_right_refusals_pass():
-    check_refusal(Fault(TRUNCATED, 1), "image 1 cannot be decoded")
-    check_refusal(Fault(EMPTY_TEXT, 2), "label 2 is empty; send a text")
+def test_error_that_names_the_invalid_input_passes():
+    check_error_text(Fault(TRUNCATED, 1), "image 1 cannot be decoded")
+    check_error_text(Fault(EMPTY_TEXT, 2), "label 2 is empty; send a text")
 
 
-class Answering:
-    """A caller that answers, or raises, what it is told to."""
+class FixedCaller:
+    """Caller that returns or raises a fixed answer."""
 
     def __init__(self, answer: object) -> None:
         self.answer = answer
@@ -130,8 +120,10 @@ BAD = Job("embed_images", images=(0, 1), fault=Fault(TRUNCATED, 1))
         (IMAGES, ROWS, RIGHT, "embed_images"),
         (IMAGES, ROWS[::-1], WRONG, "embed_images - wrong answer"),
         (IMAGES, InvalidInputError("image 0 cannot be decoded"), WRONG, "embed_images - wrong answer"),
-        (IMAGES, ServerUnavailableError("overloaded: 3 s"), REFUSED, "embed_images - refused"),
-        (IMAGES, ServerUnavailableError("deadline passed: 2 s ago"), DEADLINE, "embed_images - deadline"),
+        (IMAGES, ServerUnavailableError("overloaded: 3 s"), REJECTED, "embed_images - rejected"),
+        (IMAGES, ServerUnavailableError("deadline passed: 2 s ago"), REJECTED, "embed_images - rejected"),
+        (IMAGES, ServerUnavailableError("deadline cannot be met: 2 s"), REJECTED, "embed_images - rejected"),
+        (IMAGES, ServerUnavailableError("draining: stopping"), REJECTED, "embed_images - rejected"),
         (IMAGES, DeadlineExceededError("no answer within 1 s"), DEADLINE, "embed_images - deadline"),
         (IMAGES, ServerUnavailableError("connection refused"), ERROR, "embed_images - error"),
         (IMAGES, RuntimeError("what is this"), ERROR, "embed_images - error"),
@@ -143,13 +135,11 @@ BAD = Job("embed_images", images=(0, 1), fault=Fault(TRUNCATED, 1))
             "bad request: truncated image - wrong answer",
         ),
         (BAD, ROWS, WRONG, "bad request: truncated image - wrong answer"),
-        (BAD, ServerUnavailableError("overloaded: 3 s"), REFUSED, "bad request: truncated image - refused"),
+        (BAD, ServerUnavailableError("overloaded: 3 s"), REJECTED, "bad request: truncated image - rejected"),
     ],
 )
-def test_outcomes_have_names_of_their_own(
-    answers: FirstAnswers, job: Job, answer: object, result: str, name: str
-):
-    outcome = perform(Answering(answer), job, answers)
+def test_outcome_has_result_and_name(answers: FirstAnswers, job: Job, answer: object, result: str, name: str):
+    outcome = perform(FixedCaller(answer), job, answers)
     assert (outcome.result, outcome.name) == (result, name)
     assert result_of(outcome.name) == result
     assert (outcome.failure is None) == (result == RIGHT)
@@ -157,11 +147,11 @@ def test_outcomes_have_names_of_their_own(
         assert str(outcome.failure).startswith(result)
 
 
-def test_equal_failures_have_one_text():
+def test_failures_that_differ_in_numbers_have_the_same_text():
     texts = {
         str(
             perform(
-                Answering(ServerUnavailableError(f"overloaded: {n} ms")), IMAGES, FirstAnswers(1, 1)
+                FixedCaller(ServerUnavailableError(f"overloaded: {n} ms")), IMAGES, FirstAnswers(1, 1)
             ).failure
         )
         for n in (5, 71, 3.5)
@@ -169,13 +159,13 @@ def test_equal_failures_have_one_text():
     assert len(texts) == 1
 
 
-def test_only_the_faulty_image_is_spoilt():
+def test_only_the_image_at_the_fault_is_damaged():
     pictures = [b"a" * 10, b"b" * 10]
     assert image_files(pictures, BAD) == [b"a" * 10, b"b" * 5]
     assert image_files(pictures, IMAGES) == pictures
 
 
-def test_latency_counts_from_when_the_request_was_due(answers: FirstAnswers):
+def test_latency_counts_from_the_due_time(answers: FirstAnswers):
     hour_ago = time.perf_counter() - 3600
-    assert perform(Answering(ROWS), IMAGES, answers, due_s=hour_ago).latency_ms >= 3_600_000
-    assert perform(Answering(ROWS), IMAGES, answers).latency_ms < 3_600_000
+    assert perform(FixedCaller(ROWS), IMAGES, answers, due_s=hour_ago).latency_ms >= 3_600_000
+    assert perform(FixedCaller(ROWS), IMAGES, answers).latency_ms < 3_600_000

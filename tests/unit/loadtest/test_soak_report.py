@@ -1,4 +1,4 @@
-"""What a soak leaves behind, from a small made-up one."""
+"""Report of a soak, from synthetic samples."""
 
 import csv
 import io
@@ -6,16 +6,16 @@ import json
 from collections import Counter
 
 import pytest
-from loadtest.soaking.judgment import MIB, judge
-from loadtest.soaking.locust_run import HistoryPoint
-from loadtest.soaking.plots import write_picture
-from loadtest.soaking.report import SoakResult, show, write_samples, write_summary
+from loadtest.soaking.findings import MIB, soak_findings
+from loadtest.soaking.locust_run import Failure, HistoryPoint
+from loadtest.soaking.plots import write_plots
+from loadtest.soaking.report import SoakResult, print_report, write_samples, write_summary
 from PIL import Image
 from rich.console import Console
 
 
-def made_up(leak_bytes=0, ends_at_s=1e9):
-    """Two hundred seconds of a server with one stub, whose memory grows, or which ends."""
+def synthetic_result(leak_bytes=0, ends_at_s=1e9):
+    """Return 200 seconds of a server with one stub, which may leak memory or exit."""
     rows = []
     for time_s in range(0, 200, 5):
         row = {"time_s": float(time_s), "pending": 0.0, "executing": 1.0, "regions_bytes": 4.0 * MIB}
@@ -27,7 +27,7 @@ def made_up(leak_bytes=0, ends_at_s=1e9):
             figures = {"pid": pid, "pss_bytes": 120.0 * MIB, "handles": 4.0, "threads": 9.0, **taken}
             row |= {f"{name}.{figure}": value for figure, value in figures.items()}
         rows.append(row)
-    failures = Counter({"classify - refused: LoadFailure('refused: overloaded')": 3})
+    failures = Counter({Failure("classify - rejected", "RequestFailedError('rejected: overloaded')"): 3})
     points = [HistoryPoint(float(at), 8, 20.0, 90.0) for at in range(200)]
     return SoakResult(
         settings={"minutes": 3.3},
@@ -36,41 +36,41 @@ def made_up(leak_bytes=0, ends_at_s=1e9):
         requests={"grpc": 900, "http": 800},
         failures=failures,
         hang_ups=Counter({"gRPC, cancelled": 7}),
-        findings=judge(rows),
+        findings=soak_findings(rows),
         growth_share=0.02,
     )
 
 
 def printed(result):
     console = Console(file=io.StringIO(), width=200, highlight=False)
-    show(result, console)
+    print_report(result, console)
     return console.file.getvalue()
 
 
-def test_a_flat_soak_passes():
-    text = printed(made_up())
-    assert "passed: nothing grew" in text
+def test_report_without_growth_passes():
+    text = printed(synthetic_result())
+    assert "passed: no growth" in text
     assert "requests over grpc: 900" in text
-    assert "failed, 3 times: classify - refused" in text
-    assert "hung up, gRPC, cancelled: 7" in text
+    assert "failed, 3 times: classify - rejected" in text
+    assert "clients that disconnected, gRPC, cancelled: 7" in text
 
 
-def test_a_leak_is_named_with_process_and_figure():
-    text = printed(made_up(leak_bytes=MIB))
+def test_report_names_process_and_figure_of_a_leak():
+    text = printed(synthetic_result(leak_bytes=MIB))
     assert "FAILED stub_0_0: private_bytes grew by 125 MiB" in text
     assert "FAILED tritonserver" not in text
     (flat,) = [line.split() for line in text.splitlines() if "tritonserver" in line]
     assert flat[:4] == ["tritonserver", "100.0→100.0", "+0.00%", "+0.00"]
 
 
-def test_a_process_that_ended_is_told(tmp_path):
-    result = made_up(ends_at_s=100)
+def test_report_names_an_exited_process(tmp_path):
+    result = synthetic_result(ends_at_s=100)
     assert "FAILED stub_0_0: the process was missing in 19 samples" in printed(result)
-    write_picture(result.rows, result.histories, tmp_path / "soak.png")
+    write_plots(result.rows, result.histories, tmp_path / "soak.png")
 
 
-def test_the_summary_has_every_figure(tmp_path):
-    write_summary(made_up(leak_bytes=MIB), tmp_path)
+def test_summary_contains_every_figure(tmp_path):
+    write_summary(synthetic_result(leak_bytes=MIB), tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
     leak = summary["growth"]["stub_0_0.private_bytes"]
     assert leak["last"] - leak["first"] == pytest.approx(125 * MIB)
@@ -80,8 +80,8 @@ def test_the_summary_has_every_figure(tmp_path):
     assert "FAILED stub_0_0" in markdown
 
 
-def test_samples_are_written_with_gaps(tmp_path):
-    write_samples(made_up(ends_at_s=100).rows, tmp_path / "samples.csv")
+def test_samples_of_an_exited_process_are_empty(tmp_path):
+    write_samples(synthetic_result(ends_at_s=100).rows, tmp_path / "samples.csv")
     with (tmp_path / "samples.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 40
@@ -89,9 +89,9 @@ def test_samples_are_written_with_gaps(tmp_path):
     assert rows[-1]["stub_0_0.handles"] == ""
 
 
-def test_the_picture_has_a_size(tmp_path):
-    result = made_up()
-    write_picture(result.rows, result.histories, tmp_path / "soak.png")
+def test_plots_are_not_blank(tmp_path):
+    result = synthetic_result()
+    write_plots(result.rows, result.histories, tmp_path / "soak.png")
     with Image.open(tmp_path / "soak.png") as picture:
         assert picture.width > 1000
         assert len(picture.convert("RGB").getcolors(maxcolors=10**6)) > 10

@@ -1,4 +1,4 @@
-"""The sampler of a soak, on the real server and on the text forms it reads."""
+"""The sampler of a soak, with the real server and with the text formats that it parses."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ tritonclip_label_cache_bytes{instance="text_encoder_0_0",model="text_encoder"} 2
 """
 
 
-def test_stubs_are_named_by_their_instance_and_programs_by_their_file():
+def test_process_name_is_the_instance_of_a_stub_or_the_program():
     stub = [f"/tmp/x/{STUB}", "/models/vision_encoder/1/model.py", "triton_python_backend_shm_region_ab"]
     assert process_name([*stub, "1048576", "6991", "/tmp/x", "336", "vision_encoder_0_1", "DEFAULT"]) == (
         "vision_encoder_0_1"
@@ -34,21 +34,21 @@ def test_stubs_are_named_by_their_instance_and_programs_by_their_file():
     assert process_name([]) == "unknown"
 
 
-def test_figures_are_sums_over_models():
+def test_metric_figures_sum_over_models():
     row = metric_figures(METRICS)
     assert (row["succeeded"], row["failed"]) == (15, 3)
     assert (row["pending"], row["executing"]) == (7, 2)
     assert row["label_cache_bytes"] == 2.5e6
 
 
-def test_sizes_come_in_bytes():
+def test_kib_lines_are_converted_to_bytes():
     assert kib_lines("Rss:      48400 kB\nThreads:  7\nPss_Anon: 1 kB\n") == {
         "Rss": 49561600,
         "Pss_Anon": 1024,
     }
 
 
-def test_memory_shows_what_a_process_takes():
+def test_process_figures_include_allocated_memory():
     program = "import sys; taken = bytearray(64 << 20); print('ready', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -63,13 +63,13 @@ def test_memory_shows_what_a_process_takes():
     assert figures["threads"] == 1
 
 
-def test_a_file_that_stays_open_is_seen(tmp_path):
+def test_process_figures_include_an_open_file(tmp_path):
     before = process_figures(psutil.Process(os.getpid()))["handles"]
     with (tmp_path / "open").open("w"):
         assert process_figures(psutil.Process(os.getpid()))["handles"] == before + 1
 
 
-def test_the_server_and_each_stub_are_sampled(server):
+def test_sample_includes_the_server_and_each_stub(server):
     row = Sampler(server.pid, server.metrics).sample()
     assert row["tritonserver.pid"] == server.pid
     for name in ("tritonserver", *MODELS):
@@ -81,14 +81,14 @@ def test_the_server_and_each_stub_are_sampled(server):
     assert row["pending"] == 0
 
 
-def test_an_ended_server_leaves_the_time_only():
+def test_sample_of_an_exited_server_contains_only_the_time():
     with subprocess.Popen([sys.executable, "-c", ""]) as child:
         child.wait()
     row = Sampler(child.pid, lambda: pytest.fail("asked for metrics")).sample()
     assert row.keys() == {"time_s"}
 
 
-def test_a_server_without_metrics_still_has_its_processes(server):
+def test_sample_without_metrics_includes_processes(server):
     def refused():
         raise ConnectionRefusedError
 
