@@ -2,8 +2,6 @@
 
 import asyncio
 import socket
-import subprocess
-import sys
 
 import pytest
 from opentelemetry import trace
@@ -14,6 +12,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 import tritonclip
+from tests.helpers.servers import run_python
 from tests.server.gateway.otlp_receiver import is_answered, new_trace, only, receiving
 from tests.server.gateway.traced_server import FAULT, traced_server
 from tritonclip.errors import InferenceError, InvalidInputError, ServerUnavailableError
@@ -190,9 +189,7 @@ context.attach(TraceContextTextMapPropagator().extract({{"traceparent": sys.argv
 with tritonclip.Client({traced.grpc_url!r}) as client:
     client.embed_texts(["a"])
 """
-    told, mine = receiver.caught(
-        lambda traceparent: subprocess.run([sys.executable, "-c", code, traceparent], check=True), is_answered
-    )
+    told, mine = receiver.caught(lambda traceparent: run_python(code, traceparent).check_returncode(), is_answered)
     assert only(told, "InferRequest").parent == mine
 
 
@@ -203,4 +200,4 @@ with tritonclip.Client({traced.grpc_url!r}) as client:
     client.embed_texts(["a"])
 assert not [name for name in sys.modules if name.startswith("opentelemetry")]
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    run_python(code).check_returncode()

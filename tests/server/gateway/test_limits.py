@@ -9,6 +9,7 @@ import urllib3
 from tests.helpers.calls import together
 from tests.helpers.pictures import encode, noise
 from tests.helpers.servers import ROOT
+from tests.helpers.waiting import wait_until
 from tests.server.gateway.gateway_metrics import metric
 from tests.server.gateway.raw_http import connected, head, is_closed, read_reply, upload
 from tritonclip import Client
@@ -36,16 +37,9 @@ def hasty(server):
         yield gateway
 
 
-def wait_until(true, what):
-    end = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < end, what
-        time.sleep(0.02)
-
-
 def nothing_under_way(gateway):
     names = ("requests_in_flight", "body_bytes_in_flight")
-    wait_until(lambda: not sum(metric(gateway, f"tritonclip_gateway_{name}") for name in names), names)
+    wait_until(lambda: not sum(metric(gateway, f"tritonclip_gateway_{name}") for name in names), f"{names} are not 0")
 
 
 def works(gateway):

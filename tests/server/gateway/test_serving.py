@@ -1,13 +1,12 @@
 """The gateway under a proxy's path, with TLS, and without its packages."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 import trustme
 import urllib3
 
+from tests.helpers.servers import run_python
 from tritonclip_server.benchmarks.gateway_process import running
 
 
@@ -48,7 +47,7 @@ def test_tls(server, tmp_path):
 def test_a_missing_package_is_named_with_what_installs_it(package):
     code = f"import sys; sys.modules[{package!r}] = None; from tritonclip._cli.main import main"
     code += "; sys.exit(main(['gateway']))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run_python(code)
     assert done.returncode == 1
     assert f'the gateway needs {package}; install it with: pip install "tritonclip[gateway]"' in done.stderr
     assert done.stderr.count("\n") == 1

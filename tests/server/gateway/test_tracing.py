@@ -2,12 +2,11 @@
 
 import functools
 import json
-import subprocess
-import sys
 from datetime import datetime, timezone
 
 import pytest
 
+from tests.helpers.servers import run_python
 from tests.server.gateway.gateway_keys import KEY, KEY_LINE
 from tests.server.gateway.otlp_receiver import is_answered, new_trace, only, receiving
 from tests.server.gateway.traced_server import FAULT, SERVICE, traced_server
@@ -207,7 +206,7 @@ def test_it_is_off_unless_asked_for(receiver, traced):
 def test_the_missing_extra_is_named():
     code = "import sys; sys.modules['opentelemetry.sdk'] = None; from tritonclip._cli.main import main"
     code += "; sys.exit(main(['gateway', '--trace']))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run_python(code)
     assert done.returncode == 1
     assert 'install it with: pip install "tritonclip[tracing]"' in done.stderr
     assert done.stderr.count("\n") == 1

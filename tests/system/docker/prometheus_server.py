@@ -6,16 +6,16 @@ import json
 import os
 import shutil
 import subprocess
-import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.helpers.servers import ROOT
+from tests.helpers.waiting import wait_until
 from tritonclip_server.serving.launcher import free_port
 
 MONITORING = ROOT / "docker" / "monitoring"
@@ -61,7 +61,7 @@ class Prometheus:
         with self._log.open("w") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
         try:
-            wait_for(self._ready, lambda: self._log.read_text())
+            wait_until(self._ready, self._log.read_text)
         except BaseException:
             self.__exit__()
             raise
@@ -103,19 +103,10 @@ class Prometheus:
 
     def wait_for_alerts(self, names: Sequence[str], patience_s: float = PATIENCE_S) -> None:
         """Waits until all of these fire."""
-        wait_for(
+        wait_until(
             lambda: set(names) <= self.alerts(),
             lambda: f"{set(names) - self.alerts()} do not fire, but {self.ask('alerts')}",
             patience_s,
         )
 
 
-def wait_for(
-    happened: Callable[[], bool], complaint: Callable[[], str], patience_s: float = PATIENCE_S
-) -> None:
-    """Waits until it has happened."""
-    end = time.monotonic() + patience_s
-    while not happened():
-        if time.monotonic() > end:
-            pytest.fail(complaint())
-        time.sleep(0.1)

@@ -13,8 +13,9 @@ import yaml
 
 from tests.helpers.calls import metric, together
 from tests.helpers.servers import ROOT
+from tests.helpers.waiting import wait_until
 from tests.system.docker.kubernetes_manifests import MANIFESTS, overlay
-from tests.system.docker.prometheus_server import Prometheus, require_prometheus, wait_for
+from tests.system.docker.prometheus_server import Prometheus, require_prometheus
 from tritonclip import Client
 from tritonclip_server.serving.launcher import EmbeddedTriton
 
@@ -72,7 +73,7 @@ def test_the_autoscaler_asks_for_what_the_rule_gives(rule):
 def test_the_rule_gives_the_mean_wait_of_a_request(rule, prometheus, server, record_property):
     query = filled(rule)
     steps = re.findall(r'model=~"([^"]+)"', query)[0].split("|")
-    wait_for(lambda: scrapes(prometheus) >= SCRAPES, lambda: "the server is not scraped")
+    wait_until(lambda: scrapes(prometheus) >= SCRAPES, "the server is not scraped")
     before = reading(server, steps)
     with Client(server.grpc_url) as client:
         together(16, lambda index: [client.embed_images(IMAGES) for _ in range(6)])
@@ -80,7 +81,7 @@ def test_the_rule_gives_the_mean_wait_of_a_request(rule, prometheus, server, rec
     waited_us, requests = (now - then for now, then in zip(reading(server, steps), before, strict=True))
     assert requests == 96
     seen = scrapes(prometheus)
-    wait_for(lambda: scrapes(prometheus) >= seen + SCRAPES, lambda: "the server is not scraped any more")
+    wait_until(lambda: scrapes(prometheus) >= seen + SCRAPES, "the server is not scraped any more")
     (series,) = prometheus.query(query)
     assert series["metric"] == {"pod": POD["pod"]}
     assert float(series["value"][1]) == pytest.approx(waited_us / requests / 1000, rel=TOLERANCE)

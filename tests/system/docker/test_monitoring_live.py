@@ -15,9 +15,10 @@ import urllib.request
 import pytest
 import yaml
 
+from tests.helpers.waiting import wait_until
 from tests.system.docker.gpu_exporter import gpu_exporter
 from tests.system.docker.monitored_load import Load
-from tests.system.docker.prometheus_server import MONITORING, Prometheus, require_prometheus, wait_for
+from tests.system.docker.prometheus_server import MONITORING, Prometheus, require_prometheus
 from tritonclip_server.benchmarks.gateway_process import running
 from tritonclip_server.serving.launcher import EmbeddedTriton, ServerOptions
 from tritonclip_server.serving.release import ADMIN_HEADER
@@ -125,7 +126,7 @@ def scene(prepare, tmp_path_factory):
 
 def test_no_alert_fires_while_all_is_well(scene):
     with Load(scene.server.grpc_url, scene.gateway.url) as load:
-        wait_for(lambda: load.outcomes["answered"] > 50, lambda: str(load.outcomes))
+        wait_until(lambda: load.outcomes["answered"] > 50, lambda: str(load.outcomes))
         scene.prometheus.wait_for_alerts(OF_GPU)
     assert scene.prometheus.alerts() == OF_GPU
 
@@ -178,7 +179,7 @@ def test_a_model_that_was_unloaded_fires_the_alert_of_its_absence(scene):
         return {one["model"] for one in labels if one["alertname"] == "TritonclipModelAbsent"}
 
     # The ensemble needs the model, and may be gone a scrape before it.
-    wait_for(lambda: absent() == {"similarity", "clip_zero_shot"}, lambda: str(absent()))
+    wait_until(lambda: absent() == {"similarity", "clip_zero_shot"}, lambda: str(absent()))
     served = dict(scene.panel_queries())["Versions served"]
     assert "vision_encoder" in str(scene.prometheus.query(served))
     assert "similarity" not in str(scene.prometheus.query(served))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.helpers.pictures import encode, noise
-from tests.helpers.servers import ROOT
+from tests.helpers.servers import run_python
 from tritonclip import InvalidInputError
 from tritonclip.spark import ClipImageEmbedder, ClipTextEmbedder, ClipZeroShotClassifier
 from tritonclip_server.serving.launcher import EmbeddedTriton
@@ -171,5 +169,6 @@ def test_missing_extra_is_reported_with_its_install_command() -> None:
         "try:\n    import tritonclip.spark\n"
         "except MissingExtraError as error:\n    print(error)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == 'the stages need pyspark; install it with: pip install "tritonclip[spark]"'

@@ -7,9 +7,7 @@ import gzip
 import socket
 import ssl
 import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +16,8 @@ from typing import Any
 import pytest
 
 import tritonclip
+from tests.helpers.servers import run_python
+from tests.helpers.waiting import wait_until
 from tritonclip import InvalidInputError
 from tritonclip._images.fetch import Fetcher
 from tritonclip._images.urls import is_url
@@ -157,13 +157,6 @@ def fails(fetch: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(STEP_S)
-
-
 def test_images_are_fetched_over_one_connection(site: Site, fetcher: Fetcher) -> None:
     assert [fetcher.fetch(f"{site.url}/image?{n}", "image 0") for n in range(3)] == [CONTENT] * 3
     assert site.connections == 1
@@ -218,7 +211,7 @@ def test_a_trickle_is_ended(site: Site, what: str, by_call: bool) -> None:
     name = "timeout_s" if by_call else "fetch_timeout_s"
     assert message.startswith(f"image 1: '{url}' timed out after 0.3 s ({name}); raise it")
     if what == "body":
-        wait_until(lambda: site.open_slow == 0)
+        wait_until(lambda: site.open_slow == 0, "a slow connection is still open")
 
 
 def test_a_call_cannot_raise_the_limit(site: Site) -> None:
@@ -294,7 +287,7 @@ def test_https_works_within_the_limit_and_is_not_left_for_http(
         lambda: Fetcher().fetch(f"{secure_site}/away", "image 0")
     )
     assert "timed out" in fails(lambda: Fetcher(0.5).fetch(f"{secure_site}/trickle/body", "image 0"))
-    wait_until(lambda: site.open_slow == 0)
+    wait_until(lambda: site.open_slow == 0, "a slow connection is still open")
 
 
 @pytest.mark.parametrize(
@@ -353,5 +346,6 @@ def test_urls_are_told_from_paths(text: str) -> None:
 def test_urllib3_is_loaded_by_the_first_fetch_only() -> None:
     code = "import sys; from tritonclip._images.fetch import Fetcher; Fetcher().fetch('data:,x', 'image 0');"
     code += "print('urllib3' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
     assert done.stdout == "False\n"

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import trustme
 
+from tests.helpers.waiting import wait_until
 from tritonclip import InvalidInputError
 from tritonclip._images.fetch import Fetcher
 from tritonclip._images.guard import AddressGuard
@@ -145,13 +146,6 @@ def fails(fetch: Callable[[], object]) -> str:
     with pytest.raises(InvalidInputError) as caught:
         fetch()
     return str(caught.value)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(
@@ -385,8 +379,8 @@ def test_a_trickle_ends_and_so_does_its_thread(
     fetcher = guarded(site, Names(), timeout_s=0.4)
     url = f"http{'s' * secure}://127.0.0.1:{site.server_port}/{what}"
     assert "timed out after 0.4 s (fetch_timeout_s)" in fails(lambda: fetcher.fetch(url, "image 0"))
-    wait_until(lambda: site.open_slow == 0)
-    wait_until(lambda: threading.active_count() <= before)
+    wait_until(lambda: site.open_slow == 0, "a slow connection is still open")
+    wait_until(lambda: threading.active_count() <= before, "a thread is still running")
     assert len(site.seen) == 1
 
 
@@ -466,4 +460,5 @@ def test_a_fetch_that_nobody_waits_for_any_more_ends_quietly(site: Site) -> None
             await asyncio.wait_for(fetcher.fetch_async(url, "image 0"), 0.1)
 
     asyncio.run(run())
-    wait_until(lambda: site.open_slow == 0 and threading.active_count() <= before)
+    wait_until(lambda: site.open_slow == 0, "a slow connection is still open")
+    wait_until(lambda: threading.active_count() <= before, "a thread is still running")

@@ -3,8 +3,6 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.resources
 import inspect
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -14,7 +12,7 @@ from packaging.utils import canonicalize_name
 from tritonclient.grpc import model_config_pb2
 
 import tritonclip
-from tests.helpers.servers import ROOT
+from tests.helpers.servers import ROOT, run_python
 from tritonclip import Health
 from tritonclip._calls import wire
 
@@ -37,7 +35,8 @@ def test_every_error_is_public() -> None:
 
 def test_import_loads_no_transport_and_no_model_library() -> None:
     code = "import sys, tritonclip; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
     heavy = {
         "torch",
         "transformers",
@@ -75,7 +74,8 @@ def test_the_package_says_that_it_is_typed() -> None:
 @pytest.mark.parametrize(("protocol", "other"), [("grpc", "gevent"), ("http", "grpc")])
 def test_client_loads_its_own_protocol_only(protocol: str, other: str) -> None:
     code = f"import sys, tritonclip; tritonclip.Client(protocol={protocol!r}).close(); print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
     loaded = set(done.stdout.split())
     assert f"tritonclient.{protocol}" in loaded
     assert other not in loaded

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.helpers.servers import run_python
 from tritonclip import (
     Client,
     DeadlineExceededError,
@@ -356,5 +357,5 @@ def test_missing_protocol_dependencies(protocol: str, module: str) -> None:
         f"try: tritonclip.Client(protocol={protocol!r})\n"
         "except tritonclip.MissingExtraError as error: sys.exit(str(error))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run_python(code)
     assert f"pip install 'tritonclient[{protocol}]'" in done.stderr
