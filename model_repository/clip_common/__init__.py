@@ -1,1 +1,1 @@
-"""What the Python models share; `prepare` copies the whole package into each of their version folders."""
+"""Shared code of the Python models, which `tritonclip-server prepare` copies into each version folder."""

@@ -1,10 +1,7 @@
-"""How many cores this process may use: those it is bound to, or the share that its control group grants.
+"""The CPU: the cores that this process may use, and its instruction sets.
 
-A container with a limit of CPU time sees all cores of its host. A thread on each of them would use up at once
-the time that it is granted, and then wait. Knows nothing of Triton.
-
-Importing this module also makes torch's OpenMP threads sleep while they wait. Models import it before torch,
-which loads OpenMP. By default the threads spin, and keep the cores from decoding and from the other encoder.
+A container with a CPU limit sees every core of its host. With one thread per visible core it would spend its
+quota early in each scheduling period and then be throttled.
 """
 
 from __future__ import annotations
@@ -13,26 +10,44 @@ import math
 import os
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 CGROUP = Path("/sys/fs/cgroup")
-"""Where a container sees its own control group."""
+"""Mount point of the container's own control group."""
+CPUINFO = Path("/proc/cpuinfo")
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+"""Linux's names for the instructions that multiply bfloat16 matrices on x86 and Arm."""
 
 
 def available_cores(cgroup: Path = CGROUP) -> int:
-    """The number of cores, at least 1: a granted share of 2.5 counts as 3."""
-    granted = _quota(cgroup / "cpu.max") or _quota(cgroup / "cpu" / "cpu.cfs_quota_us")
+    """Return the number of cores that this process may use, at least 1.
+
+    The result is the smaller of the CPU affinity and the control group's quota. A quota of 2.5 counts as 3.
+    """
     bound = len(os.sched_getaffinity(0))
-    return max(1, min(bound, math.ceil(granted))) if granted else bound
+    quota = _quota(cgroup / "cpu.max") or _quota(cgroup / "cpu" / "cpu.cfs_quota_us")
+    return max(1, min(bound, math.ceil(quota))) if quota else bound
 
 
 def _quota(path: Path) -> float | None:
-    """The cores that a control group grants: version 2 has quota and period in one file, version 1 in two."""
+    """Read a quota in cores. Version 2 keeps quota and period in one file, version 1 in two."""
     try:
         words = path.read_text(encoding="ascii").split()
         if path.name == "cpu.cfs_quota_us":
             words += (path.parent / "cpu.cfs_period_us").read_text(encoding="ascii").split()
         quota, period = float(words[0]), float(words[1])
-    except (OSError, ValueError, IndexError):  # "max": no limit
+    except (OSError, ValueError, IndexError):  # "max" means no limit
         return None
     return quota / period if quota > 0 and period > 0 else None
+
+
+def cpu_has_bfloat16() -> bool:
+    """Return whether this CPU has instructions for bfloat16 matrix products."""
+    return not BFLOAT16_FLAGS.isdisjoint(cpu_flags())
+
+
+def cpu_flags() -> set[str]:
+    """Return the names of this CPU's instruction sets, or an empty set if Linux does not list them."""
+    try:
+        lines = CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return set()
+    return set(next((line.split() for line in lines if line.startswith(("flags", "Features"))), []))

@@ -1,7 +1,7 @@
-"""What a model instance has done, as Prometheus series: images and labels, dynamic batches, their times.
+"""Prometheus metrics of a model instance: its requests and dynamic batches, and the weights that it serves.
 
-Triton itself counts requests and rows, of which each may hold any number of images. Every figure is a message
-to Triton, so batches are only noted, and a thread publishes them a moment later. Knows nothing of a model.
+Triton itself counts requests and rows, but a row may hold any number of images or labels. Every update of a
+metric is a message to Triton, so finished batches are queued and published by a background thread.
 """
 
 from __future__ import annotations
@@ -10,80 +10,132 @@ import contextlib
 import json
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-PUBLISH_S = 0.25
-"""How long a figure may lag behind."""
+PUBLISH_INTERVAL_S = 0.25
+"""Longest delay before a finished batch shows in the metrics."""
+REASONS = ("overload", "deadline", "draining")
+"""Values of the label `reason` of rejected requests."""
 REQUEST_BUCKETS = tuple(float(2**power) for power in range(8))
 SIZE_BUCKETS = tuple(float(2**power) for power in range(15))
 SECOND_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
-class Batch(NamedTuple):
-    """A dynamic batch that was worked on."""
+class MetricFactory:
+    """Creates the series of a model instance and keeps them alive.
 
-    requests: int
-    """That Triton merged, the refused ones included."""
-    size: int
-    """Images or labels of those that were answered."""
-    seconds: float
-    """From the first request read to the last answer made."""
-
-
-def instance_labels(args: dict[str, str]) -> dict[str, str]:
-    """The labels of every series of a model instance; two versions of a model must not share one.
-
-    Args:
-        args: What Triton hands to `initialize`.
-    """
-    return {
-        "model": args["model_name"],
-        "version": args["model_version"],
-        "instance": args["model_instance_name"],
-    }
-
-
-class BatchMetrics:
-    """Publishes the batches of a model instance, and when it was loaded.
+    Every series carries `labels`, because two versions of a model must not share one.
 
     Args:
         pb_utils: Triton's `triton_python_backend_utils`.
-        args: What Triton hands to `initialize`.
-        unit: What is counted, images or labels; None counts neither.
+        args: The arguments of `initialize`.
     """
 
-    def __init__(self, pb_utils: Any, args: dict[str, str], unit: str | None) -> None:
-        self._pb_utils, self._labels, self._unit = pb_utils, instance_labels(args), unit
-        self._families: list[Any] = []  # Triton shows no series of a family that is gone
-        loaded = self._metric(
-            "start_time_seconds", "Unix time at which the model instance was loaded", "GAUGE"
+    def __init__(self, pb_utils: Any, args: dict[str, str]) -> None:
+        self._family_class = pb_utils.MetricFamily
+        self.labels = {
+            "model": args["model_name"],
+            "version": args["model_version"],
+            "instance": args["model_instance_name"],
+        }
+        # Triton drops the series of objects that are garbage-collected.
+        self._families: dict[str, Any] = {}
+        self._metrics: list[Any] = []
+
+    def counter(self, name: str, description: str, **labels: str) -> Any:
+        """Create a counter, `tritonclip_` before its name."""
+        return self._create("COUNTER", name, description, labels)
+
+    def gauge(self, name: str, description: str, **labels: str) -> Any:
+        """Create a gauge, `tritonclip_` before its name."""
+        return self._create("GAUGE", name, description, labels)
+
+    def histogram(self, name: str, description: str, buckets: Iterable[float]) -> Any:
+        """Create a histogram with these upper bounds, `tritonclip_` before its name."""
+        return self._create("HISTOGRAM", name, description, {}, buckets=list(buckets))
+
+    def _create(self, kind: str, name: str, description: str, labels: dict[str, str], **options: Any) -> Any:
+        if name not in self._families:
+            self._families[name] = self._family_class(
+                name=f"tritonclip_{name}", description=description, kind=getattr(self._family_class, kind)
+            )
+        metric = self._families[name].Metric(labels={**self.labels, **labels}, **options)
+        self._metrics.append(metric)
+        return metric
+
+
+class Batch(NamedTuple):
+    """A finished dynamic batch."""
+
+    requests: int
+    """Requests that Triton merged, including rejected ones."""
+    size: int
+    """Images or labels of the requests that succeeded."""
+    seconds: float
+    """Time from parsing the first request to building the last response."""
+
+
+class RequestMetrics:
+    """Publishes the requests and dynamic batches of a model instance, and when it was loaded.
+
+    Args:
+        factory: Creates the series.
+        unit: "images" or "labels" to count either, or None.
+        batches: Whether to publish executing requests and finished batches.
+    """
+
+    def __init__(self, factory: MetricFactory, unit: str | None, batches: bool) -> None:
+        self._unit, self._batches = unit, batches
+        factory.gauge("start_time_seconds", "Unix time at which the model instance was loaded").set(
+            time.time()
         )
-        loaded.set(time.time())
-        self._requests = self._histogram("batch_requests", "Requests of a dynamic batch", REQUEST_BUCKETS)
-        self._seconds = self._histogram(
-            "batch_seconds", "Time that a dynamic batch was worked on", SECOND_BUCKETS
+        self._rejected = {
+            reason: factory.counter(
+                "requests_refused_total",
+                "Requests rejected before any work on them, by reason: overload, deadline or draining",
+                reason=reason,
+            )
+            for reason in REASONS
+        }
+        if batches:
+            self._executing = factory.gauge(
+                "requests_executing", "Requests in the dynamic batch that is being executed"
+            )
+        self._requests = factory.histogram("batch_requests", "Requests per dynamic batch", REQUEST_BUCKETS)
+        self._seconds = factory.histogram(
+            "batch_seconds", "Execution time of a dynamic batch in seconds", SECOND_BUCKETS
         )
         if unit:
-            self._total = self._metric(f"{unit}_total", f"{unit.capitalize()} processed", "COUNTER")
-            self._size = self._histogram("batch_size", "Images or labels of a dynamic batch", SIZE_BUCKETS)
-        self._noted: deque[Batch] = deque()
+            self._total = factory.counter(f"{unit}_total", f"{unit.capitalize()} processed")
+            self._size = factory.histogram("batch_size", "Images or labels per dynamic batch", SIZE_BUCKETS)
+        self._finished: deque[Batch] = deque()
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._publish_until_closed, daemon=True)
-        self._thread.start()
+        self._publisher = threading.Thread(target=self._publish_until_closed, daemon=True)
+        self._publisher.start()
 
-    def note(self, batch: Batch) -> None:
-        """Takes note of a batch, at next to no cost."""
-        self._noted.append(batch)
+    def begin(self, requests: int) -> None:
+        """Publish that a dynamic batch of this many requests is being executed."""
+        if self._batches:
+            self._executing.set(requests)
+
+    def finish(self, batch: Batch, rejections: Counter[str]) -> None:
+        """Publish the rejections by reason and queue the finished batch."""
+        for reason, count in rejections.items():
+            self._rejected[reason].increment(count)
+        if self._batches:
+            self._finished.append(batch)
+            self._executing.set(0)
 
     def close(self) -> None:
-        """Publishes what was noted, and ends the thread."""
+        """Publish the queued batches and stop the thread."""
         self._closed.set()
-        self._thread.join()
+        self._publisher.join()
 
     def _publish_until_closed(self) -> None:
-        while not self._closed.wait(PUBLISH_S):
+        while not self._closed.wait(PUBLISH_INTERVAL_S):
             self._publish()
         self._publish()
 
@@ -91,7 +143,7 @@ class BatchMetrics:
         size = 0
         with contextlib.suppress(IndexError):
             while True:
-                batch = self._noted.popleft()
+                batch = self._finished.popleft()
                 self._requests.observe(batch.requests)
                 self._seconds.observe(batch.seconds)
                 if self._unit and batch.size:
@@ -100,49 +152,28 @@ class BatchMetrics:
         if size:
             self._total.increment(size)
 
-    def _histogram(self, name: str, description: str, buckets: tuple[float, ...]) -> Any:
-        return self._metric(name, description, "HISTOGRAM", buckets=list(buckets))
-
-    def _metric(self, name: str, description: str, kind: str, **options: Any) -> Any:
-        family = self._pb_utils.MetricFamily(
-            name=f"tritonclip_{name}",
-            description=description,
-            kind=getattr(self._pb_utils.MetricFamily, kind),
-        )
-        self._families.append(family)
-        return family.Metric(labels=self._labels, **options)
-
 
 def publish_model_info(
-    pb_utils: Any, args: dict[str, str], directory: Path, precision: str, execution: str
-) -> list[Any]:
-    """Publishes `tritonclip_model_info` (always 1) and logs the same facts.
+    factory: MetricFactory, logger: Any, directory: Path, *, precision: str, execution: str
+) -> None:
+    """Publish `tritonclip_model_info`, whose value is always 1, and log the same facts.
 
     Args:
-        pb_utils: Triton's `triton_python_backend_utils`.
-        args: What Triton hands to `initialize`.
+        factory: Creates the series.
+        logger: Triton's `pb_utils.Logger`.
         directory: The version directory, with its `manifest.json`.
-        precision: dtype of the matrix products in use.
-        execution: How the tower is run: eager, compiled or cuda_graphs.
-
-    Returns:
-        The objects that must stay alive for the series to be shown.
+        precision: dtype of the matrix products, "float32" for example.
+        execution: "eager", "compiled" or "cuda_graphs".
     """
     checkpoint = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))["checkpoint"]
     facts = {
-        **instance_labels(args),
         "checkpoint": checkpoint["source"],
         "revision": checkpoint["revision"],
         "sha256": checkpoint["sha256"],
         "precision": precision,
         "execution": execution,
     }
-    family = pb_utils.MetricFamily(
-        name="tritonclip_model_info",
-        description="The weights served and their precision, as labels; the value is always 1",
-        kind=pb_utils.MetricFamily.GAUGE,
-    )
-    metric = family.Metric(labels=facts)
-    metric.set(1)
-    pb_utils.Logger.log_info("serving " + ", ".join(f"{key}={value}" for key, value in facts.items()))
-    return [family, metric]
+    description = "Weights served and their precision, as labels; the value is always 1"
+    factory.gauge("model_info", description, **facts).set(1)
+    logged = {**factory.labels, **facts}
+    logger.log_info("serving " + ", ".join(f"{key}={value}" for key, value in logged.items()))

@@ -1,6 +1,6 @@
-"""When a request came in, and until when work on it may begin: stamped by `admission`, read by later steps.
+"""Arrival time, queue budget and deadline of a request: stamped by `admission`, checked by later steps.
 
-All times are microseconds of the host's monotonic clock, which its processes share. Knows nothing of Triton.
+All times are in microseconds of the host's monotonic clock, which the processes of a server share.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import NamedTuple
 import numpy as np
 
 
-class RefusedError(RuntimeError):
-    """A request that is not worked on because its time is over or the server has too much to do.
+class RejectedError(RuntimeError):
+    """A request that the server does not work on: its time is up, or the server is overloaded or draining.
 
     Args:
-        reason: overload, deadline or draining.
-        text: Goes to the caller.
+        reason: "overload", "deadline" or "draining".
+        text: The message for the caller.
     """
 
     def __init__(self, reason: str, text: str) -> None:
@@ -25,74 +25,69 @@ class RefusedError(RuntimeError):
 
 
 class Times(NamedTuple):
-    """A request's times in microseconds."""
+    """Arrival time and limits of a request, in microseconds."""
 
     arrival_us: int
     budget_us: int
-    """How long it may wait, all steps together, for work on it to begin."""
+    """Longest total wait, over all steps, before work begins."""
     deadline_us: int
-    """The clock's time from which on its caller does not wait."""
+    """Clock time at which the caller stops waiting."""
     worked_us: int = 0
-    """What steps before this one worked, which takes nothing of the budget."""
+    """Time that earlier steps spent working. It does not count against the budget."""
 
     @property
     def latest_start_us(self) -> int:
-        """When it is too late to begin."""
+        """Clock time after which a step must not begin."""
         return min(self.arrival_us + self.budget_us + self.worked_us, self.deadline_us)
 
-    def check(self, now: int, ahead_us: int = 0) -> None:
-        """Refuses the request where its work would begin too late.
+    def check(self, now: int) -> None:
+        """Reject the request if it is too late to begin work on it.
 
         Args:
-            now: The clock's time.
-            ahead_us: How long the work that comes first will take.
+            now: The current clock time.
 
         Raises:
-            RefusedError: The budget or the deadline is over, or would be by then.
+            RejectedError: The queue budget or the deadline has passed.
         """
-        start = now + ahead_us
-        if start <= self.latest_start_us:
+        if now <= self.latest_start_us:
             return
         waited = f"the request has waited {(now - self.arrival_us - self.worked_us) / 1000:.0f} ms"
-        if ahead_us:
-            waited += f" and about {ahead_us / 1000:.0f} ms of work is before it"
-        if start > self.deadline_us:
-            given_ms = (self.deadline_us - self.arrival_us) / 1000
-            over = "passed" if now > self.deadline_us else "cannot be met"
-            raise RefusedError(
-                "deadline", f"deadline {over}: {waited}, its caller gave it {given_ms:.0f} ms (deadline_ms)"
+        if now > self.deadline_us:
+            allowed_ms = (self.deadline_us - self.arrival_us) / 1000
+            raise RejectedError(
+                "deadline", f"deadline passed: {waited}; its caller allowed {allowed_ms:.0f} ms (deadline_ms)"
             )
         budget_ms = self.budget_us / 1000
-        raise RefusedError(
+        raise RejectedError(
             "overload",
-            f"overloaded: {waited}, the queue budget is {budget_ms:.0f} ms (admission.queue_budget_ms)",
+            f"overloaded: {waited}; the queue budget is {budget_ms:.0f} ms (admission.queue_budget_ms)",
         )
 
     def after_work(self, took_us: int) -> Times:
-        """The times for the next step, once this one has worked for so long."""
+        """Return the times for the next step, after this one worked for `took_us`."""
         return self._replace(worked_us=self.worked_us + took_us)
 
     def tensor(self, rows: int) -> np.ndarray:
-        """The same in each row: int64 [rows, 4]."""
+        """Return the times as int64 [rows, 4], the same in each row."""
         return np.tile(np.array(self, np.int64), (rows, 1))
 
 
 UNLIMITED = Times(0, 2**61, 2**61)
-"""Of requests that did not come through `admission`."""
+"""Times of a request that did not pass through `admission`."""
 
 
 def now_us() -> int:
-    """The host's monotonic clock in microseconds."""
+    """Return the host's monotonic clock in microseconds."""
     return time.monotonic_ns() // 1000
 
 
 def read_times(tensor: np.ndarray | None) -> Times:
-    """The times of a request.
+    """Read the times of a request.
 
     Args:
-        tensor: int64 [rows, 4], equal rows; None where the request has none.
+        tensor: int64 [rows, 4] with equal rows, or None if the request has no times.
     """
     if tensor is None or not tensor.size:
         return UNLIMITED
-    # Callers of a single model may send anything: sums must stay within int64.
+    # Direct callers of a single model may send any numbers: sums of them must stay within int64.
     return Times(*(min(max(int(time_us), 0), 2**61) for time_us in tensor.reshape(-1, 4)[0]))

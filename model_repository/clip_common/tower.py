@@ -1,9 +1,10 @@
-"""The transformer that both CLIP towers share: pre-norm blocks, fused query-key-value, mixed precision.
+"""The transformer of both CLIP towers: pre-norm blocks, fused query-key-value projection, mixed precision.
 
-The matrix products run in the chosen precision; the final projection stays in float32, and so do the residual
-stream and the layer norms, but in float16: its 11 bits are enough for them too, and a GPU then moves half the
-bytes. The last block works on the one token that is read from it, a twelfth of the work of ViT-B spared.
-Weights come from safetensors files with the tensor names of transformers' `CLIPModel`.
+The matrix products run in the chosen precision. The final projection stays in float32, as do the residual
+stream and the layer norms. With float16 these two are in float16 as well: its 11 significant bits are
+enough, and a GPU then moves half the bytes. The last block computes only the token that is read, which saves
+a twelfth of the work of ViT-B. Weights come from safetensors files with the tensor names of transformers'
+`CLIPModel`.
 
 Source: "Learning Transferable Visual Models From Natural Language Supervision" (Radford et al., 2021),
     section 2.4;
@@ -12,7 +13,7 @@ Source: "Learning Transferable Visual Models From Natural Language Supervision" 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,23 +23,21 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
-from clip_common.cpu import available_cores
-from clip_common.groups import Parameters
+from clip_common.cpu import available_cores, cpu_has_bfloat16
+from clip_common.parameters import Parameters
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-
-
 QUICK_GELU_SLOPE = 1.702
-"""Of OpenAI's approximation of GELU, x * sigmoid(1.702 x), which is silu(1.702 x) / 1.702."""
+"""Slope in OpenAI's approximation of GELU, x * sigmoid(1.702 x), which equals silu(1.702 x) / 1.702."""
 
 
 def silu_(x: torch.Tensor) -> torch.Tensor:
-    """SiLU, x * sigmoid(x), in place: one pass over the widest tensor of a block."""
+    """Compute SiLU, x * sigmoid(x), in place: a single pass over the widest tensor of a block."""
     return functional.silu(x, inplace=True)
 
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "quick_gelu": silu_,  # its slope stands in the weights: `fold_quick_gelu`
+    "quick_gelu": silu_,  # `fold_quick_gelu` puts the slope into the weights
     "gelu": functional.gelu,
     "gelu_pytorch_tanh": lambda x: functional.gelu(x, approximate="tanh"),
     "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
@@ -49,7 +48,7 @@ ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 @dataclass(frozen=True)
 class TowerConfig:
-    """Sizes of one tower, under the names of transformers' configuration."""
+    """Sizes of one tower, named as in transformers' configuration."""
 
     hidden_size: int
     num_hidden_layers: int
@@ -60,12 +59,12 @@ class TowerConfig:
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> TowerConfig:
-        """Takes the tower's sizes out of a version directory's settings."""
+        """Select the tower's sizes from `vision.json` or `text.json` of a version directory."""
         return cls(**{name: settings[name] for name in cls.__dataclass_fields__})
 
 
 class Block(nn.Module):
-    """One pre-norm transformer block: self-attention, then a two-layer perceptron, each with a residual."""
+    """A pre-norm transformer block: self-attention, then a two-layer perceptron, each with a residual."""
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
@@ -80,7 +79,7 @@ class Block(nn.Module):
         self.fc2 = nn.Linear(config.intermediate_size, width)
 
     def forward(self, x: torch.Tensor, causal: bool) -> torch.Tensor:
-        """[n, tokens, width] -> [n, tokens, width], in place."""
+        """Compute [n, tokens, width] -> [n, tokens, width] in place."""
         n, tokens, width = x.shape
         qkv = self.qkv_proj(self._normed(x))  # [n, tokens, 3 * width]
         query, key, value = qkv.view(n, tokens, 3, self.heads, -1).permute(
@@ -90,11 +89,12 @@ class Block(nn.Module):
         return self._finish(x, mixed.transpose(1, 2).reshape(n, tokens, width))
 
     def pooled(self, x: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
-        """What `forward` makes of one token a row: [n, tokens, width] -> [n, width].
+        """Compute one token per row of what `forward` returns: [n, tokens, width] -> [n, width].
 
         Args:
-            x: As for `forward`.
-            positions: int64 [n], which token; it attends to those up to itself. None: the first, to all.
+            x: The input of `forward`.
+            positions: int64 [n], the token of each row, with causal attention. None selects the first token,
+                with full attention.
         """
         n, tokens, width = x.shape
         normed, mask = self._normed(x), None
@@ -119,18 +119,19 @@ class Block(nn.Module):
 
 
 class Tower(nn.Module):
-    """A stack of blocks, of which one token a row is read."""
+    """A stack of blocks that returns one token per row."""
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(Block(config) for _ in range(config.num_hidden_layers))
 
     def forward(self, x: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
-        """float32 [n, tokens, width], which is spent -> float32 [n, width].
+        """Compute float32 [n, tokens, width] -> float32 [n, width]; `x` is overwritten.
 
         Args:
             x: Embedded tokens.
-            positions: int64 [n], the token to read, attention being causal. None: the first, and it is not.
+            positions: int64 [n], the token to return, with causal attention. None returns the first token,
+                with full attention.
         """
         x = x.to(next(self.parameters()).dtype)
         for layer in self.layers[:-1]:
@@ -139,7 +140,7 @@ class Tower(nn.Module):
         return last.pooled(x, positions).float()
 
     def set_precision(self, dtype: torch.dtype) -> None:
-        """Casts the matrices of the blocks; float16 takes the norms and the residual stream along."""
+        """Cast the matrices of the blocks; float16 also casts the norms and the residual stream."""
         if dtype == torch.float16:
             self.to(dtype)
         for module in self.modules():
@@ -148,18 +149,18 @@ class Tower(nn.Module):
 
 
 def take(x: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
-    """One token a row: [n, tokens, width] -> [n, width], the first where `positions` is None."""
+    """Select one token per row, [n, tokens, width] -> [n, width], the first if `positions` is None."""
     if positions is None:
         return x[:, 0].contiguous()
     return x[torch.arange(len(x), device=x.device), positions]
 
 
 def load_state(path: Path, prefix: str, activation: str) -> dict[str, torch.Tensor]:
-    """Reads a tower's weights as float32, renamed from transformers' layout to this one, q, k and v fused.
+    """Load a tower's weights as float32, renamed from transformers' layout, with q, k and v fused.
 
     Args:
         path: A safetensors file.
-        prefix: "vision_model." or "text_model.", which is dropped from the names.
+        prefix: "vision_model." or "text_model.", which is removed from the names.
         activation: A key of `ACTIVATIONS`.
     """
     state = {name.removeprefix(prefix): tensor.float() for name, tensor in load_file(path).items()}
@@ -177,25 +178,35 @@ def load_state(path: Path, prefix: str, activation: str) -> dict[str, torch.Tens
 
 
 def fold_quick_gelu(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """Puts the slope of `quick_gelu` into the two layers around it, so that SiLU stands in its place."""
+    """Fold the slope of `quick_gelu` into the layers before and after it, so that SiLU can replace it."""
     if ".fc1." in name:
         return tensor * QUICK_GELU_SLOPE
     return tensor / QUICK_GELU_SLOPE if name.endswith(".fc2.weight") else tensor
 
 
+def pass_slices(count: int, largest: int) -> Iterator[slice]:
+    """Split `count` items into as few passes of at most `largest` items as possible, of nearly equal size.
+
+    Example: 37 items in passes of at most 16 are split into 12, 12 and 13.
+    """
+    passes = -(-count // largest)
+    for number in range(passes):
+        yield slice(count * number // passes, count * (number + 1) // passes)
+
+
 def unit_norm(x: torch.Tensor) -> torch.Tensor:
-    """Scales each row of [n, d] to L2 norm 1."""
+    """Scale each row of [n, d] to L2 norm 1."""
     return x / x.norm(dim=-1, keepdim=True)
 
 
 def set_up_torch(
     args: dict[str, str], parameters: Parameters, *, exact_on_cpu: bool
 ) -> tuple[torch.device, torch.dtype]:
-    """The device of a model instance and the dtype of its matrix products; sets the threads of a CPU pass.
+    """Set torch's number of threads; return the instance's device and the dtype of its matrix products.
 
     Args:
-        args: What Triton hands to `initialize`.
-        parameters: `precision` and `threads` (0: one for each core that this process may use).
+        args: The arguments of `initialize`.
+        parameters: Holds `precision` and `threads`; 0 threads means one for each available core.
         exact_on_cpu: See `choose_precision`.
     """
     gpu = args["model_instance_kind"] == "GPU"
@@ -208,31 +219,18 @@ def set_up_torch(
 
 
 def choose_precision(wanted: str, device: torch.device, exact_on_cpu: bool) -> torch.dtype:
-    """The dtype of the matrix products; `auto` is what the device multiplies fastest within the tolerances.
+    """Return the dtype of the matrix products; "auto" is the fastest that keeps within the tolerances.
 
-    float16 on a GPU; bfloat16 on a CPU with AVX512-BF16, AMX or Arm's bf16 instructions; else float32.
+    That is float16 on a GPU, bfloat16 on a CPU with AVX512-BF16, AMX or Arm's bf16 instructions, and
+    otherwise float32.
 
     Args:
         wanted: One of PRECISIONS.
-        device: Where the tower runs.
-        exact_on_cpu: `auto` stays with float32 on a CPU.
+        device: The device that runs the tower.
+        exact_on_cpu: Whether "auto" means float32 on every CPU.
     """
     if wanted != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wanted]
     if device.type == "cuda":
         return torch.float16
     return torch.bfloat16 if cpu_has_bfloat16() and not exact_on_cpu else torch.float32
-
-
-def cpu_has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices by instructions of its own."""
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(cpu_flags())
-
-
-def cpu_flags() -> set[str]:
-    """The names of this CPU's instruction sets, as Linux lists them; none where it does not."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return set()
-    return set(next((line.split() for line in lines if line.startswith(("flags", "Features"))), []))

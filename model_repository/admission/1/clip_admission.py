@@ -1,4 +1,4 @@
-"""How long a request may take: the caller's `deadline_ms` and the limits of the server. No Triton here."""
+"""Arrival time and deadline of a request, from the caller's `deadline_ms` and the server's limits."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clip_common.groups import RequestError
-from clip_common.times import RefusedError, Times
+from clip_common.times import RejectedError, Times
 
 DEADLINE_MS = "deadline_ms"
 LONGEST_MS = 7 * 24 * 3600 * 1000.0
-"""Longer deadlines are cut to this one, so that the sums stay far from the end of an int64."""
+"""Longest deadline; longer ones are shortened to it, so that sums of times stay within int64."""
 
 
 class Limits(NamedTuple):
-    """What a deployment allows."""
+    """Limits that a deployment sets."""
 
     queue_budget_ms: int
     default_deadline_ms: int
 
 
 def stamp(parameters: str, rows: int, limits: Limits, now_us: int) -> np.ndarray:
-    """The request's times, the same in each row: int64 [rows, 4], as `clip_times.Times`.
+    """Return the `Times` of a request as int64 [rows, 4], the same in each row.
 
     Args:
         parameters: The request's parameters as JSON.
-        rows: Of the request.
-        limits: What the deployment allows.
+        rows: Rows of the request.
+        limits: The deployment's limits.
         now_us: The host's monotonic clock.
 
     Raises:
-        RefusedError: The caller has no time left.
+        RejectedError: The caller has no time left.
         RequestError: `deadline_ms` is not a number.
     """
     deadline_ms = read_deadline(parameters, limits.default_deadline_ms)
     if deadline_ms <= 0:
-        raise RefusedError(
-            "deadline", f"deadline passed: the request came with {deadline_ms:g} ms left ({DEADLINE_MS})"
+        raise RejectedError(
+            "deadline", f"deadline passed: the request arrived with {deadline_ms:g} ms left ({DEADLINE_MS})"
         )
     deadline_us = now_us + int(deadline_ms * 1000)
     return Times(now_us, limits.queue_budget_ms * 1000, deadline_us).tensor(rows)
 
 
 def read_deadline(parameters: str, default_ms: float) -> float:
-    """The milliseconds that the caller still waits, at most `LONGEST_MS`.
+    """Return the milliseconds that the caller will still wait, at most `LONGEST_MS`.
 
     Raises:
         RequestError: `deadline_ms` is not a number.
@@ -55,7 +55,7 @@ def read_deadline(parameters: str, default_ms: float) -> float:
     number = _number(value)
     if not math.isfinite(number):
         raise RequestError(
-            f"parameter '{DEADLINE_MS}' must be the milliseconds that the caller still waits, as a number, "
+            f"parameter '{DEADLINE_MS}' must be a number, the milliseconds that the caller will still wait, "
             f"not {str(value)[:40]!r}"
         )
     return min(number, LONGEST_MS)

@@ -1,4 +1,4 @@
-"""Triton model `admission`: stamps a request's arrival, and refuses at the door."""
+"""Triton model `admission`: stamp the arrival of a request, or reject it."""
 
 import json
 import os
@@ -8,19 +8,22 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from clip_admission import Limits, stamp
-from clip_common.groups import Outputs, Parameters
+from clip_common.groups import Outputs
+from clip_common.metrics import MetricFactory
+from clip_common.parameters import Parameters
 from clip_common.responder import Responder
-from clip_common.times import RefusedError, now_us
+from clip_common.times import RejectedError, now_us
 
 DRAIN_FILE = "TRITONCLIP_DRAIN_FILE"
+"""Environment variable that names a file; while the file exists, every request is rejected."""
 
 
 class TritonPythonModel:
-    """Inputs, outputs and parameters stand in `config.pbtxt`."""
+    """`config.pbtxt` describes inputs, outputs and parameters."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Reads the limits."""
-        self._responder = Responder(pb_utils, args, batches=False)
+        """Read the deployment's limits."""
+        self._responder = Responder(pb_utils, MetricFactory(pb_utils, args), batches=False)
         parameters = Parameters(json.loads(args["model_config"]))
         self._limits = Limits(
             parameters.integer("queue_budget_ms", minimum=1),
@@ -29,21 +32,20 @@ class TritonPythonModel:
         self._drain_file = os.environ.get(DRAIN_FILE, "")
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answers a request: with its times, or a refusal."""
+        """Respond to each request with its times or a rejection."""
         self._draining = bool(self._drain_file) and os.path.exists(self._drain_file)
-        return self._responder.answer(requests, self._parse, list)
+        return self._responder.respond(requests, self._parse, list)
 
     def finalize(self) -> None:
-        """Publishes the last figures."""
+        """Publish the remaining metrics."""
         self._responder.close()
 
     def _parse(self, request: Any) -> Outputs:
         if self._draining:
-            raise RefusedError(
-                "draining", "draining: this server is about to stop and takes no new work; try another"
+            raise RejectedError(
+                "draining", "draining: this server is shutting down and accepts no new requests; try another"
             )
-        rows = _rows(request)
-        return {"times": stamp(request.parameters(), rows, self._limits, now_us())}
+        return {"times": stamp(request.parameters(), _rows(request), self._limits, now_us())}
 
 
 def _rows(request: Any) -> int:

@@ -1,4 +1,4 @@
-"""What size an image gets, which part of it counts, and which way up it stands.
+"""Processor settings of a checkpoint, and the geometry of an image: orientation, resized size and crop.
 
 Source: `image_transforms.py` and `image_processing_backends.py` in huggingface/transformers.
 """
@@ -10,19 +10,19 @@ from typing import Any
 
 from PIL import Image
 
-ORIENTATION = 0x0112
-"""The EXIF tag that says how an image is to be turned."""
+EXIF_ORIENTATION = 0x0112
+"""The EXIF tag for the orientation."""
 
 
 @dataclass(frozen=True)
-class ImageSettings:
-    """How a checkpoint wants its images, from `processor.json` of the version directory.
+class ProcessorSettings:
+    """Image settings of a checkpoint, read from `processor.json` in the version directory.
 
     Attributes:
-        resize: (height, width), the shortest edge as one number, or None.
-        resample: One of `PIL.Image.Resampling`.
+        resize: (height, width), the length of the shortest edge, or None.
+        resample: A value of `PIL.Image.Resampling`.
         crop: (height, width) of the centre crop, or None.
-        convert_rgb: Whether a transparent colour is put onto white.
+        convert_rgb: Whether to composite a transparent colour onto white.
     """
 
     resize: tuple[int, int] | int | None
@@ -31,21 +31,21 @@ class ImageSettings:
     convert_rgb: bool = True
 
     @classmethod
-    def from_dict(cls, settings: dict[str, Any]) -> ImageSettings:
-        """Reads the JSON form, in which tuples are lists."""
+    def from_dict(cls, settings: dict[str, Any]) -> ProcessorSettings:
+        """Read the JSON form, which has lists instead of tuples."""
         resize, crop = settings["resize"], settings["crop"]
         size = tuple(resize) if isinstance(resize, list) else resize
         return cls(size, settings["resample"], tuple(crop) if crop else None, settings["convert_rgb"])
 
     @property
     def output_size(self) -> tuple[int, int] | None:
-        """(height, width) of every output, or None where it depends on the image."""
+        """(height, width) of every output, or None if it depends on the image."""
         return self.crop or (self.resize if isinstance(self.resize, tuple) else None)
 
 
 @dataclass(frozen=True)
-class Turn:
-    """What an EXIF orientation asks for: first to swap the axes, then to mirror.
+class Orientation:
+    """An EXIF orientation as a transposition followed by mirroring.
 
     Attributes:
         swapped: Whether rows become columns.
@@ -58,18 +58,18 @@ class Turn:
     flipped: bool
 
     @classmethod
-    def of(cls, image: Image.Image) -> Turn:
-        """Reads the orientation of an opened image; an unknown one asks for nothing."""
-        value = image.getexif().get(ORIENTATION, 1)
+    def of(cls, image: Image.Image) -> Orientation:
+        """Read the orientation of an opened image; unknown values leave the image unchanged."""
+        value = image.getexif().get(EXIF_ORIENTATION, 1)
         return cls(value in (5, 6, 7, 8), value in (2, 3, 6, 7), value in (3, 4, 7, 8))
 
-    def size(self, width: int, height: int) -> tuple[int, int]:
-        """The (width, height) of the turned image; the same function turns it back."""
+    def oriented(self, width: int, height: int) -> tuple[int, int]:
+        """Return the (width, height) after reorientation; applied twice, it returns the original size."""
         return (height, width) if self.swapped else (width, height)
 
 
-def resized_size(width: int, height: int, settings: ImageSettings) -> tuple[int, int]:
-    """The (width, height) that an image is resized to; the longer edge is rounded down."""
+def resized_size(width: int, height: int, settings: ProcessorSettings) -> tuple[int, int]:
+    """Return the (width, height) to resize an image to; the longer edge is rounded down."""
     if settings.resize is None:
         return width, height
     if isinstance(settings.resize, tuple):
@@ -81,7 +81,7 @@ def resized_size(width: int, height: int, settings: ImageSettings) -> tuple[int,
 
 
 def crop_centre(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Cuts (height, width) out of the middle; what lies outside the image comes out black."""
+    """Crop (height, width) from the centre; the area outside the image is black."""
     height, width = size
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))

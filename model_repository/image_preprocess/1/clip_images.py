@@ -1,8 +1,12 @@
-"""Encoded images to pixel values, bit by bit as transformers' PIL image processor for CLIP makes them.
+"""Encoded images to pixel values, bit for bit as transformers' PIL image processor for CLIP computes them.
 
-`load_image` there applies the EXIF orientation and converts to RGB; the processor then resizes in uint8
-(shortest edge, or a fixed size) and crops the centre, padding with zeros what is too small. Normalisation is
-not done here: it belongs to the vision encoder.
+The steps are those of transformers' `load_image` and the processor:
+
+1. Apply the EXIF orientation and convert to RGB.
+2. Resize in uint8, to a shortest edge or a fixed size.
+3. Crop the centre; an image that is too small is padded with zeros.
+
+The vision encoder normalises the pixels.
 
 Source: `image_utils.py`, `image_transforms.py` and `image_processing_backends.py` in
     huggingface/transformers.
@@ -19,28 +23,32 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from clip_geometry import ImageSettings, Turn, crop_centre, resized_size
+from clip_geometry import Orientation, ProcessorSettings, crop_centre, resized_size
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom, in pixels."""
 
-# The header is checked against the limit before anything is decoded; Pillow's own warning would only fill
-# the log.
+# The size in the header is checked before decoding, so Pillow's warning would only fill the log.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
-
 MAX_JPEG_SCANS = 100
-"""A scan of a few bytes costs libjpeg a pass over the whole image; encoders write about ten. libtiff keeps to
-the same limit."""
+"""Limit on the scans of a JPEG, the same as libtiff's.
+
+For a scan of a few bytes, libjpeg makes a pass over the whole image. Encoders write about ten scans.
+"""
 _START_OF_SCAN = b"\xff\xda"
 
 
 class ImageError(ValueError):
-    """An image that cannot be used: the text completes "image 3 ..."."""
+    """An image that cannot be used; the text completes "image 3 ..."."""
 
 
 def draft_ratio(text: str) -> float:
-    """Reads the parameter `jpeg_draft`: 0, or a number of at least 1; ValueError where it is neither."""
+    """Parse the parameter `jpeg_draft`.
+
+    Raises:
+        ValueError: It is neither 0 nor a number of at least 1.
+    """
     try:
         ratio = float(text)
     except ValueError:
@@ -51,16 +59,16 @@ def draft_ratio(text: str) -> float:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """What transformers' `load_image` makes of an opened image, without its two copies of an RGB image."""
+    """Apply the orientation and convert to RGB like transformers' `load_image`, but do not copy RGB images."""
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """Puts an RGB image with a transparent colour onto white, as transformers' conversion to RGB does.
+    """Composite an RGB image with a transparent colour onto white, as transformers' conversion to RGB does.
 
-    An alpha channel is gone by then: `load_image` drops it, whatever lies under it.
+    The image no longer has an alpha channel, because `load_image` drops it.
     """
     if image.info.get("transparency") is None:
         return image
@@ -68,11 +76,11 @@ def on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(background, image.convert("RGBA")).convert("RGB")
 
 
-def check_size(width: int, height: int, settings: ImageSettings, max_pixels: int) -> None:
-    """Refuses an image of more pixels than allowed, or that would have more once resized.
+def check_size(width: int, height: int, settings: ProcessorSettings, max_pixels: int) -> None:
+    """Reject an image that has more than `max_pixels`, or would have after resizing.
 
     Raises:
-        ImageError: Names the size and the limit.
+        ImageError: The text names the size and the limit.
     """
     for kind, (w, h) in (
         ("", (width, height)),
@@ -85,29 +93,29 @@ def check_size(width: int, height: int, settings: ImageSettings, max_pixels: int
 
 
 def check_scans(encoded: bytes) -> None:
-    """Refuses a JPEG of so many scans that some kilobytes would take minutes to decode.
+    """Reject a JPEG with so many scans that a few kilobytes would take minutes to decode.
 
     Raises:
-        ImageError: Names the number and the limit.
+        ImageError: The text names the number of scans and the limit.
     """
-    scans = encoded.count(_START_OF_SCAN)  # in compressed data a zero follows each 0xff
+    scans = encoded.count(_START_OF_SCAN)  # compressed data has a zero byte after each 0xff
     if scans > MAX_JPEG_SCANS:
-        raise ImageError(f"has too many JPEG scans: {scans}, the limit is {MAX_JPEG_SCANS}; encode it anew")
+        raise ImageError(f"has too many JPEG scans: {scans}, the limit is {MAX_JPEG_SCANS}; re-encode it")
 
 
 class ImageDecoder:
-    """Decodes, resizes and crops one image at a time; safe to share between threads.
+    """Decodes, resizes and crops one image at a time; threads may share it.
 
     Args:
-        settings: What the checkpoint wants.
-        formats: Pillow's names of the formats to accept; the others are never tried.
-        max_pixels: Limit on width x height, of the file and of its resized form.
-        draft: Least ratio of a decoded JPEG's edges to the resized ones: larger JPEGs are decoded at 1/2, 1/4
-            or 1/8 of their size, which changes the pixels. 0: never.
+        settings: The checkpoint's settings.
+        formats: Pillow's names of the accepted formats; Pillow does not try any other.
+        max_pixels: Limit on width x height, before and after resizing.
+        draft: Least ratio of a decoded JPEG's edges to the resized ones. Larger JPEGs are decoded at 1/2, 1/4
+            or 1/8 of their size, which changes the pixels. 0 decodes every JPEG at full size.
     """
 
     def __init__(
-        self, settings: ImageSettings, formats: Sequence[str], max_pixels: int, draft: float = 0
+        self, settings: ProcessorSettings, formats: Sequence[str], max_pixels: int, draft: float = 0
     ) -> None:
         self._settings, self._formats, self._max_pixels = settings, tuple(formats), max_pixels
         self._draft_ratio = draft if settings.resize is not None else 0
@@ -120,26 +128,26 @@ class ImageDecoder:
             )
 
     def decode(self, encoded: bytes, out: np.ndarray | None = None) -> np.ndarray:
-        """Decodes an encoded file.
+        """Decode, resize and crop an image.
 
         Args:
-            encoded: The file.
-            out: uint8 [3, height, width] to write to, of `ImageSettings.output_size`; a new array where None.
+            encoded: The content of the file.
+            out: uint8 [3, height, width] to write to, of size `settings.output_size`, or None.
 
         Returns:
             uint8 [3, height, width].
 
         Raises:
-            ImageError: Not an image, damaged, of a format not accepted, or too large.
+            ImageError: The file is not an image, damaged, too large, or in a format that is not accepted.
         """
         try:
             opened = self._open(encoded)
         except ImageError as error:
-            refusal = str(error)
+            message = str(error)
         else:
-            refusal = ""
-        if refusal:  # Raised anew, since the frames of the first one keep the half-decoded image alive.
-            raise ImageError(refusal)
+            message = ""
+        if message:  # A new error, because the frames of the first one keep the half-decoded image alive.
+            raise ImageError(message)
         image = self._fit(*opened)
         if out is None:
             out = np.empty((3, image.height, image.width), np.uint8)
@@ -148,7 +156,7 @@ class ImageDecoder:
         return out
 
     def _open(self, encoded: bytes) -> tuple[Image.Image, tuple[int, int], Box | None]:
-        """The upright image, the (width, height) to resize it to, and the part of it to resize."""
+        """Return the upright image, the (width, height) to resize it to, and the part of it to resize."""
         if not encoded:
             raise ImageError("is empty: it has 0 bytes")
         try:
@@ -173,31 +181,33 @@ class ImageDecoder:
             raise
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged files.
             raise ImageError(
-                f"cannot be decoded, it is truncated or damaged ({type(error).__name__}: {error})"
+                f"cannot be decoded because it is truncated or damaged ({type(error).__name__}: {error})"
             ) from error
         size, box = drafted or (resized_size(*upright.size, self._settings), None)
         return upright, size, box
 
     def _draft(self, image: Image.Image) -> tuple[tuple[int, int], Box] | None:
-        """Has libjpeg decode a JPEG smaller where that is asked for and enough.
+        """Let libjpeg decode a JPEG at a reduced size if the draft ratio allows it.
 
         Returns:
-            What the upright image is to be resized to, by its true size, and the part of the decoded one that
-            the file fills: an edge of 683 pixels comes out as 342, of which it fills 341.5. None where the
-            image is decoded whole.
+            The (width, height) to resize the upright image to, by its full size, and the part of the decoded
+            image that the picture fills. For example, an edge of 683 pixels is decoded as 342 pixels, of
+            which the picture fills 341.5. None if the image is decoded at full size.
         """
         if not self._draft_ratio or not isinstance(image, JpegImageFile):
             return None
-        turn, (width, height) = Turn.of(image), image.size
-        target = resized_size(*turn.size(width, height), self._settings)
-        least_width, least_height = (max(1, ceil(self._draft_ratio * edge)) for edge in turn.size(*target))
+        orientation, (width, height) = Orientation.of(image), image.size
+        target = resized_size(*orientation.oriented(width, height), self._settings)
+        least_width, least_height = (
+            max(1, ceil(self._draft_ratio * edge)) for edge in orientation.oriented(*target)
+        )
         drafted = image.draft(None, (least_width, least_height))
         if drafted is None or image.size == (width, height):
             return None
-        filled_width, filled_height = turn.size(*drafted[1][2:])  # type: ignore[arg-type]
-        upright_width, upright_height = turn.size(*image.size)
-        left = upright_width - filled_width if turn.mirrored else 0
-        top = upright_height - filled_height if turn.flipped else 0
+        filled_width, filled_height = orientation.oriented(*drafted[1][2:])  # type: ignore[arg-type]
+        upright_width, upright_height = orientation.oriented(*image.size)
+        left = upright_width - filled_width if orientation.mirrored else 0
+        top = upright_height - filled_height if orientation.flipped else 0
         return target, (left, top, left + filled_width, top + filled_height)
 
     def _fit(self, image: Image.Image, size: tuple[int, int], box: Box | None) -> Image.Image:

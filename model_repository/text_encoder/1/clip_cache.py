@@ -1,8 +1,7 @@
-"""The label-embedding cache: least recently used first out, bounded in bytes, keyed by a label's UTF-8 bytes.
+"""The label-embedding cache: least recently used, bounded in bytes, keyed by a label's UTF-8 bytes.
 
-The embeddings lie in one matrix, so that a thousand known labels are one gather and no thousand arrays. One
-cache belongs to one model instance and is used from one thread. Counting is the caller's: the cache only says
-what it evicted.
+The embeddings are rows of one matrix, so that looking up a thousand cached labels is one gather. A cache
+belongs to one model instance and is used from one thread.
 """
 
 from __future__ import annotations
@@ -13,17 +12,17 @@ from collections.abc import Iterable
 import numpy as np
 
 ENTRY_OVERHEAD_BYTES = 300
-"""What an entry takes besides label and embedding: the header of bytes, the table's slots, its row."""
+"""Memory of an entry besides label and embedding: object header, hash table slots and row number."""
 ABSENT = -1
-"""Stands where a row's number would, for a label that is not held."""
+"""Row number of a label that is not cached."""
 
 
 class LabelCache:
     """A least-recently-used cache of label embeddings.
 
     Args:
-        capacity_bytes: Bound on the sum of the entries' sizes; 0 keeps nothing.
-        dim: Numbers of an embedding.
+        capacity_bytes: Limit on the sum of the entries' sizes; 0 disables the cache.
+        dim: Dimensions of an embedding.
     """
 
     def __init__(self, capacity_bytes: int, dim: int) -> None:
@@ -36,41 +35,43 @@ class LabelCache:
         self._grow()
 
     def __len__(self) -> int:
-        """Entries held."""
+        """Return the number of entries."""
         return len(self._rows)
 
     def __contains__(self, label: bytes) -> bool:
-        """Whether a label is held; it does not count as used."""
+        """Return whether a label is cached, without marking it as used."""
         return label in self._rows
 
     def find(self, labels: Iterable[bytes]) -> np.ndarray:
-        """The row of each label, int64 [n], ABSENT where it is not held; the others are now the last used."""
+        """Return the row of each label or ABSENT, int64 [n], and mark the labels as most recently used."""
         get, touch = self._rows.get, self._rows.move_to_end
-        found = []
+        rows = []
         for label in labels:
             row = get(label, ABSENT)
             if row != ABSENT:
                 touch(label)
-            found.append(row)
-        return np.array(found, np.int64)
+            rows.append(row)
+        return np.array(rows, np.int64)
 
     def rows(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Copies of rows that `find` has named: float32 [n, dim] of unit L2 norm, int32 [n] token counts.
+        """Copy the rows that `find` returned: float32 [n, dim] of unit L2 norm, int32 [n] token counts.
 
-        Where it named none, ABSENT, what stands there means nothing.
+        Entries for ABSENT rows are undefined.
         """
         return self._embeds[numbers], self._token_counts[numbers]
 
     def put(self, label: bytes, embedding: np.ndarray, token_count: int) -> int:
-        """Keeps an entry and drops the least recently used ones that no longer fit.
+        """Add an entry and evict the least recently used ones that no longer fit.
+
+        An entry that is larger than the whole cache is not added.
 
         Args:
-            label: UTF-8.
+            label: UTF-8 text.
             embedding: float32 [dim], unit L2 norm.
-            token_count: Tokens before truncation, start and end included.
+            token_count: Tokens before truncation, including start and end token.
 
         Returns:
-            The number of entries dropped to make room. An entry larger than the whole cache is not kept.
+            The number of entries evicted.
         """
         size = self.entry_bytes(label)
         if label in self._rows or size > self._capacity_bytes:
@@ -90,11 +91,11 @@ class LabelCache:
         return evicted
 
     def entry_bytes(self, label: bytes) -> int:
-        """The size that an entry is charged with."""
+        """Return the size of an entry that counts against the capacity."""
         return len(label) + self._embeds.itemsize * self._embeds.shape[1] + ENTRY_OVERHEAD_BYTES
 
     def _grow(self) -> None:
-        """Doubles the matrix, up to what the capacity can ever hold."""
+        """Double the matrix, at most to the number of entries that the capacity allows."""
         old = len(self._embeds)
         new = min(max(64, 2 * old), self._capacity_bytes // self.entry_bytes(b"") + 1)
         self._embeds = np.concatenate(

@@ -1,7 +1,7 @@
 """CLIP's tokenizer and text tower with its projection: strings to unit-norm text embeddings.
 
-A pass is padded to its longest text, not to the 77 positions of the tower: attention is causal and the
-embedding is read at the end token, so padding after it changes nothing.
+A pass is padded to its longest text, not to the 77 positions of the tower. Attention is causal and the
+embedding is read at the end token, so the padding after it does not change the result.
 """
 
 from __future__ import annotations
@@ -16,20 +16,18 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from clip_common.groups import pass_slices
-from clip_common.tower import Tower, TowerConfig, load_state, unit_norm
+from clip_common.tower import Tower, TowerConfig, load_state, pass_slices, unit_norm
 
 LEGACY_EOS_TOKEN_ID = 2
-"""Checkpoints made before transformers 4.31 carry this wrong id; they are read at the highest token id."""
+"""Wrong id in checkpoints made before transformers 4.31; their embedding is read at the highest token id."""
 
 
 class TextTokenizer:
-    """Texts to token ids, exactly as the checkpoint's own tokenizer makes them.
+    """Converts texts to token ids exactly as the checkpoint's tokenizer does.
 
     Args:
         path: A `tokenizer.json`.
-        max_length: Positions of the tower; longer texts are truncated as the tokenizer does, the end token
-            kept.
+        max_length: Positions of the tower. Longer texts are truncated, keeping the end token.
     """
 
     def __init__(self, path: Path, max_length: int) -> None:
@@ -41,7 +39,7 @@ class TextTokenizer:
         self._truncating.enable_truncation(max_length)
 
     def __call__(self, texts: Sequence[str]) -> tuple[list[list[int]], list[int]]:
-        """Returns each text's token ids, at most `max_length`, and its number of tokens before truncation."""
+        """Return each text's token ids, at most `max_length`, and its number of tokens before truncation."""
         ids = [encoding.ids for encoding in self._whole.encode_batch(list(texts))]
         counts = [len(one) for one in ids]
         for index, count in enumerate(counts):
@@ -51,7 +49,7 @@ class TextTokenizer:
 
 
 class TextModel(nn.Module):
-    """int64 [n, tokens] -> float32 [n, dim], unit L2 norm."""
+    """CLIP's text tower: int64 [n, tokens] -> float32 [n, dim], unit L2 norm."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         super().__init__()
@@ -65,7 +63,7 @@ class TextModel(nn.Module):
         self.text_projection = nn.Linear(width, settings["projection_dim"], bias=False)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """int64 [n, tokens], padded on the right -> float32 [n, dim], unit L2 norm."""
+        """Compute int64 [n, tokens], padded on the right -> float32 [n, dim], unit L2 norm."""
         x = self.token_embedding(ids) + self.position_embedding.weight[: ids.shape[1]]  # [n, tokens, width]
         x = self.tower(x, self._end_positions(ids))  # [n, width]
         return unit_norm(self.text_projection(self.final_layer_norm(x)))
@@ -76,12 +74,12 @@ class TextModel(nn.Module):
         return (ids == self.eos_token_id).int().argmax(dim=-1)
 
     def set_precision(self, dtype: torch.dtype) -> None:
-        """Casts the large matrices; embeddings, norms and the final projection stay float32."""
+        """Cast the tower; embeddings, final norm and projection stay float32."""
         self.tower.set_precision(dtype)
 
 
 def load_text_model(version_directory: Path) -> TextModel:
-    """Builds the tower from `text.json` and `text.safetensors`, in float32 on the CPU."""
+    """Build the tower from `text.json` and `text.safetensors`, in float32 on the CPU."""
     settings = json.loads((version_directory / "text.json").read_text(encoding="utf-8"))
     state = load_state(version_directory / "text.safetensors", "text_model.", settings["hidden_act"])
     state = {name.removeprefix("embeddings."): tensor for name, tensor in state.items()}
@@ -92,14 +90,14 @@ def load_text_model(version_directory: Path) -> TextModel:
 
 
 class TextEncoder:
-    """Encodes any number of texts, in passes of bounded size, texts of like length together.
+    """Encodes any number of texts in passes of bounded size, each of texts of similar length.
 
     Args:
-        model: The tower, cast and moved already.
+        model: The tower, with its precision set and on `device`.
         tokenizer: The checkpoint's tokenizer.
-        device: Where the tower lives.
-        max_bucket: Texts of the largest pass.
-        pad_token_id: Fills up the shorter texts of a pass.
+        device: The tower's device.
+        max_bucket: Texts in the largest pass.
+        pad_token_id: Token id that pads the shorter texts of a pass.
     """
 
     def __init__(
@@ -115,7 +113,7 @@ class TextEncoder:
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, list[int]]:
-        """Returns float32 [n, dim] of unit L2 norm, and each text's number of tokens before truncation."""
+        """Return float32 [n, dim] of unit L2 norm, and each text's number of tokens before truncation."""
         ids, counts = self._tokenizer(texts)
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
         embeds = np.empty((len(ids), self._model.text_projection.out_features), np.float32)

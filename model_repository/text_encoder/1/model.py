@@ -1,40 +1,43 @@
 """Triton model `text_encoder`: texts to unit-norm text embeddings, through the label-embedding cache."""
 
-import clip_common.cpu  # noqa: F401  Before torch is.
-
-# isort: split
 import json
+import os
 from pathlib import Path
 from typing import Any
+
+# Idle OpenMP threads must sleep: spinning, they would keep cores from decoding and from the vision encoder.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is first imported
 
 import triton_python_backend_utils as pb_utils
 
 from clip_cache import LabelCache
-from clip_common.groups import Elements, Outputs, Parameters, read_elements, split_rows
-from clip_common.metrics import instance_labels, publish_model_info
+from clip_common.groups import Elements, Outcome, read_elements, split_rows
+from clip_common.metrics import MetricFactory, publish_model_info
+from clip_common.parameters import Parameters
 from clip_common.responder import Responder
 from clip_common.times import now_us
 from clip_common.tower import set_up_torch
-from clip_labels import CacheCounts, LabelEmbedder, check_label, read_label_file
+from clip_labels import LabelEmbedder, LookupCounts, check_label, read_label_file
 from clip_text import TextEncoder, TextTokenizer, load_text_model
 
 PRELOADED_LABELS = "preload_labels.txt"
 
 
 class TritonPythonModel:
-    """Inputs, outputs and parameters stand in `config.pbtxt`."""
+    """`config.pbtxt` describes inputs, outputs and parameters."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Loads tokenizer and tower, encodes once, and encodes the label file."""
-        self._responder = Responder(pb_utils, args, unit="labels")
+        """Load tokenizer and tower, warm them up, and encode the labels to preload."""
+        metrics = MetricFactory(pb_utils, args)
+        self._responder = Responder(pb_utils, metrics, unit="labels")
         parameters = Parameters(json.loads(args["model_config"]))
-        directory = Path(__file__).parent
-        # A label is encoded once and then kept, so what bfloat16 would save is little; its errors are not.
-        device, dtype = set_up_torch(args, parameters, exact_on_cpu=True)
         self._max_labels = parameters.integer("max_labels", minimum=1)
         self._max_request_bytes = parameters.integer("max_request_bytes", minimum=1)
         self._max_label_bytes = parameters.integer("max_label_bytes", minimum=1)
         max_bucket = parameters.integer("max_bucket", minimum=1)
+        # Labels are encoded once and cached, so bfloat16 would save little time but cost accuracy every time.
+        device, dtype = set_up_torch(args, parameters, exact_on_cpu=True)
+        directory = Path(__file__).parent
         settings = json.loads((directory / "text.json").read_text(encoding="utf-8"))
         model = load_text_model(directory)
         model.set_precision(dtype)
@@ -42,40 +45,40 @@ class TritonPythonModel:
         encoder = TextEncoder(model.to(device), tokenizer, device, max_bucket, settings["pad_token_id"])
         encoder.encode(["a photo of a cat"])
         self._cache = LabelCache(parameters.integer("cache_bytes"), settings["projection_dim"])
+        self._cache_metrics = _CacheMetrics(metrics)
         self._embedder = LabelEmbedder(encoder.encode, self._cache)
-        self._metrics = _CacheMetrics(args)
         preloaded = read_label_file(directory / PRELOADED_LABELS)
         if preloaded:
-            self._count(self._embedder.embed(preloaded)[2])
+            self._publish(self._embedder.embed(preloaded)[2])
         precision = str(dtype).removeprefix("torch.")
-        self._info = publish_model_info(pb_utils, args, directory, precision=precision, execution="eager")
+        publish_model_info(metrics, pb_utils.Logger, directory, precision=precision, execution="eager")
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answers all requests of a dynamic batch; a bad one alone gets an error."""
-        return self._responder.answer(requests, self._parse, self._run)
+        """Respond to all requests of a dynamic batch; an invalid one receives an error."""
+        return self._responder.respond(requests, self._parse, self._run)
 
     def finalize(self) -> None:
-        """Publishes the last figures."""
+        """Publish the remaining metrics."""
         self._responder.close()
 
     def _parse(self, request: Any) -> Elements:
-        times = self._responder.times(request)
+        times = self._responder.check_times(request)
         tensor = pb_utils.get_input_tensor_by_name(request, "text").as_numpy()
         group = read_elements(
             "label", tensor, max_count=self._max_labels, max_bytes=self._max_request_bytes, times=times
         )
         for position, text in enumerate(group.items):
-            if text not in self._cache:  # what is held was found good before
+            if text not in self._cache:  # cached labels were checked before
                 check_label(text, position, tensor.shape, self._max_label_bytes)
         return group
 
-    def _run(self, groups: list[Elements]) -> list[Outputs | Exception]:
-        began_us = now_us()
+    def _run(self, groups: list[Elements]) -> list[Outcome]:
+        started_us = now_us()
         embeds, token_counts, counts = self._embedder.embed(
             [text for group in groups for text in group.items]
         )
-        self._count(counts)
-        took_us = now_us() - began_us
+        self._publish(counts)
+        took_us = now_us() - started_us
         sizes = [len(group.items) for group in groups]
         parts = zip(groups, split_rows(embeds, sizes), split_rows(token_counts, sizes), strict=True)
         return [
@@ -87,32 +90,24 @@ class TritonPythonModel:
             for group, rows, tokens in parts
         ]
 
-    def _count(self, counts: CacheCounts) -> None:
-        self._metrics.update(counts, len(self._cache), self._cache.size_bytes)
+    def _publish(self, counts: LookupCounts) -> None:
+        self._cache_metrics.update(counts, len(self._cache), self._cache.size_bytes)
 
 
 class _CacheMetrics:
-    """The cache's Prometheus series, one of each a model instance."""
+    """The Prometheus series of the label-embedding cache."""
 
-    def __init__(self, args: dict[str, str]) -> None:
-        labels = instance_labels(args)
-        counter, gauge = pb_utils.MetricFamily.COUNTER, pb_utils.MetricFamily.GAUGE
-        self._families = [
-            pb_utils.MetricFamily(name=f"tritonclip_label_cache_{name}", description=description, kind=kind)
-            for name, description, kind in (
-                ("hits_total", "Labels answered without encoding them", counter),
-                ("misses_total", "Labels encoded", counter),
-                ("evictions_total", "Label embeddings dropped to make room", counter),
-                ("entries", "Label embeddings held", gauge),
-                ("bytes", "Bytes held by the label-embedding cache", gauge),
-            )
-        ]
-        self._hits, self._misses, self._evictions, self._entries, self._bytes = (
-            family.Metric(labels=labels) for family in self._families
+    def __init__(self, factory: MetricFactory) -> None:
+        self._hits = factory.counter("label_cache_hits_total", "Labels served without encoding them")
+        self._misses = factory.counter("label_cache_misses_total", "Labels encoded")
+        self._evictions = factory.counter(
+            "label_cache_evictions_total", "Label embeddings evicted to make room"
         )
+        self._entries = factory.gauge("label_cache_entries", "Label embeddings in the cache")
+        self._bytes = factory.gauge("label_cache_bytes", "Size of the label-embedding cache in bytes")
 
-    def update(self, counts: CacheCounts, entries: int, size_bytes: int) -> None:
-        """Publishes what one look-up did; only what has changed, for each figure is a message to Triton."""
+    def update(self, counts: LookupCounts, entries: int, size_bytes: int) -> None:
+        """Publish the changes of one lookup; unchanged series are skipped, because each costs a message."""
         if counts.hits:
             self._hits.increment(counts.hits)
         if not counts.misses:

@@ -1,7 +1,8 @@
-"""Any number of images through the vision tower, in passes of bounded size: on the CPU, and on a GPU.
+"""Encoders that run any number of images through the vision tower, in passes of bounded size.
 
-On a GPU a pass is one CUDA graph, so that its hundred kernels cost one launch, and the images of all requests
-go through one pinned buffer: one copy in, one copy out. While one pass computes, the next one is staged.
+On a GPU a pass is one CUDA graph, so that its hundred kernels cost one launch. The images of all requests go
+through a pinned buffer, with one copy to the device and one copy back. While one pass computes, the next one
+is staged.
 """
 
 from __future__ import annotations
@@ -14,26 +15,26 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from clip_common.groups import pass_slices
+from clip_common.tower import pass_slices
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
-"""uint8 [n, 3, size, size] -> float32 [n, dim], unit L2 norm."""
+"""The tower: uint8 [n, 3, size, size] -> float32 [n, dim], unit L2 norm."""
 
 
 class Encoder(Protocol):
-    """Both encoders."""
+    """Interface of the encoders."""
 
     def encode(self, groups: Sequence[np.ndarray]) -> np.ndarray:
-        """uint8 [n_i, 3, size, size] each -> float32 [sum(n_i), dim], unit L2 norm."""
+        """Encode uint8 [n_i, 3, size, size] each -> float32 [sum(n_i), dim], unit L2 norm."""
 
 
-class HostEncoder:
-    """Encodes where the tower runs without CUDA graphs.
+class DirectEncoder:
+    """Encodes by calling the tower directly, without CUDA graphs.
 
     Args:
         forward: The tower.
-        device: Where it lives.
-        max_bucket: Images of the largest pass.
+        device: The tower's device.
+        max_bucket: Images in the largest pass.
     """
 
     def __init__(self, forward: Forward, device: torch.device, max_bucket: int) -> None:
@@ -41,7 +42,7 @@ class HostEncoder:
 
     @torch.inference_mode()
     def encode(self, groups: Sequence[np.ndarray]) -> np.ndarray:
-        """uint8 [n_i, 3, size, size] each -> float32 [sum(n_i), dim], unit L2 norm."""
+        """Encode uint8 [n_i, 3, size, size] each -> float32 [sum(n_i), dim], unit L2 norm."""
         images = torch.from_numpy(groups[0] if len(groups) == 1 else np.concatenate(groups))
         passes = [
             self._forward(images[part].to(self._device))
@@ -50,40 +51,40 @@ class HostEncoder:
         return torch.cat(passes).cpu().numpy()
 
 
-class Captured(NamedTuple):
-    """A pass of a fixed size that can be repeated."""
+class CapturedPass(NamedTuple):
+    """A recorded pass of a fixed size."""
 
     replay: Callable[[], None]
     embeds: torch.Tensor
-    """float32 [size, dim] on the device: what the last `replay` made."""
+    """float32 [size, dim] on the device, the result of the last `replay`."""
 
 
-Capture = Callable[[Forward, torch.Tensor], Captured]
-"""Records the pass over a tensor, which later holds other images whenever the pass is replayed."""
+Capture = Callable[[Forward, torch.Tensor], CapturedPass]
+"""Records the pass over a tensor; each replay reads the tensor again, which by then holds other images."""
 
 
-def cuda_graph(forward: Forward, pixels: torch.Tensor, pool: Any) -> Captured:
-    """Captures the pass over `pixels`, uint8 [size, 3, side, side] on the GPU, as one CUDA graph.
+def cuda_graph(forward: Forward, pixels: torch.Tensor, pool: Any) -> CapturedPass:
+    """Capture the pass over `pixels` as one CUDA graph.
 
     Args:
         forward: The tower.
-        pixels: What the pass reads at each replay.
-        pool: Memory that graphs share which are never replayed at the same time.
+        pixels: uint8 [size, 3, side, side] on the GPU, the input of every replay.
+        pool: Memory shared by graphs that are never replayed at the same time.
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # libraries choose and set up their kernels outside of the capture
+    with torch.cuda.stream(stream):  # libraries select and initialise their kernels before the capture
         for _ in range(2):
             forward(pixels)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, pool=pool):
         embeds = forward(pixels)
-    return Captured(graph.replay, embeds)
+    return CapturedPass(graph.replay, embeds)
 
 
 def graph_sizes(largest: int) -> list[int]:
-    """The sizes of the passes to capture: powers of two up to 8, then eighths of the largest.
+    """Return the sizes of the passes to capture: powers of two up to 8, then eighths of the largest.
 
     Example: 1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64.
     """
@@ -98,7 +99,7 @@ def graph_sizes(largest: int) -> list[int]:
 
 
 class _Slot:
-    """Host buffers of a pass under way; pinned where there is a GPU."""
+    """Host buffers of a pass in flight, pinned on a machine with a GPU."""
 
     def __init__(self, pixels: torch.Tensor, embeds: torch.Tensor) -> None:
         self._cuda = pixels.is_cuda
@@ -106,16 +107,16 @@ class _Slot:
         self.embeds = torch.empty(embeds.shape, dtype=embeds.dtype, pin_memory=self._cuda)
         self._done = torch.cuda.Event() if self._cuda else None
         self.target: np.ndarray | None = None
-        """Where the embeddings of the pass belong; None when nothing is under way."""
+        """Destination of the embeddings; None if no pass is in flight."""
 
     def record(self, target: np.ndarray) -> None:
-        """Notes that a pass was launched."""
+        """Record that a pass was launched."""
         self.target = target
         if self._done is not None:
             self._done.record()
 
     def collect(self) -> None:
-        """Waits for the pass, if one is under way, and hands its embeddings over."""
+        """Wait for the pass in flight, if any, and copy its embeddings to their destination."""
         if self.target is None:
             return
         if self._done is not None:
@@ -125,14 +126,14 @@ class _Slot:
 
 
 class GraphEncoder:
-    """Encodes on a GPU: a captured pass for each of some sizes, the smallest that holds the images taken.
+    """Encodes on a GPU by replaying captured passes, each time the smallest that holds the images.
 
     Args:
         forward: The tower.
-        device: Where it lives.
-        max_bucket: Images of the largest pass.
+        device: The tower's device.
+        max_bucket: Images in the largest pass.
         side: Height and width of an image.
-        capture: How a pass is recorded; None: as a CUDA graph.
+        capture: Records a pass; None records a CUDA graph.
     """
 
     @torch.inference_mode()
@@ -153,7 +154,7 @@ class GraphEncoder:
 
     @torch.inference_mode()
     def encode(self, groups: Sequence[np.ndarray]) -> np.ndarray:
-        """uint8 [n_i, 3, size, size] each -> float32 [sum(n_i), dim], unit L2 norm."""
+        """Encode uint8 [n_i, 3, size, size] each -> float32 [sum(n_i), dim], unit L2 norm."""
         total, largest = sum(map(len, groups)), self._sizes[-1]
         result = np.empty((total, self._slots[0].embeds.shape[1]), np.float32)
         pieces = _pieces(groups, largest)
@@ -180,7 +181,7 @@ class GraphEncoder:
 
 
 def _pieces(groups: Sequence[np.ndarray], largest: int) -> Iterator[np.ndarray]:
-    """The groups in order, cut where a pass of `largest` images is full."""
+    """Yield the groups in order, split at the boundaries of passes of `largest` images."""
     position = 0
     for group in groups:
         start = 0

@@ -1,7 +1,7 @@
 """CLIP's vision tower with its projection: uint8 pixels to unit-norm image embeddings.
 
-The pixel normalisation ((x / 255 - mean) / std) is folded into the patch embedding's weights and bias, so
-the device takes bytes. Decoding and resizing stand in `image_preprocess`.
+The pixel normalisation, (x / 255 - mean) / std, is folded into the weights and bias of the patch embedding,
+so that the device receives bytes. `image_preprocess` decodes and resizes the images.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch import nn
 from clip_common.tower import Tower, TowerConfig, load_state, unit_norm
 
 PIXEL_CENTRE = 128
-"""Subtracted before the patch embedding: whole numbers from -128 to 127 are exact in bfloat16, and small."""
+"""Value subtracted from the pixels: bfloat16 is exact for whole numbers from -128 to 127."""
 
 
 class VisionModel(nn.Module):
-    """uint8 [n, 3, size, size] -> float32 [n, dim], unit L2 norm."""
+    """CLIP's vision tower: uint8 [n, 3, size, size] -> float32 [n, dim], unit L2 norm."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class VisionModel(nn.Module):
         self.visual_projection = nn.Linear(width, settings["projection_dim"], bias=False)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 [n, 3, size, size] -> float32 [n, dim], unit L2 norm."""
+        """Compute uint8 [n, 3, size, size] -> float32 [n, dim], unit L2 norm."""
         n, channels = pixels.shape[:2]
         dtype = self.patch_embedding.weight.dtype
         patches = pixels.view(n, channels, self.grid, self.patch, self.grid, self.patch).permute(
@@ -49,17 +49,17 @@ class VisionModel(nn.Module):
         return unit_norm(self.visual_projection(self.post_layernorm(x)))
 
     def set_precision(self, dtype: torch.dtype) -> None:
-        """Casts the large matrices; norms and the final projection stay float32."""
+        """Cast the tower and the patch embedding; the outer norms and the final projection stay float32."""
         self.tower.set_precision(dtype)
         self.patch_embedding.to(dtype)
 
 
 def fold_normalisation(weight: torch.Tensor, settings: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The patch embedding for bytes minus PIXEL_CENTRE, from the one for normalised pixels.
+    """Convert the patch embedding from normalised pixels to bytes minus PIXEL_CENTRE.
 
     Args:
-        weight: float32 [width, 3, patch, patch], of a convolution without bias.
-        settings: `image_mean`, `image_std` and `rescale_factor` of the checkpoint's processor.
+        weight: float32 [width, 3, patch, patch], the weights of a convolution without bias.
+        settings: Holds `image_mean`, `image_std` and `rescale_factor` of the checkpoint's processor.
 
     Returns:
         float32 weight [width, 3 * patch * patch] and bias [width].
@@ -72,7 +72,7 @@ def fold_normalisation(weight: torch.Tensor, settings: dict[str, Any]) -> tuple[
 
 
 def load_vision_model(version_directory: Path) -> VisionModel:
-    """Builds the tower from `vision.json` and `vision.safetensors`, in float32 on the CPU."""
+    """Build the tower from `vision.json` and `vision.safetensors`, in float32 on the CPU."""
     settings = json.loads((version_directory / "vision.json").read_text(encoding="utf-8"))
     state = load_state(version_directory / "vision.safetensors", "vision_model.", settings["hidden_act"])
     weight, bias = fold_normalisation(state.pop("embeddings.patch_embedding.weight"), settings)

@@ -63,7 +63,7 @@ def decode(files: Sequence[bytes], processor: dict[str, Any], ratio: float, roun
     code = MODEL_REPOSITORY / "image_preprocess" / "1"
     images = import_from_versions("clip_images", code, MODEL_REPOSITORY)
     geometry = import_from_versions("clip_geometry", code, MODEL_REPOSITORY)
-    settings = geometry.ImageSettings.from_dict(processor)
+    settings = geometry.ProcessorSettings.from_dict(processor)
     decoder = images.ImageDecoder(settings, ("JPEG",), 1 << 30, ratio)
     seconds, pixels = [], []
     for file in files:

@@ -1,4 +1,4 @@
-"""Rates of decoding alone: on the host's cores as image_preprocess does it, and by nvJPEG."""
+"""Rates of JPEG decoding alone: on the CPU as in image_preprocess, and on the GPU with nvJPEG."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tritonclip_server.gpu.run import Run
+from tritonclip_server.gpu.context import PartContext
 from tritonclip_server.repository.version_code import import_from_versions
 
 
 def photographs(count: int, width: int = 640, height: int = 480) -> list[bytes]:
-    """JPEG files of random pictures with the spectrum of photographs, the same at every call."""
+    """Return JPEG files of random pictures with the spectrum of photographs, equal in every call."""
     random = np.random.default_rng(0)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     amplitude = 1 / np.maximum(frequency, 1 / width) ** 1.4  # files of 90 kB
@@ -36,21 +36,21 @@ def photographs(count: int, width: int = 640, height: int = 480) -> list[bytes]:
     return files
 
 
-def host(run: Run) -> None:
-    """Images/s of decoding, resizing and cropping alone, as image_preprocess does it."""
-    files = photographs(run.plan.photographs)
-    run.results.put(mean_file_bytes=round(statistics.mean(map(len, files))))
-    for processes, threads in run.plan.decoders:
-        if not run.has_time(run.plan.seconds + 5):
+def host(context: PartContext) -> None:
+    """Measure decoding, resizing and cropping on the CPU, as in image_preprocess."""
+    files = photographs(context.plan.photographs)
+    context.results.put(mean_file_bytes=round(statistics.mean(map(len, files))))
+    for processes, threads in context.plan.decoders:
+        if not context.has_time(context.plan.seconds + 5):
             return
-        rate = decoding_rate(run.repository, files, processes, threads, run.plan.seconds)
-        run.results.add("decoding", processes=processes, threads=threads, images_s=rate)
+        rate = decoding_rate(context.repository, files, processes, threads, context.plan.seconds)
+        context.results.add("decoding", processes=processes, threads=threads, images_s=rate)
 
 
 def decoding_rate(
     repository: Path, files: list[bytes], processes: int, threads: int, seconds: float
 ) -> float:
-    """Images/s of so many processes of so many threads that decode at the same time."""
+    """Return images/s of several processes, each with several threads, that decode at the same time."""
     context = multiprocessing.get_context("spawn")
     ready, begin = context.Barrier(processes + 1), context.Event()
     counts = context.SimpleQueue()
@@ -70,9 +70,8 @@ def _decode(
     directory: Path, files: list[bytes], threads: int, seconds: float, ready: Any, begin: Any, counts: Any
 ) -> None:
     code = import_from_versions("clip_images", directory)
-
     settings = json.loads((directory / "processor.json").read_text(encoding="utf-8"))
-    decoder = code.ImageDecoder(code.ImageSettings.from_dict(settings), ["JPEG"], 89478485)
+    decoder = code.ImageDecoder(code.ProcessorSettings.from_dict(settings), ["JPEG"], 89478485)
     decoder.decode(files[0])
     done = [0] * threads
     ready.wait(timeout=30)
@@ -94,10 +93,10 @@ def _decode(
     counts.put(sum(done) / (time.perf_counter() - start))
 
 
-def nvjpeg(run: Run) -> None:
-    """Images/s of JPEG decoding on the GPU by torchvision, without resizing."""
-    if run.device != "cuda":
-        run.results.put(skipped="needs a GPU")
+def nvjpeg(context: PartContext) -> None:
+    """Measure JPEG decoding on the GPU by torchvision, without resizing."""
+    if context.device != "cuda":
+        context.results.put(skipped="needs a GPU")
         return
     import torch
 
@@ -106,9 +105,10 @@ def nvjpeg(run: Run) -> None:
     decode_jpeg = import_module("torchvision.io").decode_jpeg
 
     files = [
-        torch.from_numpy(np.frombuffer(file, np.uint8).copy()) for file in photographs(run.plan.photographs)
+        torch.from_numpy(np.frombuffer(file, np.uint8).copy())
+        for file in photographs(context.plan.photographs)
     ]
     for count in (1, 16, 64, 256):
         batch = list(itertools.islice(itertools.cycle(files), count))
-        took = median_seconds(lambda b=batch: decode_jpeg(b, device="cuda"), "cuda", run.plan.seconds / 2)  # type: ignore[misc]
-        run.results.add("decoding", count=count, images_s=count / took)
+        took = median_seconds(lambda b=batch: decode_jpeg(b, device="cuda"), "cuda", context.plan.seconds / 2)  # type: ignore[misc]
+        context.results.add("decoding", count=count, images_s=count / took)

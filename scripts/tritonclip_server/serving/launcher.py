@@ -38,8 +38,8 @@ from tritonclip_server.serving.tls import TlsError, TlsFiles
 from tritonclip_server.serving.tracing import TraceOptions, trace_warning
 
 SHARED_MEMORY = Path("/dev/shm")
-REGION_PATTERNS = ("triton_python_backend_shm_region_*", "tritonclip_progress_*")
-"""Of Triton's Python backend, and of `model_repository/common/clip_progress.py`."""
+REGION_PATTERN = "triton_python_backend_shm_region_*"
+"""Shared memory of Triton's Python backend."""
 LOG_LINES_KEPT = 2000
 LOOPBACK = "127.0.0.1"
 ADMIN_KEY_VARIABLE = "TRITONCLIP_ADMIN_KEY"
@@ -102,7 +102,7 @@ def remove_stale_regions() -> list[str]:
         The names of the regions removed.
     """
     # Listed before it is known what is mapped: a server that starts meanwhile maps what it makes at once.
-    found = [path for pattern in REGION_PATTERNS for path in SHARED_MEMORY.glob(pattern)]
+    found = list(SHARED_MEMORY.glob(REGION_PATTERN))
     mapped = "".join(_memory_maps())
     removed = []
     for path in found:

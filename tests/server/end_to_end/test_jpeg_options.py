@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from clip_geometry import ImageSettings
+from clip_geometry import ProcessorSettings
 from clip_images import ImageDecoder
 from tests.helpers.calls import bytes_tensor, infer
 from tests.helpers.pictures import encode, photos, varied_images
 from tritonclip_server.serving.launcher import EmbeddedTriton, ServerOptions
 
-CLIP = ImageSettings(resize=224, resample=3, crop=(224, 224))
+CLIP = ProcessorSettings(resize=224, resample=3, crop=(224, 224))
 LARGE = encode(photos()[0].resize((1367, 911), Image.Resampling.BICUBIC), "JPEG")
 
 
@@ -45,5 +45,9 @@ def test_drafts_are_taken_and_small_files_stay_exact(optional):
 
 
 def test_without_nvjpeg_each_instance_says_so_and_pillow_decodes(optional):
-    said = [line for line in optional.log if "jpeg_decoder 'nvjpeg' cannot be used, Pillow decodes" in line]
+    said = [
+        line
+        for line in optional.log
+        if "jpeg_decoder 'nvjpeg' is not available, Pillow decodes JPEGs" in line
+    ]
     assert len(said) == 2

@@ -101,7 +101,7 @@ def test_requests_that_come_without_time_cost_nothing_behind_the_door(small, pro
         infer(small, protocol, "clip_zero_shot", parameters={"deadline_ms": deadline_ms}, **tensors)
 
     outcomes = together(64, call)
-    assert all("deadline passed: the request came with" in str(outcome) for outcome in outcomes)
+    assert all("deadline passed: the request arrived with" in str(outcome) for outcome in outcomes)
     assert refusals(small, reason="deadline", model="admission") == before + 64
     assert {model: settled_rows(small, model) for model in COSTLY} == rows
 

@@ -30,7 +30,7 @@ FOUND = ROOT / "build" / "fuzz"
 MAX_PIXELS = 1_000_000
 """Small, so that the fuzzer's time goes into the decoders' code and not into large images."""
 
-DECODER = images.ImageDecoder(images.ImageSettings(224, 3, (224, 224)), tuple(MODES), MAX_PIXELS)
+DECODER = images.ImageDecoder(images.ProcessorSettings(224, 3, (224, 224)), tuple(MODES), MAX_PIXELS)
 
 
 def decode(encoded: bytes) -> None:

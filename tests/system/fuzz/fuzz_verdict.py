@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from clip_images import ImageDecoder, ImageError, ImageSettings
+from clip_images import ImageDecoder, ImageError, ProcessorSettings
 from tests.system.fuzz.fuzz_wire import Reply, Request
 
 CALLERS_FAULT = {
@@ -36,7 +36,7 @@ LEAK = re.compile(
     re.IGNORECASE,
 )
 DECODER = ImageDecoder(
-    ImageSettings(224, 3, (224, 224)),
+    ProcessorSettings(224, 3, (224, 224)),
     ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000"),
     89_478_485,
 )

@@ -6,7 +6,7 @@ import torch
 
 from clip_common.tower import choose_precision
 from clip_compile import CompileError, fingerprint, load_or_compile
-from clip_encoder import HostEncoder
+from clip_encoder import DirectEncoder
 from clip_vision import load_vision_model
 from tests.helpers.calls import infer, metric
 from tests.helpers.servers import DEMO_CHECKPOINT
@@ -53,7 +53,7 @@ def test_a_server_compiles_its_tower_and_answers_from_it(served, pixels):
     model = load_vision_model(directory)
     model.set_precision(choose_precision("auto", CPU, exact_on_cpu=False))
     found = infer(server, "grpc", "vision_encoder", pixel_values=pixels[None])["image_embeds"][0]
-    expected = HostEncoder(model, CPU, 16).encode([pixels])
+    expected = DirectEncoder(model, CPU, 16).encode([pixels])
     assert (found * expected).sum(axis=1).min() > 0.9999
 
 
@@ -68,8 +68,8 @@ def test_what_a_server_compiled_is_loaded_without_a_compiler(served, pixels, tmp
         compiled = load_or_compile(model, directory, largest=64)
     assert list(cache.iterdir()) == [kept]
     assert list(tmp_path.iterdir()) == []  # also where this process is killed from here on
-    found = HostEncoder(compiled, CPU, 16).encode([pixels])  # in two passes
-    expected = HostEncoder(model, CPU, 16).encode([pixels])
+    found = DirectEncoder(compiled, CPU, 16).encode([pixels])  # in two passes
+    expected = DirectEncoder(model, CPU, 16).encode([pixels])
     assert (found * expected).sum(axis=1).min() > 0.9999
 
 

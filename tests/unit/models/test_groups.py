@@ -3,15 +3,10 @@ import math
 import numpy as np
 import pytest
 
-from clip_common.groups import (
-    Parameters,
-    RequestError,
-    element,
-    pass_slices,
-    read_elements,
-    split_rows,
-)
-from clip_common.responder import run_joined
+from clip_common.groups import RequestError, element_name, read_elements, split_rows
+from clip_common.parameters import Parameters
+from clip_common.responder import run_isolating_failures
+from clip_common.tower import pass_slices
 
 
 def texts(*rows):
@@ -19,7 +14,7 @@ def texts(*rows):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 63, 64, 65, 200, 1000])
-def test_passes_cover_everything_once_and_in_order_and_are_few_and_even(count):
+def test_passes_cover_all_items_in_order_and_are_few_and_even(count):
     slices = list(pass_slices(count, 64))
     assert [index for part in slices for index in range(count)[part]] == list(range(count))
     sizes = [part.stop - part.start for part in slices]
@@ -28,20 +23,15 @@ def test_passes_cover_everything_once_and_in_order_and_are_few_and_even(count):
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_rows_are_cut_back_in_order():
+def test_split_rows_keeps_the_order():
     parts = split_rows(np.arange(12).reshape(6, 2), [1, 3, 2])
     assert [part.tolist() for part in parts] == [[[0, 1]], [[2, 3], [4, 5], [6, 7]], [[8, 9], [10, 11]]]
 
 
-def test_elements_come_flat_and_keep_trailing_zeros():
+def test_elements_are_flattened_and_keep_trailing_zeros():
     group = read_elements("image", texts([b"a\0", b"b"], [b"", b"d"]), max_count=4, max_bytes=4)
     assert group.shape == (2, 2)
-    assert group.items == [
-        b"a\0",
-        b"b",
-        b"",
-        b"d",
-    ]
+    assert group.items == [b"a\0", b"b", b"", b"d"]
 
 
 @pytest.mark.parametrize(
@@ -60,28 +50,28 @@ def test_elements_come_flat_and_keep_trailing_zeros():
         ),
     ],
 )
-def test_requests_over_a_limit_are_refused_with_the_limit(tensor, limits, message):
+def test_request_over_a_limit_is_rejected_and_the_limit_named(tensor, limits, message):
     with pytest.raises(RequestError, match=message):
         read_elements("image", tensor, **{"max_count": 10, "max_bytes": 10, **limits})
 
 
-def test_a_tensor_without_rows_is_refused():
+def test_tensor_without_batch_dimension_is_rejected():
     with pytest.raises(RequestError, match=r"images has shape \[2\]; send \[rows, images per row\]"):
         read_elements("image", texts([b"a", b"b"])[0], max_count=9, max_bytes=9)
 
 
-def test_elements_are_named_by_row_only_where_there_are_rows():
-    assert element("label", 3, (1, 5)) == "label 3"
-    assert element("label", 7, (2, 5)) == "label 2 of row 1"
+def test_element_name_includes_the_row_only_if_there_are_several():
+    assert element_name("label", 3, (1, 5)) == "label 3"
+    assert element_name("label", 7, (2, 5)) == "label 2 of row 1"
 
 
-def test_a_failing_pass_is_repeated_group_by_group():
+def test_failing_batch_is_retried_group_by_group():
     def run(groups):
         if "poison" in groups:
             raise MemoryError("too much")
         return [{"got": group} for group in groups]
 
-    outcomes = run_joined(run, ["a", "poison", "b"])
+    outcomes = run_isolating_failures(run, ["a", "poison", "b"])
     assert outcomes[0] == {"got": "a"}
     assert isinstance(outcomes[1], MemoryError)
     assert outcomes[2] == {"got": "b"}
@@ -104,7 +94,7 @@ def test_parameters_are_read_by_type():
         (lambda parameters: parameters.choice("word", ("few",)), "'word' must be one of few, not 'many'"),
     ],
 )
-def test_wrong_parameters_are_named(read, message):
+def test_invalid_parameter_is_named(read, message):
     parameters = Parameters(
         {"parameters": {"limit": {"string_value": "12"}, "word": {"string_value": "many"}}}
     )

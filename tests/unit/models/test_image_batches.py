@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from clip_batch import BatchDecoder, threads_of_instance
+from clip_batch import BatchDecoder, threads_per_instance
 from clip_common.groups import Elements, RequestError
-from clip_geometry import ImageSettings
+from clip_geometry import ProcessorSettings
 from clip_images import ImageDecoder
 from tests.helpers.pictures import encode, noise
 
-CROPPED = ImageSettings(resize=32, resample=3, crop=(24, 32))
-FIXED = ImageSettings(resize=(20, 30), resample=3, crop=None)
-UNCROPPED = ImageSettings(resize=32, resample=3, crop=None)
+CROPPED = ProcessorSettings(resize=32, resample=3, crop=(24, 32))
+FIXED = ProcessorSettings(resize=(20, 30), resample=3, crop=None)
+UNCROPPED = ProcessorSettings(resize=32, resample=3, crop=None)
 IMAGES = [encode(noise(width, height), "PNG") for width, height in ((64, 48), (48, 64), (40, 40), (9, 70))]
 
 
@@ -71,7 +71,7 @@ def test_without_a_crop_sizes_that_differ_within_a_group_are_refused(batches):
     assert good["pixel_values"].shape == (1, 1, 3, 32, 42)
     assert isinstance(bad, RequestError)
     assert str(bad) == (
-        "image 1 has 32 x 42 pixels where the first has 42 x 32, and this checkpoint crops none; "
+        "image 1 has 32 x 42 pixels, the first has 42 x 32, and this checkpoint does not crop; "
         "send them one by one"
     )
 
@@ -104,4 +104,4 @@ def test_what_the_gpu_leaves_is_decoded_by_pillow(batches):
     ],
 )
 def test_instances_share_the_cores(groups, cores, threads):
-    assert threads_of_instance(groups, cores) == threads
+    assert threads_per_instance(groups, cores) == threads

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from clip_encoder import Captured, GraphEncoder, HostEncoder, graph_sizes
+from clip_encoder import CapturedPass, DirectEncoder, GraphEncoder, graph_sizes
 
 CPU = torch.device("cpu")
 SIDE, DIM = 4, 5
@@ -25,7 +25,7 @@ class Tower:
 def replayed(forward, pixels):
     """Captures a pass as a CUDA graph does: the same memory in, the same memory out, at every replay."""
     embeds = torch.full((len(pixels), DIM), torch.nan)
-    return Captured(lambda: embeds.copy_(forward(pixels)), embeds)
+    return CapturedPass(lambda: embeds.copy_(forward(pixels)), embeds)
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_graphs_give_what_the_tower_gives(counts):
     random = np.random.default_rng(sum(counts))
     groups = [random.integers(0, 256, (count, 3, SIDE, SIDE), dtype=np.uint8) for count in counts]
     encoder = GraphEncoder(Tower(), CPU, 16, SIDE, capture=replayed)
-    expected = HostEncoder(Tower(), CPU, 16).encode(groups)
+    expected = DirectEncoder(Tower(), CPU, 16).encode(groups)
     for _ in range(2):
         found = encoder.encode(groups)
         assert found.dtype == np.float32
@@ -68,5 +68,5 @@ def test_graph_sizes(largest, sizes):
 def test_the_host_takes_as_few_passes_as_will_do():
     tower = Tower()
     for count in (15, 20):
-        HostEncoder(tower, CPU, 16).encode([np.zeros((count, 3, SIDE, SIDE), np.uint8)] * 2)
+        DirectEncoder(tower, CPU, 16).encode([np.zeros((count, 3, SIDE, SIDE), np.uint8)] * 2)
     assert tower.sizes == [15, 15, 13, 13, 14]

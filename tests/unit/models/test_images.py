@@ -9,11 +9,11 @@ from transformers.image_utils import load_image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from clip_geometry import crop_centre, resized_size
-from clip_images import ImageDecoder, ImageError, ImageSettings
+from clip_images import ImageDecoder, ImageError, ProcessorSettings
 from tests.helpers.pictures import REFERENCE_WHITENS, encode, noise, photos, varied_images
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-CLIP = ImageSettings(resize=224, resample=3, crop=(224, 224))
+CLIP = ProcessorSettings(resize=224, resample=3, crop=(224, 224))
 REFERENCE = CLIPImageProcessorPil(do_rescale=False, do_normalize=False)
 
 OTHERS = ["photo.jpg", "exif_6.jpg", "223x500.png", "10x224.png"]
@@ -43,17 +43,17 @@ def test_pixels_equal_those_of_transformers_bit_by_bit(name):
     ("settings", "options"),
     [
         (
-            ImageSettings(336, 3, (336, 336)),
+            ProcessorSettings(336, 3, (336, 336)),
             {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}},
         ),
-        (ImageSettings(224, 2, (224, 224)), {"resample": 2}),
+        (ProcessorSettings(224, 2, (224, 224)), {"resample": 2}),
         (
-            ImageSettings((224, 224), 3, None),
+            ProcessorSettings((224, 224), 3, None),
             {"size": {"height": 224, "width": 224}, "do_center_crop": False},
         ),
-        (ImageSettings(200, 3, (224, 224)), {"size": {"shortest_edge": 200}}),
-        (ImageSettings(None, 3, (224, 224)), {"do_resize": False}),
-        (ImageSettings(224, 3, (224, 224), convert_rgb=False), {"do_convert_rgb": False}),
+        (ProcessorSettings(200, 3, (224, 224)), {"size": {"shortest_edge": 200}}),
+        (ProcessorSettings(None, 3, (224, 224)), {"do_resize": False}),
+        (ProcessorSettings(224, 3, (224, 224), convert_rgb=False), {"do_convert_rgb": False}),
     ],
 )
 @pytest.mark.parametrize("name", OTHERS)
@@ -155,7 +155,7 @@ def progressive(extra_scans):
 
 def test_a_jpeg_of_very_many_scans_is_refused_before_it_is_decoded():
     assert decoder().decode(progressive(50)).shape == (3, 224, 224)
-    with pytest.raises(ImageError, match="has too many JPEG scans: 5010, the limit is 100; encode it anew"):
+    with pytest.raises(ImageError, match="has too many JPEG scans: 5010, the limit is 100; re-encode it"):
         decoder().decode(progressive(5000))
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_geometry import ImageSettings
+from clip_geometry import ProcessorSettings
 from clip_images import ImageDecoder, ImageError, draft_ratio
 from tests.helpers.pictures import encode, photos, turned
 
-CLIP = ImageSettings(resize=224, resample=3, crop=(224, 224))
+CLIP = ProcessorSettings(resize=224, resample=3, crop=(224, 224))
 FORMATS = ("JPEG", "PNG")
 
 
@@ -55,7 +55,7 @@ def test_other_formats_stay_exact():
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("size", [(1367, 911), (911, 1367)])
-@pytest.mark.parametrize("settings", [CLIP, ImageSettings((150, 200), 3, None)])
+@pytest.mark.parametrize("settings", [CLIP, ProcessorSettings((150, 200), 3, None)])
 def test_every_orientation_keeps_its_place_with_odd_sizes(orientation, size, settings):
     """Halves and quarters of odd edges are rounded up: taken for the whole, they would shift the picture."""
     encoded = turned(photo(*size), orientation)
@@ -88,7 +88,7 @@ def test_the_limit_holds_for_the_true_size():
 
 def test_without_resizing_nothing_is_drafted():
     encoded = encode(photo(1600, 1200), "JPEG")
-    settings = ImageSettings(None, 3, (224, 224))
+    settings = ProcessorSettings(None, 3, (224, 224))
     np.testing.assert_array_equal(decode(encoded, 1, settings), decode(encoded, 0, settings))
 
 

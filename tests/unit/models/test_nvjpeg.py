@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from clip_geometry import ImageSettings
+from clip_geometry import ProcessorSettings
 from clip_images import ImageDecoder
-from clip_nvjpeg import NvJpeg, fit, load_decoder, read_header
+from clip_nvjpeg import NvJpegDecoder, fit, load_nvjpeg, read_header
 from tests.helpers.pictures import encode, noise, photos, turned, varied_images
 
-CLIP = ImageSettings(resize=224, resample=3, crop=(224, 224))
+CLIP = ProcessorSettings(resize=224, resample=3, crop=(224, 224))
 LIMIT = 50_000_000
 TAKEN = {"photo.jpg", "grey.jpg", *(f"exif_{turn}.jpg" for turn in range(2, 9))}
 TAKEN.add("ycbcr.jpg")
@@ -34,11 +34,11 @@ def decode_on_host(files):
 
 @pytest.fixture
 def decoder():
-    """Makes an NvJpeg on the CPU and the list of its warnings."""
+    """Makes an NvJpegDecoder on the CPU and the list of its warnings."""
 
     def make(decode=decode_on_host, settings=CLIP):
         warnings = []
-        return NvJpeg(settings, LIMIT, decode, warnings.append), warnings
+        return NvJpegDecoder(settings, LIMIT, decode, warnings.append), warnings
 
     return make
 
@@ -76,9 +76,9 @@ def test_what_may_be_damaged_or_too_large_is_left_to_pillow():
     "settings",
     [
         CLIP,
-        ImageSettings(224, 2, (224, 224)),
-        ImageSettings((200, 260), 3, None),
-        ImageSettings(200, 3, (224, 224)),
+        ProcessorSettings(224, 2, (224, 224)),
+        ProcessorSettings((200, 260), 3, None),
+        ProcessorSettings(200, 3, (224, 224)),
     ],
 )
 def test_resizing_and_cropping_is_pillows_to_one_level(image, settings, record_property):
@@ -96,7 +96,7 @@ def test_resizing_and_cropping_is_pillows_to_one_level(image, settings, record_p
 
 
 def test_without_resizing_the_crop_is_exact():
-    settings = ImageSettings(None, 3, (300, 500))
+    settings = ProcessorSettings(None, 3, (300, 500))
     image = noise(401, 333)  # wider is cut, lower is filled up
     np.testing.assert_array_equal(
         fit(planes(image), settings).numpy(), pillow(encode(image, "PNG"), settings)
@@ -116,7 +116,7 @@ def test_every_file_comes_back_in_its_place_and_turned(decoder, pool):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_turning_is_exact(decoder, pool, orientation):
     file = turned(noise(40, 30), orientation)
-    settings = ImageSettings(None, 3, (28, 28))
+    settings = ProcessorSettings(None, 3, (28, 28))
     gpu, _ = decoder(settings=settings)
     (found,) = gpu.decode([file], pool)
     np.testing.assert_array_equal(found, pillow(file, settings))
@@ -150,17 +150,17 @@ def test_large_batches_are_cut_into_calls(decoder, pool):
 
 
 def test_sizes_may_differ_without_a_crop(decoder, pool):
-    gpu, _ = decoder(settings=ImageSettings(32, 3, None))
+    gpu, _ = decoder(settings=ProcessorSettings(32, 3, None))
     found = gpu.decode([encode(noise(64, 48), "JPEG"), encode(noise(48, 64), "JPEG")], pool)
     assert [pixels.shape for pixels in found] == [(3, 32, 42), (3, 42, 32)]
 
 
 def test_another_way_of_resizing_is_refused(decoder):
-    with pytest.raises(ValueError, match="bilinearly or bicubically"):
-        decoder(settings=ImageSettings(224, 1, (224, 224)))
+    with pytest.raises(ValueError, match="bilinear and bicubic"):
+        decoder(settings=ProcessorSettings(224, 1, (224, 224)))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_or_torchvision_loading_fails():
     with pytest.raises((ImportError, RuntimeError, AssertionError)):
-        load_decoder(0)
+        load_nvjpeg(0)

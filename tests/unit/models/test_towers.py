@@ -5,13 +5,14 @@ import pytest
 import torch
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPConfig, CLIPModel
 
-from clip_common.tower import choose_precision, cpu_has_bfloat16
-from clip_encoder import HostEncoder
+from clip_common.cpu import cpu_has_bfloat16
+from clip_common.tower import choose_precision
+from clip_encoder import DirectEncoder
 from clip_text import TextEncoder, TextTokenizer, load_text_model
 from clip_vision import load_vision_model
 from tests.helpers.servers import DEMO_CHECKPOINT
 from tritonclip_server.repository.checkpoint import locate, read_checkpoint
-from tritonclip_server.repository.writer import PARTS
+from tritonclip_server.repository.writer import PART_WRITERS
 
 TEXTS = [
     "a cat",
@@ -55,7 +56,7 @@ def model(request, tmp_path_factory):
     for part in (AutoTokenizer, AutoImageProcessor):
         part.from_pretrained(DEMO_CHECKPOINT).save_pretrained(directory)
     for name in ("vision_encoder", "text_encoder"):
-        PARTS[name](read_checkpoint(locate(str(directory))), directory)
+        PART_WRITERS[name](read_checkpoint(locate(str(directory))), directory)
     return reference, directory
 
 
@@ -94,7 +95,7 @@ def pixels():
 
 def test_image_embeddings_equal_those_of_transformers(model, pixels):
     reference, directory = model
-    embeds = HostEncoder(load_vision_model(directory), CPU, max_bucket=4).encode([pixels[:2], pixels[2:]])
+    embeds = DirectEncoder(load_vision_model(directory), CPU, max_bucket=4).encode([pixels[:2], pixels[2:]])
     assert embeds.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(embeds, axis=-1), 1, atol=1e-6)
     assert cosines(embeds, reference_images(reference, directory, pixels)).min() > 1 - 1e-6
@@ -126,7 +127,7 @@ def test_half_precision_stays_close_to_float32(model, pixels, precision):
     vision.set_precision(dtype)
     text.set_precision(dtype)
     assert vision.tower.layers[0].fc1.weight.dtype is dtype
-    images = HostEncoder(vision, CPU, 8).encode([pixels])
+    images = DirectEncoder(vision, CPU, 8).encode([pixels])
     assert images.dtype == np.float32
     assert cosines(images, reference_images(reference, directory, pixels)).min() > 0.9999
     tokenizer = TextTokenizer(directory / "tokenizer.json", 77)
