@@ -189,7 +189,9 @@ context.attach(TraceContextTextMapPropagator().extract({{"traceparent": sys.argv
 with tritonclip.Client({traced.grpc_url!r}) as client:
     client.embed_texts(["a"])
 """
-    told, mine = receiver.caught(lambda traceparent: run_python(code, traceparent).check_returncode(), is_answered)
+    told, mine = receiver.caught(
+        lambda traceparent: run_python(code, traceparent).check_returncode(), is_answered
+    )
     assert only(told, "InferRequest").parent == mine
 
 

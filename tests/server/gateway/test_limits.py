@@ -39,7 +39,9 @@ def hasty(server):
 
 def nothing_under_way(gateway):
     names = ("requests_in_flight", "body_bytes_in_flight")
-    wait_until(lambda: not sum(metric(gateway, f"tritonclip_gateway_{name}") for name in names), f"{names} are not 0")
+    wait_until(
+        lambda: not sum(metric(gateway, f"tritonclip_gateway_{name}") for name in names), f"{names} are not 0"
+    )
 
 
 def works(gateway):

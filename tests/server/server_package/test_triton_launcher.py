@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 import uuid
 from dataclasses import replace
@@ -18,6 +17,7 @@ import pytest
 from tests.helpers.calls import together
 from tests.helpers.pictures import encode, noise
 from tests.helpers.servers import ROOT, run_script
+from tests.helpers.waiting import wait_until
 from tritonclip import Client, ServerUnavailableError
 from tritonclip_server.serving import launcher as triton_launcher
 from tritonclip_server.serving import processes as triton_processes
@@ -170,13 +170,12 @@ ADMITTED = re.compile(r'^nv_inference_request_success\{model="admission",.*\} (\
 
 def wait_until_admitted(metrics_url, requests):
     """Waits until the server has let in so many requests."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
+
+    def admitted():
         with urllib.request.urlopen(f"http://{metrics_url}/metrics") as reply:
-            if float(ADMITTED.search(reply.read().decode())[1]) >= requests:
-                return
-        time.sleep(0.02)
-    pytest.fail(f"{requests} requests did not come in")
+            return float(ADMITTED.search(reply.read().decode())[1])
+
+    wait_until(lambda: admitted() >= requests, f"fewer than {requests} requests were admitted", 60)
 
 
 def test_a_stop_finishes_the_requests_inside(serving):

@@ -21,6 +21,7 @@ import numpy as np
 
 from tests.helpers.calls import metric
 from tests.helpers.servers import ROOT
+from tests.helpers.waiting import wait_until
 from tritonclip import Client, DeadlineExceededError, ServerUnavailableError, TritonClipError
 from tritonclip_server.serving import processes as triton_processes
 from tritonclip_server.serving.launcher import EmbeddedTriton
@@ -224,11 +225,9 @@ def record_callers(record: Callable[[str, object], None], callers: Callers) -> N
 
 def wait_until_empty(server: EmbeddedTriton) -> float:
     """Waits until nothing is queued or executing; returns how many seconds that took."""
-    began = time.monotonic()
-    while any(metric(server, name) for name in INSIDE):
-        assert time.monotonic() - began < PATIENCE_S, server.metrics()
-        time.sleep(0.05)
-    return time.monotonic() - began
+    return wait_until(
+        lambda: not any(metric(server, name) for name in INSIDE), server.metrics, PATIENCE_S, 0.05
+    )
 
 
 @contextlib.contextmanager
@@ -242,8 +241,7 @@ def never_reads(http_url: str) -> Iterator[None]:
     head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(head.encode() + body)
-        began = time.monotonic()
-        while not triton_processes.unsent_bytes({int(port)}):
-            assert time.monotonic() - began < PATIENCE_S
-            time.sleep(0.02)
+        wait_until(
+            lambda: triton_processes.unsent_bytes({int(port)}), "the server sent everything", PATIENCE_S
+        )
         yield
