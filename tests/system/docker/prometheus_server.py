@@ -108,5 +108,3 @@ class Prometheus:
             lambda: f"{set(names) - self.alerts()} do not fire, but {self.ask('alerts')}",
             patience_s,
         )
-
-
