@@ -1,7 +1,8 @@
-"""Builds the images without a Docker engine, on Debian as root: `docker/build_images.py`, or `make images`.
+"""Build the images without a Docker engine, on Debian as root: `docker/build_images.py`, or `make images`.
 
-The base is Debian by debootstrap, under the name that the Dockerfiles ask for; podman then runs every step of
-them. So it is known that they build, and what they make can be run. The GPU image's base cannot be made so.
+debootstrap creates the Debian base image under the name that the Dockerfiles use, and podman runs all their
+steps. This proves that the images build, and allows tests to run them. NVIDIA's base of the GPU image cannot
+be created this way.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ IMAGES = {
     "tritonclip-gateway:search": ("Dockerfile.gateway", ["EXTRAS=gateway,tracing,search"]),
     "tritonclip-loadtest:latest": ("Dockerfile.loadtest", []),
 }
-"""By name: the Dockerfile, and its build arguments."""
+"""Dockerfile and build arguments of each image."""
 TOOLS = ("podman", "runc", "debootstrap")
 STORE = Path("/var/tmp/tritonclip-images")
 PIP_PATHS = ("find-links", "extra-index-url", "constraint")
@@ -34,14 +35,14 @@ PIP_MOUNT = "/run/pip"
 
 
 class BuildError(RuntimeError):
-    """An image cannot be built; the text says why."""
+    """An image cannot be built. The text gives the cause."""
 
 
 class Podman:
-    """podman with a store of its own, which takes and gives nothing to others.
+    """podman with a separate image store.
 
     Args:
-        store: A folder.
+        store: Folder of the store.
     """
 
     def __init__(self, store: Path) -> None:
@@ -49,7 +50,7 @@ class Podman:
         if missing:
             raise BuildError(f"not found: {', '.join(missing)}; apt-get install {' '.join(missing)}")
         if os.getuid() != 0:
-            raise BuildError("debootstrap and the mounts need root")
+            raise BuildError("debootstrap and the mounts need root; run as root")
         self.store = store
         store.mkdir(parents=True, exist_ok=True)
         policy = store / "policy.json"
@@ -59,22 +60,26 @@ class Podman:
         self._command += ["--cgroup-manager", "cgroupfs", "--events-backend", "file", "--runtime", "runc"]
 
     def command(self, *arguments: str) -> list[str]:
-        """The command line of a call."""
+        """Return the command line for a call of podman."""
         return [*self._command, *arguments]
 
     def call(self, *arguments: str) -> str:
-        """Calls podman, and returns what it prints; BuildError where it fails."""
+        """Call podman and return its output.
+
+        Raises:
+            BuildError: podman failed.
+        """
         done = subprocess.run(self.command(*arguments), capture_output=True, text=True, check=False)
         if done.returncode:
             raise BuildError(f"podman {' '.join(arguments)}: {done.stderr.strip()}")
         return done.stdout.strip()
 
     def has(self, image: str) -> bool:
-        """Whether there is such an image."""
+        """Return True if the store contains the image."""
         return subprocess.run(self.command("image", "exists", image), check=False).returncode == 0
 
     def make_base(self) -> None:
-        """Makes Debian's image from its packages, where there is none."""
+        """Create the Debian base image from Debian's packages, unless it exists."""
         if self.has(BASE):
             return
         release = BASE.rpartition(":")[2].partition("-")[0]
@@ -86,7 +91,11 @@ class Podman:
             self.call("import", str(archive), BASE)
 
     def build(self, image: str, dockerfile: str, arguments: Sequence[str]) -> None:
-        """Builds an image, and shows each step; BuildError where one fails."""
+        """Build an image and print each step.
+
+        Raises:
+            BuildError: A step failed.
+        """
         with _pip_configuration() as volumes:
             options = [
                 "--file",
@@ -97,19 +106,19 @@ class Podman:
                 "--isolation",
                 "chroot",
             ]
-            options += ["--format", "docker"]  # OCI's has no health check
+            options += ["--format", "docker"]  # the OCI format has no health check
             options += [f"--build-arg={argument}" for argument in arguments]
             options += [f"--volume={volume}" for volume in volumes]
             done = subprocess.run(
                 self.command("build", *self._signatures, *options, "."), cwd=ROOT, check=False
             )
         if done.returncode:
-            raise BuildError(f"{dockerfile} does not build")
+            raise BuildError(f"the build of {dockerfile} failed; the last step above has the cause")
 
 
 @contextmanager
 def _pip_configuration() -> Iterator[list[str]]:
-    """Mounts that make pip in a build find what this machine's is told of: certificates, wheels, an index."""
+    """Yield mounts that give pip in a build this machine's configuration: certificates, wheels, index."""
     listed = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
     ).stdout
@@ -118,7 +127,7 @@ def _pip_configuration() -> Iterator[list[str]]:
         name, _, value = line.partition("=")
         settings[name.rpartition(".")[2]] = value.strip("'")
     with tempfile.TemporaryDirectory() as scratch:
-        if "cert" in settings:  # not to its own place, which a package of certificates writes to
+        if "cert" in settings:  # another path, because the package ca-certificates writes to the original
             shutil.copyfile(settings["cert"], Path(scratch) / "ca.crt")
             settings["cert"] = f"{PIP_MOUNT}/ca.crt"
         path = Path(scratch) / "pip.conf"
@@ -126,17 +135,19 @@ def _pip_configuration() -> Iterator[list[str]]:
         places = {place for name in PIP_PATHS for place in settings.get(name, "").split()}
         found = {Path(place) for place in places if "://" not in place}
         folders = {one.parent if one.is_file() else one for one in found if one.exists()}
-        # An index on the disk may refer to files beside it.
+        # An index on disk may refer to files next to it.
         folders |= {Path(place[7:]).parent for place in places if place.startswith("file://")}
         mounts = [f"{one}:{one}:ro" for one in sorted(folders)]
         yield [f"{scratch}:{PIP_MOUNT}:ro", f"{path}:/etc/pip.conf:ro", *mounts]
 
 
 @click.command()
-@click.option("--store", type=click.Path(path_type=Path), default=STORE, show_default=True, help="A folder.")
+@click.option(
+    "--store", type=click.Path(path_type=Path), default=STORE, show_default=True, help="Folder of the store."
+)
 @click.argument("names", nargs=-1, type=click.Choice(list(IMAGES)))
 def main(store: Path, names: tuple[str, ...]) -> None:
-    """Builds NAMES, all by default, into podman's STORE, and prints their sizes."""
+    """Build the images NAMES, by default all, and print their sizes."""
     try:
         podman = Podman(store)
         podman.make_base()

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Takes out of a virtual environment what a server never reads: build files, tests, other Pythons' stubs.
+# Remove what a server never reads from a virtual environment: build files, tests, stubs of other Python versions.
 # usage: trim.sh VENV
 set -eu
 site=$(echo "$1"/lib/python3.*/site-packages)
