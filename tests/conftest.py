@@ -1,4 +1,4 @@
-"""Servers for the tests: the real embedded Triton, one for nearly everything, started when first used."""
+"""Servers for the tests: the embedded Triton. Most tests share one, which starts on its first use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tritonclip_server.serving.launcher import EmbeddedTriton, ServerOptions
 
 @pytest.fixture(scope="session")
 def prepare(tmp_path_factory: pytest.TempPathFactory) -> Prepare:
-    """Prepares a model repository with the given arguments and returns it."""
+    """Return a function that prepares a model repository with the given arguments and returns its path."""
 
     def _prepare(*arguments: object) -> Path:
         repository = tmp_path_factory.mktemp("repository") / "models"
@@ -28,7 +28,7 @@ def prepare(tmp_path_factory: pytest.TempPathFactory) -> Prepare:
 
 @pytest.fixture(scope="session")
 def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A full-size ViT-B/32 with random weights, in Hugging Face format."""
+    """Write a full-size ViT-B/32 with random weights in Hugging Face format."""
     from tritonclip_server.repository.random_checkpoint import write_random_checkpoint
 
     directory = tmp_path_factory.mktemp("random") / "vit-b-32"
@@ -38,7 +38,7 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def demo_repository(prepare: Prepare, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo checkpoint in float32, with a small label cache and labels to encode at load."""
+    """Prepare the demo checkpoint in float32 with a small label cache and preloaded labels."""
     labels = tmp_path_factory.mktemp("labels") / "labels.txt"
     labels.write_text("\n".join(PRELOADED_LABELS), encoding="utf-8")
     cache = f"text_encoder.cache_bytes={SMALL_CACHE_BYTES}"
@@ -48,29 +48,29 @@ def demo_repository(prepare: Prepare, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="session")
 def server(demo_repository: Path) -> Iterator[EmbeddedTriton]:
-    """The shared server, on the demo checkpoint in float32."""
+    """Start the server that most tests share, on the demo checkpoint in float32."""
     with EmbeddedTriton(demo_repository, ServerOptions(http_port=0, grpc_port=0, metrics_port=0)) as running:
         yield running
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Keeps what servers compile in the checkout, away from the user's own cache, and has Ctrl-C work.
+    """Keep compiled towers in the checkout instead of the user's cache, and restore Ctrl-C.
 
-    A shell starts what it puts in the background deaf to Ctrl-C, and with it all that the tests start.
+    A shell makes background processes ignore SIGINT, and all processes that the tests start inherit this.
     """
     os.environ.setdefault("TRITONCLIP_CACHE_DIR", str(ROOT / "build" / "compiled"))
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests that use a server."""
+    """Mark the tests that use a server."""
     for item in items:
         if "server" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.server)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Prints the figures that tests recorded, such as the largest difference from transformers."""
+    """Print the figures that tests recorded, such as the largest difference from transformers."""
     measured = [report for report in terminalreporter.getreports("passed") if report.user_properties]
     if measured:
         terminalreporter.section("measured")

@@ -1,4 +1,4 @@
-"""The four clients: with and without asyncio, over gRPC and HTTP, so that one test body serves them all."""
+"""The synchronous and the asynchronous client over gRPC and HTTP, so that one test body covers all four."""
 
 import asyncio
 import inspect
@@ -8,8 +8,8 @@ import pytest
 from tritonclip import AsyncClient, Client
 
 
-class Waiting:
-    """An AsyncClient whose every call is waited for."""
+class BlockingClient:
+    """An AsyncClient whose calls block until they are done, as those of a Client do."""
 
     def __init__(self, client, loop):
         self._client, self._loop = client, loop
@@ -47,7 +47,7 @@ def url(server, protocol):
 
 @pytest.fixture(params=[Client, AsyncClient])
 def make(request, protocol):
-    """Makes a client of the kind under test; all are closed after the test."""
+    """Return a function that makes clients of the kind under test; all are closed after the test."""
     loop, made = asyncio.new_event_loop(), []
 
     def _make(url, **options):
@@ -58,14 +58,14 @@ def make(request, protocol):
             async def on_loop():
                 return AsyncClient(url, protocol=protocol, **options)
 
-            client = Waiting(loop.run_until_complete(on_loop()), loop)
+            client = BlockingClient(loop.run_until_complete(on_loop()), loop)
         made.append(client)
         return client
 
     yield _make
     for client in made:
         client.close()
-    # aiohttp and grpc.aio finish closing in a later turn of the loop.
+    # aiohttp and grpc.aio finish closing in a later iteration of the loop.
     loop.run_until_complete(asyncio.sleep(0.05))
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()

@@ -1,4 +1,4 @@
-"""Bulk runs over the four clients on the real server: order, laziness, and each bad input alone."""
+"""Bulk runs of the four clients on the real server: order, lazy reading and one error per bad input."""
 
 import io
 
@@ -35,11 +35,11 @@ def preprocess(request):
 
 @pytest.fixture
 def either(make, url, preprocess):
-    """A client that lets the server preprocess, and one that does it itself."""
+    """Return a client that preprocesses on the server or on its own side."""
     return make(url, timeout_s=60, preprocess=preprocess)
 
 
-def test_bulk_equals_one_by_one(either):
+def test_bulk_results_equal_single_calls(either):
     images = small_images(50)
     alone = np.stack([either.embed_images(image) for image in images])
     bulk = list(either.embed_images_many(iter(images), batch_size=7, concurrency=3))
@@ -51,14 +51,14 @@ def test_bulk_equals_one_by_one(either):
     np.testing.assert_allclose(*scores, atol=1e-4)
 
 
-def test_texts_in_bulk(client):
+def test_bulk_text_embeddings_equal_one_call(client):
     texts = [f"text number {number}" for number in range(600)]
     np.testing.assert_allclose(
         np.stack(list(client.embed_texts_many(texts))), client.embed_texts(texts), atol=1e-5
     )
 
 
-def test_a_directory_and_a_pattern_are_inputs(client):
+def test_directory_and_glob_pattern_are_accepted_as_inputs(client):
     paths = list(find_images(IMAGES))
     assert len(paths) > 5
     wanted = client.embed_images(paths)
@@ -68,14 +68,14 @@ def test_a_directory_and_a_pattern_are_inputs(client):
     np.testing.assert_allclose(np.stack(by_pattern), np.stack(jpegs), atol=1e-5)
 
 
-def test_each_bad_image_gets_its_own_error_and_no_other_is_lost(either, tmp_path):
+def test_each_bad_image_gets_its_own_error_and_no_good_image_is_lost(either, tmp_path):
     images = small_images(40)
     bad = {3: tmp_path / "missing.jpg", 11: TRUNCATED, 12: b"no image", 25: np.zeros((2, 2)), 39: TRUNCATED}
     for index, image in bad.items():
         images[index] = image
-    told = []
+    reports = []
     results = list(
-        either.classify_many(images, LABELS, batch_size=10, on_error="return", on_progress=told.append)
+        either.classify_many(images, LABELS, batch_size=10, on_error="return", on_progress=reports.append)
     )
     assert [i for i, result in enumerate(results) if isinstance(result, TritonClipError)] == list(bad)
     for index in bad:
@@ -85,11 +85,11 @@ def test_each_bad_image_gets_its_own_error_and_no_other_is_lost(either, tmp_path
     alone = either.classify([images[index] for index in good], LABELS)
     for index, wanted in zip(good, alone, strict=True):
         assert results[index][0]["label"] == wanted[0]["label"]
-    assert told[-1] == Progress(done=40, failed=5, retries=0)
-    assert [progress.done for progress in told] == [10, 20, 30, 40]
+    assert reports[-1] == Progress(done=40, failed=5, retries=0)
+    assert [progress.done for progress in reports] == [10, 20, 30, 40]
 
 
-def test_the_first_bad_image_ends_the_run_in_its_turn(either):
+def test_first_bad_image_ends_the_run_after_the_results_before_it(either):
     images = small_images(30)
     images[17] = TRUNCATED
     results = either.embed_images_many(images, batch_size=5)
@@ -100,7 +100,7 @@ def test_the_first_bad_image_ends_the_run_in_its_turn(either):
     assert either.health().ok
 
 
-def test_bad_texts_are_named_by_their_place(client):
+def test_errors_of_bad_texts_name_their_index(client):
     texts = ["one", "", "three", 4, "five"]
     results = list(client.embed_texts_many(texts, on_error="return"))
     assert [str(one)[:7] if isinstance(one, TritonClipError) else "good" for one in results] == [
@@ -108,7 +108,7 @@ def test_bad_texts_are_named_by_their_place(client):
     ]  # fmt: skip
 
 
-def test_a_text_that_is_cut_is_named_by_its_place(client):
+def test_warning_of_a_truncated_text_names_its_index(client):
     texts = ["short"] * 300 + ["word " * 200]
     with pytest.warns(TruncatedTextWarning, match="text 300 has") as caught:
         list(client.embed_texts_many(texts))
@@ -138,29 +138,29 @@ def test_rejected_labels_end_the_run_without_a_second_request(client, labels, me
     assert after - before <= 2  # Triton 2.51 counts each failure twice
 
 
-def test_inputs_are_drawn_lazily(client):
-    drawn = []
+def test_inputs_are_read_lazily(client):
+    read = []
 
     def images():
         for image in small_images(200):
-            drawn.append(1)
+            read.append(1)
             yield image
 
     results = client.embed_images_many(images(), batch_size=4, concurrency=2)
     next(results)
-    assert len(drawn) <= 4 * (2 * 2 + 1)
+    assert len(read) <= 4 * (2 * 2 + 1)
     results.close()
     assert client.health().ok
 
 
-def test_a_request_that_cannot_be_answered_in_time_ends_the_run(client):
+def test_request_that_misses_its_deadline_ends_the_run(client):
     images = [encode(noise(1500, 1500), "JPEG")] * 40
     with pytest.raises(DeadlineExceededError, match="no answer within 0.02 s"):
         list(client.embed_images_many(images, timeout_s=0.02, patience_s=0.1, on_error="return"))
     assert client.health().ok
 
 
-def test_file_objects_in_bulk(client):
+def test_bulk_run_accepts_file_objects(client):
     files = [io.BytesIO(SAMPLE.read_bytes()) for _ in range(20)]
     rows = np.stack(list(client.embed_images_many(files)))
     np.testing.assert_allclose(rows, np.stack([client.embed_images(SAMPLE)] * 20), atol=1e-5)

@@ -1,4 +1,4 @@
-"""The fixed-label classifier against the server's own ranking."""
+"""ZeroShotClassifier compared with the server's ranking and with the transformers pipeline."""
 
 import numpy as np
 import pytest
@@ -23,13 +23,13 @@ def by_label(ranked):
     return [[{each["label"]: each["score"] for each in one}[label] for label in LABELS] for one in ranked]
 
 
-def test_one_template_gives_the_servers_scores(client):
+def test_one_template_gives_the_scores_of_the_server(client):
     images = list(varied_images().values())[:12]
     local = ZeroShotClassifier(client, LABELS)(images)
     np.testing.assert_allclose(by_label(local), by_label(client.classify(images, LABELS)), atol=1e-5)
 
 
-def test_templates_are_averaged(client):
+def test_embeddings_of_several_templates_are_averaged(client):
     templates = ["a photo of {}", "This is {}.", "{}"]
     classifier = ZeroShotClassifier(client, LABELS, templates=templates)
     prompts = np.stack(
@@ -42,7 +42,7 @@ def test_templates_are_averaged(client):
     assert classifier(SAMPLE, top_k=1)[0]["label"] == "a red circle"
 
 
-def test_many_prompts_go_in_several_requests(client):
+def test_many_prompts_are_split_into_several_requests(client):
     labels = [f"label {number}" for number in range(1001)]
     classifier = ZeroShotClassifier(client, labels, templates=["{}", "a photo of {}"])
     assert classifier.text_embeds.shape == (1001, 512)
@@ -50,7 +50,7 @@ def test_many_prompts_go_in_several_requests(client):
     np.testing.assert_allclose(classifier.text_embeds[-1:], last.text_embeds, atol=1e-5)
 
 
-def test_it_is_called_like_the_pipeline(client):
+def test_call_with_pipeline_arguments_gives_the_scores_of_the_pipeline(client):
     reference = pipeline("zero-shot-image-classification", model=str(DEMO_CHECKPOINT), dtype="float32")
     ours = ZeroShotClassifier(client)
     expected = reference(Image.open(SAMPLE), candidate_labels=LABELS)
@@ -61,7 +61,7 @@ def test_it_is_called_like_the_pipeline(client):
     assert len(several) == 2
 
 
-def test_it_saves_and_loads(client, tmp_path):
+def test_loaded_classifier_equals_the_saved_one(client, tmp_path):
     classifier = ZeroShotClassifier(client, LABELS, templates=["{}", "a photo of {}"])
     classifier.save(tmp_path / "labels.npz")
     loaded = ZeroShotClassifier.load(client, tmp_path / "labels.npz")
@@ -69,7 +69,7 @@ def test_it_saves_and_loads(client, tmp_path):
     assert loaded(SAMPLE) == classifier(SAMPLE)
 
 
-def test_a_file_of_other_weights_or_no_such_file_is_refused(client, tmp_path):
+def test_file_that_is_missing_damaged_or_of_other_weights_is_rejected(client, tmp_path):
     classifier = ZeroShotClassifier(client, LABELS)
     other = tmp_path / "other.npz"
     np.savez(other, labels=["a"], templates=["{}"], text_embeds=classifier.text_embeds[:1], sha256="0" * 64)
@@ -89,6 +89,6 @@ def test_a_file_of_other_weights_or_no_such_file_is_refused(client, tmp_path):
         (["a"], "x", "template"),
     ],
 )
-def test_wrong_labels_and_templates_are_refused(client, labels, templates, message):
+def test_invalid_labels_and_templates_are_rejected(client, labels, templates, message):
     with pytest.raises(InvalidInputError, match=message):
         ZeroShotClassifier(client, labels, templates=templates)

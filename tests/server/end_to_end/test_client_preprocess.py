@@ -1,4 +1,4 @@
-"""Clients that decode, resize, crop and score by themselves, against the server's own way."""
+"""Clients that decode, resize, crop and score themselves, compared with the server."""
 
 import numpy as np
 import pytest
@@ -19,14 +19,14 @@ def local(make, url):
     return make(url, timeout_s=60, preprocess="client")
 
 
-def test_pixel_values_are_the_servers_bit_by_bit(server):
+def test_pixel_values_of_the_client_equal_those_of_the_server(server):
     settings = ProcessorSettings.from_json(parameters(server, "clip_pixel_embedding")["processor"])
     for name, encoded in varied_images().items():
         theirs = infer(server, "grpc", "image_preprocess", image=bytes_tensor([encoded]))["pixel_values"]
         np.testing.assert_array_equal(preprocess_image(encoded, 0, settings), theirs[0, 0], err_msg=name)
 
 
-def test_answers_are_those_of_the_server(local, client):
+def test_client_preprocessing_gives_the_answers_of_the_server(local, client):
     images = list(varied_images().values())
     np.testing.assert_allclose(local.embed_images(images), client.embed_images(images), atol=1e-5)
     for ours, theirs in zip(local.classify(images, LABELS), client.classify(images, LABELS), strict=True):
@@ -38,25 +38,25 @@ def test_answers_are_those_of_the_server(local, client):
     np.testing.assert_allclose(local.similarity(SAMPLE, LABELS), client.similarity(SAMPLE, LABELS), atol=1e-6)
 
 
-def test_the_server_is_spared_the_decoding_and_known_labels(local):
+def test_client_preprocessing_sends_no_images_and_no_known_labels(local):
     local.classify(SAMPLE, LABELS)
     before = settled_statistics(local)
     local.classify([SAMPLE, SAMPLE], [*LABELS[::-1], "a new label"])
     local.classify(SAMPLE, LABELS)
     after = settled_statistics(local)
-    asked = {name: after[name].requests - before[name].requests for name in after}
-    assert asked["vision_encoder"] == 2
-    assert asked["clip_text_embedding"] == 1  # for the new label
-    assert asked["image_preprocess"] == asked["clip_zero_shot"] == asked["similarity"] == 0
+    sent = {name: after[name].requests - before[name].requests for name in after}
+    assert sent["vision_encoder"] == 2
+    assert sent["clip_text_embedding"] == 1  # for the new label
+    assert sent["image_preprocess"] == sent["clip_zero_shot"] == sent["similarity"] == 0
 
 
-def test_cut_labels_are_named_each_time(local):
+def test_truncated_label_is_reported_on_each_call(local):
     for _ in range(2):
         with pytest.warns(TruncatedTextWarning, match="label 1 has"):
             local.classify(SAMPLE, ["short", "word " * 200])
 
 
-def test_many_labels_travel_in_parts(local, client):
+def test_many_labels_are_sent_in_several_requests(local, client):
     labels = [f"thing number {number}" for number in range(2500)]
     ours, theirs = local.classify(SAMPLE, labels), client.classify(SAMPLE, labels[:1000])
     assert len(ours) == 2500
@@ -64,6 +64,6 @@ def test_many_labels_travel_in_parts(local, client):
     assert sum(one["score"] for one in ours) == pytest.approx(1, abs=1e-4)
 
 
-def test_a_repository_without_the_settings_is_named():
+def test_repository_without_processor_settings_is_rejected():
     with pytest.raises(ModelNotReadyError, match="no parameter 'processor'.*preprocess='server'"):
         info.decode_vision({"logit_scale": "100"})

@@ -1,4 +1,4 @@
-"""One test body for all clients: with and without asyncio, over gRPC and HTTP, on the real server."""
+"""Every client, synchronous and asynchronous, over gRPC and HTTP, on the real server."""
 
 import asyncio
 import base64
@@ -32,9 +32,9 @@ BULK = ["classify_many", "embed_images_many", "embed_texts_many"]
 
 
 @pytest.mark.parametrize("name", CALLS + BULK)
-def test_the_twins_have_the_same_signatures(name):
+def test_client_and_async_client_have_the_same_signatures(name):
     ours, theirs = (inspect.signature(getattr(kind, name)) for kind in (Client, AsyncClient))
-    if name in BULK:  # these differ in what they take and give: AsyncIterable and AsyncIterator
+    if name in BULK:  # their types differ by AsyncIterable and AsyncIterator
         ours, theirs = (
             [(one.name, one.kind, one.default) for one in signature.parameters.values()]
             for signature in (ours, theirs)
@@ -44,7 +44,7 @@ def test_the_twins_have_the_same_signatures(name):
     assert inspect.iscoroutinefunction(getattr(AsyncClient, name)) == (name in CALLS)
 
 
-def test_the_twins_have_the_same_public_names():
+def test_client_and_async_client_have_the_same_public_names():
     public = [{name for name in dir(kind) if not name.startswith("_")} for kind in (Client, AsyncClient)]
     assert public[0] == public[1]
 
@@ -55,7 +55,7 @@ def test_all_clients_give_the_same_answers(client, server):
         np.testing.assert_array_equal(client.embed_texts(LABELS), reference.embed_texts(LABELS))
 
 
-def test_images_come_in_every_form(client):
+def test_every_form_of_an_image_is_accepted(client):
     image = Image.open(SAMPLE)
     forms = [SAMPLE, str(SAMPLE), SAMPLE.read_bytes(), image, np.asarray(image)]
     for form in forms:
@@ -64,7 +64,7 @@ def test_images_come_in_every_form(client):
     assert [one[0]["label"] for one in client.classify(forms, LABELS)] == ["a red circle"] * len(forms)
 
 
-def test_the_answer_has_the_pipelines_form(client):
+def test_predictions_have_the_form_of_the_pipeline(client):
     ranked = client.classify(SAMPLE, LABELS)
     assert [list(found) for found in ranked] == [["score", "label"]] * 3
     assert sum(found["score"] for found in ranked) == pytest.approx(1, abs=1e-6)
@@ -73,7 +73,7 @@ def test_the_answer_has_the_pipelines_form(client):
     assert {found["label"] for found in client.classify(SAMPLE)} == set(DEFAULT_LABELS)
 
 
-def test_similarity_is_the_cosine_of_the_embeddings(client):
+def test_similarity_equals_the_cosine_of_the_embeddings(client):
     images = [SAMPLE, varied_images()["photo.jpg"]]
     cosines = client.similarity(images, LABELS)
     np.testing.assert_allclose(cosines, client.embed_images(images) @ client.embed_texts(LABELS).T, atol=1e-6)
@@ -81,11 +81,11 @@ def test_similarity_is_the_cosine_of_the_embeddings(client):
     assert client.embed_images(SAMPLE).shape == client.embed_texts("a cat").shape == (512,)
 
 
-def test_health_is_told(client):
+def test_health_of_a_ready_server_is_ok(client):
     assert client.health().ok
 
 
-def test_cut_labels_and_texts_are_named(client):
+def test_truncated_labels_and_texts_are_reported(client):
     long = "word " * 200
     with pytest.warns(TruncatedTextWarning, match="label 1 has .* tokens and was cut at 77: 'word word"):
         client.classify(SAMPLE, ["a red circle", long])
@@ -93,7 +93,7 @@ def test_cut_labels_and_texts_are_named(client):
         client.embed_texts([long, "short"])
 
 
-def test_models_name_their_weights(client):
+def test_models_report_their_weights(client):
     models = {model.name: model for model in client.models()}
     assert set(models) == set(ENSEMBLES)
     weights = (DEMO_CHECKPOINT / "model.safetensors").read_bytes()
@@ -104,7 +104,7 @@ def test_models_name_their_weights(client):
         assert 1 < model.logit_scale <= 100
 
 
-def test_server_errors_name_index_model_and_endpoint(client, url, protocol):
+def test_server_error_names_index_model_and_endpoint(client, url, protocol):
     broken = encode(noise(300, 300), "JPEG")[:3000]
     with pytest.raises(InvalidInputError, match="image 1 cannot be decoded") as caught:
         client.classify([SAMPLE, broken], LABELS)
@@ -112,22 +112,22 @@ def test_server_errors_name_index_model_and_endpoint(client, url, protocol):
     assert caught.value.endpoint == f"{protocol}://{url}"
 
 
-def test_a_deadline_holds_and_the_client_works_on(client):
+def test_client_works_after_a_missed_deadline(client):
     images = [encode(noise(1500, 1500), "JPEG")] * 20
-    # the server, which is told of the deadline, may foresee that it cannot be met and say so before it passes
-    told = r"no answer within 0.05 s|deadline (passed|cannot be met): "
-    with pytest.raises((DeadlineExceededError, ServerUnavailableError), match=told):
+    # the server receives the deadline and may reject the request before it passes
+    message = r"no answer within 0.05 s|deadline (passed|cannot be met): "
+    with pytest.raises((DeadlineExceededError, ServerUnavailableError), match=message):
         client.embed_images(images, timeout_s=0.05)
     assert client.classify(SAMPLE, LABELS)[0]["label"] == "a red circle"
 
 
-def test_a_closed_port_is_an_unavailable_server(make):
+def test_closed_port_raises_server_unavailable(make):
     client = make("127.0.0.1:9", timeout_s=5)
     with pytest.raises(ServerUnavailableError, match="127.0.0.1:9"):
         client.classify(SAMPLE, LABELS)
 
 
-def test_a_closed_client_says_so(client):
+def test_call_after_close_raises_runtime_error(client):
     client.close()
     client.close()
     with pytest.raises(RuntimeError, match=r"used after close\(\); make a new"):
@@ -135,7 +135,7 @@ def test_a_closed_client_says_so(client):
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_many_tasks_share_one_async_client(server, protocol):
+def test_many_tasks_share_one_async_client_and_one_is_cancelled(server, protocol):
     images = list(varied_images().values())
     url = server.grpc_url if protocol == "grpc" else server.http_url
 
@@ -153,18 +153,18 @@ def test_many_tasks_share_one_async_client(server, protocol):
     np.testing.assert_allclose(np.stack(together), joined, atol=1e-5)
 
 
-def test_pictures_opened_from_memory_keep_their_turn(client):
+def test_image_opened_from_memory_keeps_its_exif_orientation(client):
     turned = varied_images()["exif_6.jpg"]
     opened = Image.open(io.BytesIO(turned))
     np.testing.assert_allclose(client.embed_images(opened), client.embed_images(turned), atol=1e-5)
 
 
-def test_paths_may_be_relative(client, monkeypatch):
+def test_relative_path_is_accepted(client, monkeypatch):
     monkeypatch.chdir(SAMPLE.parent)
     assert client.classify(Path("red_circle.jpg"), LABELS)[0]["label"] == "a red circle"
 
 
-def test_images_come_from_files_and_data_urls(client):
+def test_file_objects_and_data_urls_are_accepted(client):
     with SAMPLE.open("rb") as file:
         from_file = client.embed_images(file)
     data_url = "data:image/jpeg;base64," + base64.b64encode(SAMPLE.read_bytes()).decode()
@@ -172,7 +172,7 @@ def test_images_come_from_files_and_data_urls(client):
     np.testing.assert_array_equal(client.embed_images([data_url])[0], from_file)
 
 
-def test_statistics_count_what_the_models_did(client):
+def test_statistics_count_requests_rows_and_failures(client):
     before = settled_statistics(client)
     client.embed_images([SAMPLE, SAMPLE])
     with pytest.raises(InvalidInputError):

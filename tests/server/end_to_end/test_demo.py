@@ -1,9 +1,9 @@
-"""`make demo`'s last step, run as it stands."""
+"""The last step of `make demo`."""
 
 from tests.helpers.servers import ROOT, run_script
 
 
-def test_the_demo_names_every_sample_image(demo_repository):
+def test_demo_classifies_every_sample_image_correctly(demo_repository):
     done = run_script("demo/run.py", demo_repository)
     assert done.returncode == 0, done.stderr
     count = len(list((ROOT / "scripts" / "demo" / "images").iterdir())) - 1

@@ -1,4 +1,4 @@
-"""The examples of the front page run as they stand, against the real server."""
+"""Examples and links of the READMEs: the blocks of the front page run against the real server."""
 
 import contextlib
 import io
@@ -16,12 +16,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language):
-    """Those that call the server; tests/server/gateway runs those that call a gateway."""
+    """Return the blocks that call the server; tests/server/gateway runs those that call a gateway."""
     found = re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     return [block for block in found if ":8080" not in block]
 
 
-def pointed_at(server, block):
+def with_addresses_of(server, block):
     return block.replace("localhost:8001", server.grpc_url).replace("localhost:8000", server.http_url)
 
 
@@ -30,7 +30,7 @@ def test_python_examples_run(server, block, monkeypatch):
     monkeypatch.chdir(ROOT)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile(pointed_at(server, block), "README.md", "exec"), {})
+        exec(compile(with_addresses_of(server, block), "README.md", "exec"), {})
     assert "a red circle" in printed.getvalue()
 
 
@@ -38,7 +38,7 @@ def test_python_examples_run(server, block, monkeypatch):
 def test_shell_examples_run(server, block):
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
-        ["bash", "-ec", pointed_at(server, block)],
+        ["bash", "-ec", with_addresses_of(server, block)],
         cwd=ROOT,
         env=os.environ | {"PATH": path},
         capture_output=True,
@@ -49,7 +49,7 @@ def test_shell_examples_run(server, block):
     assert "the digit 7" in done.stdout or '"token_counts"' in done.stdout
 
 
-def test_there_are_examples():
+def test_readme_has_examples():
     assert len(blocks("python")) == 1
     assert len(blocks("sh")) == 2
 
@@ -57,12 +57,15 @@ def test_there_are_examples():
 @pytest.mark.parametrize(
     "page",
     [
-        ROOT / "README.md",
-        *ROOT.glob("*/README.md"),
-        *ROOT.glob("scripts/*/README.md"),
+        *ROOT.glob("*.md"),
+        *ROOT.glob("*/*.md"),
+        *ROOT.glob("*/*/README.md"),
+        *ROOT.glob("scripts/demo/checkpoint/README.md"),
         *ROOT.glob("client/src/*/*/README.md"),
+        *ROOT.glob("tests/system/*/README.md"),
     ],
+    ids=lambda page: str(page.relative_to(ROOT)),
 )
-def test_links_lead_somewhere(page):
+def test_relative_links_lead_to_existing_files(page):
     for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
         assert (page.parent / link).exists(), link
