@@ -24,7 +24,7 @@ from tritonclip import Client
 from tritonclip_server.benchmarks.bulk import rate_text, write_images
 from tritonclip_server.repository.prepare import main as prepare_weights
 from tritonclip_server.serving.launcher import EmbeddedTriton, ServerOptions
-from tritonclip_server.serving.metrics import inside
+from tritonclip_server.serving.metrics import total_in_flight
 
 LABELS = [f"a label with the number {number}" for number in range(10)]
 POLL_S = 0.02
@@ -132,7 +132,7 @@ def most_inside(server: EmbeddedTriton, run: Callable[[], None]) -> float:
 
     def watch() -> None:
         while not ended.wait(POLL_S):
-            seen.append(inside(server.work()))
+            seen.append(total_in_flight(server.progress()))
 
     watcher = threading.Thread(target=watch)
     watcher.start()

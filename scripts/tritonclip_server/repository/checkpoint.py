@@ -1,7 +1,7 @@
-"""Reads a CLIP checkpoint in Hugging Face format: finds its files, checks them, and takes them apart.
+"""Find, check and read a CLIP checkpoint in Hugging Face format.
 
-Everything here speaks transformers; nothing here knows Triton or the layout of a model repository. Loading
-the weights of a server is not done here: the models of the repository read their own version directory.
+This module does not know Triton or the layout of a model repository. The served models do not use it: they
+read their own version directory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 if TYPE_CHECKING:
-    import torch  # loaded where tensors are read: that a repository is up to date is known without
+    import torch  # imported when tensors are read; the check for an up-to-date repository needs none
 
 HUB_FILES = ["*.json", "merges.txt", "*.safetensors"]
 PICKLED_WEIGHTS = "pytorch_model.bin"
@@ -24,24 +24,24 @@ SUPPORTED_ACTIVATIONS = ("quick_gelu", "gelu", "gelu_pytorch_tanh", "gelu_new", 
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be served; the text is one line: which, what is wrong, the cure."""
+    """A checkpoint that cannot be served; the text is one line with its name, the reason and the fix."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint taken apart.
+    """The weights and settings of a checkpoint.
 
     Attributes:
-        source: The hub id or the directory, as the user gave it.
-        revision: The hub's commit, or "local".
-        sha256: Of the weights file; of the digests of all of them, in order of name, where there are several.
-        random: Whether the weights are random numbers.
-        vision: Settings of the vision tower, the pixel normalisation included.
+        source: Hub id or directory, as the user gave it.
+        revision: Commit on the hub, or "local".
+        sha256: Digest of the weights file. With several files, the digest of their digests in name order.
+        random: Whether the weights are random.
+        vision: Settings of the vision tower, including the pixel normalisation.
         text: Settings of the text tower.
-        processor: Resize and crop, in the form of the `image_preprocess` model.
-        logit_scale: The multiplier of the cosine.
-        tokenizer: The content of `tokenizer.json`.
-        tensors: All weights by transformers' names.
+        processor: Resize and crop settings in the format of the `image_preprocess` model.
+        logit_scale: Multiplier of the cosine.
+        tokenizer: Content of `tokenizer.json`.
+        tensors: All weights by the names of transformers.
     """
 
     source: str
@@ -56,14 +56,14 @@ class Checkpoint:
     tensors: dict[str, torch.Tensor] = field(repr=False)
 
     def tower(self, prefix: str, projection: str) -> dict[str, torch.Tensor]:
-        """The tensors of one tower and its projection, contiguous, as safetensors wants them."""
+        """Return the tensors of one tower and its projection, contiguous as safetensors requires."""
         names = [name for name in self.tensors if name.startswith(prefix) or name == projection]
         return {name: self.tensors[name].contiguous() for name in names}
 
 
 @dataclass(frozen=True)
 class CheckpointFiles:
-    """Where a checkpoint lies: its directory, its weights files and their digest."""
+    """The directory of a checkpoint, its weights files and their digest."""
 
     source: str
     revision: str
@@ -73,14 +73,14 @@ class CheckpointFiles:
 
 
 def locate(source: str, revision: str | None = None) -> CheckpointFiles:
-    """Finds a checkpoint's files, and downloads them where `source` is a hub id.
+    """Find a checkpoint's files, and download them if `source` is a hub id.
 
     Args:
         source: A directory, or a hub id such as "openai/clip-vit-base-patch32".
-        revision: Commit, branch or tag of the hub; its default branch where None.
+        revision: Commit, branch or tag on the hub; its default branch if None.
 
     Raises:
-        CheckpointError: No such directory or hub id, no network, or no weights in it.
+        CheckpointError: There is no such directory or hub id, no network, or it has no weights.
     """
     if Path(source).is_dir():
         directory, commit = Path(source), "local"
@@ -94,11 +94,11 @@ def locate(source: str, revision: str | None = None) -> CheckpointFiles:
 
 
 def read_checkpoint(files: CheckpointFiles) -> Checkpoint:
-    """Reads and checks a checkpoint.
+    """Read and check a checkpoint.
 
     Raises:
-        CheckpointError: Not CLIP, an incomplete or damaged set of weights, no tokenizer, or an unknown
-            setting.
+        CheckpointError: It is not CLIP, its weights are incomplete or damaged, it has no tokenizer, or a
+            setting is unknown.
     """
     config = _read_config(files)
     tensors = _read_tensors(files)
@@ -119,7 +119,7 @@ def read_checkpoint(files: CheckpointFiles) -> Checkpoint:
 
 
 def file_sha256(path: Path) -> str:
-    """The hexadecimal SHA-256 of a file's content."""
+    """Return the hexadecimal SHA-256 of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -132,11 +132,11 @@ def _download(source: str, revision: str | None, patterns: list[str]) -> Path:
 
     try:
         return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
-    except Exception as error:  # The hub's client raises its own, requests' and the system's errors.
+    except Exception as error:  # errors of the hub's client, of its HTTP library and of the system
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"'{source}' is no directory here, and the hub did not give it ({reason}); "
-            "check the name and the network, or name a local directory"
+            f"'{source}' is not a local directory, and the download from the hub failed ({reason}); "
+            "check the name and the network, or give a local directory"
         ) from error
 
 
@@ -151,7 +151,7 @@ def _weight_files(directory: Path, source: str) -> tuple[Path, ...]:
     absent = [path.name for path in paths if not path.is_file()]
     if absent or not paths:
         wanted = ", ".join(absent) or f"model.safetensors or {PICKLED_WEIGHTS}"
-        raise CheckpointError(f"'{source}' lacks its weights: no {wanted}")
+        raise CheckpointError(f"'{source}' has no weights: {wanted} is missing")
     return paths
 
 
@@ -177,11 +177,11 @@ def _read_config(files: CheckpointFiles) -> Any:
         if tower.hidden_act not in SUPPORTED_ACTIVATIONS:
             raise CheckpointError(
                 f"'{files.source}' uses the activation '{tower.hidden_act}'; "
-                f"known: {', '.join(SUPPORTED_ACTIVATIONS)}"
+                f"supported are {', '.join(SUPPORTED_ACTIVATIONS)}"
             )
     if config.vision_config.image_size % config.vision_config.patch_size:
         raise CheckpointError(
-            f"'{files.source}': image_size {config.vision_config.image_size} is no multiple of "
+            f"'{files.source}': image_size {config.vision_config.image_size} is not a multiple of "
             f"patch_size {config.vision_config.patch_size}"
         )
     return config
@@ -198,14 +198,14 @@ def _read_tensors(files: CheckpointFiles) -> dict[str, torch.Tensor]:
                 tensors |= load_file(path)
             else:
                 tensors |= torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:  # also of a file that holds code to be run
+        except pickle.UnpicklingError as error:  # also raised for a file that holds code
             raise CheckpointError(
-                f"'{files.source}': {path.name} holds other things than tensors, or is damaged; "
-                "take a checkpoint in safetensors format"
+                f"'{files.source}': {path.name} holds other objects than tensors, or is damaged; "
+                "use a checkpoint in safetensors format"
             ) from error
         except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
             raise CheckpointError(
-                f"'{files.source}': {path.name} is damaged or incomplete ({error}); fetch it again"
+                f"'{files.source}': {path.name} is damaged or incomplete ({error}); download it again"
             ) from error
     return {name: tensor for name, tensor in tensors.items() if not name.endswith("position_ids")}
 
@@ -225,7 +225,7 @@ def _check_tensors(source: str, config: Any, tensors: dict[str, torch.Tensor]) -
         if tensor.shape != tensors[name].shape:
             raise CheckpointError(
                 f"'{source}': {name} has shape {list(tensors[name].shape)}, "
-                f"config.json asks for {list(tensor.shape)}"
+                f"but config.json requires {list(tensor.shape)}"
             )
         if not tensors[name].isfinite().all():
             raise CheckpointError(f"'{source}': {name} holds values that are not finite numbers")
@@ -285,11 +285,11 @@ def _read_tokenizer(files: CheckpointFiles) -> str:
 
     if not any((files.directory / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         raise CheckpointError(
-            f"'{files.source}' has no tokenizer: neither tokenizer.json nor vocab.json and merges.txt"
+            f"'{files.source}' has no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt"
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(files.directory)
-    except Exception as error:  # transformers and tokenizers raise errors of many kinds on damaged files.
+    except Exception as error:  # transformers and tokenizers raise many types on damaged files
         raise CheckpointError(
             f"'{files.source}' has no readable tokenizer: {str(error).splitlines()[0]}"
         ) from error

@@ -1,21 +1,30 @@
-"""Prepares a Triton model repository: `prepare_weights.py CHECKPOINT --output REPOSITORY`."""
+"""The command `tritonclip-server prepare CHECKPOINT --output REPOSITORY`."""
 
 from __future__ import annotations
 
+import functools
 import sys
 import tempfile
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import click
 
-from tritonclip_server.repository.checkpoint import Checkpoint, CheckpointError, locate, read_checkpoint
+from tritonclip_server.repository.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    CheckpointFiles,
+    locate,
+    read_checkpoint,
+)
 from tritonclip_server.repository.random_checkpoint import ARCHITECTURES, write_random_checkpoint
 from tritonclip_server.repository.writer import (
     RepositoryError,
     check_parameters,
-    fingerprint,
-    holds,
+    has_version,
+    version_fingerprint,
     write_version,
 )
 
@@ -25,21 +34,64 @@ RANDOM_SEED = 0
 
 @dataclass(frozen=True)
 class Target:
-    """Where a version goes and what is changed in it.
+    """Destination of a version.
 
     Attributes:
         output: The model repository.
         version: Number of the version directory.
-        parameters: Changed parameters of `config.pbtxt`, by model.
-        labels: File of labels to encode at load.
-        force: Replace a version that holds another checkpoint.
+        force: Whether to replace a version that holds another checkpoint.
     """
 
     output: Path
-    version: int
-    parameters: dict[str, dict[str, str]]
-    labels: Path | None
-    force: bool
+    version: int = 1
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class CheckpointSettings:
+    """Options of a checkpoint that is prepared.
+
+    Attributes:
+        revision: Commit, branch or tag of a hub checkpoint; its default branch if None.
+        parameters: Changed parameters of `config.pbtxt`, by model.
+        labels: File of labels that `text_encoder` encodes when it loads.
+    """
+
+    revision: str | None = None
+    parameters: dict[str, dict[str, str]] = field(default_factory=dict)
+    labels: Path | None = None
+
+
+def checkpoint_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a checkpoint, which the command receives as `settings`."""
+
+    @click.option("--revision", help="Commit, branch or tag of a hub checkpoint.")
+    @click.option("--precision", type=click.Choice(PRECISIONS), help="Precision of both encoders.")
+    @click.option(
+        "--set",
+        "assignments",
+        multiple=True,
+        metavar="MODEL.NAME=VALUE",
+        help="Change a parameter of a model. May be repeated.",
+    )
+    @click.option(
+        "--labels",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        help="File of labels to encode when the models load, one per line.",
+    )
+    @functools.wraps(command)
+    def wrapper(
+        *,
+        revision: str | None,
+        precision: str | None,
+        assignments: tuple[str, ...],
+        labels: Path | None,
+        **values: Any,
+    ) -> Any:
+        parameters = _parameters(assignments, precision)
+        return command(**values, settings=CheckpointSettings(revision, parameters, labels))
+
+    return wrapper
 
 
 @click.command()
@@ -48,105 +100,133 @@ class Target:
     "--output", type=click.Path(path_type=Path), required=True, help="The model repository to write."
 )
 @click.option(
-    "--version", type=click.IntRange(min=1), default=1, show_default=True, help="Version directory."
-)
-@click.option("--revision", help="Commit, branch or tag of a hub checkpoint.")
-@click.option("--precision", type=click.Choice(PRECISIONS), help="Of both encoders' matrix products.")
-@click.option(
-    "--set", "settings", multiple=True, metavar="MODEL.NAME=VALUE", help="Change a model's parameter."
-)
-@click.option(
-    "--labels", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Labels to encode at load."
-)
-@click.option(
-    "--random", "architecture", type=click.Choice(list(ARCHITECTURES)), help="Random full-size weights."
-)
-@click.option(
-    "--keep-checkpoint", type=click.Path(path_type=Path), help="Also keep the random checkpoint here."
+    "--version", type=click.IntRange(min=1), default=1, show_default=True, help="Number of the version."
 )
 @click.option("--force", is_flag=True, help="Replace a version that holds another checkpoint.")
+@checkpoint_options
+@click.option(
+    "--random",
+    "architecture",
+    type=click.Choice(list(ARCHITECTURES)),
+    help="Use full-size random weights instead of a CHECKPOINT, for load tests.",
+)
+@click.option(
+    "--keep-checkpoint",
+    type=click.Path(path_type=Path),
+    help="With --random: also write the random checkpoint to this directory.",
+)
 def main(
     checkpoint: str | None,
     output: Path,
     version: int,
-    revision: str | None,
-    precision: str | None,
-    settings: tuple[str, ...],
-    labels: Path | None,
+    force: bool,
+    settings: CheckpointSettings,
     architecture: str | None,
     keep_checkpoint: Path | None,
-    force: bool,
 ) -> None:
-    """Prepares a model repository from CHECKPOINT, a hub id or a directory in Hugging Face format.
+    """Prepare a model repository from CHECKPOINT, a hub id or a directory in Hugging Face format.
 
-    A repository that is up to date already is left as it is. A version is replaced whole or not at all.
+    A repository that is up to date is not changed. A version is replaced as a whole or not at all.
     """
     if (checkpoint is None) == (architecture is None):
         raise click.UsageError("give either a CHECKPOINT or --random")
-    target = Target(output, version, _parameters(settings, precision), labels, force)
+    target = Target(output, version, force)
     try:
-        check_parameters(target.parameters)
+        check_parameters(settings.parameters)
         if architecture is not None:
-            _prepare_random(architecture, keep_checkpoint, target)
+            _prepare_random(architecture, keep_checkpoint, target, settings)
         else:
-            _prepare(str(checkpoint), revision, target)
+            prepare_version(locate(str(checkpoint), settings.revision), target, settings)
     except (CheckpointError, RepositoryError, OSError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
 
 
-def _prepare(source: str, revision: str | None, target: Target) -> None:
-    files = locate(source, revision)
-    made_of = fingerprint(f"{source} {files.revision} {files.sha256}", target.parameters, target.labels)
-    if not _is_up_to_date(target, made_of, source):
-        _write(read_checkpoint(files), target, made_of)
+def prepare_version(
+    files: CheckpointFiles,
+    target: Target,
+    settings: CheckpointSettings,
+    report: Callable[[str], None] = click.echo,
+) -> None:
+    """Write a version from a checkpoint, unless it is up to date.
+
+    Args:
+        files: The checkpoint.
+        target: Destination of the version.
+        settings: Options of the checkpoint.
+        report: Called with each line for the user.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be served.
+        RepositoryError: A parameter is unknown, or the version holds another checkpoint.
+    """
+    check_parameters(settings.parameters)
+    key = f"{files.source} {files.revision} {files.sha256}"
+    fingerprint = version_fingerprint(key, settings.parameters, settings.labels)
+    if not _is_up_to_date(target, fingerprint, files.source, report):
+        report(f"preparing {files.source} in {target.output}")
+        _write(read_checkpoint(files), target, settings, fingerprint, report)
 
 
-def _prepare_random(architecture: str, keep: Path | None, target: Target) -> None:
+def _prepare_random(
+    architecture: str, keep: Path | None, target: Target, settings: CheckpointSettings
+) -> None:
     source = f"random {architecture}"
-    made_of = fingerprint(f"{source} seed {RANDOM_SEED}", target.parameters, target.labels)
-    if (keep is None or keep.is_dir()) and _is_up_to_date(target, made_of, source):
+    key = f"{source} seed {RANDOM_SEED}"
+    fingerprint = version_fingerprint(key, settings.parameters, settings.labels)
+    if (keep is None or keep.is_dir()) and _is_up_to_date(target, fingerprint, source, click.echo):
         return
     with tempfile.TemporaryDirectory() as scratch:
         directory = keep or Path(scratch)
         write_random_checkpoint(architecture, directory, RANDOM_SEED)
-        content = read_checkpoint(locate(str(directory)))
-        _write(replace(content, source=source, revision=f"seed {RANDOM_SEED}", random=True), target, made_of)
+        checkpoint = replace(
+            read_checkpoint(locate(str(directory))),
+            source=source,
+            revision=f"seed {RANDOM_SEED}",
+            random=True,
+        )
+        _write(checkpoint, target, settings, fingerprint, click.echo)
 
 
-def _is_up_to_date(target: Target, made_of: str, source: str) -> bool:
-    if not holds(target.output, target.version, made_of):
+def _is_up_to_date(target: Target, fingerprint: str, source: str, report: Callable[[str], None]) -> bool:
+    if not has_version(target.output, target.version, fingerprint):
         return False
-    click.echo(f"{target.output} is up to date: version {target.version} holds {source}")
+    report(f"{target.output} is up to date: version {target.version} holds {source}")
     return True
 
 
-def _write(checkpoint: Checkpoint, target: Target, made_of: str) -> None:
+def _write(
+    checkpoint: Checkpoint,
+    target: Target,
+    settings: CheckpointSettings,
+    fingerprint: str,
+    report: Callable[[str], None],
+) -> None:
     write_version(
         checkpoint,
         target.output,
         target.version,
-        made_of=made_of,
-        parameters=target.parameters,
-        labels=target.labels,
+        fingerprint=fingerprint,
+        parameters=settings.parameters,
+        labels=settings.labels,
         force=target.force,
     )
     size = sum(tensor.numel() for tensor in checkpoint.tensors.values())
-    click.echo(
+    report(
         f"{target.output}: version {target.version} holds {checkpoint.source} "
         f"({size / 1e6:.1f} M parameters, sha256 {checkpoint.sha256[:12]})"
     )
 
 
-def _parameters(settings: tuple[str, ...], precision: str | None) -> dict[str, dict[str, str]]:
+def _parameters(assignments: tuple[str, ...], precision: str | None) -> dict[str, dict[str, str]]:
     parameters: dict[str, dict[str, str]] = {}
     if precision is not None:
         parameters = {model: {"precision": precision} for model in ("vision_encoder", "text_encoder")}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
         model, dot, key = name.partition(".")
         if not equals or not dot:
-            raise click.UsageError(f"--set {setting}: write it as MODEL.NAME=VALUE")
+            raise click.UsageError(f"--set {assignment}: expected MODEL.NAME=VALUE")
         parameters.setdefault(model, {})[key] = value
     return parameters
 

@@ -1,8 +1,8 @@
-"""Full-size CLIP checkpoints with random weights: right in every shape and cost, wrong in every answer.
+"""Full-size CLIP checkpoints with random weights: real shapes and costs, meaningless answers.
 
-They serve load tests and comparisons with transformers where no weights can be had. The tokenizer is the demo
-checkpoint's, whose vocabulary is smaller than CLIP's: the embedding table keeps CLIP's size, but a label
-comes to more tokens than with CLIP's own tokenizer.
+They are for load tests and comparisons with transformers when no weights are available. The tokenizer is that
+of the demo checkpoint, whose vocabulary is smaller than CLIP's. The embedding table keeps CLIP's size, but a
+label has more tokens than with CLIP's own tokenizer.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "text_config": {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12},
     },
 }
-"""How each differs from `CLIPConfig()`, which is ViT-B/32. Source: the configurations of openai/clip-*."""
+"""Differences from `CLIPConfig()`, which is ViT-B/32. Source: the configurations of openai/clip-*."""
 TRAINED_LOGIT_SCALE = 100.0
-"""What CLIP's training ends at: errors of an embedding show in the scores as they would for real."""
+"""Value at the end of CLIP's training, so errors of an embedding affect the scores as with real weights."""
 
 
 def write_random_checkpoint(architecture: str, directory: Path, seed: int = 0) -> None:
-    """Writes a checkpoint in Hugging Face format, float32, that transformers loads like any other.
+    """Write a float32 checkpoint in Hugging Face format that transformers loads like any other.
 
     Args:
         architecture: A key of `ARCHITECTURES`.
-        directory: Where to; made if need be.
-        seed: Of torch's generator.
+        directory: Output directory; created if it does not exist.
+        seed: Seed of torch's generator.
     """
-    import torch  # these two take seconds, and most users have weights
+    import torch  # imports of seconds, which most users do not need
     from transformers import CLIPConfig, CLIPModel
 
     tokenizer_config = json.loads((DEMO_CHECKPOINT / "config.json").read_text(encoding="utf-8"))[

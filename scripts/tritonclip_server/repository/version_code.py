@@ -16,7 +16,7 @@ PREFIX = "clip_"
 
 
 class VersionFinder(MetaPathFinder):
-    """Finds the modules `clip_*` in version folders, and no other module.
+    """Importer of the modules `clip_*` in version folders, and of no other module.
 
     Triton's stub appends the whole version folder to `sys.path`, where a module could hide one of Python's.
 
@@ -39,14 +39,14 @@ class VersionFinder(MetaPathFinder):
 def import_from_versions(name: str, *folders: Path) -> ModuleType:
     """Import `name`, and the modules that it imports, from version folders.
 
-    Modules that are imported already are taken as they are, so a process can use one version of each model.
+    Modules that are already imported are not replaced, so a process can use one version of each model.
     """
     sys.meta_path.append(VersionFinder(folders))
     return import_module(name)
 
 
 def load_model_class(version: Path) -> Any:
-    """Import the `TritonPythonModel` of a version folder, with a stand-in for Triton's utilities in place."""
+    """Import the `TritonPythonModel` of a version folder, which needs a substitute for Triton's utilities."""
     spec = spec_from_file_location(f"{version.parent.name}_model", version / "model.py")
     if spec is None or spec.loader is None:
         raise ImportError(f"cannot import {version / 'model.py'}")

@@ -1,6 +1,7 @@
-"""Which versions a model repository has, has loaded and serves, as its files say; and how to change that.
+"""Read and change the versions that a model repository loads and serves.
 
-The files are what a server reads when it starts, so it serves after a restart what it served before.
+They are stored in the files that a server reads when it starts. So a restarted server serves the same version
+as before.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from tritonclip_server.repository.configs import (
 from tritonclip_server.repository.writer import RepositoryError
 
 LEAD = "clip_zero_shot"
-"""The ensemble that is switched last: it says what is served."""
+"""The ensemble that is switched last; its version counts as the served one."""
 PREVIOUS = "served-before"
-"""A file of the repository's root, with the version that was served before this one."""
+"""File in the repository's root with the number of the previously served version."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,10 @@ class Versions:
     """The versions of a repository.
 
     Attributes:
-        present: Those that lie in it.
-        loaded: Those that the Python models load.
-        served: The one that the ensembles answer with.
-        previous: The one that was served before; None where there was none, or it is gone.
+        present: Versions that have files.
+        loaded: Versions that the Python models load.
+        served: Version that the ensembles use.
+        previous: Version that was served before; None if there was none, or its files were removed.
     """
 
     present: tuple[int, ...]
@@ -47,21 +48,21 @@ class Versions:
 
 
 def versions_of(repository: Path, *, interrupted: bool = False) -> Versions:
-    """Reads the versions of a repository.
+    """Return the versions of a repository.
 
     Args:
-        repository: As `prepare_weights.py` writes it.
-        interrupted: Whether the ensembles may serve different versions, since they are switched next.
+        repository: A repository that `tritonclip-server prepare` wrote.
+        interrupted: Whether the ensembles may serve different versions, because all are switched next.
 
     Raises:
-        RepositoryError: It is none, is one of an older kind, or a switch was interrupted.
+        RepositoryError: It is not a repository, an older release wrote it, or a switch was interrupted.
     """
-    served = {model: _one(repository, model) for model in ENSEMBLES}
+    served = {model: _listed(repository, model)[0] for model in ENSEMBLES}
     if len(set(served.values())) > 1 and not interrupted:
         listing = ", ".join(f"{model} {version}" for model, version in served.items())
         raise RepositoryError(
-            f"{repository}: a switch was interrupted, the ensembles serve different versions ({listing}); "
-            f"end it with rollout.py rollback --to VERSION"
+            f"{repository}: a switch was interrupted and the ensembles serve different versions ({listing}); "
+            "complete it with `tritonclip-server rollout rollback --to VERSION`"
         )
     present = _present(repository)
     previous = _previous(repository)
@@ -74,46 +75,50 @@ def versions_of(repository: Path, *, interrupted: bool = False) -> Versions:
 
 
 def set_loaded(repository: Path, versions: Sequence[int]) -> None:
-    """Has the Python models load these versions, once Triton reads their configuration anew."""
+    """Set the versions that the Python models load when Triton next reads their configuration."""
     for model in PYTHON_MODELS:
         path = repository / model / CONFIG
         _replace(path, with_versions(path.read_text(encoding="utf-8"), sorted(versions)))
 
 
 def set_served(repository: Path, model: str, version: int) -> None:
-    """Has one ensemble serve a version, once Triton reads its configuration anew."""
+    """Set the version that an ensemble serves when Triton next reads its configuration."""
     content = (repository / model / str(version) / CONFIG).read_text(encoding="utf-8")
     _replace(repository / model / CONFIG, content)
 
 
-def note_previous(repository: Path, version: int) -> None:
-    """Notes which version was served before the present one."""
+def set_previous(repository: Path, version: int) -> None:
+    """Store the number of the previously served version."""
     _replace(repository / PREVIOUS, f"{version}\n")
 
 
 def remove_version(repository: Path, version: int) -> None:
-    """Removes a version's files."""
+    """Remove the files of a version."""
     for model in MODELS:
         shutil.rmtree(repository / model / str(version), ignore_errors=True)
 
 
 @contextmanager
-def locked(repository: Path) -> Iterator[None]:
-    """Keeps other rollouts out of a repository meanwhile.
+def locked(repository: Path, *, wait: bool = False) -> Iterator[None]:
+    """Lock a repository against other rollouts and preparations.
+
+    Args:
+        repository: A directory.
+        wait: Whether to wait for the lock.
 
     Raises:
-        RepositoryError: One is under way, or there is no such directory.
+        RepositoryError: The repository is locked, or there is no such directory.
     """
     try:
         descriptor = os.open(repository, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise RepositoryError(f"{repository} is no model repository: {error.strerror}") from error
+        raise RepositoryError(f"{repository} is not a model repository: {error.strerror}") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
     except BlockingIOError as error:
         raise RepositoryError(
-            f"{repository}: another rollout is under way; wait until it has ended"
+            f"{repository}: another rollout is in progress; try again when it has finished"
         ) from error
     finally:
         os.close(descriptor)
@@ -129,16 +134,12 @@ def _listed(repository: Path, model: str) -> list[int]:
     try:
         versions = read_versions(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise RepositoryError(f"{repository} is no model repository: {path}: {error.strerror}") from error
+        raise RepositoryError(f"{repository} is not a model repository: {path}: {error.strerror}") from error
     if not versions:
         raise RepositoryError(
-            f"{path} names no versions; prepare the repository anew with prepare_weights.py"
+            f"{path} names no versions; write the repository again with `tritonclip-server prepare`"
         )
     return versions
-
-
-def _one(repository: Path, model: str) -> int:
-    return _listed(repository, model)[0]
 
 
 def _previous(repository: Path) -> int | None:
@@ -149,7 +150,7 @@ def _previous(repository: Path) -> int | None:
 
 
 def _replace(path: Path, content: str) -> None:
-    """Writes a file whole or not at all."""
+    """Replace a file in one step."""
     fresh = path.with_name(f".{path.name}.new")
     fresh.write_text(content, encoding="utf-8")
     fresh.replace(path)

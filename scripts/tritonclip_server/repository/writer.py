@@ -1,8 +1,8 @@
-"""Writes a checkpoint into a Triton model repository, as one version of its models.
+"""Write a checkpoint into a Triton model repository, as one version of its models.
 
-A version is put together in a staging directory inside the output and then renamed into place, so that a
-broken or half-written version is never left behind. The code and the configurations come from
-`model_repository/`; the weights and settings from a `Checkpoint`.
+A version is assembled in a staging directory inside the output and then renamed into place, so an incomplete
+version is never left behind. The code and the configurations come from `model_repository/`. The weights and
+settings come from a `Checkpoint`.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from tritonclip_server.repository.configs import (
 )
 
 COMMON = "clip_common"
-"""The package that every Python model takes from `model_repository/`."""
+"""Package in `model_repository/` that is copied into every version of a Python model."""
 LEAST_INSTANCES_FOR_PRIORITIES = 4
-"""With fewer, Triton's batcher stalls for 500 ms now and then (`scripts/BENCHMARKS.md`)."""
+"""With fewer instances, Triton's batcher sometimes stalls for 500 ms (`scripts/BENCHMARKS.md`)."""
 WRITERS = ("checkpoint.py", "configs.py", "writer.py")
-"""Of this folder: they decide what is written beside the code, settings, identity, manifests."""
+"""Modules of this folder that determine the content of a version, in addition to `model_repository/`."""
 MANIFEST = "manifest.json"
 _BYTECODE = shutil.ignore_patterns("__pycache__")
 PRELOADED_LABELS = "preload_labels.txt"
@@ -44,19 +44,19 @@ STAGING_PREFIX = ".staging-"
 
 
 class RepositoryError(ValueError):
-    """A repository that cannot be written as asked; the text says why and what to do."""
+    """A repository that cannot be read or written as requested; the text gives the reason and the fix."""
 
 
 def check_parameters(parameters: Mapping[str, Mapping[str, str]]) -> None:
-    """Refuses changes of parameters that no `config.pbtxt` has, and sizes that are none.
+    """Check that changed parameters exist, and that sizes are positive whole numbers.
 
     Raises:
-        RepositoryError: Names the model or the parameter, and those there are.
+        RepositoryError: A model, a parameter or a value is wrong; the text lists the known names.
     """
     for model, changes in parameters.items():
         if model not in PYTHON_MODELS:
             raise RepositoryError(
-                f"there is no model '{model}' with parameters; those are {', '.join(PYTHON_MODELS)}"
+                f"no model '{model}' with parameters; the models are {', '.join(PYTHON_MODELS)}"
             )
         known = source_configuration(model).parameters
         for name, value in changes.items():
@@ -68,17 +68,19 @@ def check_parameters(parameters: Mapping[str, Mapping[str, str]]) -> None:
         if "priority_levels" in changes and int(changes.get("instances", 1)) < LEAST_INSTANCES_FOR_PRIORITIES:
             raise RepositoryError(
                 f"{model}.priority_levels needs {model}.instances={LEAST_INSTANCES_FOR_PRIORITIES} or more: "
-                "with fewer, Triton's batcher stalls for half a second now and then"
+                "with fewer, Triton's batcher sometimes stalls for half a second"
             )
 
 
-def fingerprint(checkpoint_key: str, parameters: Mapping[str, Mapping[str, str]], labels: Path | None) -> str:
-    """Identifies everything that a version is made of, without reading a weight.
+def version_fingerprint(
+    checkpoint_key: str, parameters: Mapping[str, Mapping[str, str]], labels: Path | None
+) -> str:
+    """Return a digest of everything that determines the content of a version, without reading weights.
 
     Args:
-        checkpoint_key: Identifies the weights: a digest, or the recipe of random ones.
+        checkpoint_key: Identity of the weights: a digest, or the recipe of random weights.
         parameters: Changed parameters by model.
-        labels: File of labels to encode at load.
+        labels: File of labels that `text_encoder` encodes when it loads.
     """
     files = sorted(path for path in MODEL_REPOSITORY.rglob("*") if path.suffix in (".py", ".pbtxt"))
     parts = [checkpoint_key, json.dumps(parameters, sort_keys=True), file_sha256(labels) if labels else ""]
@@ -87,9 +89,9 @@ def fingerprint(checkpoint_key: str, parameters: Mapping[str, Mapping[str, str]]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def holds(output: Path, version: int, wanted: str) -> bool:
-    """Whether every model of `output` has this version, made of what `wanted` identifies, all files whole."""
-    return all(_is_whole(output / model / str(version), wanted) for model in MODELS)
+def has_version(output: Path, version: int, fingerprint: str) -> bool:
+    """Return whether every model of a repository has this version with this fingerprint, and all files."""
+    return all(_is_complete(output / model / str(version), fingerprint) for model in MODELS)
 
 
 def write_version(
@@ -97,46 +99,46 @@ def write_version(
     output: Path,
     version: int,
     *,
-    made_of: str,
+    fingerprint: str,
     parameters: Mapping[str, Mapping[str, str]],
     labels: Path | None,
     force: bool,
 ) -> None:
-    """Writes or replaces one version of all models.
+    """Write or replace one version of all models.
 
     Args:
         checkpoint: The weights and settings.
-        output: The model repository; made where it does not exist.
-        version: The version directory's number.
-        made_of: The `fingerprint` to note in the manifests.
-        parameters: Parameters and `SIZES` of `config.pbtxt` to change, by model.
-        labels: File of labels that `text_encoder` encodes at load, one a line.
-        force: Replace a version that holds another checkpoint.
+        output: The model repository; created if it does not exist.
+        version: Number of the version directory.
+        fingerprint: The `version_fingerprint` for the manifests.
+        parameters: Changed parameters and `SIZES` of `config.pbtxt`, by model.
+        labels: File of labels that `text_encoder` encodes when it loads, one per line.
+        force: Whether to replace a version that holds another checkpoint.
 
     Raises:
         RepositoryError: The version holds another checkpoint and `force` is not set.
     """
     if not force:
-        _refuse_other_checkpoint(checkpoint, output, version)
+        _check_same_checkpoint(checkpoint, output, version)
     with _staging(output) as staging:
-        _stage(staging, checkpoint, version, made_of, parameters, labels)
+        _stage(staging, checkpoint, version, fingerprint, parameters, labels)
         _install(staging, output, version)
     _compile(output, version)
 
 
-def add_version(checkpoint: Checkpoint, output: Path, version: int, *, made_of: str, served: int) -> None:
-    """Writes a version beside the served one, for Triton to load both; the ensembles stay as they are.
+def add_version(checkpoint: Checkpoint, output: Path, version: int, *, fingerprint: str, served: int) -> None:
+    """Write a version next to the served one, so that Triton loads both. The ensembles do not change.
 
     Args:
         checkpoint: The weights and settings.
         output: A model repository.
-        version: A number that it does not have.
-        made_of: The `fingerprint` to note in the manifests.
-        served: The version that is served. Its settings of the Python models are those of both.
+        version: A number that is not in use.
+        fingerprint: The `version_fingerprint` for the manifests.
+        served: The served version. The new one takes over its settings of the Python models.
     """
     with _staging(output) as staging:
         labels = output / "text_encoder" / str(served) / PRELOADED_LABELS
-        _stage(staging, checkpoint, version, made_of, {}, labels if labels.exists() else None)
+        _stage(staging, checkpoint, version, fingerprint, {}, labels if labels.exists() else None)
         for model in PYTHON_MODELS:
             present = (output / model / CONFIG).read_text(encoding="utf-8")
             (staging / model / CONFIG).write_text(with_versions(present, [served, version]), encoding="utf-8")
@@ -150,7 +152,7 @@ def _stage(
     staging: Path,
     checkpoint: Checkpoint,
     version: int,
-    made_of: str,
+    fingerprint: str,
     parameters: Mapping[str, Mapping[str, str]],
     labels: Path | None,
 ) -> None:
@@ -159,22 +161,23 @@ def _stage(
     if labels is not None:
         shutil.copyfile(labels, staging / "text_encoder" / str(version) / PRELOADED_LABELS)
     for model in MODELS:
-        _write_manifest(staging / model / str(version), checkpoint, made_of)
+        _write_manifest(staging / model / str(version), checkpoint, fingerprint)
 
 
 def _compile(output: Path, version: int) -> None:
-    """Writes the bytecode now: Python would at the load, and Triton take that for a change of the version."""
+    """Write the bytecode now. Python would write it at load, which Triton takes for a changed version."""
     for model in PYTHON_MODELS:
         compileall.compile_dir(output / model / str(version), quiet=1)
 
 
-def _refuse_other_checkpoint(checkpoint: Checkpoint, output: Path, version: int) -> None:
+def _check_same_checkpoint(checkpoint: Checkpoint, output: Path, version: int) -> None:
     for model in MODELS:
         present = _read_manifest(output / model / str(version))
         if present and present["checkpoint"]["sha256"] != checkpoint.sha256:
             raise RepositoryError(
                 f"version {version} of {model} in {output} holds {present['checkpoint']['source']}; "
-                "choose another --version, or replace it with --force"
+                "choose another repository or --version, or replace this version with "
+                "`tritonclip-server prepare --force`"
             )
 
 
@@ -205,8 +208,8 @@ def _stage_model(
         config = python_configuration(model, parameters, [version])
     else:
         config = ensemble_configuration(model, checkpoint, version)
-        (directory / CONFIG).write_text(config, encoding="utf-8")  # to come back to
-    PARTS.get(model, lambda *_: None)(checkpoint, directory)
+        (directory / CONFIG).write_text(config, encoding="utf-8")  # for a rollback
+    PART_WRITERS.get(model, lambda *_: None)(checkpoint, directory)
     (target / CONFIG).write_text(config, encoding="utf-8")
 
 
@@ -224,10 +227,10 @@ def _text_part(checkpoint: Checkpoint, directory: Path) -> None:
 
 
 def _save_tower(tensors: dict[str, Any], path: Path) -> None:
-    from safetensors.torch import save_file  # and with it torch, which an up-to-date repository needs not
+    from safetensors.torch import save_file  # imports torch, which an up-to-date repository does not need
 
     save_file(tensors, path)
-    path.chmod(0o644)  # safetensors lets nobody else read it, and a container's user is another one
+    path.chmod(0o644)  # safetensors denies access to other users, and a container runs as one
 
 
 def _preprocess_part(checkpoint: Checkpoint, directory: Path) -> None:
@@ -238,27 +241,27 @@ def _similarity_part(checkpoint: Checkpoint, directory: Path) -> None:
     _write_json(directory / "similarity.json", {"logit_scale": checkpoint.logit_scale})
 
 
-PARTS: dict[str, Callable[[Checkpoint, Path], None]] = {
+PART_WRITERS: dict[str, Callable[[Checkpoint, Path], None]] = {
     "vision_encoder": _vision_part,
     "text_encoder": _text_part,
     "image_preprocess": _preprocess_part,
     "similarity": _similarity_part,
 }
-"""What each model needs of a checkpoint."""
+"""Writer of each model's part of a checkpoint."""
 
 
-def _write_manifest(directory: Path, checkpoint: Checkpoint, made_of: str) -> None:
+def _write_manifest(directory: Path, checkpoint: Checkpoint, fingerprint: str) -> None:
     identity = {name: getattr(checkpoint, name) for name in ("source", "revision", "sha256", "random")}
     files = {
         str(path.relative_to(directory)): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
         for path in sorted(directory.rglob("*"))
         if path.is_file()
     }
-    _write_json(directory / MANIFEST, {"made_of": made_of, "checkpoint": identity, "files": files})
+    _write_json(directory / MANIFEST, {"fingerprint": fingerprint, "checkpoint": identity, "files": files})
 
 
 def source_of(output: Path, version: int) -> str:
-    """The checkpoint of a version, as its manifest names it."""
+    """Return the checkpoint that the manifest of a version names."""
     manifest = _read_manifest(output / ENSEMBLES[0] / str(version))
     return str(manifest["checkpoint"]["source"]) if manifest else "unknown"
 
@@ -271,9 +274,9 @@ def _read_manifest(directory: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def _is_whole(directory: Path, wanted: str) -> bool:
+def _is_complete(directory: Path, fingerprint: str) -> bool:
     manifest = _read_manifest(directory)
-    if manifest is None or manifest.get("made_of") != wanted:
+    if manifest is None or manifest.get("fingerprint") != fingerprint:
         return False
     return all(
         (directory / name).is_file() and (directory / name).stat().st_size == facts["bytes"]
@@ -286,7 +289,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _install(staging: Path, output: Path, version: int) -> None:
-    """Renames the staged models into place; undoes what it did where one rename fails."""
+    """Rename the staged models into place, and undo all renames if one fails."""
     done: list[tuple[Path, Path]] = []
     try:
         for model in MODELS:

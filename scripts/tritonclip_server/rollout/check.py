@@ -1,4 +1,4 @@
-"""Whether a loaded version answers as transformers does with its checkpoint, before any caller sees it."""
+"""Compare a loaded version with transformers on the same checkpoint, before it serves any caller."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from tritonclient.utils import np_to_triton_dtype
 
 from tritonclip_server.paths import DEMO_IMAGES
 
-LEAST_COSINE = 0.999
-"""Of an embedding to that of transformers in float32; bfloat16 and float16 stay above 0.9999."""
-LARGEST_SCORE_ERROR = 0.02
-"""bfloat16 stays below 0.015 (README.md, Measured)."""
+MIN_COSINE = 0.999
+"""Smallest accepted cosine of an embedding to that of transformers in float32.
+
+bfloat16 and float16 stay above 0.9999.
+"""
+MAX_SCORE_ERROR = 0.02
+"""Largest accepted error of a score; bfloat16 stays below 0.015 (README.md, Measured)."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What is said of some images and labels.
+    """Embeddings and scores of some images and labels.
 
     Attributes:
         image_embeds: float32 [n, dim], unit L2 norm.
@@ -38,12 +41,12 @@ class Answers:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far a version's answers are off the reference.
+    """Difference of a version's answers from the reference.
 
     Attributes:
-        image_cosine: The least cosine of an image embedding to its reference.
-        text_cosine: The same of a text embedding.
-        score: The largest difference of a score.
+        image_cosine: Smallest cosine of an image embedding to its reference.
+        text_cosine: Smallest cosine of a text embedding to its reference.
+        score: Largest error of a score.
     """
 
     image_cosine: float
@@ -51,19 +54,19 @@ class Difference:
     score: float
 
     @property
-    def small(self) -> bool:
+    def is_small(self) -> bool:
         """Whether the version may be served."""
-        return min(self.image_cosine, self.text_cosine) >= LEAST_COSINE and self.score <= LARGEST_SCORE_ERROR
+        return min(self.image_cosine, self.text_cosine) >= MIN_COSINE and self.score <= MAX_SCORE_ERROR
 
     def __str__(self) -> str:
         return (
-            f"least cosine {self.image_cosine:.7f} (images) and {self.text_cosine:.7f} (labels), largest "
-            f"error of a score {self.score:.7f}; the limits are {LEAST_COSINE} and {LARGEST_SCORE_ERROR}"
+            f"smallest cosine {self.image_cosine:.7f} (images) and {self.text_cosine:.7f} (labels), largest "
+            f"error of a score {self.score:.7f}; the limits are {MIN_COSINE} and {MAX_SCORE_ERROR}"
         )
 
 
 def samples(images: Sequence[Path]) -> tuple[list[bytes], list[str]]:
-    """The images to ask for, the demo's where none are given, and the labels."""
+    """Return the given images, or those of the demo, and the demo's labels."""
     paths = images or sorted(path for path in DEMO_IMAGES.iterdir() if path.suffix != ".json")
     labels: list[str] = json.loads((DEMO_IMAGES / "labels.json").read_text(encoding="utf-8"))[
         "candidate_labels"
@@ -72,48 +75,36 @@ def samples(images: Sequence[Path]) -> tuple[list[bytes], list[str]]:
 
 
 def reference(checkpoint: Path, images: Sequence[bytes], labels: Sequence[str]) -> Answers:
-    """What transformers answers in float32, with the processor and tokenizer of the checkpoint.
+    """Return the answers of transformers in float32, with the checkpoint's processor and tokenizer.
 
     Args:
         checkpoint: A directory in Hugging Face format.
-        images: Encoded files.
-        labels: Sent as they are.
+        images: Encoded image files.
+        labels: Labels, without a template.
     """
-    import torch
+    # This module imports torch and transformers, which takes seconds.
     from PIL import Image
-    from transformers import AutoTokenizer, CLIPModel
     from transformers.image_utils import load_image
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    model = CLIPModel.from_pretrained(checkpoint, dtype=torch.float32).eval()
-    processor = CLIPImageProcessorPil.from_pretrained(checkpoint)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    length = model.config.text_config.max_position_embeddings
-    tokens = tokenizer(list(labels), padding=True, truncation=True, max_length=length, return_tensors="pt")
-    pictures = [load_image(Image.open(io.BytesIO(one))) for one in images]
-    pixels = processor(images=pictures, return_tensors="pt")["pixel_values"]
-    with torch.inference_mode():
-        found = model(pixel_values=pixels, **tokens)
-    return Answers(
-        found.image_embeds.numpy(),
-        found.text_embeds.numpy(),
-        found.logits_per_image.softmax(dim=-1).numpy(),
-    )
+    from tritonclip_server.repository.reference import Reference
+
+    transformers = Reference(checkpoint, pillow=True)
+    pixels = transformers.pixel_values([load_image(Image.open(io.BytesIO(one))) for one in images])
+    found = transformers.forward(pixels, labels)
+    return Answers(found.image_embeds, found.text_embeds, found.scores)
 
 
 def served(client: Any, version: int, images: Sequence[bytes], labels: Sequence[str]) -> Answers:
-    """A version's answers, asked of each model in turn, since no ensemble serves it yet.
+    """Return a version's answers. Each model is called by itself, because no ensemble serves it yet.
 
     Args:
         client: `tritonclient.http.InferenceServerClient`.
-        version: Loaded by all Python models.
-        images: Encoded files.
-        labels: Texts.
+        version: A version that all Python models have loaded.
+        images: Encoded image files.
+        labels: Labels, without a template.
     """
 
-    def ask(model: str, output: str, **tensors: np.ndarray) -> np.ndarray:
+    def infer(model: str, output: str, **tensors: np.ndarray) -> np.ndarray:
         inputs = []
         for name, tensor in tensors.items():
             inputs.append(
@@ -124,17 +115,17 @@ def served(client: Any, version: int, images: Sequence[bytes], labels: Sequence[
         result = client.infer(model, inputs, model_version=str(version), outputs=wanted)
         return np.asarray(result.as_numpy(output))
 
-    text_embeds = ask(
+    text_embeds = infer(
         "text_encoder", "text_embeds", text=np.array([[one.encode() for one in labels]], object)
     )
-    pixels = ask("image_preprocess", "pixel_values", image=np.array([list(images)], object))
-    image_embeds = ask("vision_encoder", "image_embeds", pixel_values=pixels)
-    scores = ask("similarity", "scores", image_embeds=image_embeds, text_embeds=text_embeds)
+    pixels = infer("image_preprocess", "pixel_values", image=np.array([list(images)], object))
+    image_embeds = infer("vision_encoder", "image_embeds", pixel_values=pixels)
+    scores = infer("similarity", "scores", image_embeds=image_embeds, text_embeds=text_embeds)
     return Answers(image_embeds[0], text_embeds[0], scores[0])
 
 
 def compare(answers: Answers, expected: Answers) -> Difference:
-    """How far answers are off those expected; infinitely where a shape differs or a number is not finite."""
+    """Return the difference of two answers; infinite if a shape differs or a number is not finite."""
     parts = [
         (getattr(answers, name), getattr(expected, name))
         for name in ("image_embeds", "text_embeds", "scores")

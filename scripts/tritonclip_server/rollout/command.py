@@ -1,9 +1,9 @@
-"""Upgrades a running server without a lost request: `rollout.py deploy REPOSITORY CHECKPOINT`, and back.
+"""The command `tritonclip-server rollout`: change the checkpoint of a running server, and change it back.
 
-A new version is written beside the served one, loaded, and compared with transformers on the same checkpoint.
-Then the ensembles are switched to it one by one, each in one step; requests that are inside end with the
-version that they began with. The old version stays loaded, so that `rollout.py rollback REPOSITORY` takes no
-time. The server must run with `--model-control explicit`, and this program where it can write the repository.
+A new version is written next to the served one, loaded, and compared with transformers on its checkpoint.
+Then the ensembles are switched to it one by one, each in one step. Requests in flight finish with the version
+that they started with. The old version stays loaded, so a rollback is immediate. The server must run with
+`--model-control explicit`, and this program must be able to write to the repository.
 """
 
 from __future__ import annotations
@@ -23,28 +23,40 @@ from tritonclip_server.repository.versions import (
     LEAD,
     Versions,
     locked,
-    note_previous,
     remove_version,
     set_loaded,
+    set_previous,
     set_served,
     versions_of,
 )
-from tritonclip_server.repository.writer import RepositoryError, add_version, fingerprint, source_of
+from tritonclip_server.repository.writer import RepositoryError, add_version, source_of, version_fingerprint
 from tritonclip_server.rollout.check import compare, reference, samples, served
 from tritonclip_server.rollout.control import RolloutError, ServerControl
 from tritonclip_server.serving.launcher import ADMIN_KEY_VARIABLE
 
 
-def _server(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options of the server, which the command gets as `control`, and tells errors in a line."""
+def _server_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of the server, which the command receives as `control`.
+
+    Errors of the command are printed in one line.
+    """
     guard = nullcontext if command.__name__ == "status" else locked
 
-    @click.option("--url", default="localhost:8000", show_default=True, help="The server's HTTP address.")
-    @click.option("--metrics-url", default="localhost:8002", show_default=True, help="Of its metrics.")
-    @click.option("--admin-key", envvar=ADMIN_KEY_VARIABLE, required=True, help=f"Or {ADMIN_KEY_VARIABLE}.")
-    @click.option("--timeout", default=600.0, show_default=True, help="Seconds that a load may take.")
+    @click.option("--url", default="localhost:8000", show_default=True, help="HTTP address of the server.")
+    @click.option(
+        "--metrics-url", default="localhost:8002", show_default=True, help="Address of the server's metrics."
+    )
+    @click.option(
+        "--admin-key",
+        envvar=ADMIN_KEY_VARIABLE,
+        required=True,
+        help=f"Admin key of the server. [env: {ADMIN_KEY_VARIABLE}]",
+    )
+    @click.option(
+        "--timeout", default=600.0, show_default=True, help="Seconds that loading a model may take."
+    )
     @wraps(command)
-    def gathered(*, url: str, metrics_url: str, admin_key: str, timeout: float, **values: Any) -> None:
+    def wrapper(*, url: str, metrics_url: str, admin_key: str, timeout: float, **values: Any) -> None:
         try:
             with (
                 guard(values["repository"]),
@@ -55,18 +67,18 @@ def _server(command: Callable[..., Any]) -> Callable[..., Any]:
             click.echo(f"error: {error}", err=True)
             sys.exit(1)
 
-    return gathered
+    return wrapper
 
 
 repository_argument = click.argument("repository", type=click.Path(path_type=Path))
 drain_option = click.option(
-    "--drain-timeout", default=60.0, show_default=True, help="Seconds to wait for requests inside."
+    "--drain-timeout", default=60.0, show_default=True, help="Seconds to wait for requests in flight."
 )
 
 
 @click.group()
 def main() -> None:
-    """Changes the checkpoint of a running server, without a lost request, and back."""
+    """Change the checkpoint of a running server without losing a request, or change it back."""
 
 
 @main.command()
@@ -78,11 +90,15 @@ def main() -> None:
     "images",
     multiple=True,
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Compare answers about this image; may be repeated. The demo's images by default.",
+    help="Image for the comparison with transformers. May be repeated. [default: the demo's images]",
 )
-@click.option("--unload-old", is_flag=True, help="Free the old version's memory; a rollback loads it again.")
+@click.option(
+    "--unload-old",
+    is_flag=True,
+    help="Unload the old version to free its memory. A rollback then has to load it again.",
+)
 @drain_option
-@_server
+@_server_options
 def deploy(
     repository: Path,
     checkpoint: str,
@@ -92,18 +108,18 @@ def deploy(
     drain_timeout: float,
     control: ServerControl,
 ) -> None:
-    """Serves CHECKPOINT, a hub id or a directory in Hugging Face format, in place of the present one."""
+    """Switch to CHECKPOINT, a hub id or a directory in Hugging Face format."""
     state = versions_of(repository)
     _check_served(control, state)
     version = max(state.present) + 1
     files = locate(checkpoint, revision)
     content = read_checkpoint(files)
-    made_of = fingerprint(f"{checkpoint} {files.revision} {files.sha256}", {}, None)
+    fingerprint = version_fingerprint(f"{checkpoint} {files.revision} {files.sha256}", {}, None)
     with _undone_on_failure(repository, control, state, version):
-        add_version(content, repository, version, made_of=made_of, served=state.served)
+        add_version(content, repository, version, fingerprint=fingerprint, served=state.served)
         click.echo(f"version {version} written: {checkpoint}, sha256 {files.sha256[:12]}")
         _load(control, PYTHON_MODELS)
-        click.echo(f"version {version} loaded beside version {state.served}")
+        click.echo(f"version {version} loaded next to version {state.served}")
         _check_answers(control, version, files.directory, images)
     _switch(repository, control, state.served, version)
     _drain(control, state.served, drain_timeout)
@@ -113,15 +129,17 @@ def deploy(
 
 @main.command()
 @repository_argument
-@click.option("--to", type=click.IntRange(min=1), help="The version; the one served before by default.")
+@click.option(
+    "--to", type=click.IntRange(min=1), help="Version to serve. [default: the previously served one]"
+)
 @drain_option
-@_server
+@_server_options
 def rollback(repository: Path, to: int | None, drain_timeout: float, control: ServerControl) -> None:
-    """Serves again what REPOSITORY served before."""
+    """Switch REPOSITORY back to the previously served version."""
     state = versions_of(repository, interrupted=to is not None)
     target = to or state.previous
     if target is None:
-        raise RolloutError(f"{repository}: nothing is known to have been served before; name it by --to")
+        raise RolloutError(f"{repository}: the previously served version is unknown; give it with --to")
     if target not in state.present:
         raise RolloutError(f"{repository} has no version {target}; it has {_listing(state.present)}")
     if target not in state.loaded:
@@ -133,11 +151,11 @@ def rollback(repository: Path, to: int | None, drain_timeout: float, control: Se
 
 @main.command()
 @repository_argument
-@click.option("--delete", is_flag=True, help="Remove their files too.")
+@click.option("--delete", is_flag=True, help="Also delete the files of these versions.")
 @drain_option
-@_server
+@_server_options
 def retire(repository: Path, delete: bool, drain_timeout: float, control: ServerControl) -> None:
-    """Unloads every version that is not served, and so frees its memory."""
+    """Unload every version that is not served, to free its memory."""
     state = versions_of(repository)
     for version in state.loaded:
         if version != state.served:
@@ -146,21 +164,21 @@ def retire(repository: Path, delete: bool, drain_timeout: float, control: Server
     for version in state.present if delete else ():
         if version != state.served:
             remove_version(repository, version)
-            click.echo(f"version {version} removed")
+            click.echo(f"version {version} deleted")
 
 
 @main.command()
 @repository_argument
-@_server
+@_server_options
 def status(repository: Path, control: ServerControl) -> None:
-    """Tells which versions there are, which are loaded, and which is served."""
+    """List the versions of REPOSITORY, and which are loaded and served."""
     state = versions_of(repository)
     ready = control.ready()
     for version in state.present:
         loaded = all(version in ready[model] for model in PYTHON_MODELS)
         words = ["served"] if version in ready[LEAD] else []
         words += ["loaded"] if loaded else []
-        words += ["served before"] if version == state.previous else []
+        words += ["previously served"] if version == state.previous else []
         click.echo(f"version {version}: {source_of(repository, version)}: {', '.join(words) or 'not loaded'}")
     _check_served(control, state)
 
@@ -169,8 +187,8 @@ def _check_served(control: ServerControl, state: Versions) -> None:
     ready = control.ready()[LEAD]
     if ready != {state.served}:
         raise RolloutError(
-            f"the server answers with version {_listing(ready) or 'none'}, and the repository says "
-            f"{state.served}: the server reads another one, or was not started anew after prepare_weights.py"
+            f"the server serves version {_listing(ready) or 'none'}, but the repository says {state.served}: "
+            "the server reads another repository, or must be restarted after `tritonclip-server prepare`"
         )
 
 
@@ -178,22 +196,20 @@ def _check_answers(control: ServerControl, version: int, checkpoint: Path, image
     pictures, labels = samples(images)
     expected = reference(checkpoint, pictures, labels)
     found = compare(served(control.client, version, pictures, labels), expected)
-    click.echo(f"against transformers, {len(pictures)} images and {len(labels)} labels: {found}")
-    if not found.small:
-        raise RolloutError(f"version {version} does not answer as transformers does with the same checkpoint")
+    click.echo(f"compared with transformers on {len(pictures)} images and {len(labels)} labels: {found}")
+    if not found.is_small:
+        raise RolloutError(f"version {version} differs from transformers with the same checkpoint")
 
 
 @contextmanager
 def _undone_on_failure(
     repository: Path, control: ServerControl, state: Versions, version: int
 ) -> Iterator[None]:
-    """Takes a version out again that cannot be served; the served one is not touched."""
+    """Remove a version if it cannot be served. The served version is not touched."""
     try:
         yield
     except BaseException:
-        click.echo(
-            f"version {version} is taken out again; version {state.served} is served as before", err=True
-        )
+        click.echo(f"removing version {version}; version {state.served} keeps serving", err=True)
         set_loaded(repository, state.loaded)
         _load(control, PYTHON_MODELS)
         remove_version(repository, version)
@@ -201,7 +217,7 @@ def _undone_on_failure(
 
 
 def _switch(repository: Path, control: ServerControl, old: int, new: int) -> None:
-    """Switches each ensemble, the one that says what is served at last; back again where one fails."""
+    """Switch each ensemble, `LEAD` last; switch all back if one fails."""
     models = [*(model for model in ENSEMBLES if model != LEAD), LEAD]
     try:
         for model in models:
@@ -213,24 +229,24 @@ def _switch(repository: Path, control: ServerControl, old: int, new: int) -> Non
             control.load(model)
         raise
     if old != new:
-        note_previous(repository, old)
-    click.echo(f"version {new} is served")
+        set_previous(repository, old)
+    click.echo(f"serving version {new}")
 
 
 def _drain(control: ServerControl, version: int, timeout_s: float) -> None:
     if control.drain(version, timeout_s):
-        click.echo(f"version {version} has nothing inside any more")
+        click.echo(f"version {version} has no requests in flight")
         return
     raise RolloutError(
-        f"version {version} still has requests inside after {timeout_s:.0f} s; it stays loaded, and they "
-        "will be answered"
+        f"version {version} still has requests in flight after {timeout_s:.0f} s; it stays loaded until they "
+        "are answered"
     )
 
 
 def _keep_loaded(repository: Path, control: ServerControl, versions: Sequence[int]) -> None:
     set_loaded(repository, versions)
     _load(control, PYTHON_MODELS)
-    click.echo(f"loaded now: version {_listing(versions)}")
+    click.echo(f"loaded versions: {_listing(versions)}")
 
 
 def _load(control: ServerControl, models: Sequence[str]) -> None:

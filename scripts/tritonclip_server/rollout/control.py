@@ -1,6 +1,6 @@
-"""A running server's side of a rollout: it loads, tells what it has loaded, and what is inside which version.
+"""Control a running server during a rollout: load models, list ready versions, wait for requests.
 
-By Triton's HTTP, which is on loopback where gRPC has TLS, with the admin key.
+It uses Triton's HTTP with the admin key. If gRPC has TLS, HTTP is bound to loopback.
 """
 
 from __future__ import annotations
@@ -14,26 +14,27 @@ import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
 from tritonclip_server.repository.configs import ENSEMBLES, PYTHON_MODELS
-from tritonclip_server.serving.metrics import inside, read_work
+from tritonclip_server.serving.metrics import read_progress, total_in_flight
 from tritonclip_server.serving.release import ADMIN_HEADER
 
 POLL_S = 0.1
-QUIET_S = 0.5
+DRAINED_AFTER_S = 0.5
+"""Time without a request in flight after which a version counts as drained."""
 METRICS_TIMEOUT_S = 10.0
 
 
 class RolloutError(RuntimeError):
-    """A rollout that cannot be done, or was undone; the text says why, and what is served now."""
+    """A rollout that failed or was undone; the text gives the reason and the served version."""
 
 
 class ServerControl:
-    """The server that reads the repository; a context manager.
+    """Connection to the server that reads the repository; a context manager.
 
     Args:
-        url: Its HTTP address, without a scheme.
-        metrics_url: That of its metrics.
-        admin_key: Its key.
-        timeout_s: How long a load may take.
+        url: HTTP address of the server, without a scheme.
+        metrics_url: Address of its metrics.
+        admin_key: Key of its closed endpoints.
+        timeout_s: Time limit for loading a model, in seconds.
     """
 
     def __init__(self, url: str, metrics_url: str, admin_key: str, timeout_s: float) -> None:
@@ -45,7 +46,7 @@ class ServerControl:
 
     @property
     def client(self) -> Any:
-        """For requests to a version of a model."""
+        """Client for requests to a version of a model."""
         return self._client
 
     def __enter__(self) -> ServerControl:
@@ -57,7 +58,7 @@ class ServerControl:
         self._client.close()
 
     def ready(self) -> dict[str, set[int]]:
-        """The versions of each model that can be asked.
+        """Return the ready versions of each model.
 
         Raises:
             RolloutError: The server does not answer, or the key is wrong.
@@ -66,7 +67,7 @@ class ServerControl:
             index = self._client.get_model_repository_index(headers=self._headers)
         except InferenceServerException as error:
             raise RolloutError(
-                f"{self._url}: {error.message()}; give the server's own key (TRITONCLIP_ADMIN_KEY)"
+                f"{self._url}: {error.message()}; give the admin key of this server (TRITONCLIP_ADMIN_KEY)"
             ) from error
         except OSError as error:
             raise RolloutError(f"no server answers at {self._url}: {error}") from error
@@ -77,10 +78,10 @@ class ServerControl:
         return found
 
     def load(self, model: str) -> None:
-        """Has the server read a model's configuration anew, and load and unload versions as it says.
+        """Have the server read a model's configuration, and load and unload versions accordingly.
 
         Raises:
-            RolloutError: It cannot; what served before serves on.
+            RolloutError: The load failed; the previous version keeps serving.
         """
         try:
             self._client.load_model(model, headers=self._headers)
@@ -92,14 +93,14 @@ class ServerControl:
             raise RolloutError(f"{model} cannot be loaded: {error}") from error
 
     def drain(self, version: int, timeout_s: float) -> bool:
-        """Waits until nothing was inside a version for a moment; False where the time was over before."""
+        """Wait until a version has no request in flight; return False if the time limit is over first."""
         deadline, before = time.monotonic() + timeout_s, None
         quiet_since = time.monotonic()
         while time.monotonic() < deadline:
-            now = read_work(self._metrics(), version)
-            if now != before or inside(now):
+            now = read_progress(self._metrics(), version)
+            if now != before or total_in_flight(now):
                 quiet_since, before = time.monotonic(), now
-            if time.monotonic() - quiet_since >= QUIET_S:
+            if time.monotonic() - quiet_since >= DRAINED_AFTER_S:
                 return True
             time.sleep(POLL_S)
         return False
@@ -111,4 +112,6 @@ class ServerControl:
             ) as reply:
                 return str(reply.read().decode())
         except OSError as error:
-            raise RolloutError(f"no metrics at {self._metrics_url} ({error}): give --metrics-url") from error
+            raise RolloutError(
+                f"cannot read metrics from {self._metrics_url} ({error}): give --metrics-url"
+            ) from error

@@ -1,4 +1,4 @@
-"""Where a Triton server lies on this machine: NVIDIA's container, or the wheel `nvidia-pytriton`."""
+"""Find the Triton server of this machine: that of NVIDIA's container, or the wheel `nvidia-pytriton`."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from pathlib import Path
 from tritonclip_server.serving.release import EMBEDDED, Release
 
 CONTAINER_ROOT = Path("/opt/tritonserver")
-"""Of NVIDIA's images."""
+"""Folder of the server in NVIDIA's images."""
 STUB = "triton_python_backend_stub"
 MALLOC_ARENAS = "2"
-"""Of glibc, which else gives each of Triton's 200 threads freed memory to keep, and so grows for hours."""
+"""Limit for glibc, whose default lets each of Triton's 200 threads keep freed memory and grow for hours."""
 DOCKER_HINT = "run the same model repository in NVIDIA's container instead (see docker/README.md)"
 
 
 class LaunchError(RuntimeError):
-    """The server cannot be started, or ended before it was ready; the text says why and the cure."""
+    """A server that could not be started, or exited before it was ready; the text gives reason and fix."""
 
 
 @dataclass(frozen=True)
 class Installation:
-    """Where a server's parts lie.
+    """The parts of an installed server.
 
     Attributes:
-        release: Of Triton.
+        release: Release of Triton.
         server: The `tritonserver` binary.
-        backend: The directory of the Python backend.
+        backend: Directory of the Python backend.
         stub: The backend's stub for the running Python.
         library_path: Directories for LD_LIBRARY_PATH.
     """
@@ -44,29 +44,32 @@ class Installation:
 
 
 def find_installation(container: Path = CONTAINER_ROOT) -> Installation:
-    """Finds the container's server, else the wheel's, and the shared library of the running Python.
+    """Find the server of the container, or else of the wheel, and the shared library of the running Python.
 
     Args:
-        container: Where NVIDIA's images have theirs.
+        container: Folder of the server in NVIDIA's images.
 
     Raises:
-        LaunchError: No server for this platform, not installed, or no shared libpython.
+        LaunchError: There is no server for this platform, it is not installed, or Python has no shared
+            library.
     """
     if sys.platform != "linux":
         raise LaunchError(f"there is no embedded Triton for {sys.platform}: {DOCKER_HINT}")
     if (container / "bin" / "tritonserver").is_file():
-        return _of_container(container)
-    return _of_wheel()
+        return _container_installation(container)
+    return _wheel_installation()
 
 
-def _of_container(root: Path) -> Installation:
+def _container_installation(root: Path) -> Installation:
     backend = root / "backends" / "python"
     try:
         release = Release.parse((root / "TRITON_VERSION").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise LaunchError(f"{root} does not say which Triton it holds: {error}") from error
+        raise LaunchError(f"cannot read the release of Triton in {root}: {error}") from error
     if not (backend / STUB).is_file():
-        raise LaunchError(f"{backend} has no {STUB}: use an image with the Python backend, as NVIDIA's -py3")
+        raise LaunchError(
+            f"{backend} has no {STUB}: use an image with the Python backend, such as NVIDIA's -py3"
+        )
     return Installation(
         release=release,
         server=root / "bin" / "tritonserver",
@@ -76,19 +79,20 @@ def _of_container(root: Path) -> Installation:
     )
 
 
-def _of_wheel() -> Installation:
+def _wheel_installation() -> Installation:
     spec = importlib.util.find_spec("pytriton")
     if spec is None or not spec.submodule_search_locations:
         raise LaunchError(
-            "the package nvidia-pytriton is not installed; install it ('make install'), or, where it has "
-            f"no wheel (musl, for one), {DOCKER_HINT}"
+            "the package nvidia-pytriton is not installed: pip install nvidia-pytriton==0.7.0; on platforms "
+            f"without a wheel, such as musl, {DOCKER_HINT}"
         )
     package = Path(spec.submodule_search_locations[0])
     stub = package / "tritonserver" / "python_backend_stubs" / _python() / STUB
     if not stub.is_file():
         known = ", ".join(sorted(path.name for path in stub.parent.parent.iterdir()))
         raise LaunchError(
-            f"the embedded Triton has no stub for Python {_python()}, only for {known}: use one of those"
+            f"the embedded Triton has no stub for Python {_python()}, only for {known}: "
+            "use one of these versions"
         )
     return Installation(
         release=EMBEDDED,
@@ -109,7 +113,7 @@ def _libpython_directory(python: str) -> Path:
         Path(str(sysconfig.get_config_var(key) or "")) for key in ("LIBDIR", "LDLIBRARYDIR", "LIBPL")
     ]
     candidates += [Path(sys.base_prefix) / "lib", *Path("/usr/lib").glob("*-linux-gnu")]
-    candidates.append(Path(sys.prefix) / "lib")  # of a virtual environment that brings one of its own
+    candidates.append(Path(sys.prefix) / "lib")  # a virtual environment may bring its own library
     for directory in candidates:
         if (directory / name).exists():
             return directory
@@ -120,18 +124,18 @@ def _libpython_directory(python: str) -> Path:
 
 
 def link_backend(installation: Installation, directory: Path) -> None:
-    """Makes a directory of the Python backend with the stub of the running Python."""
+    """Create a directory of the Python backend with the stub of the running Python."""
     directory.mkdir()
     for source in (*installation.backend.glob("*.*"), installation.stub):
         (directory / source.name).symlink_to(source)
 
 
 def server_environment(installation: Installation, without: Iterable[str]) -> dict[str, str]:
-    """The server's environment: the libraries, and this Python's packages for the backend's stubs.
+    """Return the server's environment, with its libraries and this Python first on PATH for the stubs.
 
     Args:
-        installation: The server that gets it.
-        without: Variables of this process that it must not see.
+        installation: The server.
+        without: Variables of this process to leave out.
     """
     environment = {name: value for name, value in os.environ.items() if name not in without}
     inherited = environment.get("LD_LIBRARY_PATH")

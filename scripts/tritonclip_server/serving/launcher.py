@@ -1,8 +1,8 @@
-"""Starts and stops a real Triton server: that of NVIDIA's container, or the embedded one of a wheel.
+"""Start and stop a real Triton server: that of NVIDIA's container, or the embedded one of a wheel.
 
 The wheel `nvidia-pytriton` carries `tritonserver` 2.51.0 with the Python backend. That release has known
-holes (see `SECURITY.md`): it belongs on loopback, for development, tests and benchmarks. Where a server is
-found stands in `triton_installation.py`, and what its release is told in `triton_release.py`.
+vulnerabilities (see `SECURITY.md`). Keep it on loopback, for development, tests and benchmarks.
+`installation.py` finds a server, and `release.py` holds the flags that its release knows.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from tritonclip_server.serving.installation import (
     link_backend,
     server_environment,
 )
-from tritonclip_server.serving.metrics import Work, inside, read_work
-from tritonclip_server.serving.processes import end, kill, stubs, unsent_bytes
+from tritonclip_server.serving.metrics import ModelProgress, read_progress, total_in_flight
+from tritonclip_server.serving.processes import kill, stubs, terminate, unsent_bytes
 from tritonclip_server.serving.release import command_line, server_flags
 from tritonclip_server.serving.tls import TlsError, TlsFiles
 from tritonclip_server.serving.tracing import TraceOptions, trace_warning
@@ -44,29 +44,30 @@ LOG_LINES_KEPT = 2000
 LOOPBACK = "127.0.0.1"
 ADMIN_KEY_VARIABLE = "TRITONCLIP_ADMIN_KEY"
 DRAIN_VARIABLE = "TRITONCLIP_DRAIN_FILE"
-QUIET_S = 0.5
+DRAINED_AFTER_S = 0.5
+"""Time without a request in flight after which a server counts as drained."""
 METRICS_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions:
-    """How to start the server.
+    """Addresses, access and time limits of a server.
 
     Attributes:
-        host: Address to bind; anything but loopback exposes a release with known holes.
-        http_port: 0 picks a free port, as for the two others.
-        grpc_port: See `http_port`.
-        metrics_port: See `http_port`.
-        http_host: Address of HTTP and metrics; `host` where None, but loopback with `tls`, which covers
-            neither.
-        tls: The files of TLS for gRPC; None speaks in the clear.
-        admin_key: Opens the closed endpoints (header `admin-key`); a random one where None.
-        explicit: Whether holders of that key may load and unload models (`rollout.py` does).
-        start_timeout_s: How long the models may take to load.
-        drain_timeout_s: How long a stop waits for requests inside the server.
-        exit_timeout_s: How long Triton may take to end where it is not drained.
-        trace: Where the server's spans go; None: there are none.
-        flags: Further flags of `tritonserver` by name, without the dashes; they come last.
+        host: Address to bind. Anything but loopback exposes a release with known vulnerabilities.
+        http_port: Port of HTTP; 0 picks a free one, as for the two other ports.
+        grpc_port: Port of gRPC.
+        metrics_port: Port of the metrics.
+        http_host: Address of HTTP and metrics, which have no TLS. The default is `host`, or loopback with
+            `tls`.
+        tls: PEM files of TLS for gRPC; None serves gRPC without TLS.
+        admin_key: Key of the closed endpoints (header `admin-key`); random if None.
+        explicit: Whether callers with that key may load and unload models, as a rollout does.
+        start_timeout_s: Time limit for the models to load, in seconds.
+        drain_timeout_s: Longest wait for requests in flight when the server stops, in seconds.
+        exit_timeout_s: Time that Triton may take to exit when it is not drained, in seconds.
+        trace: Destination and sampling of the server's spans; None sends no spans.
+        flags: Further flags of `tritonserver` by name, without dashes; they come last.
     """
 
     host: str = "127.0.0.1"
@@ -85,7 +86,7 @@ class ServerOptions:
 
 
 def free_port(host: str) -> int:
-    """A TCP port that is free on `host` now."""
+    """Return a TCP port that is free on `host` now."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
@@ -96,17 +97,17 @@ def _address(host: str, port: int) -> str:
 
 
 def remove_stale_regions() -> list[str]:
-    """Removes shared-memory regions of dead servers: those of this user that no process has mapped.
+    """Remove shared-memory regions of dead servers: regions of this user that no process has mapped.
 
     Returns:
-        The names of the regions removed.
+        Names of the removed regions.
     """
-    # Listed before it is known what is mapped: a server that starts meanwhile maps what it makes at once.
+    # List the regions before the mappings: a server that starts meanwhile maps its regions at once.
     found = list(SHARED_MEMORY.glob(REGION_PATTERN))
     mapped = "".join(_memory_maps())
     removed = []
     for path in found:
-        with contextlib.suppress(FileNotFoundError):  # another launcher may be at it too
+        with contextlib.suppress(FileNotFoundError):  # another launcher may remove it too
             if path.name not in mapped and path.stat().st_uid == os.getuid():
                 path.unlink()
                 removed.append(path.name)
@@ -119,12 +120,19 @@ def _memory_maps() -> Iterator[str]:
             yield path.read_text(encoding="utf-8", errors="replace")
 
 
+def is_model_repository(directory: Path) -> bool:
+    """Return whether a directory holds models with their configurations."""
+    return any(directory.glob("*/config.pbtxt"))
+
+
 class EmbeddedTriton:
-    """A Triton server process on a model repository; a context manager that is ready inside and gone after.
+    """A Triton server process on a model repository.
+
+    As a context manager it starts the server, waits until it is ready, and stops it at the end.
 
     Args:
         repository: A prepared model repository.
-        options: Addresses and time limits.
+        options: Addresses, access and time limits.
         on_line: Called with each line of the server's log, from a thread.
     """
 
@@ -150,37 +158,37 @@ class EmbeddedTriton:
 
     @property
     def probe_url(self) -> str:
-        """Where this machine reaches the server without certificates: over HTTP, if gRPC has TLS."""
+        """Address at which this machine reaches the server without certificates: HTTP if gRPC has TLS."""
         return f"http://{self.http_url}" if self.options.tls else self.grpc_url
 
     @property
     def log(self) -> list[str]:
-        """The last lines of the server's log."""
+        """Last lines of the server's log."""
         return list(self._log)
 
     @property
     def pid(self) -> int:
-        """The process id of `tritonserver`."""
+        """Process id of `tritonserver`."""
         if self._process is None:
             raise LaunchError("the server was not started")
         return self._process.pid
 
     def start(self) -> None:
-        """Starts the server and waits until every model is ready.
+        """Start the server and wait until every model is ready.
 
         Raises:
-            LaunchError: No embedded server here, no such repository, a port in use, a model that does not
-                load, or the time is over. Nothing is left running.
+            LaunchError: There is no server for this machine, no model repository, a port is in use, a model
+                does not load, or the time limit is over. Nothing is left running.
         """
-        if not any(self.repository.glob("*/config.pbtxt")):
+        if not is_model_repository(self.repository):
             raise LaunchError(
-                f"{self.repository} is no model repository: write one with scripts/prepare_weights.py"
+                f"{self.repository} is not a model repository: write one with `tritonclip-server prepare`"
             )
         installation = find_installation()
         self._check_tls()
         if self.options.trace and (warning := trace_warning(installation.release)):
             self._on_line(warning)
-        self._refuse_used_ports()
+        self._check_ports()
         remove_stale_regions()
         backends = Path(self._scratch.enter_context(tempfile.TemporaryDirectory(prefix="tritonclip-")))
         self._drain_file = backends / "drain"
@@ -196,7 +204,7 @@ class EmbeddedTriton:
             stdin=subprocess.DEVNULL,
             text=True,
             errors="replace",
-            start_new_session=True,  # Ctrl-C in a terminal reaches the launcher only, which then drains.
+            start_new_session=True,  # Ctrl-C in a terminal reaches only the launcher, which then drains.
         )
         self._reader = threading.Thread(target=self._read_log, args=(self._process,), daemon=True)
         self._reader.start()
@@ -207,69 +215,75 @@ class EmbeddedTriton:
             raise
 
     def wait(self) -> int:
-        """Waits until the server ends by itself and returns its exit code."""
+        """Wait until the server exits on its own, and return its exit code."""
         if self._process is None:
             raise LaunchError("the server was not started")
         return self._process.wait()
 
     @property
     def exit_code(self) -> int | None:
-        """Of a server that ended by itself; None while it runs."""
+        """Exit code of a server that exited on its own, or None while it is running."""
         return None if self._process is None else self._process.poll()
 
     def stubs(self) -> dict[int, str]:
-        """The process id of each model instance that runs, and its model."""
+        """Return the model of each running Python process by process id."""
         return stubs(self.pid)
 
-    def work(self, timeout_s: float = METRICS_TIMEOUT_S) -> dict[str, Work]:
-        """What is inside each model, and what it has done."""
-        return read_work(self.metrics(timeout_s))
+    def progress(self, timeout_s: float = METRICS_TIMEOUT_S) -> dict[str, ModelProgress]:
+        """Return the requests in flight and the finished requests of each model."""
+        return read_progress(self.metrics(timeout_s))
 
     def stop(self, drain: bool = True) -> None:
-        """Refuses new requests, waits for those inside (unless `drain` is False), ends the server, cleans up.
+        """Reject new requests, wait for those in flight, end the server, and clean up.
 
-        Does nothing where no server runs. While it drains, the model `admission` refuses requests as
-        UNAVAILABLE, so that callers go elsewhere or come again. A drained server has nothing left to do and
-        is killed, so that its port closes at once, but not before its last spans had time to be sent, where
-        it has any. Triton's own end would drop what is inside an ensemble, and for seconds tell callers that
-        there is no such model.
+        Does nothing if no server is running. While it drains, the model `admission` rejects requests as
+        UNAVAILABLE, so callers retry or use another server. A drained server is killed, so that its port
+        closes at once. With traces it first gets the time to send its last spans. Triton's own shutdown
+        would drop requests inside an ensemble, and report for seconds that there is no such model.
+
+        Args:
+            drain: Whether to wait for the requests in flight.
         """
         drained = drain and self.exit_code is None and self._process is not None
         if drained:
             self._drain(self.options.drain_timeout_s)
             if self.options.trace:
-                time.sleep(self.options.trace.stop_s)
-        self._clean_up(kill if drained else lambda process: end(process, self.options.exit_timeout_s))
+                time.sleep(self.options.trace.export_timeout_s)
+        self._clean_up(kill if drained else lambda process: terminate(process, self.options.exit_timeout_s))
 
     def kill(self) -> None:
-        """Ends the server at once, whatever is inside, and cleans up after it; `start` may follow."""
+        """Kill the server with its requests in flight, and clean up. It can be started again."""
         self._clean_up(kill)
 
-    def _clean_up(self, end_by: Callable[[subprocess.Popen[str]], None]) -> None:
+    def _clean_up(self, end_process: Callable[[subprocess.Popen[str]], None]) -> None:
         process = self._process
         if process is not None:
-            end_by(process)
+            end_process(process)
             if self._reader is not None:
                 self._reader.join(timeout=5)
             if process.stdout is not None:
                 process.stdout.close()
             remove_stale_regions()
-        self._process = None  # at last, so that a stop that was interrupted can be repeated
+        self._process = None  # last, so that an interrupted stop can be repeated
         self._scratch.close()
 
     def __enter__(self) -> EmbeddedTriton:
-        """Starts the server."""
+        """Start the server."""
         self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stops the server."""
+        """Stop the server."""
         self.stop()
 
     def metrics(self, timeout_s: float = METRICS_TIMEOUT_S) -> str:
-        """The server's metrics in Prometheus' text form; OSError where it does not answer."""
+        """Return the server's metrics in Prometheus' text format.
+
+        Raises:
+            OSError: The server does not answer.
+        """
         with urllib.request.urlopen(f"http://{self.metrics_url}/metrics", timeout=timeout_s) as reply:
             return str(reply.read().decode())
 
@@ -286,9 +300,9 @@ class EmbeddedTriton:
             host, _, port = url.rpartition(":")
             flags |= {f"{name}-address": host, f"{name}-port": port}
         flags |= self.options.tls.flags() if self.options.tls else {}
-        further = self.options.trace.arguments() if self.options.trace else []
-        further += [f"--{name}={value}" for name, value in self.options.flags.items()]
-        return [str(installation.server), *command_line(flags), *further]
+        more = self.options.trace.arguments() if self.options.trace else []
+        more += [f"--{name}={value}" for name, value in self.options.flags.items()]
+        return [str(installation.server), *command_line(flags), *more]
 
     def _check_tls(self) -> None:
         if self.options.tls is None:
@@ -297,11 +311,11 @@ class EmbeddedTriton:
             warnings = self.options.tls.check()
         except TlsError as error:
             raise LaunchError(str(error)) from error
-        note = f"only gRPC has TLS; HTTP and metrics listen in the clear on {self._http_host}"
+        note = f"only gRPC has TLS; HTTP and metrics listen without TLS on {self._http_host}"
         for text in (*warnings, note):
             self._on_line(f"tls: {text}")
 
-    def _refuse_used_ports(self) -> None:
+    def _check_ports(self) -> None:
         for name, url in (("HTTP", self.http_url), ("gRPC", self.grpc_url), ("metrics", self.metrics_url)):
             host, _, port = url.rpartition(":")
             with socket.socket() as probe:
@@ -310,8 +324,8 @@ class EmbeddedTriton:
                     probe.bind((host, int(port)))
                 except OSError as error:
                     raise LaunchError(
-                        f"cannot bind {name} to {url} ({error.strerror}); stop what uses it, or choose "
-                        "another port (0 picks a free one)"
+                        f"cannot bind {name} to {url} ({error.strerror}); stop the program that uses the "
+                        "port, or choose another one (0 picks a free port)"
                     ) from error
 
     def _read_log(self, process: subprocess.Popen[str]) -> None:
@@ -323,7 +337,7 @@ class EmbeddedTriton:
         deadline = time.monotonic() + self.options.start_timeout_s
         while not self._is_ready():
             if self._process is None or self._process.poll() is not None:
-                raise LaunchError(f"Triton ended while it was loading the models:\n{self._failure()}")
+                raise LaunchError(f"Triton exited while it was loading the models:\n{self._failure()}")
             if time.monotonic() > deadline:
                 raise LaunchError(
                     f"Triton was not ready after {self.options.start_timeout_s:.0f} s:\n{self._failure()}"
@@ -331,36 +345,36 @@ class EmbeddedTriton:
             time.sleep(0.05)
 
     def _is_ready(self) -> bool:
-        """Whether every model is ready and the metrics, which Triton serves last, can be read."""
+        """Return whether every model is ready and the metrics, which Triton serves last, can be read."""
         try:
             with urllib.request.urlopen(f"http://{self.http_url}/v2/health/ready", timeout=2) as reply:
                 return bool(reply.status == 200) and bool(self.metrics())
-        except (OSError, http.client.HTTPException):  # a connection to a free port may meet itself
+        except (OSError, http.client.HTTPException):  # a connection to a free port may connect to itself
             return False
 
     def _failure(self) -> str:
-        """The lines of the log that say what went wrong; its end where none does."""
+        """Return the lines of the log that name an error, or its last lines if there are none."""
         if self._reader is not None:
             self._reader.join(timeout=2)
-        telling = [
+        errors = [
             line
             for line in self._log
             if re.match(r"E\d|.*(?:(?:Error|error): |: unrecognized option )", line)
         ]
-        return "\n".join((telling or list(self._log))[-12:])
+        return "\n".join((errors or list(self._log))[-12:])
 
     def _drain(self, timeout_s: float) -> None:
-        """Has new requests refused, and waits until nothing was inside for `QUIET_S`, or the time is over."""
+        """Have new requests rejected, and wait until none was in flight for `DRAINED_AFTER_S`."""
         if self._drain_file is not None:
             self._drain_file.touch()
         ports = {int(url.rpartition(":")[2]) for url in (self.http_url, self.grpc_url)}
         deadline = time.monotonic() + timeout_s
-        quiet_since, before = time.monotonic(), dict[str, Work]()
-        while time.monotonic() < deadline and time.monotonic() - quiet_since < QUIET_S:
+        quiet_since, before = time.monotonic(), dict[str, ModelProgress]()
+        while time.monotonic() < deadline and time.monotonic() - quiet_since < DRAINED_AFTER_S:
             try:
-                now = self.work()
+                now = self.progress()
             except OSError:
                 return
-            if now != before or inside(now) or unsent_bytes(ports):
+            if now != before or total_in_flight(now) or unsent_bytes(ports):
                 quiet_since, before = time.monotonic(), now
             time.sleep(0.05)

@@ -1,4 +1,7 @@
-"""What a server's metrics say of its work: what is inside each model, and what it has done. Pure."""
+"""The progress of a server's models, as its metrics report it: requests in flight and requests finished.
+
+The functions here are pure; the launcher fetches the metrics.
+"""
 
 from __future__ import annotations
 
@@ -7,60 +10,63 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-ADMISSION = "admission"  # the model that refuses work; what it does is no work of the server
+ADMISSION = "admission"
+"""The model that admits or rejects requests. Its own requests are not work of the server."""
 _SERIES = re.compile(r'^(\w+)\{([^}]*\bmodel="([^"]+)"[^}]*)\} (\S+)$', re.MULTILINE)
 _EXECUTING = "tritonclip_requests_executing"
-_INSIDE = {_EXECUTING, "nv_inference_pending_request_count"}
-_DONE = {"nv_inference_request_success", "nv_inference_request_failure", "nv_inference_exec_count"}
+_IN_FLIGHT = {_EXECUTING, "nv_inference_pending_request_count"}
+_FINISHED = {"nv_inference_request_success", "nv_inference_request_failure", "nv_inference_exec_count"}
 
 
 @dataclass(frozen=True)
-class Work:
-    """The work of a model.
+class ModelProgress:
+    """The progress of one model.
 
     Attributes:
-        inside: Requests that wait or are worked on.
-        done: Rises with every request that is finished, in whatever way.
+        in_flight: Requests that are queued or executing.
+        finished: A counter that rises with every request that succeeds or fails.
     """
 
-    inside: float = 0
-    done: float = 0
+    in_flight: float = 0
+    finished: float = 0
 
 
-def read_work(metrics: str, version: int | None = None) -> dict[str, Work]:
-    """The work of each model that does some: not of ensembles, nor of the one that admits or refuses.
+def read_progress(metrics: str, version: int | None = None) -> dict[str, ModelProgress]:
+    """Return the progress of each Python model except `admission`; ensembles have none.
 
     Args:
-        metrics: The server's metrics in Prometheus' text form.
-        version: Of the models; all versions where None.
+        metrics: The server's metrics in Prometheus' text format.
+        version: Version of the models; all versions if None.
     """
-    inside: dict[str, float] = defaultdict(float)
-    done: dict[str, float] = defaultdict(float)
-    working = set()
+    in_flight: dict[str, float] = defaultdict(float)
+    finished: dict[str, float] = defaultdict(float)
+    models = set()
     for name, labels, model, value in _SERIES.findall(metrics):
         if version is not None and f'version="{version}"' not in labels:
             continue
-        working |= {model} if name == _EXECUTING else set()
-        inside[model] += float(value) if name in _INSIDE else 0
-        done[model] += float(value) if name in _DONE else 0
-    return {model: Work(inside[model], done[model]) for model in working - {ADMISSION}}
+        models |= {model} if name == _EXECUTING else set()
+        in_flight[model] += float(value) if name in _IN_FLIGHT else 0
+        finished[model] += float(value) if name in _FINISHED else 0
+    return {model: ModelProgress(in_flight[model], finished[model]) for model in models - {ADMISSION}}
 
 
-def inside(work: Mapping[str, Work]) -> float:
-    """Requests inside the server's models."""
-    return sum(one.inside for one in work.values())
+def total_in_flight(progress: Mapping[str, ModelProgress]) -> float:
+    """Return the number of requests that are queued or executing in all models."""
+    return sum(one.in_flight for one in progress.values())
 
 
-def stuck(before: Mapping[str, Work], now: Mapping[str, Work]) -> list[str]:
-    """The models that have had work all the while, and finished none of it."""
-    none = Work()
+def stalled_models(before: Mapping[str, ModelProgress], now: Mapping[str, ModelProgress]) -> list[str]:
+    """Return the models that had requests in flight both times and finished none in between."""
+    none = ModelProgress()
     return sorted(
         model
         for model, one in now.items()
-        if one.inside > 0 and before.get(model, none).inside > 0 and one.done == before[model].done
+        if one.in_flight > 0
+        and before.get(model, none).in_flight > 0
+        and one.finished == before[model].finished
     )
 
 
-def moves(before: Mapping[str, Work], now: Mapping[str, Work]) -> bool:
-    """Whether there is work, and no model is stuck with it."""
-    return inside(now) > 0 and not stuck(before, now)
+def is_progressing(before: Mapping[str, ModelProgress], now: Mapping[str, ModelProgress]) -> bool:
+    """Return whether requests are in flight and no model is stalled."""
+    return total_in_flight(now) > 0 and not stalled_models(before, now)

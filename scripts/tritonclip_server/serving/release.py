@@ -1,8 +1,8 @@
-"""What differs between the releases of Triton that this project runs on, in one place: its command line.
+"""The command line of `tritonserver`, and its differences between releases of Triton.
 
-The embedded release and the pinned container must both start from the same options. A flag that a release
-does not know ends it at once, so each that came after the embedded one stands here with the first release
-that has it. `config.pbtxt` holds only fields that the embedded release knows, and later ones kept.
+The embedded release and the pinned container start from the same options. A release exits at once on a flag
+that it does not know. So each flag that is newer than the embedded release is listed here with the first
+release that knows it. `config.pbtxt` holds only fields that both releases know.
 
 Source: `src/command_line_parser.cc` in the release branches of triton-inference-server/server.
 """
@@ -13,18 +13,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 HTTP_MAX_INPUT_BYTES = 73 * 2**20
-"""As `MAX_BODY_SIZE` of `docker/nginx`: what the models take of images and texts, and what carries it."""
+"""Limit of the models for images and texts, plus the encoding; equals `MAX_BODY_SIZE` of `docker/nginx`."""
 CONNECTION_AGE_MS = 300_000
-"""Of gRPC: a client connects again, and so finds servers that have come since; calls inside go on."""
+"""Age at which a gRPC client must reconnect, and so finds new servers. Calls in flight are not cut off."""
 ADMIN_ENDPOINTS = "shared-memory,model-repository,trace,logging"
 ADMIN_HEADER = "admin-key"
-"""Of HTTP; gRPC's metadata has `triton-grpc-protocol-` before it."""
-ADMIN_METADATA = f"triton-grpc-protocol-{ADMIN_HEADER}"
+"""HTTP header of the admin key; in gRPC's metadata its name starts with `triton-grpc-protocol-`."""
 
 
 @dataclass(frozen=True, order=True)
 class Release:
-    """A release of Triton: 2.51.0 is that of the container 24.10."""
+    """A release of Triton; the container 24.10 has 2.51.0."""
 
     major: int
     minor: int
@@ -32,7 +31,11 @@ class Release:
 
     @classmethod
     def parse(cls, text: str) -> Release:
-        """Reads `2.71.0`, or `2.71.0dev`; ValueError where it is none."""
+        """Parse `2.71.0` or `2.71.0dev`.
+
+        Raises:
+            ValueError: The text is not a release.
+        """
         major, minor, patch = text.strip().split(".")[:3]
         return cls(int(major), int(minor), int("".join(filter(str.isdigit, patch)) or 0))
 
@@ -41,11 +44,11 @@ class Release:
 
 
 EMBEDDED = Release(2, 51)
-"""Of the wheel nvidia-pytriton 0.7.0."""
+"""Release in the wheel nvidia-pytriton 0.7.0."""
 PINNED = Release(2, 71)
-"""Of the container 26.07, on which `docker/Dockerfile` builds."""
+"""Release in the container 26.07, the base of `docker/Dockerfile`."""
 FIRST_WITH = {"http-max-input-size": Release(2, 59)}  # 25.06
-"""The first release that knows a flag; all others are known to the embedded one."""
+"""First release that knows a flag. The embedded release knows all other flags."""
 
 
 def server_flags(
@@ -56,19 +59,19 @@ def server_flags(
     gpu: bool,
     exit_timeout_s: float,
 ) -> dict[str, str]:
-    """The flags of `tritonserver` that make it what this project wants, addresses and paths apart.
+    """Return the flags of `tritonserver` other than addresses and paths, by name without dashes.
 
     Args:
-        release: The one that gets them.
-        admin_key: What callers of the closed endpoints must show.
-        explicit: Whether they may load and unload models.
-        gpu: Whether the host has one.
-        exit_timeout_s: How long Triton waits for requests at its end.
+        release: Release that gets the flags.
+        admin_key: Key that callers of the closed endpoints must send.
+        explicit: Whether these callers may load and unload models.
+        gpu: Whether the host has a GPU.
+        exit_timeout_s: Time that Triton waits for requests in flight when it exits, in seconds.
     """
     closed = f"{ADMIN_ENDPOINTS}:{ADMIN_HEADER}={admin_key}"
     flags = {
         "model-control-mode": "explicit" if explicit else "none",
-        # A version that does not load would keep a strict server from being ready for ever.
+        # With strict readiness, one version that does not load would keep the server unready for good.
         "strict-readiness": str(not explicit).lower(),
         "exit-timeout-secs": str(int(exit_timeout_s)),
         "http-restricted-api": closed,
@@ -83,10 +86,10 @@ def server_flags(
 
 
 def knows(release: Release, flag: str) -> bool:
-    """Whether a release has a flag."""
+    """Return whether a release knows a flag."""
     return release >= FIRST_WITH.get(flag, EMBEDDED)
 
 
 def command_line(flags: Mapping[str, str]) -> list[str]:
-    """The arguments for flags by name, and `--disable-auto-complete-config`, which takes no value."""
+    """Return the arguments for flags by name, and `--disable-auto-complete-config`, which has no value."""
     return [*(f"--{name}={value}" for name, value in flags.items()), "--disable-auto-complete-config"]

@@ -1,4 +1,4 @@
-"""Serves a prepared repository with the embedded Triton: `serve.py REPOSITORY`. Ctrl-C stops it cleanly."""
+"""The command `tritonclip-server serve SOURCE`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,20 @@ from typing import Any
 
 import click
 
-from tritonclip_server.serving.launcher import ADMIN_KEY_VARIABLE, EmbeddedTriton, LaunchError, ServerOptions
+from tritonclip_server.repository.checkpoint import CheckpointError
+from tritonclip_server.repository.prepare import CheckpointSettings, checkpoint_options
+from tritonclip_server.repository.writer import RepositoryError
+from tritonclip_server.serving.launcher import (
+    ADMIN_KEY_VARIABLE,
+    EmbeddedTriton,
+    LaunchError,
+    ServerOptions,
+    is_model_repository,
+)
 from tritonclip_server.serving.logs import SUPERVISOR, JsonLog, Log, TextLog
 from tritonclip_server.serving.signals import on_stop_signal
-from tritonclip_server.serving.supervision import SupervisorOptions
-from tritonclip_server.serving.supervisor import GaveUpError, Supervisor
+from tritonclip_server.serving.source import prepared_repository
+from tritonclip_server.serving.supervisor import GaveUpError, Supervisor, SupervisorOptions
 from tritonclip_server.serving.tls import TlsFiles
 from tritonclip_server.serving.tracing import trace_options
 
@@ -31,40 +40,55 @@ def _stop(number: int) -> None:
     raise _Stop(signal.Signals(number).name)
 
 
-def _supervision(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options of the supervisor, which the command gets as `supervision`; None switches it off."""
-    default = SupervisorOptions()
+def _supervisor_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of the supervisor, which the command receives as `supervision`, or None."""
+    defaults = SupervisorOptions()
     options = {
-        "interval_s": ("--probe-interval", "Seconds between two true inferences that watch the server."),
-        "probe_timeout_s": ("--probe-timeout", "Seconds that one may take."),
-        "failures": ("--probe-failures", "So many failures in a row restart the server."),
-        "stall_s": ("--stall-timeout", "Seconds without a finished request, while some wait, restart it."),
-        "max_restarts": ("--max-restarts", "Give up, with exit code 3, where more are needed ..."),
-        "window_s": ("--restart-window", "... within so many seconds."),
+        "interval_s": ("--probe-interval", "Seconds between two inferences that probe the server."),
+        "probe_timeout_s": ("--probe-timeout", "Time limit of a probe in seconds."),
+        "failures": ("--probe-failures", "Restart the server after this many consecutive failed probes."),
+        "stall_s": (
+            "--stall-timeout",
+            "Restart the server if no request completes for this many seconds while some are queued.",
+        ),
+        "max_restarts": (
+            "--max-restarts",
+            "Give up with exit code 3 if more restarts are needed within --restart-window.",
+        ),
+        "window_s": ("--restart-window", "Seconds over which restarts are counted."),
     }
 
     @functools.wraps(command)
-    def gathered(*, supervise: bool, **values: Any) -> Any:
+    def wrapper(*, supervise: bool, **values: Any) -> Any:
         chosen = SupervisorOptions(**{name: values.pop(name) for name in options})
         return command(**values, supervision=chosen if supervise else None)
 
     for name, (flag, text) in reversed(options.items()):
-        value = getattr(default, name)
+        value = getattr(defaults, name)
         kind = click.IntRange(min=1) if isinstance(value, int) else click.FloatRange(min=0, min_open=True)
-        gathered = click.option(flag, name, type=kind, default=value, show_default=True, help=text)(gathered)
-    switch = click.option("--supervise/--no-supervise", default=True, help="Restart a dead or stuck server.")
-    return switch(gathered)
+        wrapper = click.option(flag, name, type=kind, default=value, show_default=True, help=text)(wrapper)
+    switch = click.option(
+        "--supervise/--no-supervise",
+        default=True,
+        show_default=True,
+        help="Restart the server when it is dead or stuck.",
+    )
+    return switch(wrapper)
 
 
-def _tls(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options of TLS, which the command gets as `tls`; None where there are none."""
+def _tls_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of TLS, which the command receives as `tls`, or None."""
     path = click.Path(path_type=Path)
 
-    @click.option("--tls-cert", type=path, help="gRPC with TLS: the server's certificate, a PEM file ...")
-    @click.option("--tls-key", type=path, help="... and its key.")
-    @click.option("--tls-client-ca", type=path, help="Ask callers for a certificate of this authority.")
+    @click.option("--tls-cert", type=path, help="PEM file of the server's certificate; enables TLS for gRPC.")
+    @click.option("--tls-key", type=path, help="PEM file of the certificate's private key.")
+    @click.option(
+        "--tls-client-ca",
+        type=path,
+        help="PEM file of an authority; require client certificates that it signed.",
+    )
     @functools.wraps(command)
-    def gathered(
+    def wrapper(
         *, tls_cert: Path | None, tls_key: Path | None, tls_client_ca: Path | None, **values: Any
     ) -> Any:
         if tls_cert is not None and tls_key is not None:
@@ -73,51 +97,73 @@ def _tls(command: Callable[..., Any]) -> Callable[..., Any]:
             raise click.UsageError("TLS needs both --tls-cert and --tls-key.")
         return command(**values, tls=None)
 
-    return gathered
+    return wrapper
 
 
 @click.command()
-@click.argument("repository", type=click.Path(path_type=Path))
+@click.argument("source")
+@click.option(
+    "--repository",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Directory for the prepared model repository of a checkpoint. [default: in the user's cache]",
+)
+@checkpoint_options
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind; keep it on loopback.")
-@click.option("--http-port", default=8000, show_default=True, help="0 picks a free port.")
-@click.option("--grpc-port", default=8001, show_default=True, help="0 picks a free port.")
-@click.option("--metrics-port", default=8002, show_default=True, help="0 picks a free port.")
-@click.option("--http-host", help="Address of HTTP and metrics; as --host, or loopback with TLS.")
-@_tls
-@click.option("--admin-key", envvar=ADMIN_KEY_VARIABLE, help="Opens the closed endpoints; random by default.")
+@click.option("--grpc-port", default=8001, show_default=True, help="Port of gRPC; 0 picks a free one.")
+@click.option("--http-port", default=8000, show_default=True, help="Port of HTTP; 0 picks a free one.")
+@click.option(
+    "--metrics-port", default=8002, show_default=True, help="Port of the metrics; 0 picks a free one."
+)
+@click.option(
+    "--http-host", help="Address of HTTP and metrics. [default: that of --host, or loopback with TLS]"
+)
+@_tls_options
+@click.option(
+    "--admin-key",
+    envvar=ADMIN_KEY_VARIABLE,
+    help=f"Key that opens the closed endpoints. [env: {ADMIN_KEY_VARIABLE}; default: random]",
+)
 @click.option(
     "--model-control",
     type=click.Choice(["none", "explicit"]),
     default="none",
     show_default=True,
-    help="explicit: who has the admin key may load and unload models, as rollout.py does.",
-)
-@click.option("--start-timeout", default=300.0, show_default=True, help="Seconds for the models to load.")
-@click.option(
-    "--drain-timeout", default=30.0, show_default=True, help="Seconds to wait for requests inside at a stop."
+    help="explicit: callers with the admin key may load and unload models, as a rollout does.",
 )
 @click.option(
-    "--trace-url", help="Send spans to this OTLP/HTTP collector. [env: OTEL_EXPORTER_OTLP_ENDPOINT]"
+    "--start-timeout", default=300.0, show_default=True, help="Seconds that the models may take to load."
 )
 @click.option(
-    "--trace-rate",
-    default=0,
+    "--drain-timeout",
+    default=30.0,
     show_default=True,
-    help="Of requests without a caller's trace, trace one in so many; 0: none.",
+    help="Seconds to wait for requests in flight when the server stops.",
 )
+@_supervisor_options
 @click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="json: one object a line, all on standard error.",
+    help="json: one object per line, all on standard error.",
 )
-@_supervision
+@click.option(
+    "--trace-url",
+    help="Send spans to this OTLP/HTTP collector. [env: OTEL_EXPORTER_OTLP_ENDPOINT]",
+)
+@click.option(
+    "--trace-rate",
+    default=0,
+    show_default=True,
+    help="Sample one in N requests that arrive without a trace context. 0 disables sampling.",
+)
 def main(
-    repository: Path,
+    source: str,
+    repository: Path | None,
+    settings: CheckpointSettings,
     host: str,
-    http_port: int,
     grpc_port: int,
+    http_port: int,
     metrics_port: int,
     http_host: str | None,
     tls: TlsFiles | None,
@@ -125,12 +171,25 @@ def main(
     model_control: str,
     start_timeout: float,
     drain_timeout: float,
+    supervision: SupervisorOptions | None,
+    log_format: str,
     trace_url: str | None,
     trace_rate: int,
-    log_format: str,
-    supervision: SupervisorOptions | None,
 ) -> None:
-    """Serves REPOSITORY in the foreground until Ctrl-C or SIGTERM; the log goes to standard error."""
+    """Serve SOURCE in the foreground until Ctrl-C or SIGTERM.
+
+    SOURCE is a model repository that `tritonclip-server prepare` wrote, or a checkpoint: a hub id or a
+    directory in Hugging Face format. A checkpoint is prepared first, unless its repository is up to date.
+
+    The server's log goes to standard error. The exit code is 0 after a signal, 1 if the server cannot be
+    started or exits on its own, and 3 after too many restarts.
+    """
+    is_prepared = is_model_repository(Path(source))
+    if is_prepared and (repository or settings != CheckpointSettings()):
+        raise click.UsageError(
+            f"{source} is a prepared model repository: --repository, --revision, --precision, --set and "
+            "--labels apply only to a checkpoint"
+        )
     try:
         trace = trace_options(trace_url, trace_rate, os.environ)
     except ValueError as error:
@@ -150,23 +209,40 @@ def main(
     )
     on_stop_signal(_stop)
     log: Log = JsonLog(_write_error) if log_format == "json" else TextLog()
-    server = EmbeddedTriton(repository, options, on_line=log.line)
     try:
-        with server:
-            log.tell(f"ready: grpc {server.grpc_url}, http {server.http_url}, metrics {server.metrics_url}")
-            if supervision is not None:
-                tell = functools.partial(log.tell, level="WARNING", source=SUPERVISOR)
-                Supervisor(server, supervision, tell).run()
-            code = server.wait()
-        log.tell(f"error: tritonserver ended by itself with code {code}", level="ERROR")
-        sys.exit(EXIT_FAILED)
+        if is_prepared:
+            models = Path(source)
+        else:
+            models = _prepare(source, repository, settings, log)
+        _serve(EmbeddedTriton(models, options, on_line=log.server_line), supervision, log)
     except _Stop as stop:
-        log.tell(f"stopped on {stop}")
-    except (LaunchError, GaveUpError) as error:
-        log.tell(f"error: {error}", level="ERROR")
+        log.message(f"stopped on {stop}")
+    except (CheckpointError, RepositoryError, LaunchError, GaveUpError) as error:
+        log.message(f"error: {error}", level="ERROR")
         sys.exit(EXIT_GAVE_UP if isinstance(error, GaveUpError) else EXIT_FAILED)
     finally:
         log.flush()
+
+
+def _prepare(source: str, repository: Path | None, settings: CheckpointSettings, log: Log) -> Path:
+    if isinstance(log, JsonLog):
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read when huggingface_hub is imported
+    try:
+        return prepared_repository(source, repository, settings, log.message)
+    except OSError as error:
+        raise RepositoryError(f"cannot prepare {source}: {error}") from error
+
+
+def _serve(server: EmbeddedTriton, supervision: SupervisorOptions | None, log: Log) -> None:
+    """Run a server until a signal; exit if the server does so on its own."""
+    with server:
+        log.message(f"ready: grpc {server.grpc_url}, http {server.http_url}, metrics {server.metrics_url}")
+        if supervision is not None:
+            report = functools.partial(log.message, level="WARNING", source=SUPERVISOR)
+            Supervisor(server, supervision, report).run()
+        code = server.wait()
+    log.message(f"error: tritonserver exited with code {code}", level="ERROR")
+    sys.exit(EXIT_FAILED)
 
 
 def _write_error(line: str) -> None:

@@ -1,4 +1,4 @@
-"""Ends a program in order on the first signal that asks for it; later ones leave its clean-up alone."""
+"""Shut down cleanly on the first SIGINT, SIGTERM or SIGHUP, and ignore later ones during cleanup."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ def _exit(number: int) -> None:
 
 
 def on_stop_signal(act: Callable[[int], None] = _exit) -> None:
-    """Has the first of SIGINT, SIGTERM and SIGHUP call `act`, and all that follow ignored.
+    """Call `act` on the first SIGINT, SIGTERM or SIGHUP, and ignore all that follow.
 
     Args:
-        act: Takes the signal's number, in the main thread, and raises; without one the program exits with 128
-            and the number.
+        act: Called in the main thread with the signal's number; it raises. By default the program exits with
+            128 plus that number.
     """
 
     def handle(number: int, frame: FrameType | None) -> None:
-        for each in STOP_SIGNALS:
-            signal.signal(each, signal.SIG_IGN)
+        for stop_signal in STOP_SIGNALS:
+            signal.signal(stop_signal, signal.SIG_IGN)
         act(number)
 
     for number in STOP_SIGNALS:

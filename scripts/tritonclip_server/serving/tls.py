@@ -1,4 +1,4 @@
-"""The PEM files of TLS for gRPC, checked before a server starts.
+"""Check the PEM files of TLS for gRPC before a server starts.
 
 Triton has TLS for gRPC only; HTTP and metrics have none.
 """
@@ -12,17 +12,17 @@ from pathlib import Path
 
 
 class TlsError(ValueError):
-    """Files that cannot be used; the text says which, why, and the cure."""
+    """A file that cannot be used; the text gives the file, the reason and the fix."""
 
 
 @dataclass(frozen=True)
 class TlsFiles:
-    """What the server shows to callers, and what it asks of them; PEM files.
+    """PEM files of the server's certificate, and of the authority of its callers.
 
     Attributes:
-        cert: The server's certificate, and those between it and its authority.
+        cert: The server's certificate, followed by the intermediate certificates.
         key: Its private key, without a passphrase.
-        client_ca: The authority of the callers' certificates, which are then asked for; None asks for none.
+        client_ca: Authority that must have signed the callers' certificates; None requires no certificate.
     """
 
     cert: Path
@@ -30,13 +30,13 @@ class TlsFiles:
     client_ca: Path | None = None
 
     def check(self) -> list[str]:
-        """Checks that the files can be read and belong together.
+        """Check that the files can be read and belong together.
 
         Returns:
-            What should be mended, though the server can start.
+            Warnings that do not keep the server from starting.
 
         Raises:
-            TlsError: A file cannot be read, is not what it should be, or key and certificate do not match.
+            TlsError: A file cannot be read, is not a PEM file, or the key does not match the certificate.
         """
         for path in (self.cert, self.key, self.client_ca):
             if path is not None:
@@ -54,7 +54,7 @@ class TlsFiles:
         return [f"{self.key} can be read by all users: chmod 600"] if _is_open(self.key) else []
 
     def flags(self) -> dict[str, str]:
-        """The flags of `tritonserver`."""
+        """Return the flags of `tritonserver`."""
         flags = {"grpc-use-ssl": "true", "grpc-server-cert": str(self.cert), "grpc-server-key": str(self.key)}
         if self.client_ca is not None:
             flags |= {"grpc-use-ssl-mutual": "true", "grpc-root-cert": str(self.client_ca)}
@@ -75,8 +75,8 @@ def _check_authority(context: ssl.SSLContext, path: Path) -> None:
         context.load_verify_locations(path)
     except ssl.SSLError as error:
         raise TlsError(
-            f"{path} holds no authority's certificate ({error}): give the PEM file of the authority that "
-            "signs the callers' certificates"
+            f"{path} holds no certificate of an authority ({error}): give the PEM file of the authority "
+            "that signs the callers' certificates"
         ) from error
 
 
@@ -85,5 +85,5 @@ def _is_open(path: Path) -> bool:
 
 
 def _no_passphrase() -> str:
-    """Called for an encrypted key, in whose place OpenSSL would ask at the terminal."""
+    """Fail for an encrypted key, for which OpenSSL would otherwise prompt at the terminal."""
     raise ValueError("the key is encrypted")

@@ -1,8 +1,8 @@
-"""Traces of the server: Triton sends its spans to an OpenTelemetry collector, as JSON over OTLP/HTTP.
+"""Options for Triton's traces: it sends spans to an OpenTelemetry collector, as JSON over OTLP/HTTP.
 
-Triton 2.51 traces each request that names a trace (`traceparent`), whatever its flag for sampling says; the
-client package names one only where it is sampled. So who calls decides, and `rate` is about all others.
-Triton reads OTEL_EXPORTER_OTLP_HEADERS itself.
+Triton 2.51 traces every request with a trace context (`traceparent`) and ignores the sampling flag in it.
+The client package sends a trace context only if the trace is sampled. So the caller decides about its own
+requests, and `rate` applies to all others. Triton reads OTEL_EXPORTER_OTLP_HEADERS itself.
 """
 
 from __future__ import annotations
@@ -15,25 +15,28 @@ from tritonclip_server.serving.release import Release
 
 SERVICE = "tritonclip"
 FIRST_STABLE = Release(2, 58)  # 25.05
-"""Before, a trace's mutex is freed while it is held. Source: pull request 8144 of Triton's server."""
+"""First release that does not free a trace's mutex while it is held.
+
+Source: pull request 8144 of Triton's server.
+"""
 NEVER = 2**31 - 1
-"""Triton's rate cannot be 0; one in so many requests is none."""
+"""Rate that disables sampling: Triton accepts no rate of 0."""
 EXPORT_DELAY_S = 1.0
-"""Triton sends what it has at this interval; its own is 5 s, which is long to wait for at a stop."""
+"""Interval at which Triton sends its spans, in seconds. Its default of 5 s would delay a stop."""
 EXPORT_S = 0.5
-"""What sending may take."""
+"""Time to send the spans, in seconds."""
 QUEUED_SPANS = 16384
-"""Within Triton: about 20 MB. A request of `clip_zero_shot` has 12."""
+"""Size of Triton's queue, about 20 MB. A request of `clip_zero_shot` has 12 spans."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TraceOptions:
-    """Where spans go, and what of.
+    """Destination and sampling of the server's spans.
 
     Attributes:
-        url: Of the collector; the path `/v1/traces` is added where there is none.
-        rate: Of requests that come without a trace, one in so many gets one of its own; 0: none.
-        service: The service's name in the spans.
+        url: URL of the collector; the path `/v1/traces` is added if it has none.
+        rate: Sample one in this many requests that arrive without a trace context; 0 disables sampling.
+        service: Name of the service in the spans.
 
     Raises:
         ValueError: If the URL or the rate is malformed.
@@ -44,20 +47,20 @@ class TraceOptions:
     service: str = SERVICE
 
     def __post_init__(self) -> None:
-        """Checks the values."""
+        """Check the values."""
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"trace URL {self.url!r}: expected one as 'http://localhost:4318'")
+            raise ValueError(f"trace URL {self.url!r}: expected a URL such as 'http://localhost:4318'")
         if not 0 <= self.rate <= NEVER:
             raise ValueError(f"trace rate {self.rate}: expected 0 to {NEVER}")
 
     @property
-    def stop_s(self) -> float:
-        """How long a server that has nothing left to do must live on for its last spans to be sent."""
+    def export_timeout_s(self) -> float:
+        """Time that a drained server needs to send its last spans, in seconds."""
         return EXPORT_DELAY_S + EXPORT_S
 
     def arguments(self) -> list[str]:
-        """What `tritonserver` is told."""
+        """Return the arguments of `tritonserver`."""
         url = self.url if urlsplit(self.url).path.strip("/") else f"{self.url.rstrip('/')}/v1/traces"
         settings = [
             "mode=opentelemetry",
@@ -72,7 +75,16 @@ class TraceOptions:
 
 
 def trace_options(url: str | None, rate: int, environ: Mapping[str, str]) -> TraceOptions | None:
-    """The options of a command; OpenTelemetry's variables count where no URL is given. None: no traces."""
+    """Return the trace options of a command, or None if there is nowhere to send spans.
+
+    Args:
+        url: URL of the collector; OpenTelemetry's environment variables apply if it is None.
+        rate: See `TraceOptions`.
+        environ: The environment.
+
+    Raises:
+        ValueError: The URL or the rate is malformed.
+    """
     url = (
         url or environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
     )
@@ -82,10 +94,10 @@ def trace_options(url: str | None, rate: int, environ: Mapping[str, str]) -> Tra
 
 
 def trace_warning(release: Release) -> str | None:
-    """What is to be said of tracing with a release; None: nothing."""
+    """Return the warning about traces with a release, or None."""
     if release >= FIRST_STABLE:
         return None
     return (
-        f"traces: Triton {release} may crash within some thousand traced requests; "
-        f"sample few of them, or run {FIRST_STABLE} or later"
+        f"traces: Triton {release} may crash after a few thousand traced requests; "
+        f"sample fewer, or run {FIRST_STABLE} or later"
     )

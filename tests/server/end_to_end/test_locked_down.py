@@ -182,7 +182,7 @@ def test_pickled_weights_that_would_run_code_are_refused(tmp_path):
     torch.save({"logit_scale": Payload(touched)}, checkpoint / "pytorch_model.bin")
     done = run_script("prepare_weights.py", checkpoint, "--output", tmp_path / "models")
     assert done.returncode == 1
-    assert "pytorch_model.bin holds other things than tensors, or is damaged" in done.stderr
+    assert "pytorch_model.bin holds other objects than tensors, or is damaged" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "models" / "vision_encoder" / "1").exists()
     assert not touched.exists()

@@ -117,9 +117,9 @@ def test_rollout_and_rollback_under_load_lose_nothing_and_mix_nothing(upgraded, 
     told = Counter(one for answer in load.answers for one in picture_versions(answer, known))
     assert set(told) == {"old", "new"}, told
     assert min(told.values()) >= CALLERS
-    assert "version 2 loaded beside version 1" in output
-    assert "version 2 is served\nversion 1 has nothing inside any more" in output
-    assert "version 1 is served\nversion 2 has nothing inside any more" in back
+    assert "version 2 loaded next to version 1" in output
+    assert "serving version 2\nversion 1 has no requests in flight" in output
+    assert "serving version 1\nversion 2 has no requests in flight" in back
     again = metric(upgraded, "tritonclip_start_time_seconds", model="vision_encoder", version="1")
     assert again == loaded_at, "the old version was loaded anew"
 
@@ -179,7 +179,7 @@ def test_the_status_tells_of_each_version(upgraded, repository, other_checkpoint
     assert code == 0
     assert output.splitlines() == [
         "version 1: scripts/demo/checkpoint: served, loaded",
-        f"version 2: {other_checkpoint}: loaded, served before",
+        f"version 2: {other_checkpoint}: loaded, previously served",
     ]
 
 
@@ -202,10 +202,11 @@ def test_a_version_that_cannot_be_served_is_taken_out_again(
     with Load(upgraded.grpc_url) as load:
         code, output = run(upgraded, "deploy", repository, other_checkpoint)
     assert code == 1
-    assert "version 3 is taken out again; version 1 is served as before" in output
-    assert {"does not load": "vision_encoder cannot be loaded", "answers wrongly": "as transformers does"}[
-        fault
-    ] in output
+    assert "removing version 3; version 1 keeps serving" in output
+    assert {
+        "does not load": "vision_encoder cannot be loaded",
+        "answers wrongly": "differs from transformers",
+    }[fault] in output
     assert not load.failures
     assert versions.versions_of(repository) == before
     assert not list(repository.glob("*/3"))
@@ -249,13 +250,13 @@ def test_what_cannot_be_done_is_told_in_a_line(upgraded, repository, arguments, 
 def test_another_rollout_is_waited_for(upgraded, repository):
     with versions.locked(repository):
         code, output = run(upgraded, "rollback", repository)
-    assert (code, "another rollout is under way" in output) == (1, True)
+    assert (code, "another rollout is in progress" in output) == (1, True)
 
 
 def test_a_wrong_key_and_a_server_without_model_control_are_told(upgraded, server, repository):
     urls = ["--url", upgraded.http_url, "--metrics-url", upgraded.metrics_url, "--admin-key", "wrong"]
     done = CliRunner().invoke(rollout.main, ["status", str(repository), *urls])
-    assert (done.exit_code, "give the server's own key" in done.output) == (1, True)
+    assert (done.exit_code, "give the admin key of this server" in done.output) == (1, True)
     code, output = run(server, "rollback", repository)
     assert code == 1
     assert "start it with --model-control explicit" in output
@@ -275,10 +276,10 @@ def test_retiring_frees_memory_and_disk(upgraded, repository):
 
 
 def test_what_is_no_repository_is_told(tmp_path):
-    with pytest.raises(RepositoryError, match="is no model repository"):
+    with pytest.raises(RepositoryError, match="is not a model repository"):
         versions.versions_of(tmp_path)
     for model in ENSEMBLES:
         (tmp_path / model).mkdir()
         (tmp_path / model / CONFIG).write_text(f'name: "{model}"')
-    with pytest.raises(RepositoryError, match="names no versions; prepare the repository anew"):
+    with pytest.raises(RepositoryError, match="names no versions; write the repository again"):
         versions.versions_of(tmp_path)

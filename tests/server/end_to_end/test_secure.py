@@ -216,7 +216,7 @@ def test_serve_speaks_tls(certificates, demo_repository, tmp_path):
             serving.terminate()
             told, _ = serving.communicate(timeout=60)
     assert (serving.returncode, told) == (0, "stopped on SIGTERM\n")
-    assert "tls: only gRPC has TLS; HTTP and metrics listen in the clear on 127.0.0.1\n" in log.read_text()
+    assert "tls: only gRPC has TLS; HTTP and metrics listen without TLS on 127.0.0.1\n" in log.read_text()
     assert "restart" not in log.read_text()
 
 

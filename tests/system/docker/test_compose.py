@@ -92,7 +92,7 @@ def test_published_ports_are_those_that_the_images_expose(services):
 def test_the_entry_points_take_their_options_and_listen_where_compose_and_clients_expect(services):
     command = entrypoint(services["server"])
     options = serve.main.make_context("serve", command[command.index("scripts/serve.py") + 1 :]).params
-    assert options["host"] == "0.0.0.0" and str(options["repository"]) == "/models"
+    assert options["host"] == "0.0.0.0" and options["source"] == "/models"
     ports = {options[f"{name}_port"] for name in ("http", "grpc", "metrics")}
     assert ports == {port["target"] for port in services["server"]["ports"]}
     assert seconds(services["server"]["stop_grace_period"]) > options["drain_timeout"]

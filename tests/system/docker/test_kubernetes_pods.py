@@ -25,7 +25,7 @@ from tests.system.docker.kubernetes_manifests import (
 from tritonclip.gateway._serve import STOP_TIMEOUT_S
 from tritonclip_server.serving import serve
 from tritonclip_server.serving.launcher import ServerOptions
-from tritonclip_server.serving.supervision import SupervisorOptions
+from tritonclip_server.serving.supervisor import SupervisorOptions
 
 NAMES = ("tritonclip-server", "tritonclip-gateway")
 
@@ -163,7 +163,7 @@ def test_arguments_are_options_of_the_programs(built):
         arguments = [*own, *built.container("tritonclip-server")["args"]]
         context = serve.main.make_context("serve.py", arguments)
         assert context.params["host"] == "0.0.0.0"
-        assert str(context.params["repository"]) == "/models"
+        assert context.params["source"] == "/models"
         assert context.params["log_format"] == "json"
 
 

@@ -62,7 +62,7 @@ def test_tritonserver_is_killed(supervised, record_property):
     callers = strike(supervised, supervised.triton_pid, signal.SIGKILL, record_property)
     assert callers.count_of("lost") == 0
     assert callers.others() == []
-    assert supervised.said("tritonserver ended by itself with code -9")
+    assert supervised.said("tritonserver exited with code -9")
 
 
 @pytest.mark.slow
@@ -71,7 +71,7 @@ def test_tritonserver_is_stopped(supervised, record_property):
     callers = strike(supervised, supervised.triton_pid, signal.SIGSTOP, record_property)
     assert callers.count_of("lost") == 0
     assert callers.others() == []
-    assert supervised.said("probes in a row failed")
+    assert supervised.said("consecutive probes failed")
 
 
 @pytest.mark.slow

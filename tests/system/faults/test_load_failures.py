@@ -68,7 +68,7 @@ def test_a_model_that_does_not_load_is_named(fault_repository, tmp_path, file, d
     output, log = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "ready" not in output
-    told = log[log.index("error: Triton ended while it was loading the models:\n") :]
+    told = log[log.index("error: Triton exited while it was loading the models:\n") :]
     model = file.partition("/")[0]
     assert f"'{model}'" in told
     assert re.search(reason, told), told

@@ -50,7 +50,7 @@ def test_a_container_that_does_not_tell_its_release_is_named(container, content)
     (container / "TRITON_VERSION").unlink()
     if content:
         (container / "TRITON_VERSION").write_text(content)
-    with pytest.raises(LaunchError, match="does not say which Triton it holds"):
+    with pytest.raises(LaunchError, match="cannot read the release of Triton"):
         find_installation(container)
 
 

@@ -1,0 +1,67 @@
+"""Outcomes of a probe: servers that cannot be reached, and the real texts of rejected requests."""
+
+import ast
+import socket
+
+import pytest
+
+from clip_admission import Limits, stamp
+from clip_common.times import Times
+from tests.helpers.servers import ROOT
+from tritonclip_server.serving.launcher import free_port
+from tritonclip_server.serving.probe import InferenceServerException as TritonError
+from tritonclip_server.serving.probe import _failed_inference, is_overload, probe
+
+MS = 1000
+REJECTIONS = {
+    "queue budget is over": lambda: Times(0, 10 * MS, 60_000 * MS).check(11 * MS),
+    "deadline has passed": lambda: Times(0, 60_000 * MS, 10 * MS).check(11 * MS),
+    "no time is left": lambda: stamp('{"deadline_ms": -3}', 1, Limits(10_000, 60_000), 0),
+}
+
+
+@pytest.mark.parametrize("rejection", REJECTIONS)
+def test_texts_of_the_models_for_load_are_overload(rejection):
+    with pytest.raises(RuntimeError) as caught:
+        REJECTIONS[rejection]()
+    text = str(caught.value)
+    assert is_overload(text)
+    error = TritonError(f"[request id: 7] in ensemble 'clip_zero_shot', {text}", "StatusCode.UNAVAILABLE")
+    result = _failed_inference(error)
+    assert (result.outcome, result.reason) == ("overloaded", text)
+
+
+def test_text_of_a_draining_server_is_not_overload():
+    source = (ROOT / "model_repository" / "admission" / "1" / "model.py").read_text("utf-8")
+    constants = [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
+    (text,) = (one for one in constants if str(one).startswith("draining: "))
+    assert not is_overload(text)
+    assert _failed_inference(TritonError(text, "StatusCode.UNAVAILABLE")).outcome == "failed"
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (TritonError("Deadline Exceeded", "StatusCode.DEADLINE_EXCEEDED"), "timeout"),
+        (TimeoutError("timed out"), "timeout"),
+        (TritonError("Socket closed", "StatusCode.UNAVAILABLE"), "failed"),
+        (ConnectionResetError("reset"), "failed"),
+    ],
+)
+def test_failed_inference_is_a_timeout_or_a_failure(error, outcome):
+    assert _failed_inference(error).outcome == outcome
+
+
+@pytest.mark.parametrize("scheme", ["", "http://"])
+def test_probe_fails_if_nothing_listens(scheme):
+    result = probe(f"{scheme}127.0.0.1:{free_port('127.0.0.1')}", timeout_s=5)
+    assert result.outcome == "failed"
+    assert "onnect" in result.reason
+
+
+@pytest.mark.parametrize("scheme", ["", "http://"])
+def test_probe_fails_if_the_server_accepts_connections_only(scheme):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        result = probe(f"{scheme}127.0.0.1:{listener.getsockname()[1]}", timeout_s=0.3)
+    assert (result.outcome, result.is_busy) == ("failed", False)
+    assert result.reason == "no answer within the time limit of the probe"
