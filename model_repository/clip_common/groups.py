@@ -64,6 +64,11 @@ class Elements(NamedTuple):
     times: Times = UNLIMITED
     """Arrival time and limits of the request."""
 
+    @property
+    def size(self) -> int:
+        """Number of elements, over all rows."""
+        return len(self.items)
+
 
 def read_elements(
     kind: str, tensor: np.ndarray, *, max_count: int, max_bytes: int, times: Times = UNLIMITED

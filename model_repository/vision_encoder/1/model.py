@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # Idle OpenMP threads must sleep: spinning, they would keep cores from decoding and from the text encoder.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is first imported
@@ -15,11 +15,27 @@ import triton_python_backend_utils as pb_utils
 from clip_common.cpu import cpu_has_bfloat16
 from clip_common.groups import Outcome, RequestError, check_count, split_rows
 from clip_common.metrics import MetricFactory, publish_model_info
+from clip_common.pace import Pace
 from clip_common.parameters import Parameters
 from clip_common.responder import Responder
+from clip_common.times import Times
 from clip_common.tower import set_up_torch
 from clip_encoder import DirectEncoder, Encoder, GraphEncoder
 from clip_vision import VisionModel, load_vision_model
+
+
+class Images(NamedTuple):
+    """The pixel values of a request."""
+
+    pixels: np.ndarray
+    """uint8 [rows, images per row, 3, size, size]."""
+    times: Times
+    """Arrival time and limits of the request."""
+
+    @property
+    def size(self) -> int:
+        """Number of images, over all rows."""
+        return self.pixels.shape[0] * self.pixels.shape[1]
 
 
 class TritonPythonModel:
@@ -29,6 +45,7 @@ class TritonPythonModel:
         """Load the tower, set its precision, compile or capture it, and warm it up."""
         metrics = MetricFactory(pb_utils, args)
         self._responder = Responder(pb_utils, metrics, unit="images")
+        self._pace = Pace()
         parameters = Parameters(json.loads(args["model_config"]))
         self._max_images = parameters.integer("max_images", minimum=1)
         device, dtype = set_up_torch(args, parameters, exact_on_cpu=False)
@@ -49,23 +66,26 @@ class TritonPythonModel:
         """Publish the remaining metrics."""
         self._responder.close()
 
-    def _parse(self, request: Any) -> np.ndarray:
-        self._responder.check_times(request)
-        pixels: np.ndarray = pb_utils.get_input_tensor_by_name(request, "pixel_values").as_numpy()
+    def _parse(self, request: Any) -> Images:
+        times = self._responder.check_times(request)
+        pixels = pb_utils.get_input_tensor_by_name(request, "pixel_values").as_numpy()
         check_count("image", pixels.shape, self._max_images)
         if pixels.shape[2:] != (3, self._size, self._size):
             raise RequestError(
                 f"pixel_values have shape {list(pixels.shape)}; "
                 f"this model takes [rows, images, 3, {self._size}, {self._size}]"
             )
-        return pixels
+        return Images(pixels, times)
 
-    def _run(self, groups: list[np.ndarray]) -> list[Outcome]:
-        images = [pixels.reshape(-1, *pixels.shape[2:]) for pixels in groups]
-        embeds = split_rows(self._encoder.encode(images), [len(part) for part in images])
+    def _run(self, groups: list[Images]) -> list[Outcome]:
+        return self._pace.run(groups, self._encode)
+
+    def _encode(self, groups: list[Images]) -> list[Outcome]:
+        images = [group.pixels.reshape(-1, *group.pixels.shape[2:]) for group in groups]
+        embeds = split_rows(self._encoder.encode(images), [group.size for group in groups])
         return [
-            {"image_embeds": part.reshape(*pixels.shape[:2], -1)}
-            for pixels, part in zip(groups, embeds, strict=True)
+            {"image_embeds": part.reshape(*group.pixels.shape[:2], -1)}
+            for group, part in zip(groups, embeds, strict=True)
         ]
 
 
