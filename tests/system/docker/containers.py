@@ -1,4 +1,4 @@
-"""Containers for the tests: the images of docker/, built and run by podman without an engine."""
+"""Containers of the images of docker/, run by podman without an engine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HARDENED = [
 
 
 def require_podman() -> Podman:
-    """podman with the store of `make images`; skips where this machine cannot run it."""
+    """Return podman with the store of `make images`; skip the test if this machine cannot run it."""
     try:
         return Podman(STORE)
     except BuildError as error:
@@ -34,13 +34,13 @@ def require_podman() -> Podman:
 
 
 class Container:
-    """A running container on the host's network; a context manager.
+    """A running container in the host's network; a context manager.
 
     Args:
-        podman: With the image.
-        image: Its name.
-        arguments: After its entry point.
-        options: Of `podman run`.
+        podman: podman whose store has the image.
+        image: Name of the image.
+        arguments: Arguments after the entry point.
+        options: Options of `podman run`.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Container:
         limits = [
             "--ulimit=nofile=1024:4096",
             "--ulimit=nproc=4096:8192",
-        ]  # which a sandbox may forbid to raise
+        ]  # a sandbox may forbid raising them
         run = ["run", "--detach", "--name", self.name, "--network=host", "--no-healthcheck", *limits]
         self._run = [*run, *options, f"localhost/{image}", *arguments]
 
@@ -64,7 +64,7 @@ class Container:
         self.podman.call("rm", "--force", "--time", "2", self.name)
 
     def log(self) -> str:
-        """What it has printed."""
+        """Return the output of the container so far."""
         done = subprocess.run(
             self.podman.command("logs", self.name),
             stdout=subprocess.PIPE,
@@ -74,7 +74,7 @@ class Container:
         return done.stdout
 
     def wait_for(self, text: str) -> str:
-        """Its log, once it has this text."""
+        """Wait until the log contains the text, and return the log."""
         deadline = time.monotonic() + READY_S
         while text not in (log := self.log()):
             assert self.state()["Running"], log
@@ -83,22 +83,22 @@ class Container:
         return log
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Runs a command inside."""
+        """Run a command in the container."""
         call = self.podman.command("exec", self.name, *command)
         return subprocess.run(call, capture_output=True, text=True, check=False)
 
     def state(self) -> dict[str, Any]:
-        """Of the container, as podman tells it."""
+        """Return the state of the container."""
         found: dict[str, Any] = json.loads(self.podman.call("inspect", self.name))[0]["State"]
         return found
 
     def stop(self) -> int:
-        """Ends it as an orchestrator does, by SIGTERM; its exit code."""
+        """Stop the container with SIGTERM, as an orchestrator does, and return its exit code."""
         self.podman.call("stop", "--time", str(STOP_S), self.name)
         return int(self.state()["ExitCode"])
 
 
 def configuration(podman: Podman, image: str) -> dict[str, Any]:
-    """What an image says of how to run it."""
+    """Return the configuration of an image."""
     found: dict[str, Any] = json.loads(podman.call("image", "inspect", f"localhost/{image}"))[0]
     return {**found["Config"], "Healthcheck": found["Healthcheck"]}

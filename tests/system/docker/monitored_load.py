@@ -1,4 +1,4 @@
-"""Callers of a server and of its gateway, of all kinds, and what becomes of their calls."""
+"""Various callers of a server and its gateway, with counts of their outcomes."""
 
 from __future__ import annotations
 
@@ -19,32 +19,30 @@ NO_TIME_S = 0.01
 PAUSE_S = 0.2
 
 
-class Load:
-    """Callers in threads; a context manager. Nobody tries twice, so each call is one request of the server.
+class MonitoredLoad:
+    """Callers in threads; a context manager. Nobody retries, so each call is one request to the server.
 
     Args:
-        grpc_url: The server.
-        gateway_url: That of one in front of it, with `--attempts 1`.
-        flood: How many callers send eight images and twenty labels that nobody has sent before, without a
-            pause; all others wait a little between two calls.
-        counted: Only callers who can tell what the server made of a call: none in a hurry, none at /readyz.
+        grpc_url: Address of the server.
+        gateway_url: Address of its gateway, which runs with `--attempts 1`.
+        flood: Number of callers that send eight images and twenty new labels without a pause. All other
+            callers pause between calls.
     """
 
-    def __init__(self, grpc_url: str, gateway_url: str, flood: int = 0, counted: bool = False) -> None:
+    def __init__(self, grpc_url: str, gateway_url: str, flood: int = 0) -> None:
         self.outcomes: Counter[str] = Counter()
         self._client = Client(grpc_url, attempts=1, timeout_s=10)
         self._gateway_url, self._numbers = gateway_url, itertools.count()
         self._pool = urllib3.PoolManager(maxsize=8, retries=False)
-        self._lock, self._over = threading.Lock(), threading.Event()
+        self._lock, self._stopped = threading.Lock(), threading.Event()
         self._image = encode(noise(400, 300), "JPEG")
-        calls = [self._classify, self._embed_images, self._embed_texts, self._spoiled]
-        calls += [self._post_images, self._post_texts, self._post_nonsense] + flood * [self._flood]
-        calls += [] if counted else [self._hasty]
+        calls = [self._classify, self._embed_images, self._embed_texts, self._send_no_image, self._time_out]
+        calls += [self._post_images, self._post_texts, self._post_empty_input] + flood * [self._flood]
         self._threads = [threading.Thread(target=self._repeat, args=(call,)) for call in calls]
-        self._threads += [] if counted else [threading.Thread(target=self._ask_whether_ready)]
+        self._threads.append(threading.Thread(target=self._probe_readiness))
 
-    def __enter__(self) -> Load:
-        """Starts them."""
+    def __enter__(self) -> MonitoredLoad:
+        """Start the callers."""
         for thread in self._threads:
             thread.start()
         return self
@@ -52,15 +50,15 @@ class Load:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Waits for their last calls."""
-        self._over.set()
+        """Stop the callers, and wait for their last calls."""
+        self._stopped.set()
         for thread in self._threads:
             thread.join()
         self._client.close()
         self._pool.clear()
 
     def _repeat(self, call: Callable[[], str]) -> None:
-        while not self._over.wait(0 if call == self._flood else PAUSE_S):
+        while not self._stopped.wait(0 if call == self._flood else PAUSE_S):
             try:
                 outcome = call()
             except TritonClipError as error:
@@ -68,7 +66,7 @@ class Load:
             with self._lock:
                 self.outcomes[outcome] += 1
 
-    def _unheard(self, count: int) -> list[str]:
+    def _new_labels(self, count: int) -> list[str]:
         first = next(self._numbers) * count
         return [f"label {number}" for number in range(first, first + count)]
 
@@ -85,14 +83,14 @@ class Load:
         return "answered"
 
     def _flood(self) -> str:
-        self._client.classify([self._image] * 8, self._unheard(20))
+        self._client.classify([self._image] * 8, self._new_labels(20))
         return "answered"
 
-    def _spoiled(self) -> str:
+    def _send_no_image(self) -> str:
         self._client.embed_images([b"no image"])
         return "answered"
 
-    def _hasty(self) -> str:
+    def _time_out(self) -> str:
         self._client.classify([self._image] * 4, KNOWN_LABELS, timeout_s=NO_TIME_S)
         return "answered"
 
@@ -103,9 +101,9 @@ class Load:
     def _post_texts(self) -> str:
         return self._outcome(self._ask("POST", "/v1/embeddings", json={"input": KNOWN_LABELS}))
 
-    def _post_nonsense(self) -> str:
+    def _post_empty_input(self) -> str:
         reply = self._ask("POST", "/v1/embeddings", json={"input": []})
-        return "refused by the gateway" if reply.status == 400 else self._outcome(reply)
+        return "rejected by the gateway" if reply.status == 400 else self._outcome(reply)
 
     def _ask(self, method: str, path: str, **options: Any) -> urllib3.BaseHTTPResponse:
         return self._pool.request(method, self._gateway_url + path, **options)
@@ -116,6 +114,6 @@ class Load:
             return "answered" if "overloaded" not in text else "overloaded"
         return "overloaded" if "overloaded" in text else f"{status}"
 
-    def _ask_whether_ready(self) -> None:
-        while not self._over.wait(PAUSE_S):
+    def _probe_readiness(self) -> None:
+        while not self._stopped.wait(PAUSE_S):
             self._ask("GET", "/readyz")

@@ -1,4 +1,4 @@
-"""A name server of one name, whose addresses a test may change."""
+"""A DNS server for one name, whose addresses a test can change."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ ANSWERS, OWN_NAME = 0x8580, b"\xc0\x0c"
 
 
 class NameServer:
-    """Answers every question for an IPv4 address; a context manager.
+    """DNS server that answers every query for an IPv4 address; a context manager.
 
     Args:
-        *addresses: What it answers.
+        *addresses: Addresses in the answer.
     """
 
     def __init__(self, *addresses: str) -> None:
@@ -37,7 +37,7 @@ class NameServer:
         self._socket.close()
 
     def target(self, port: int) -> str:
-        """What gRPC connects to: any name, asked of this name server."""
+        """Return the gRPC target that resolves a name with this server."""
         return f"dns://127.0.0.1:{self.port}/servers.test:{port}"
 
     def _serve(self) -> None:

@@ -1,4 +1,4 @@
-"""A real Prometheus and its promtool, on the files of `docker/monitoring`."""
+"""A real Prometheus, and promtool, for the files of `docker/monitoring`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATIENCE_S = 30
 
 
 def require_prometheus() -> None:
-    """Skips where there is no Prometheus; in CI there must be one."""
+    """Skip the test if Prometheus is not installed; fail in CI."""
     for program in ("prometheus", "promtool"):
         if shutil.which(program) is None:
             assert "CI" not in os.environ, f"{program} not found: apt-get install prometheus"
@@ -32,17 +32,17 @@ def require_prometheus() -> None:
 
 
 def promtool(*arguments: object, text: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs promtool, with `text` as its standard input."""
+    """Run promtool with `text` as its standard input."""
     return subprocess.run(
         ["promtool", *map(str, arguments)], input=text, capture_output=True, text=True, check=False
     )
 
 
 class Prometheus:
-    """A running Prometheus; a context manager that is ready inside.
+    """A running Prometheus; a context manager that waits until it is ready.
 
     Args:
-        directory: Holds `prometheus.yaml` and the rule files; its data go there too.
+        directory: Folder with `prometheus.yaml` and the rule files, also used for data.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -57,7 +57,7 @@ class Prometheus:
         ]
 
     def __enter__(self) -> Prometheus:
-        """Starts it."""
+        """Start Prometheus."""
         with self._log.open("w") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
         try:
@@ -68,7 +68,7 @@ class Prometheus:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends it."""
+        """Stop Prometheus."""
         self._process.terminate()
         self._process.wait(PATIENCE_S)
 
@@ -81,30 +81,30 @@ class Prometheus:
             return False
 
     def ask(self, path: str, **parameters: object) -> Any:
-        """What the HTTP API answers: the member `data`."""
+        """Return the member `data` of a response of the HTTP API."""
         query = urllib.parse.urlencode({name: str(value) for name, value in parameters.items()})
         with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{query}", timeout=PATIENCE_S) as reply:
             return json.load(reply)["data"]
 
     def query(self, expr: str) -> list[dict[str, Any]]:
-        """The series that an expression has now: `metric` and `value` of each."""
+        """Return the current series of an expression, with `metric` and `value` of each."""
         return list(self.ask("query", query=expr)["result"])
 
     def value(self, expr: str) -> float:
-        """The value of an expression that has one series."""
+        """Return the value of an expression with a single series."""
         (series,) = self.query(expr)
         return float(series["value"][1])
 
     def alerts(self, state: str = "firing") -> set[str]:
-        """The names of the alerts in a state."""
+        """Return the names of the alerts in a state."""
         return {
             alert["labels"]["alertname"] for alert in self.ask("alerts")["alerts"] if alert["state"] == state
         }
 
     def wait_for_alerts(self, names: Sequence[str], patience_s: float = PATIENCE_S) -> None:
-        """Waits until all of these fire."""
+        """Wait until all these alerts fire."""
         wait_until(
             lambda: set(names) <= self.alerts(),
-            lambda: f"{set(names) - self.alerts()} do not fire, but {self.ask('alerts')}",
+            lambda: f"{set(names) - self.alerts()} do not fire; alerts: {self.ask('alerts')}",
             patience_s,
         )

@@ -1,4 +1,4 @@
-"""docker/compose.yaml as Docker Compose itself reads it, against the images and commands that it starts."""
+"""docker/compose.yaml as parsed by Docker Compose, compared with images, commands and other files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COMPOSE = Path(sys.executable).parent / "docker-compose"
 
 
 def read(*files: str, profiles: tuple[str, ...] = ("load",)) -> dict[str, Any]:
-    """What Docker Compose makes of the files, without this environment's own settings."""
+    """Return the merged files as Docker Compose reads them, without the settings of this environment."""
     if not COMPOSE.exists():
         assert "CI" not in os.environ, "docker-compose not found: make install"
         pytest.skip("docker-compose not found: make install")
@@ -35,17 +35,17 @@ def read(*files: str, profiles: tuple[str, ...] = ("load",)) -> dict[str, Any]:
         [*command, "config", "--format", "json"], capture_output=True, text=True, check=False, env=environment
     )
     assert done.returncode == 0, done.stderr
-    assert not done.stderr, done.stderr  # warnings, as of a variable that is not set
+    assert not done.stderr, done.stderr  # warnings, such as unset variables
     return json.loads(done.stdout)
 
 
 def dockerfile(service: dict[str, Any]) -> str:
-    """The text of the Dockerfile that makes a service's image."""
+    """Return the text of a service's Dockerfile."""
     return (Path(service["build"]["context"]) / service["build"]["dockerfile"]).read_text(encoding="utf-8")
 
 
 def entrypoint(service: dict[str, Any]) -> list[str]:
-    """The command of a service: its image's entry point, and what follows."""
+    """Return the entry point of a service's image and its arguments."""
     return [
         *json.loads(re.findall(r"^ENTRYPOINT (.*)$", dockerfile(service), re.M)[-1]),
         *(service.get("command") or ()),
@@ -53,7 +53,7 @@ def entrypoint(service: dict[str, Any]) -> list[str]:
 
 
 def seconds(duration: str) -> int:
-    """Of Compose's form, as `1m30s`."""
+    """Convert a duration such as `1m30s` to seconds."""
     return sum(int(number) * {"m": 60, "s": 1}[unit] for number, unit in re.findall(r"(\d+)([ms])", duration))
 
 
@@ -62,12 +62,12 @@ def services() -> dict[str, dict[str, Any]]:
     return read("compose.yaml")["services"]
 
 
-def test_load_starts_only_where_it_is_asked_for(services):
+def test_locust_needs_its_profile(services):
     assert set(services) == {"server", "gateway", "prometheus", "grafana", "locust"}
     assert set(services) - set(read("compose.yaml", profiles=())["services"]) == {"locust"}
 
 
-def test_every_service_is_hardened_bounded_and_on_loopback(services):
+def test_services_are_hardened_limited_and_on_loopback(services):
     for name, service in services.items():
         assert service["read_only"] and service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"] and not service.get("privileged"), name
@@ -75,13 +75,13 @@ def test_every_service_is_hardened_bounded_and_on_loopback(services):
         assert all(port["host_ip"] == "127.0.0.1" for port in service["ports"]), name
 
 
-def test_what_is_not_built_here_has_an_exact_version(services):
+def test_foreign_images_have_exact_versions(services):
     images = [service["image"] for service in services.values() if "build" not in service]
     assert images and all(re.search(r":v?\d+\.\d+\.\d+$", image) for image in images), images
     assert {name for name, service in services.items() if "build" in service} == OWN
 
 
-def test_published_ports_are_those_that_the_images_expose(services):
+def test_published_ports_equal_the_exposed_ports(services):
     for name in OWN:
         exposed = {
             int(port) for port in re.findall(r"^EXPOSE (.*)$", dockerfile(services[name]), re.M)[-1].split()
@@ -89,9 +89,9 @@ def test_published_ports_are_those_that_the_images_expose(services):
         assert {port["target"] for port in services[name]["ports"]} == exposed, name
 
 
-def test_the_entry_points_take_their_options_and_listen_where_compose_and_clients_expect(services):
+def test_entry_points_accept_their_options_and_use_the_published_ports(services):
     command = entrypoint(services["server"])
-    options = serve.main.make_context("serve", command[command.index("scripts/serve.py") + 1 :]).params
+    options = serve.main.make_context("serve", command[command.index("serve") + 1 :]).params
     assert options["host"] == "0.0.0.0" and options["source"] == "/models"
     ports = {options[f"{name}_port"] for name in ("http", "grpc", "metrics")}
     assert ports == {port["target"] for port in services["server"]["ports"]}
@@ -104,19 +104,19 @@ def test_the_entry_points_take_their_options_and_listen_where_compose_and_client
     assert [port["target"] for port in services["gateway"]["ports"]] == [options["port"]]
 
 
-def test_the_gateway_gets_longer_to_stop_than_it_takes(services):
+def test_gateway_grace_period_exceeds_its_stop_timeout(services):
     from tritonclip.gateway._serve import STOP_TIMEOUT_S
 
     assert seconds(services["gateway"]["stop_grace_period"]) > STOP_TIMEOUT_S
 
 
-def test_a_key_that_is_not_set_is_none(services, monkeypatch):
+def test_unset_admin_key_is_none(services, monkeypatch):
     assert services["server"]["environment"] == {"TRITONCLIP_ADMIN_KEY": ""}
     monkeypatch.setenv("TRITONCLIP_ADMIN_KEY", "")
     assert serve.main.make_context("serve", ["/models"]).params["admin_key"] is None
 
 
-def test_names_in_the_environment_are_those_that_the_code_reads(services):
+def test_environment_variables_are_read_by_the_code(services):
     from tritonclip.gateway._settings import ENV_KEYS
 
     assert set(services["gateway"]["environment"]) == {ENV_KEYS}
@@ -125,7 +125,7 @@ def test_names_in_the_environment_are_those_that_the_code_reads(services):
     assert {settings.grpc_url, settings.http_url, settings.metrics_url} == set(given)
 
 
-def test_who_needs_a_healthy_service_waits_for_one_with_a_health_check(services):
+def test_dependencies_on_healthy_services_have_health_checks(services):
     waits = {
         (name, other)
         for name, service in services.items()
@@ -139,12 +139,12 @@ def test_who_needs_a_healthy_service_waits_for_one_with_a_health_check(services)
         )
 
 
-def test_models_have_shared_memory_and_a_place_to_compile(services):
+def test_server_has_shared_memory_and_an_executable_tmp(services):
     assert int(services["server"]["shm_size"]) >= 2**30
     assert "exec" in services["server"]["tmpfs"][0].partition(":")[2].split(",")
 
 
-def test_the_gpu_changes_the_image_and_reserves_a_device():
+def test_gpu_file_changes_the_image_and_reserves_a_device():
     plain, gpu = (
         read(*files)["services"] for files in (("compose.yaml",), ("compose.yaml", "compose.gpu.yaml"))
     )
@@ -159,7 +159,7 @@ def test_the_gpu_changes_the_image_and_reserves_a_device():
     }
 
 
-def test_what_is_mounted_is_there(services):
+def test_bind_mounts_exist(services):
     sources = [
         Path(mount["source"])
         for service in services.values()
@@ -172,11 +172,11 @@ def test_what_is_mounted_is_there(services):
 
 
 def mounts(service: dict[str, Any]) -> dict[str, Path]:
-    """By the path inside: the file or folder of this repository."""
+    """Return the mounted files and folders by their path in the container."""
     return {one["target"]: Path(one["source"]) for one in service["volumes"] if one["type"] == "bind"}
 
 
-def test_prometheus_asks_services_at_their_ports_and_finds_its_rules(services):
+def test_prometheus_scrapes_published_ports_and_finds_its_rules(services):
     mounted = mounts(services["prometheus"])
     configuration = yaml.safe_load(mounted["/etc/prometheus/prometheus.yml"].read_text(encoding="utf-8"))
     targets = {
@@ -193,7 +193,7 @@ def test_prometheus_asks_services_at_their_ports_and_finds_its_rules(services):
     assert rules and rules <= set(mounted)
 
 
-def test_grafana_finds_its_dashboard_and_prometheus(services):
+def test_grafana_finds_dashboard_and_prometheus(services):
     grafana, mounted = services["grafana"], mounts(services["grafana"])
     home = Path(grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
     assert json.loads((mounted[str(home.parent)] / home.name).read_text(encoding="utf-8"))["title"]

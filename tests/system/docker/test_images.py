@@ -1,4 +1,4 @@
-"""The images: their files pass the linter, copy only what is there, and what they build runs as it should."""
+"""Dockerfiles pass the linter and copy existing files; the images that they build run as documented."""
 
 import fnmatch
 import json
@@ -26,8 +26,8 @@ SECRETS = re.compile(r"(?i)(password|secret|token|api[_-]?key)\s*=\s*\S")
 CONTEXT_BYTES = 40_000_000
 
 
-def sent():
-    """The files of the build context: what .dockerignore leaves of those under version control."""
+def context_files():
+    """Yield the versioned files of the build context, filtered by .dockerignore."""
     rules = [
         line
         for line in (ROOT / ".dockerignore").read_text().splitlines()
@@ -53,7 +53,7 @@ def sent():
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
-def test_the_linter_finds_nothing(dockerfile):
+def test_linter_accepts_dockerfile(dockerfile):
     linter = Path(sys.executable).parent / "hadolint"
     done = subprocess.run(
         [linter, "--config", DOCKER / "hadolint.yaml", dockerfile],
@@ -65,8 +65,8 @@ def test_the_linter_finds_nothing(dockerfile):
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
-def test_what_is_copied_is_in_the_context_and_nobody_is_root(dockerfile):
-    text, context = dockerfile.read_text(), set(sent())
+def test_dockerfile_copies_context_files_and_drops_root(dockerfile):
+    text, context = dockerfile.read_text(), set(context_files())
     folders = {str(parent) for name in context for parent in Path(name).parents}
     copied = [line.split()[1:-1] for line in re.findall(r"^COPY (?!--from).*$", text, re.M)]
     assert copied
@@ -75,15 +75,15 @@ def test_what_is_copied_is_in_the_context_and_nobody_is_root(dockerfile):
     assert not SECRETS.search(text)
 
 
-def test_the_context_is_small_and_holds_nothing_but_what_is_copied():
-    context = list(sent())
+def test_build_context_is_small_and_excludes_other_files():
+    context = list(context_files())
     assert sum((ROOT / name).stat().st_size for name in context) < CONTEXT_BYTES
     assert not [
         name for name in context if name.startswith(("tests/", ".git", "build/", ".venv", "docker/nginx"))
     ]
 
 
-def test_the_gpu_image_is_built_on_the_release_that_the_launcher_knows():
+def test_gpu_image_uses_the_pinned_triton_release():
     text = (DOCKER / "Dockerfile").read_text()
     month = {PINNED.minor: "26.07"}[71]
     assert f"FROM nvcr.io/nvidia/tritonserver:{month}-py3 AS base" in text
@@ -94,7 +94,7 @@ def test_the_gpu_image_is_built_on_the_release_that_the_launcher_knows():
         assert own.split("--start-period")[0] == others.split("--start-period")[0]
 
 
-# Built and run: what make images leaves. Some minutes.
+# The remaining tests build the images as `make images` does, and run them. They take minutes.
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def podman():
 
 
 def ports(*names):
-    """Options that give each a free port below those that the system gives out."""
+    """Return options with a free port for each name, and the ports by name."""
     chosen = {name: free_port("127.0.0.1") for name in names}
     return [text for name, port in chosen.items() for text in (f"--{name}", str(port))], chosen
 
@@ -120,7 +120,7 @@ def server(podman):
 
 
 @pytest.mark.slow
-def test_the_server_answers_from_a_read_only_root_as_nobody_in_particular(server):
+def test_server_answers_as_user_1000_with_a_read_only_root(server):
     with Client(server.grpc_url) as client:
         best = client.classify(str(ROOT / "scripts/demo/images/digit_7.jpg"), ["the digit 3", "the digit 7"])[
             0
@@ -128,12 +128,12 @@ def test_the_server_answers_from_a_read_only_root_as_nobody_in_particular(server
         assert (best["label"], best["score"] > 0.99) == ("the digit 7", True)
     assert server.run("id", "-u").stdout == "1000\n"
     assert "Read-only file system" in server.run("touch", "/models/x").stderr
-    assert server.run("touch", "/opt/tritonclip/scripts/serve.py").returncode
+    assert server.run("touch", "/opt/tritonclip/venv/bin/tritonclip-server").returncode
     assert server.run("touch", "/tmp/x").returncode == 0
 
 
 @pytest.mark.slow
-def test_the_health_check_of_the_server_tells_of_a_dead_model(server, podman):
+def test_health_check_of_the_server_succeeds(server, podman):
     check = configuration(podman, "tritonclip-server:cpu")["Healthcheck"]["Test"]
     assert check[0] == "CMD"
     command = [server.grpc_url if part == "localhost:8001" else part for part in check[1:]]
@@ -143,7 +143,7 @@ def test_the_health_check_of_the_server_tells_of_a_dead_model(server, podman):
 
 
 @pytest.mark.slow
-def test_a_gateway_container_answers_over_http(server, podman):
+def test_gateway_container_answers_over_http(server, podman):
     arguments, chosen = ports("port")
     options = [*arguments, "--url", server.grpc_url]
     with Container(podman, "tritonclip-gateway:latest", options) as gateway:
@@ -161,7 +161,7 @@ def test_a_gateway_container_answers_over_http(server, podman):
 
 
 @pytest.mark.slow
-def test_a_gateway_container_searches_an_index_that_is_mounted_read_only(server, podman, tmp_path):
+def test_gateway_container_searches_a_read_only_index(server, podman, tmp_path):
     images, place = tmp_path / "images", tmp_path / "index"
     shutil.copytree(ROOT / "scripts/demo/images", images)
     with Client(server.grpc_url) as client, SearchIndex.open(place, client, create=True) as index:
@@ -181,7 +181,7 @@ def test_a_gateway_container_searches_an_index_that_is_mounted_read_only(server,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("image", ["tritonclip-server:cpu", "tritonclip-gateway:latest"])
-def test_nothing_of_the_build_is_left(podman, image):
+def test_image_contains_no_leftovers_of_the_build(podman, image):
     found = configuration(podman, image)
     assert found["User"] == "1000:1000"
     assert not [one for one in found["Env"] if SECRETS.search(one)]
@@ -200,7 +200,7 @@ def test_nothing_of_the_build_is_left(podman, image):
 
 
 @pytest.mark.slow
-def test_locust_starts(podman, server):
+def test_load_test_container_runs_locust(podman, server):
     done = subprocess.run(
         podman.command(
             "run",
@@ -228,8 +228,8 @@ def test_locust_starts(podman, server):
 
 
 @pytest.mark.slow
-def test_a_stop_drains_the_server(server):
-    """The last of the tests of this container."""
+def test_stop_drains_the_server(server):
+    """Must be the last test of this container."""
     images = [encode(noise(1200, 1200, seed), "JPEG") for seed in range(2)] * 10
 
     def call(index):

@@ -1,4 +1,4 @@
-"""The rule of prometheus-adapter on a real Prometheus that scrapes a real server."""
+"""The prometheus-adapter rule with a real Prometheus that scrapes a real server."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ from tritonclip_server.serving.launcher import EmbeddedTriton
 POD = {"namespace": "tritonclip", "pod": "tritonclip-server-1"}
 IMAGES = sorted((ROOT / "scripts/demo/images").glob("*.*g"))
 SCRAPES = 10
-"""Before and after the load. rate() goes beyond the first by up to half an interval, less far for a counter
-that is near zero; among so many that is less than `TOLERANCE`."""
+"""Number of scrapes before and after the load.
+
+rate() extrapolates by up to half an interval, less for counters near zero. With this many scrapes the error
+is below
+`TOLERANCE`."""
 TOLERANCE = 0.05
 QUEUE, DONE = "nv_inference_queue_duration_us", "nv_inference_request_success"
 
@@ -38,7 +41,7 @@ def rule() -> dict[str, Any]:
 
 @pytest.fixture
 def prometheus(server: EmbeddedTriton, tmp_path: Any) -> Iterator[Prometheus]:
-    """Scrapes the server every 0.5 s, with the labels that the operator gives to a pod's metrics."""
+    """Run a Prometheus that scrapes the server every 0.5 s, with the labels that the operator adds."""
     require_prometheus()
     job = {
         "job_name": "tritonclip-server",
@@ -51,15 +54,15 @@ def prometheus(server: EmbeddedTriton, tmp_path: Any) -> Iterator[Prometheus]:
         yield running
 
 
-def filled(rule: dict[str, Any]) -> str:
-    """The query that the adapter makes of the template for a pod."""
+def pod_query(rule: dict[str, Any]) -> str:
+    """Return the query that the adapter creates from the template for a pod."""
     matchers = ",".join(f'{name}="{value}"' for name, value in POD.items())
     query = rule["metricsQuery"].replace("<<.LabelMatchers>>", matchers).replace("<<.GroupBy>>", "pod")
     assert "<<" not in query
     return str(query)
 
 
-def test_the_autoscaler_asks_for_what_the_rule_gives(rule):
+def test_autoscaler_uses_the_metric_of_the_rule(rule):
     (asked,) = overlay("replicas").get("HorizontalPodAutoscaler", "tritonclip-server")["spec"]["metrics"]
     assert asked["type"] == "Pods"
     assert asked["pods"]["metric"] == {"name": rule["name"]["as"]}
@@ -70,8 +73,8 @@ def test_the_autoscaler_asks_for_what_the_rule_gives(rule):
 
 
 @pytest.mark.slow
-def test_the_rule_gives_the_mean_wait_of_a_request(rule, prometheus, server, record_property):
-    query = filled(rule)
+def test_rule_returns_the_mean_queue_time_of_a_request(rule, prometheus, server, record_property):
+    query = pod_query(rule)
     steps = re.findall(r'model=~"([^"]+)"', query)[0].split("|")
     wait_until(lambda: scrapes(prometheus) >= SCRAPES, "the server is not scraped")
     before = reading(server, steps)
@@ -97,12 +100,12 @@ def scrapes(prometheus: Prometheus) -> float:
 
 
 def reading(server: EmbeddedTriton, steps: list[str]) -> tuple[float, float]:
-    """The microseconds waited in all steps, and the requests that were admitted."""
+    """Return the queue time over all steps in microseconds, and the number of admitted requests."""
     waited = sum(metric(server, QUEUE, model=step) for step in steps)
     return waited, metric(server, DONE, model="admission")
 
 
-def test_the_steps_are_the_models_that_have_a_queue(rule):
+def test_rule_covers_every_model_with_a_queue(rule):
     steps = set(re.findall(r'model=~"([^"]+)"', rule["metricsQuery"])[0].split("|"))
     models = {path.parent.parent.name for path in (ROOT / "model_repository").glob("*/1/model.py")}
     assert steps == models

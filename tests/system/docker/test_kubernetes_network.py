@@ -1,4 +1,4 @@
-"""Who reaches what by the network policies: what of them Kubernetes would do is worked out here."""
+"""Connections that the network policies allow, evaluated as Kubernetes would evaluate them."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def allows(
     pod: dict[str, str],
     **more: str,
 ) -> bool:
-    """Whether a pod with the labels `own` may be reached from, or reach, that one at this port."""
+    """Return True if a pod with the labels `own` may exchange traffic with the other pod at this port."""
     policies = [
         one["spec"]
         for one in built.of("NetworkPolicy")
         if selects(one["spec"]["podSelector"], own) and direction in one["spec"]["policyTypes"]
     ]
-    assert policies, "everything is allowed to what no policy selects"
+    assert policies, "no policy selects the pod, so all traffic is allowed"
     return any(
         any(port == one["port"] for one in rule["ports"])
         and any(
@@ -80,7 +80,7 @@ def allows(
         (8000, "monitoring", STRANGER, {}, False),
     ],
 )
-def test_who_reaches_the_server(built, port, namespace, pod, more, allowed):
+def test_only_labelled_clients_and_monitoring_reach_the_server(built, port, namespace, pod, more, allowed):
     assert allows(built, "Ingress", SERVER, port, namespace, pod, **more) is allowed
 
 
@@ -88,7 +88,7 @@ def test_who_reaches_the_server(built, port, namespace, pod, more, allowed):
     ("namespace", "allowed"),
     [("ingress-nginx", True), ("monitoring", True), (OURS, False), ("elsewhere", False)],
 )
-def test_who_reaches_the_gateway(built, namespace, allowed):
+def test_only_ingress_and_monitoring_reach_the_gateway(built, namespace, allowed):
     assert allows(built, "Ingress", GATEWAY, "http", namespace, STRANGER) is allowed
 
 
@@ -105,11 +105,11 @@ def test_who_reaches_the_gateway(built, namespace, allowed):
         (STRANGER, 53, "kube-system", {"k8s-app": "kube-dns"}, False),
     ],
 )
-def test_what_pods_reach(built, own, port, namespace, pod, allowed):
+def test_pods_reach_only_their_dependencies(built, own, port, namespace, pod, allowed):
     assert allows(built, "Egress", own, port, namespace, pod) is allowed
 
 
-def test_the_policies_mean_the_pods_that_there_are(built):
+def test_policies_use_labels_and_ports_of_the_pods(built):
     for name, labels in (("tritonclip-server", SERVER), ("tritonclip-gateway", GATEWAY)):
         assert built.pod(name)["metadata"]["labels"] == labels
     named = {port["name"] for name in ("server", "gateway") for port in ports(built, name)}

@@ -1,4 +1,4 @@
-"""The pods of the Kubernetes manifests: what they may do, what they get, when they are ended."""
+"""Pods of the Kubernetes manifests: privileges, resources, probes, shutdown, arguments."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def pod(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 def test_pods_meet_the_restricted_standard(pod):
-    """As the namespace demands. Source: Kubernetes' Pod Security Standards, Restricted."""
+    """Source: Kubernetes, Pod Security Standards, Restricted."""
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["runAsUser"] == 1000
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -57,17 +57,17 @@ def test_pods_meet_the_restricted_standard(pod):
         assert all("hostPort" not in port for port in container["ports"])
 
 
-def test_pods_get_no_token_and_no_foreign_settings(pod):
+def test_pods_have_no_token_and_no_service_links(pod):
     assert pod["automountServiceAccountToken"] is False
     assert pod["enableServiceLinks"] is False
 
 
-def test_the_namespace_enforces_it(built):
+def test_namespace_enforces_the_restricted_standard(built):
     (namespace,) = built.of("Namespace")
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
-def test_images_are_those_that_are_built():
+def test_images_are_those_of_compose():
     compose = yaml.safe_load((ROOT / "docker/compose.yaml").read_text("utf-8"))["services"]
     on_gpu = yaml.safe_load((ROOT / "docker/compose.gpu.yaml").read_text("utf-8"))["services"]
     wanted = {"cpu": compose["server"], "gpu": on_gpu["server"], "replicas": on_gpu["server"]}
@@ -76,7 +76,7 @@ def test_images_are_those_that_are_built():
         assert overlay(name).container("tritonclip-gateway")["image"] == compose["gateway"]["image"]
 
 
-def test_memory_holds_shared_memory_and_more(built):
+def test_memory_limit_covers_shared_memory(built):
     for name in NAMES:
         resources = built.container(name)["resources"]
         assert resources["requests"]["memory"] == resources["limits"]["memory"]
@@ -94,13 +94,13 @@ def pod_environment(built: Manifests) -> dict[str, Any]:
     return {one["name"]: one.get("value") for one in built.container("tritonclip-server")["env"]}
 
 
-def test_the_gateway_has_memory_for_the_bodies_that_it_admits(built):
+def test_gateway_memory_covers_the_admitted_bodies(built):
     container = built.container("tritonclip-gateway")
     (mebibytes,) = (one for one in container["args"] if one.startswith("--max-mib="))
     assert size_bytes(container["resources"]["limits"]["memory"]) >= 1.5 * int(mebibytes[10:]) * 2**20
 
 
-def seconds_of_pre_stop(container: dict[str, Any]) -> int:
+def pre_stop_s(container: dict[str, Any]) -> int:
     program, seconds = container["lifecycle"]["preStop"]["exec"]["command"]
     assert program == "sleep"
     return int(seconds)
@@ -113,29 +113,29 @@ def seconds_of_pre_stop(container: dict[str, Any]) -> int:
         ("tritonclip-gateway", STOP_TIMEOUT_S),
     ],
 )
-def test_a_pod_is_not_killed_before_it_has_drained(built, name, drain_s):
+def test_grace_period_covers_the_drain(built, name, drain_s):
     container = built.container(name)
     grace_s = built.pod(name)["spec"]["terminationGracePeriodSeconds"]
-    assert grace_s >= seconds_of_pre_stop(container) + drain_s + 5
+    assert grace_s >= pre_stop_s(container) + drain_s + 5
     assert "--drain-timeout" not in container["args"]
 
 
-def lasts_s(probe: dict[str, Any]) -> int:
+def probe_limit_s(probe: dict[str, Any]) -> int:
     return int(probe["periodSeconds"] * probe["failureThreshold"])
 
 
-def test_liveness_leaves_restarts_to_the_supervisor(built):
+def test_liveness_probe_gives_the_supervisor_time_to_restart(built):
     supervisor, options = SupervisorOptions(), ServerOptions()
     container = built.container("tritonclip-server")
     needed_s = supervisor.stall_s + supervisor.max_delay_s + options.start_timeout_s
-    assert lasts_s(container["livenessProbe"]) > needed_s
-    assert lasts_s(container["startupProbe"]) > options.start_timeout_s
-    assert built.get("Deployment", "tritonclip-server")["spec"]["progressDeadlineSeconds"] > lasts_s(
+    assert probe_limit_s(container["livenessProbe"]) > needed_s
+    assert probe_limit_s(container["startupProbe"]) > options.start_timeout_s
+    assert built.get("Deployment", "tritonclip-server")["spec"]["progressDeadlineSeconds"] > probe_limit_s(
         container["startupProbe"]
     )
 
 
-def test_probes_outlast_the_queue_budget_of_an_overloaded_server(built):
+def test_probe_timeout_exceeds_the_queue_budget(built):
     config = (ROOT / "model_repository/admission/config.pbtxt").read_text("utf-8")
     (budget_ms,) = re.findall(r'key: "queue_budget_ms" value \{ string_value: "(\d+)"', config)
     container = built.container("tritonclip-server")
@@ -146,20 +146,21 @@ def test_probes_outlast_the_queue_budget_of_an_overloaded_server(built):
         assert container[kind]["timeoutSeconds"] > timeout_s
 
 
-def test_only_gpu_overlays_ask_for_a_gpu():
+def test_only_gpu_overlays_request_a_gpu():
     for name in OVERLAYS:
         pod = overlay(name).pod("tritonclip-server")["spec"]
         limits = pod["containers"][0]["resources"]["limits"]
         requests = pod["containers"][0]["resources"]["requests"]
-        assert limits == requests  # the class Guaranteed
+        assert limits == requests  # QoS class Guaranteed
         assert ("nvidia.com/gpu" in limits) == (name != "cpu") == ("nodeSelector" in pod)
 
 
-def test_arguments_are_options_of_the_programs(built):
+def test_container_arguments_are_valid_options(built):
     for image in ("Dockerfile", "Dockerfile.cpu"):
         (line,) = re.findall(r"^ENTRYPOINT (.*)$", (ROOT / "docker" / image).read_text("utf-8"), re.M)
         command = yaml.safe_load(line)
-        own = command[command.index("scripts/serve.py") + 1 :]
+        assert "tritonclip-server" in command
+        own = command[command.index("serve") + 1 :]
         arguments = [*own, *built.container("tritonclip-server")["args"]]
         context = serve.main.make_context("serve.py", arguments)
         assert context.params["host"] == "0.0.0.0"
@@ -168,7 +169,7 @@ def test_arguments_are_options_of_the_programs(built):
 
 
 def secret(line: str, directory: Path) -> dict[str, Any]:
-    """What a command of the README would create, without a cluster."""
+    """Return the Secret that a command of the README would create."""
     command = shlex.split(line.rpartition("| ")[2])
     assert command[0] == "kubectl"
     done = subprocess.run(
@@ -182,7 +183,7 @@ def secret(line: str, directory: Path) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-def test_the_secrets_of_the_readme_are_those_that_are_used(tmp_path):
+def test_readme_creates_the_secrets_that_the_manifests_use(tmp_path):
     authority = trustme.CA()
     certificate = authority.issue_cert("clip.example.com")
     certificate.private_key_pem.write_to_path(str(tmp_path / "tls.key"))
@@ -203,7 +204,7 @@ def test_the_secrets_of_the_readme_are_those_that_are_used(tmp_path):
         for volume in built.pod("tritonclip-gateway")["spec"]["volumes"]
         if "secret" in volume
     )
-    assert "optional" not in keys  # no gateway without keys by mistake
+    assert "optional" not in keys  # a gateway without keys must not start
     assert admin["optional"] is True
     assert names == {
         admin["name"]: {admin["key"]},

@@ -1,4 +1,4 @@
-"""What the Kubernetes manifests name, in a running server and a running gateway: probes, paths, variables."""
+"""Probes, paths and variables of the Kubernetes manifests on a running server and gateway."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ BUDGET_MS = 2_000
 CALLERS = 32
 
 
-def ask(server: str, probe: str = "readinessProbe") -> int:
-    """The exit code of a probe's command, run against that server, as the kubelet does in the pod."""
+def run_probe(server: str, probe: str = "readinessProbe") -> int:
+    """Run the command of a probe against a server, as the kubelet does, and return its exit code."""
     program, *arguments = overlay("gpu").container("tritonclip-server")[probe]["exec"]["command"]
     arguments[arguments.index("localhost:8001")] = server
     timeout_s = overlay("gpu").container("tritonclip-server")[probe]["timeoutSeconds"]
@@ -41,7 +41,7 @@ def ask(server: str, probe: str = "readinessProbe") -> int:
 
 @pytest.fixture(scope="module")
 def breakable(prepare: Prepare) -> Iterator[EmbeddedTriton]:
-    """A server on which little may wait, and which the last test breaks."""
+    """Start a server with a short queue budget, which the tests may break."""
     settings = ("--set", "vision_encoder.compile=off", "--set", f"admission.queue_budget_ms={BUDGET_MS}")
     repository = prepare("scripts/demo/checkpoint", "--precision", "float32", *settings)
     options = ServerOptions(http_port=0, grpc_port=0, metrics_port=0)
@@ -50,18 +50,18 @@ def breakable(prepare: Prepare) -> Iterator[EmbeddedTriton]:
 
 
 @pytest.mark.parametrize("probe", PROBES)
-def test_probes_of_a_server(server, probe):
-    assert ask(server.grpc_url, probe) == EXIT_OK
+def test_probes_of_a_healthy_server_succeed(server, probe):
+    assert run_probe(server.grpc_url, probe) == EXIT_OK
 
 
-def test_probes_fail_where_nobody_listens():
-    assert ask("localhost:1") == EXIT_UNAVAILABLE
+def test_probe_fails_without_a_server():
+    assert run_probe("localhost:1") == EXIT_UNAVAILABLE
 
 
 @contextmanager
 def flood(server: EmbeddedTriton) -> Iterator[list[ServerUnavailableError]]:
-    """More callers than the server has time for; gives what it refused."""
-    refused: list[ServerUnavailableError] = []
+    """Overload the server, and yield the list of rejections."""
+    rejected: list[ServerUnavailableError] = []
     end = threading.Event()
 
     def call() -> None:
@@ -70,13 +70,13 @@ def flood(server: EmbeddedTriton) -> Iterator[list[ServerUnavailableError]]:
                 try:
                     client.classify(IMAGES * 8, LABELS)
                 except ServerUnavailableError as error:
-                    refused.append(error)
+                    rejected.append(error)
 
     threads = [threading.Thread(target=call) for _ in range(CALLERS)]
     for thread in threads:
         thread.start()
     try:
-        yield refused
+        yield rejected
     finally:
         end.set()
         for thread in threads:
@@ -84,36 +84,36 @@ def flood(server: EmbeddedTriton) -> Iterator[list[ServerUnavailableError]]:
 
 
 @pytest.mark.slow
-def test_an_overloaded_server_stays_ready_and_alive(breakable):
+def test_overloaded_server_stays_ready_and_alive(breakable):
     def overloaded() -> float:
         return metric(breakable, "tritonclip_requests_refused_total", reason="overload")
 
-    with flood(breakable) as refused:
-        while not refused:
+    with flood(breakable) as rejected:
+        while not rejected:
             threading.Event().wait(0.1)
         before = overloaded()
-        assert [ask(breakable.grpc_url, probe) for probe in PROBES] == [EXIT_OK] * 3
+        assert [run_probe(breakable.grpc_url, probe) for probe in PROBES] == [EXIT_OK] * 3
         assert overloaded() > before
 
 
 @pytest.mark.slow
-def test_a_stuck_server_fails_its_probes(breakable):
+def test_stuck_server_fails_its_probes(breakable):
     os.kill(breakable.pid, signal.SIGSTOP)
     try:
-        assert ask(breakable.grpc_url) == EXIT_UNAVAILABLE
+        assert run_probe(breakable.grpc_url) == EXIT_UNAVAILABLE
     finally:
         os.kill(breakable.pid, signal.SIGCONT)
-    assert ask(breakable.grpc_url) == EXIT_OK
+    assert run_probe(breakable.grpc_url) == EXIT_OK
 
 
-def test_a_server_with_a_dead_model_fails_its_probes(breakable):
+def test_server_with_a_dead_model_fails_its_probes(breakable):
     (pid,) = (pid for pid, model in breakable.stubs().items() if model == "similarity")
     os.kill(pid, signal.SIGKILL)
-    assert ask(breakable.grpc_url) == EXIT_UNAVAILABLE
+    assert run_probe(breakable.grpc_url) == EXIT_UNAVAILABLE
 
 
 def test_variables_are_read_by_the_code():
-    code = [*(ROOT / "scripts").glob("*.py"), *(ROOT / "model_repository").glob("*/*/*.py")]
+    code = [*(ROOT / "scripts/tritonclip_server").rglob("*.py"), *(ROOT / "model_repository").rglob("*.py")]
     text = "\n".join(path.read_text("utf-8") for path in code)
     names = [one["name"] for one in overlay("gpu").container("tritonclip-server")["env"]]
     assert names == ["TRITONCLIP_ADMIN_KEY", "TRITONCLIP_CACHE_DIR", "HOME"]
@@ -121,9 +121,9 @@ def test_variables_are_read_by_the_code():
         assert f'"{name}"' in text
 
 
-def test_the_metrics_path_of_a_server(server):
+def test_service_monitor_uses_the_metrics_path_of_the_server(server):
     (endpoint,) = monitor("tritonclip-server")["spec"]["endpoints"]
-    assert endpoint["path"] == "/metrics"  # what EmbeddedTriton.metrics asks for
+    assert endpoint["path"] == "/metrics"  # used by EmbeddedTriton.metrics
     assert "nv_inference_request_success" in server.metrics()
 
 
@@ -132,8 +132,8 @@ def monitor(name: str) -> Manifest:
 
 
 @contextmanager
-def as_in_the_pod(server: str, directory: Path) -> Iterator[GatewayProcess]:
-    """A gateway with the manifests' arguments, except for the server's name and the place of the keys."""
+def pod_gateway(server: str, directory: Path) -> Iterator[GatewayProcess]:
+    """Run a gateway with the arguments of the manifests, except for server name and path of the keys."""
     keys = directory / "keys"
     keys.write_text(KEY_LINE, "utf-8")
     url, *arguments = overlay("gpu").container("tritonclip-gateway")["args"]
@@ -147,29 +147,29 @@ def as_in_the_pod(server: str, directory: Path) -> Iterator[GatewayProcess]:
         yield gateway
 
 
-def probed(gateway: GatewayProcess) -> dict[str, int]:
-    """The status of each probe."""
+def probe_statuses(gateway: GatewayProcess) -> dict[str, int]:
+    """Return the HTTP status of each probe."""
     container = overlay("gpu").container("tritonclip-gateway")
     (port,) = container["ports"]
     statuses = {}
     for probe in PROBES:
-        asked = container[probe]["httpGet"]
-        assert asked["port"] == port["name"]
-        statuses[probe] = gateway.request("GET", asked["path"], headers={}).status
+        request = container[probe]["httpGet"]
+        assert request["port"] == port["name"]
+        statuses[probe] = gateway.request("GET", request["path"], headers={}).status
     return statuses
 
 
-def test_probes_and_metrics_of_a_gateway(server, tmp_path):
-    with as_in_the_pod(server.grpc_url, tmp_path) as gateway:
-        assert probed(gateway) == dict.fromkeys(PROBES, 200)
+def test_probes_and_metrics_of_a_gateway_succeed(server, tmp_path):
+    with pod_gateway(server.grpc_url, tmp_path) as gateway:
+        assert probe_statuses(gateway) == dict.fromkeys(PROBES, 200)
         assert gateway.post("/v1/embeddings", input="a red circle").status == 200
         assert gateway.request("GET", "/v1/models", headers={}).status == 401
         (endpoint,) = monitor("tritonclip-gateway")["spec"]["endpoints"]
-        told = gateway.request("GET", endpoint["path"], headers={})
-        assert told.status == 200
-        assert re.search(r'^tritonclip_gateway_requests_total\{.*status="200"', told.data.decode(), re.M)
+        reply = gateway.request("GET", endpoint["path"], headers={})
+        assert reply.status == 200
+        assert re.search(r'^tritonclip_gateway_requests_total\{.*status="200"', reply.data.decode(), re.M)
 
 
-def test_a_gateway_without_servers_does_not_start_but_stays(tmp_path):
-    with as_in_the_pod("localhost:1", tmp_path) as gateway:
-        assert probed(gateway) == {"startupProbe": 503, "readinessProbe": 200, "livenessProbe": 200}
+def test_gateway_without_servers_is_not_started_but_alive(tmp_path):
+    with pod_gateway("localhost:1", tmp_path) as gateway:
+        assert probe_statuses(gateway) == {"startupProbe": 503, "readinessProbe": 200, "livenessProbe": 200}

@@ -1,4 +1,4 @@
-"""The Kubernetes manifests against the schemas of many versions, and against each other."""
+"""The Kubernetes manifests conform to the schemas of many versions, and are consistent."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ def built(request: pytest.FixtureRequest) -> Manifests:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_schemas(built, version):
+def test_manifests_conform_to_the_schema(built, version):
     checked = [one for one in built.all if one["kind"] in BUILT_IN]
     assert len(checked) + len(built.of("ServiceMonitor")) == len(built.all)
     for one in checked:
         kubernetes_validate.validate(one, version, strict=True)
 
 
-def test_the_schemas_are_strict():
+def test_schema_validation_is_strict():
     broken = {**overlay("cpu").get("Service", "tritonclip-gateway"), "spec": {"prots": []}}
     with pytest.raises(kubernetes_validate.ValidationError, match="prots"):
         kubernetes_validate.validate(broken, VERSIONS[0], strict=True)
 
 
-def test_every_object_is_in_the_namespace_and_named_once(built):
+def test_objects_are_in_the_namespace_with_unique_names(built):
     (namespace,) = built.of("Namespace")
     others = [one for one in built.all if one is not namespace]
     assert {one["metadata"]["namespace"] for one in others} == {namespace["metadata"]["name"]}
     assert len({(one["kind"], one["metadata"]["name"]) for one in built.all}) == len(built.all)
 
 
-def test_selectors_match_their_own_pods_only(built):
+def test_selectors_match_only_their_pods(built):
     for deployment in built.of("Deployment"):
         labels = deployment["spec"]["selector"]["matchLabels"]
         assert built.deployments_with(labels) == [deployment]
@@ -63,7 +63,7 @@ def test_selectors_match_their_own_pods_only(built):
         assert service["metadata"]["name"].startswith(target["metadata"]["name"])
 
 
-def test_services_lead_to_ports_that_containers_name(built):
+def test_services_target_named_container_ports(built):
     for service in built.of("Service"):
         (target,) = built.deployments_with(service["spec"]["selector"])
         (container,) = target["spec"]["template"]["spec"]["containers"]
@@ -72,11 +72,11 @@ def test_services_lead_to_ports_that_containers_name(built):
             assert port["targetPort"] in named
     headless = built.get("Service", "tritonclip-server-headless")["spec"]
     assert headless["clusterIP"] == "None"
-    # What a name of pods gives are their addresses: no port is translated on the way.
+    # A headless Service resolves to pod addresses, so ports are not translated.
     assert [(port["port"], port["targetPort"]) for port in headless["ports"]] == [(8001, "grpc")]
 
 
-def test_ports_are_those_of_the_programs(built):
+def test_container_ports_are_the_default_ports(built):
     options = ServerOptions()
     server = {port["name"]: port["containerPort"] for port in built.container("tritonclip-server")["ports"]}
     assert server == {"grpc": options.grpc_port, "metrics": options.metrics_port}
@@ -88,7 +88,7 @@ def test_ports_are_those_of_the_programs(built):
         assert {str(port["containerPort"]) for port in ports} <= set(line.split())
 
 
-def test_updates_and_drains_of_nodes_are_possible(built):
+def test_rolling_updates_and_node_drains_are_possible(built):
     for deployment in built.of("Deployment"):
         update = deployment["spec"]["strategy"]["rollingUpdate"]
         assert (update["maxSurge"], update["maxUnavailable"]) == (1, 0)
@@ -97,11 +97,11 @@ def test_updates_and_drains_of_nodes_are_possible(built):
             for one in built.of("PodDisruptionBudget")
             if one["spec"]["selector"]["matchLabels"] == deployment["spec"]["selector"]["matchLabels"]
         )
-        assert budget["spec"]["maxUnavailable"] == 1  # a minimum would forbid it to a single pod
+        assert budget["spec"]["maxUnavailable"] == 1  # minAvailable would block eviction of a single pod
         assert "minAvailable" not in budget["spec"]
 
 
-def test_autoscalers_have_their_targets_to_themselves():
+def test_autoscaled_deployments_have_no_replica_count():
     built = overlay("replicas")
     targets = {
         one["spec"]["scaleTargetRef"]["name"]: one["spec"] for one in built.of("HorizontalPodAutoscaler")
@@ -118,10 +118,12 @@ def test_autoscalers_have_their_targets_to_themselves():
         assert 2 <= spec["minReplicas"] < spec["maxReplicas"]
     (metric,) = targets["tritonclip-gateway"]["metrics"]
     assert metric["resource"]["target"]["type"] == "Utilization"
-    assert "cpu" in built.container("tritonclip-gateway")["resources"]["requests"]  # what it is a part of
+    assert (
+        "cpu" in built.container("tritonclip-gateway")["resources"]["requests"]
+    )  # the utilisation is relative to it
 
 
-def test_ingress_has_tls_and_leads_to_the_gateway():
+def test_ingress_uses_tls_and_targets_the_gateway():
     built = overlay("replicas")
     (ingress,) = built.of("Ingress")
     (rule,), (tls,) = ingress["spec"]["rules"], ingress["spec"]["tls"]
@@ -131,8 +133,8 @@ def test_ingress_has_tls_and_leads_to_the_gateway():
     assert path["backend"]["service"]["port"]["name"] in {port["name"] for port in service["spec"]["ports"]}
 
 
-def test_service_monitors():
-    """There is no schema of the Prometheus operator's here: its fields are checked by hand."""
+def test_service_monitors_select_one_port_each():
+    """The schemas do not include the Prometheus operator, so its fields are checked here."""
     built = overlay("replicas")
     monitors = built.of("ServiceMonitor")
     assert len(monitors) == 2
@@ -149,10 +151,10 @@ def test_service_monitors():
             for port in service["spec"]["ports"]
             if port["name"] == endpoint["port"]
         ]
-        assert len(chosen) == 1  # none is scraped twice
+        assert len(chosen) == 1  # no port is scraped twice
 
 
-def test_models_may_come_from_a_volume(tmp_path):
+def test_model_volume_component_mounts_the_claim(tmp_path):
     for name in OVERLAYS:
         text = WITH_VOLUME.format(manifests=os.path.relpath(MANIFESTS, tmp_path.resolve()), overlay=name)
         (tmp_path / "kustomization.yaml").write_text(text, "utf-8")

@@ -1,7 +1,7 @@
-"""A real Prometheus on a real Triton and gateway: every query finds series, every alert has a real cause.
+"""A real Prometheus with a real Triton and gateway: every query finds series, every alert has a real cause.
 
-The shipped files are used with shorter times: scrapes each second, windows of 15 s, alerts after 1 s. Three
-thresholds are lowered too, as `LOWERED` says. The figures of a GPU are made up.
+The shipped files are used with shorter times: scrapes every second, windows of 15 s, alerts after 1 s. Three
+thresholds are lowered, see LOWERED_THRESHOLDS. The GPU figures are synthetic.
 """
 
 import contextlib
@@ -17,14 +17,14 @@ import yaml
 
 from tests.helpers.waiting import wait_until
 from tests.system.docker.gpu_exporter import gpu_exporter
-from tests.system.docker.monitored_load import Load
+from tests.system.docker.monitored_load import MonitoredLoad
 from tests.system.docker.prometheus_server import MONITORING, Prometheus, require_prometheus
 from tritonclip_server.benchmarks.gateway_process import running
 from tritonclip_server.serving.launcher import EmbeddedTriton, ServerOptions
 from tritonclip_server.serving.release import ADMIN_HEADER
 
 WINDOW = "15s"
-LOWERED = {
+LOWERED_THRESHOLDS = {
     "TritonclipQueueTimeHigh": ("> 1", "> 0.1"),
     "TritonclipSaturated": ("> 0.9", "> 0.3"),
     "TritonclipRestartLoop": (">= 3", ">= 1"),
@@ -34,25 +34,25 @@ ALERTS = {
     for group in yaml.safe_load((MONITORING / "alerts.yaml").read_text())["groups"]
     for rule in group["rules"]
 }
-OF_GPU = {"TritonclipGpuMemoryFull", "TritonclipGpuBusy"}
-OF_LOAD = {
+GPU_ALERTS = {"TritonclipGpuMemoryFull", "TritonclipGpuBusy"}
+LOAD_ALERTS = {
     "TritonclipOverload",
     "TritonclipQueueTimeHigh",
     "TritonclipSaturated",
     "TritonclipCacheHitsLow",
     "TritonclipGatewayErrors",
 }
-OF_FAULTS = {"TritonclipErrors", "TritonclipGatewayNotReady"}
-OF_RESTARTS = {"TritonclipRestarted", "TritonclipRestartLoop"}
-OF_ABSENCE = {"TritonclipModelAbsent"}
-OF_THE_END = {"TritonclipServerDown", "TritonclipGatewayDown"}
+FAULT_ALERTS = {"TritonclipErrors", "TritonclipGatewayNotReady"}
+RESTART_ALERTS = {"TritonclipRestarted", "TritonclipRestartLoop"}
+ABSENCE_ALERTS = {"TritonclipModelAbsent"}
+SHUTDOWN_ALERTS = {"TritonclipServerDown", "TritonclipGatewayDown"}
 
 
-def quick(rules):
-    """The rules with short times, and lower thresholds where `LOWERED` has some."""
+def speed_up(rules):
+    """Shorten the times of the rules, and lower the thresholds in LOWERED_THRESHOLDS."""
     for group in rules["groups"]:
         for rule in group["rules"]:
-            old, new = LOWERED.get(rule.get("alert"), ("", ""))
+            old, new = LOWERED_THRESHOLDS.get(rule.get("alert"), ("", ""))
             assert not old or rule["expr"].count(old) == 1
             rule["expr"] = re.sub(r"\[\d+m\]", f"[{WINDOW}]", rule["expr"].replace(old, new))
             if "for" in rule:
@@ -60,8 +60,8 @@ def quick(rules):
     return rules
 
 
-def write_quick_files(directory, server, gateway, gpu):
-    """The shipped files for these targets. The GPU is a target of its own: no server here has one."""
+def write_configuration(directory, server, gateway, gpu):
+    """Write the shipped files for these targets. The GPU exporter is a separate target."""
     text = (MONITORING / "prometheus.yaml").read_text()
     for old, new in {"server:8002": server, "gateway:8080": gateway, " 5s": " 1s", " 15s": " 1s"}.items():
         assert text.count(old) == 1
@@ -71,37 +71,37 @@ def write_quick_files(directory, server, gateway, gpu):
     (directory / "prometheus.yaml").write_text(yaml.safe_dump(config))
     for name in config["rule_files"]:
         rules = yaml.safe_load((MONITORING / name).read_text())
-        (directory / name).write_text(yaml.safe_dump(quick(rules)))
+        (directory / name).write_text(yaml.safe_dump(speed_up(rules)))
 
 
 class Scene:
-    """What the tests share: a server on which hardly anything may wait, its gateway, a Prometheus."""
+    """Shared state of the tests: a server with a short queue budget, its gateway, and Prometheus."""
 
     def __init__(self, server, gateway, prometheus, gpu):
         self.server, self.gateway, self.prometheus, self.gpu = server, gateway, prometheus, gpu
 
     def panel_queries(self, server=".*"):
-        """Every query of every panel with its title, asked of these servers."""
+        """Yield title and query of every panel, for these servers."""
         for panel in self._dashboard()["panels"]:
             for target in panel.get("targets", ()):
-                yield panel["title"], self._filled_in(target["expr"], server)
+                yield panel["title"], self._fill(target["expr"], server)
 
-    def mark_queries(self):
-        """Every query of the marks over all panels, with its name."""
-        for mark in self._dashboard()["annotations"]["list"]:
-            yield mark["name"], self._filled_in(mark["expr"], ".*")
+    def annotation_queries(self):
+        """Yield name and query of every annotation."""
+        for annotation in self._dashboard()["annotations"]["list"]:
+            yield annotation["name"], self._fill(annotation["expr"], ".*")
 
     def _dashboard(self):
         return json.loads((MONITORING / "grafana" / "dashboards" / "tritonclip.json").read_text())
 
-    def _filled_in(self, expr, server):
+    def _fill(self, expr, server):
         for name, value in {"$__rate_interval": WINDOW, "$server": server, "$gateway": ".*"}.items():
             expr = expr.replace(name, value)
         assert "$" not in expr
         return expr
 
-    def without_figures(self, queries):
-        """Those that find no series with a finite value."""
+    def queries_without_values(self, queries):
+        """Return the queries that find no series with a finite value."""
         return {
             (title, expr)
             for title, expr in queries
@@ -120,22 +120,22 @@ def scene(prepare, tmp_path_factory):
         server = stack.enter_context(EmbeddedTriton(repository, options))
         gateway = stack.enter_context(running(server.grpc_url, "--attempts", "1"))
         gpu = stack.enter_context(gpu_exporter())
-        write_quick_files(directory, server.metrics_url, gateway.url.removeprefix("http://"), gpu)
+        write_configuration(directory, server.metrics_url, gateway.url.removeprefix("http://"), gpu)
         yield Scene(server, gateway, stack.enter_context(Prometheus(directory)), gpu)
 
 
-def test_no_alert_fires_while_all_is_well(scene):
-    with Load(scene.server.grpc_url, scene.gateway.url) as load:
+def test_no_alert_fires_under_normal_load(scene):
+    with MonitoredLoad(scene.server.grpc_url, scene.gateway.url) as load:
         wait_until(lambda: load.outcomes["answered"] > 50, lambda: str(load.outcomes))
-        scene.prometheus.wait_for_alerts(OF_GPU)
-    assert scene.prometheus.alerts() == OF_GPU
+        scene.prometheus.wait_for_alerts(GPU_ALERTS)
+    assert scene.prometheus.alerts() == GPU_ALERTS
 
 
-def test_a_flood_feeds_every_panel_and_fires_the_alerts_of_load(scene):
-    with Load(scene.server.grpc_url, scene.gateway.url, flood=40) as load:
-        scene.prometheus.wait_for_alerts(OF_LOAD, patience_s=60)
-        assert not scene.without_figures(scene.panel_queries())
-        empty = scene.without_figures(scene.panel_queries(scene.server.metrics_url))
+def test_overload_fills_every_panel_and_fires_the_load_alerts(scene):
+    with MonitoredLoad(scene.server.grpc_url, scene.gateway.url, flood=40) as load:
+        scene.prometheus.wait_for_alerts(LOAD_ALERTS, patience_s=60)
+        assert not scene.queries_without_values(scene.panel_queries())
+        empty = scene.queries_without_values(scene.panel_queries(scene.server.metrics_url))
         groups = scene.prometheus.ask("rules")["groups"]
     assert load.outcomes["overloaded"]
     assert {title for title, _ in empty} == {"GPU: utilization", "GPU: memory", "GPU: power"}
@@ -146,25 +146,25 @@ def test_a_flood_feeds_every_panel_and_fires_the_alerts_of_load(scene):
     assert all(rule["health"] == "ok" for rule in rules)
     recorded = [(rule["name"], rule["name"]) for rule in rules if rule["type"] == "recording"]
     assert len(recorded) > 10
-    assert not scene.without_figures(recorded)
+    assert not scene.queries_without_values(recorded)
 
 
-def test_a_killed_process_fires_the_alerts_of_errors(scene):
+def test_killed_process_fires_the_fault_alerts(scene):
     (pid,) = (pid for pid, model in scene.server.stubs().items() if model == "vision_encoder")
     os.kill(pid, signal.SIGKILL)
-    with Load(scene.server.grpc_url, scene.gateway.url):
-        scene.prometheus.wait_for_alerts(OF_FAULTS)
+    with MonitoredLoad(scene.server.grpc_url, scene.gateway.url):
+        scene.prometheus.wait_for_alerts(FAULT_ALERTS)
     assert "TritonclipModelAbsent" not in scene.prometheus.alerts()
 
 
-def test_a_restart_fires_its_alerts_and_is_marked(scene):
+def test_restart_fires_its_alerts_and_is_annotated(scene):
     scene.server.kill()
     scene.server.start()
-    scene.prometheus.wait_for_alerts(OF_RESTARTS)
-    assert not scene.without_figures(scene.mark_queries())
+    scene.prometheus.wait_for_alerts(RESTART_ALERTS)
+    assert not scene.queries_without_values(scene.annotation_queries())
 
 
-def test_a_model_that_was_unloaded_fires_the_alert_of_its_absence(scene):
+def test_unloaded_model_fires_the_absence_alert(scene):
     request = urllib.request.Request(
         f"http://{scene.server.http_url}/v2/repository/models/similarity/unload",
         data=b"{}",
@@ -172,24 +172,26 @@ def test_a_model_that_was_unloaded_fires_the_alert_of_its_absence(scene):
     )
     with urllib.request.urlopen(request, timeout=30) as reply:
         assert reply.status == 200
-    scene.prometheus.wait_for_alerts(OF_ABSENCE)
+    scene.prometheus.wait_for_alerts(ABSENCE_ALERTS)
 
     def absent():
         labels = [alert["labels"] for alert in scene.prometheus.ask("alerts")["alerts"]]
         return {one["model"] for one in labels if one["alertname"] == "TritonclipModelAbsent"}
 
-    # The ensemble needs the model, and may be gone a scrape before it.
+    # The ensemble depends on the model, and may disappear one scrape earlier.
     wait_until(lambda: absent() == {"similarity", "clip_zero_shot"}, lambda: str(absent()))
     served = dict(scene.panel_queries())["Versions served"]
     assert "vision_encoder" in str(scene.prometheus.query(served))
     assert "similarity" not in str(scene.prometheus.query(served))
 
 
-def test_the_end_of_server_and_gateway_fires_the_last_alerts(scene):
+def test_stopped_server_and_gateway_fire_the_shutdown_alerts(scene):
     scene.server.stop(drain=False)
     scene.gateway.process.terminate()
-    scene.prometheus.wait_for_alerts(OF_THE_END)
+    scene.prometheus.wait_for_alerts(SHUTDOWN_ALERTS)
 
 
-def test_every_alert_was_made_to_fire():
-    assert OF_GPU | OF_LOAD | OF_FAULTS | OF_RESTARTS | OF_ABSENCE | OF_THE_END == ALERTS
+def test_every_alert_is_covered():
+    assert (
+        GPU_ALERTS | LOAD_ALERTS | FAULT_ALERTS | RESTART_ALERTS | ABSENCE_ALERTS | SHUTDOWN_ALERTS == ALERTS
+    )
