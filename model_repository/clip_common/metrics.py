@@ -84,7 +84,7 @@ class RequestMetrics:
     Args:
         factory: Creates the series.
         unit: "images" or "labels" to count either, or None.
-        batches: Whether to publish executing requests and finished batches.
+        batches: Publish the executing requests and finished batches.
     """
 
     def __init__(self, factory: MetricFactory, unit: str | None, batches: bool) -> None:

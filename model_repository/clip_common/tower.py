@@ -227,7 +227,7 @@ def choose_precision(wanted: str, device: torch.device, exact_on_cpu: bool) -> t
     Args:
         wanted: One of PRECISIONS.
         device: The device that runs the tower.
-        exact_on_cpu: Whether "auto" means float32 on every CPU.
+        exact_on_cpu: Let "auto" select float32 on every CPU.
     """
     if wanted != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wanted]

@@ -22,7 +22,7 @@ class ProcessorSettings:
         resize: (height, width), the length of the shortest edge, or None.
         resample: A value of `PIL.Image.Resampling`.
         crop: (height, width) of the centre crop, or None.
-        convert_rgb: Whether to composite a transparent colour onto white.
+        convert_rgb: Composite a transparent colour onto white.
     """
 
     resize: tuple[int, int] | int | None
@@ -48,9 +48,9 @@ class Orientation:
     """An EXIF orientation as a transposition followed by mirroring.
 
     Attributes:
-        swapped: Whether rows become columns.
-        mirrored: Whether left and right are exchanged.
-        flipped: Whether top and bottom are exchanged.
+        swapped: Rows become columns.
+        mirrored: Left and right are exchanged.
+        flipped: Top and bottom are exchanged.
     """
 
     swapped: bool
