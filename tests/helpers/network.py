@@ -1,7 +1,7 @@
-"""What stands between clients and the real server in the tests.
+"""Proxies between clients and the real server in the tests.
 
-A `Forwarder` passes bytes on and can fail as networks do; `count_calls` passes calls on, counts them, and can
-refuse some as a busy server does.
+A `Forwarder` forwards bytes and can fail like a network. `count_calls` forwards calls, records them, and can
+reject some like an overloaded server.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ import grpc
 
 from tritonclip_server.serving.launcher import EmbeddedTriton
 
-PIECE_BYTES = 65536
+CHUNK_BYTES = 65536
 
 
 class Forwarder(socketserver.ThreadingTCPServer):
-    """A port that passes connections on to `target`, with TLS towards the clients if there is a context.
+    """Server that forwards connections to `target`, with TLS for clients if a context is given.
 
     Attributes:
-        received_bytes: What clients have sent.
-        connections: How many have come.
-        refuse: So many further connections are closed as soon as they come.
-        cut_after_bytes: A connection is closed once its answers were this long.
+        received_bytes: Number of bytes received from clients.
+        connections: Number of connections so far.
+        reject_next: Number of connections that will be closed immediately.
+        cut_after_bytes: Number of response bytes after which a connection is closed.
+        down: True while all connections are rejected.
     """
 
     allow_reuse_address = True
@@ -40,7 +41,7 @@ class Forwarder(socketserver.ThreadingTCPServer):
 
     def __init__(self, target: str, context: ssl.SSLContext | None = None) -> None:
         self.target, self.context = target, context
-        self.received_bytes = self.connections = self.refuse = 0
+        self.received_bytes = self.connections = self.reject_next = 0
         self.cut_after_bytes: float = float("inf")
         self.down = False
         self._open: set[socket.socket] = set()
@@ -48,13 +49,13 @@ class Forwarder(socketserver.ThreadingTCPServer):
         self.address = f"127.0.0.1:{self.server_address[1]}"
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        """Serves one connection, in a thread of its own."""
+        """Forward one connection; runs in a separate thread."""
         self.connections += 1
-        if self.down or self.refuse:
-            self.refuse -= not self.down
+        if self.down or self.reject_next:
+            self.reject_next -= not self.down
             return
         host, _, port = self.target.rpartition(":")
-        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:  # either side may break off
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:  # either side may disconnect
             client = self.context.wrap_socket(request, server_side=True) if self.context else request
             upstream = stack.enter_context(socket.create_connection((host, int(port))))
             self._open |= {client, upstream}
@@ -68,7 +69,7 @@ class Forwarder(socketserver.ThreadingTCPServer):
         while True:
             pending = isinstance(client, ssl.SSLSocket) and client.pending()
             for side in [client] if pending else select.select([client, upstream], [], [])[0]:
-                data = side.recv(PIECE_BYTES)
+                data = side.recv(CHUNK_BYTES)
                 if not data:
                     return
                 if side is client:
@@ -81,69 +82,69 @@ class Forwarder(socketserver.ThreadingTCPServer):
                 return
 
     def go_down(self) -> None:
-        """Cuts all connections and takes no more, until `down` is False again."""
+        """Close all connections, and reject new ones until `down` is False again."""
         self.down = True
         for one in list(self._open):
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
 
     def __enter__(self) -> Forwarder:
-        """Begins to serve."""
+        """Start serving."""
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02})
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends all connections."""
+        """Close all connections and stop."""
         self.shutdown()
         self._thread.join()
         self.go_down()
         self.server_close()
 
 
-class Calls:
-    """The calls that came to a counting proxy.
+class RecordedCalls:
+    """Inference requests received by a recording proxy.
 
     Attributes:
-        url: The proxy's address.
-        seen: The headers of each inference request, names in lower case.
-        bodies: Of each inference request.
-        refuse: So many further inference requests are answered UNAVAILABLE, or 503 over HTTP.
+        url: Address of the proxy.
+        seen: Headers of each request, with names in lower case.
+        bodies: Body of each request.
+        reject_next: Number of requests that will be rejected with UNAVAILABLE, or 503 over HTTP.
     """
 
     def __init__(self) -> None:
         self.url = ""
         self.seen: list[dict[str, str]] = []
         self.bodies: list[bytes] = []
-        self.refuse = 0
+        self.reject_next = 0
 
-    def take(self, path: str, headers: Any, body: bytes) -> bool:
-        """Counts a call; tells whether to refuse it."""
+    def record(self, path: str, headers: Any, body: bytes) -> bool:
+        """Record a call, and return True if it must be rejected."""
         if not path.endswith(("/infer", "/ModelInfer")):
             return False
         self.seen.append({name.lower(): value for name, value in headers})
         self.bodies.append(body)
-        self.refuse -= 1
-        return self.refuse >= 0
+        self.reject_next -= 1
+        return self.reject_next >= 0
 
 
 @contextlib.contextmanager
-def count_calls(server: EmbeddedTriton, protocol: str) -> Iterator[Calls]:
-    """A proxy in front of the server that passes whole calls on and counts them."""
+def count_calls(server: EmbeddedTriton, protocol: str) -> Iterator[RecordedCalls]:
+    """Run a proxy in front of the server that forwards and records whole calls."""
     with (_grpc_proxy if protocol == "grpc" else _http_proxy)(server) as calls:
         yield calls
 
 
 @contextlib.contextmanager
-def _grpc_proxy(server: EmbeddedTriton) -> Iterator[Calls]:
-    calls = Calls()
+def _grpc_proxy(server: EmbeddedTriton) -> Iterator[RecordedCalls]:
+    calls = RecordedCalls()
     unlimited = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
-    class PassOn(grpc.GenericRpcHandler):
+    class ForwardingHandler(grpc.GenericRpcHandler):
         def service(self, details: Any) -> Any:
             def answer(body: bytes, context: Any) -> bytes:
-                if calls.take(details.method, details.invocation_metadata, body):
-                    context.abort(grpc.StatusCode.UNAVAILABLE, "the model takes no more work")
+                if calls.record(details.method, details.invocation_metadata, body):
+                    context.abort(grpc.StatusCode.UNAVAILABLE, "the server accepts no more requests")
                 metadata = [item for item in details.invocation_metadata if item[0] != "user-agent"]
                 try:
                     return bytes(channel.unary_unary(details.method)(body, metadata=metadata))
@@ -154,7 +155,7 @@ def _grpc_proxy(server: EmbeddedTriton) -> Iterator[Calls]:
             return grpc.unary_unary_rpc_method_handler(answer)
 
     with ThreadPoolExecutor(8) as pool, grpc.insecure_channel(server.grpc_url, options=unlimited) as channel:
-        proxy = grpc.server(pool, handlers=[PassOn()], options=unlimited)
+        proxy = grpc.server(pool, handlers=[ForwardingHandler()], options=unlimited)
         calls.url = f"127.0.0.1:{proxy.add_insecure_port('127.0.0.1:0')}"
         proxy.start()
         yield calls
@@ -162,13 +163,13 @@ def _grpc_proxy(server: EmbeddedTriton) -> Iterator[Calls]:
 
 
 @contextlib.contextmanager
-def _http_proxy(server: EmbeddedTriton) -> Iterator[Calls]:
-    calls = Calls()
+def _http_proxy(server: EmbeddedTriton) -> Iterator[RecordedCalls]:
+    calls = RecordedCalls()
 
-    class PassOn(http.server.BaseHTTPRequestHandler):
+    class ForwardingHandler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_POST(self) -> None:  # noqa: N802  # http.server asks for this name
+        def do_POST(self) -> None:  # noqa: N802  # called by http.server
             if "Content-Length" in self.headers:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
             else:  # chunked, as aiohttp sends a file
@@ -178,8 +179,8 @@ def _http_proxy(server: EmbeddedTriton) -> Iterator[Calls]:
                     self.rfile.readline()
                 self.rfile.readline()
                 del self.headers["Transfer-Encoding"]
-            if calls.take(self.path, self.headers.items(), body):
-                self._send(503, {}, b'{"error": "the model takes no more work"}')
+            if calls.record(self.path, self.headers.items(), body):
+                self._send(503, {}, b'{"error": "the server accepts no more requests"}')
                 return
             with contextlib.closing(http.client.HTTPConnection(server.http_url)) as upstream:
                 upstream.request(self.command, self.path, body, dict(self.headers.items()))
@@ -200,7 +201,7 @@ def _http_proxy(server: EmbeddedTriton) -> Iterator[Calls]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), PassOn) as proxy:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), ForwardingHandler) as proxy:
         calls.url = f"127.0.0.1:{proxy.server_port}"
         thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()

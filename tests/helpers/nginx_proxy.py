@@ -1,4 +1,4 @@
-"""nginx with the shipped templates of `docker/nginx`, as a process of its own on free ports."""
+"""nginx with the templates of `docker/nginx`, as a separate process on free ports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.helpers.servers import ROOT
 from tritonclip_server.serving.launcher import free_port
 
 NGINX = ROOT / "docker" / "nginx"
-PLACE = re.compile(r"\$\{([A-Z_]+)\}")
+VARIABLE = re.compile(r"\$\{([A-Z_]+)\}")
 PATIENCE_S = 60
 MAIN = """
 {user}
@@ -40,21 +40,21 @@ http {{
 
 
 def require_nginx() -> None:
-    """Skips where there is no nginx; in CI there must be one."""
+    """Skip the test if nginx is not installed; fail in CI."""
     if shutil.which("nginx") is None:
         assert "CI" not in os.environ, "nginx not found: apt-get install nginx-light"
         pytest.skip("nginx not found: apt-get install nginx-light")
 
 
 def defaults() -> dict[str, str]:
-    """The values that the repository ships for the templates."""
+    """Return the default values of the template variables."""
     lines = (NGINX / "defaults.env").read_text(encoding="utf-8").splitlines()
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
 def fill(template: Path, values: Mapping[str, str]) -> str:
-    """What the official image's entry point does with a template."""
-    return PLACE.sub(lambda found: values[found[1]], template.read_text(encoding="utf-8"))
+    """Substitute the variables of a template, like the entry point of the official image."""
+    return VARIABLE.sub(lambda found: values[found[1]], template.read_text(encoding="utf-8"))
 
 
 class Proxy:
@@ -62,10 +62,10 @@ class Proxy:
 
     Args:
         http: Address of Triton's HTTP port.
-        grpc: Address of its gRPC port.
-        directory: For its files, an empty one.
-        tls: Values of the template of TLS; None leaves it out.
-        values: In the place of the defaults.
+        grpc: Address of Triton's gRPC port.
+        directory: Empty folder for nginx's files.
+        tls: Values of the TLS template; None disables TLS.
+        values: Values that replace the defaults.
     """
 
     def __init__(
@@ -84,16 +84,16 @@ class Proxy:
         }
         for template in (*(NGINX / "templates").iterdir(), *((NGINX / "tls").iterdir() if tls else ())):
             (directory / f"{template.stem}.http.conf").write_text(fill(template, filled))
-        user = "user root;" if os.getuid() == 0 else ""  # its workers write to the directory
+        user = "user root;" if os.getuid() == 0 else ""  # the workers need write access to the folder
         (directory / "nginx.conf").write_text(MAIN.format(directory=directory, user=user))
         self._command = ["nginx", "-p", str(directory), "-c", str(directory / "nginx.conf")]
 
     def check(self) -> subprocess.CompletedProcess[str]:
-        """What `nginx -t` says."""
+        """Run `nginx -t`."""
         return subprocess.run([*self._command, "-t"], capture_output=True, text=True, check=False)
 
     def __enter__(self) -> Proxy:
-        """Starts it and waits until it listens."""
+        """Start nginx, and wait until it listens."""
         self._process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
@@ -105,18 +105,18 @@ class Proxy:
         pytest.fail("nginx does not listen")
 
     def __exit__(self, *_: object) -> None:
-        """Ends it."""
+        """Stop nginx."""
         self._process.terminate()
         self._process.wait(PATIENCE_S)
 
     def url(self, protocol: str) -> str:
-        """The address of a protocol."""
+        """Return the address for a protocol."""
         return self.grpc_url if protocol == "grpc" else self.http_url
 
     def http(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> tuple[int, bytes]:
-        """The status and the body of an answer."""
+        """Send a request, and return status and body of the response."""
         connection = http.client.HTTPConnection(self.http_url, timeout=PATIENCE_S)
         try:
             connection.request(method, path, body, dict(headers or {}))

@@ -1,4 +1,4 @@
-"""Two servers behind the proxy of docker/nginx: equal shares, and one killed without a lost request."""
+"""Two servers behind the proxy of docker/nginx share the load; killing one loses no request."""
 
 import threading
 import time
@@ -12,8 +12,8 @@ from tritonclip import Client
 from tritonclip_server.serving.launcher import EmbeddedTriton, ServerOptions
 
 ANY_PORT = ServerOptions(http_port=0, grpc_port=0, metrics_port=0)
-FURTHER = " max_fails=1 fail_timeout=5s; server "
-"""Between two addresses in the place of one: what a name with two addresses is to nginx."""
+ADDRESS_SEPARATOR = " max_fails=1 fail_timeout=5s; server "
+"""Joins two addresses in the template, which then behave like a name with two addresses."""
 CALLERS = 16
 CALLS = 25
 IMAGE = encode(noise(80, 60), "PNG")
@@ -29,7 +29,7 @@ def servers(demo_repository):
 @pytest.fixture(scope="module")
 def proxy(servers, tmp_path_factory):
     http, grpc = (
-        FURTHER.join(addresses)
+        ADDRESS_SEPARATOR.join(addresses)
         for addresses in zip(*((one.http_url, one.grpc_url) for one in servers), strict=True)
     )
     values = {"CONNECTIONS_PER_ADDRESS": "1000", "REQUESTS_PER_SECOND": "10000", "REQUESTS_BURST": "10000"}
@@ -38,7 +38,7 @@ def proxy(servers, tmp_path_factory):
 
 
 def answered(server):
-    """The requests that a server has answered, once their number stands still: it counts after it answers."""
+    """Return the number of answered requests once it is stable; Triton counts after it responds."""
     before, now = -1.0, metric(server, "nv_inference_request_success", model="clip_zero_shot")
     while now != before:
         time.sleep(0.2)
@@ -46,7 +46,7 @@ def answered(server):
     return now
 
 
-def test_one_connection_of_grpc_is_shared_out_by_request(servers, proxy):
+def test_requests_of_one_grpc_connection_are_balanced(servers, proxy):
     before = [answered(server) for server in servers]
     with Client(proxy.grpc_url, timeout_s=PATIENCE_S, attempts=1) as client:
         answers = together(CALLERS, lambda _: [client.classify(IMAGE, ["a", "b"]) for _ in range(CALLS)])
@@ -56,11 +56,11 @@ def test_one_connection_of_grpc_is_shared_out_by_request(servers, proxy):
     assert all(share == pytest.approx(sum(shares) / 2, rel=0.1) for share in shares)
 
 
-def test_a_server_killed_under_load_costs_no_caller_its_answer(servers, proxy):
+def test_killing_a_server_under_load_loses_no_request(servers, proxy):
     done, killed = [], threading.Event()
 
     def call(index):
-        if index == 0:  # once there is load
+        if index == 0:  # wait for load
             killed.wait(PATIENCE_S)
             servers[1].kill()
             return []
@@ -76,4 +76,4 @@ def test_a_server_killed_under_load_costs_no_caller_its_answer(servers, proxy):
     assert not [answer for answer in answers if isinstance(answer, Exception)]
     assert len(done) == CALLERS * CALLS
     assert answered(servers[0]) - before > CALLERS * CALLS / 2
-    assert servers[1].exit_code is None  # it is gone, and not ended by itself
+    assert servers[1].exit_code is None  # killed, not exited on its own

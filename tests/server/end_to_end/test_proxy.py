@@ -1,4 +1,4 @@
-"""The proxy of docker/nginx in front of the real server: what it lets through, its limits, TLS."""
+"""The proxy of docker/nginx in front of the real server: forwarded requests, limits, TLS."""
 
 import json
 
@@ -10,7 +10,7 @@ import trustme
 from tritonclient.utils import InferenceServerException
 
 from tests.helpers.calls import together
-from tests.helpers.nginx_proxy import NGINX, PATIENCE_S, PLACE, Proxy, defaults, require_nginx
+from tests.helpers.nginx_proxy import NGINX, PATIENCE_S, VARIABLE, Proxy, defaults, require_nginx
 from tests.helpers.pictures import encode, noise
 from tritonclip import Client, InvalidInputError, ServerUnavailableError
 from tritonclip_server.serving.launcher import free_port
@@ -26,12 +26,12 @@ def nginx():
 
 @pytest.fixture(scope="module")
 def proxy(server, tmp_path_factory):
-    """In front of the shared server."""
+    """Run the proxy in front of the shared server."""
     with Proxy(server.http_url, server.grpc_url, tmp_path_factory.mktemp("nginx")) as running:
         yield running
 
 
-def test_the_filled_templates_are_clean(server, tmp_path):
+def test_nginx_accepts_the_templates(server, tmp_path):
     checked = Proxy(server.http_url, server.grpc_url, tmp_path).check()
     assert checked.returncode == 0
     assert checked.stderr.count("\n") == 2
@@ -39,14 +39,14 @@ def test_the_filled_templates_are_clean(server, tmp_path):
     assert "test is successful" in checked.stderr
 
 
-def test_the_defaults_are_all_that_the_template_asks_for_and_the_readme_tells_of_each():
-    asked = set(PLACE.findall((NGINX / "templates" / "tritonclip.conf.template").read_text()))
+def test_template_variables_have_defaults_and_are_documented():
+    variables = set(VARIABLE.findall((NGINX / "templates" / "tritonclip.conf.template").read_text()))
     readme = (NGINX / "README.md").read_text(encoding="utf-8")
-    assert asked == set(defaults())
-    assert all(f"`{name}`" in readme for name in asked | {"TLS_CERT", "TLS_KEY"})
+    assert variables == set(defaults())
+    assert all(f"`{name}`" in readme for name in variables | {"TLS_CERT", "TLS_KEY"})
 
 
-def test_clients_work_through_it(make, protocol, proxy):
+def test_client_works_through_the_proxy(make, protocol, proxy):
     client = make(proxy.url(protocol), timeout_s=PATIENCE_S)
     image = encode(noise(900, 700), "PNG")
     assert len(client.classify([image] * 5, ["a", "b"])) == 5
@@ -58,14 +58,14 @@ def test_clients_work_through_it(make, protocol, proxy):
         client.embed_images([b"no image"])
 
 
-def test_the_answers_are_those_of_the_server_itself(make, protocol, proxy, url):
+def test_answers_equal_those_without_the_proxy(make, protocol, proxy, url):
     image = encode(noise(300, 200), "JPEG")
     through, direct = (make(one).embed_images(image) for one in (proxy.url(protocol), url))
     np.testing.assert_array_equal(through, direct)
 
 
-def test_a_request_of_as_many_bytes_as_the_models_take_passes(make, protocol, proxy):
-    images = [encode(noise(8, 8), "PNG") + bytes(16_000_000)] * 4  # what follows a PNG's end is not read
+def test_request_at_the_size_limit_of_the_models_passes(make, protocol, proxy):
+    images = [encode(noise(8, 8), "PNG") + bytes(16_000_000)] * 4  # bytes after the end of a PNG are ignored
     assert make(proxy.url(protocol), timeout_s=PATIENCE_S).embed_images(images).shape == (4, 512)
 
 
@@ -74,7 +74,7 @@ def test_a_request_of_as_many_bytes_as_the_models_take_passes(make, protocol, pr
     ["", "/health/live", "/health/ready", "/models/stats"]
     + [f"/models/clip_zero_shot{part}" for part in ("", "/ready", "/config", "/stats", "/versions/1")],
 )
-def test_open_paths(proxy, path):
+def test_open_paths_are_forwarded(proxy, path):
     assert proxy.http("GET", f"/v2{path}")[0] == 200
 
 
@@ -101,20 +101,20 @@ def test_open_paths(proxy, path):
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_other_paths_are_closed_whatever_the_key(server, proxy, path, method):
+def test_other_paths_return_404_even_with_the_key(server, proxy, path, method):
     status, body = proxy.http(method, path, headers={**JSON, "admin-key": server.admin_key})
     assert status == 404
     assert json.loads(body) == {"error": "there is no such path, or the proxy does not pass it on"}
 
 
 @pytest.mark.parametrize("method", ["HEAD", "PUT", "DELETE", "PATCH", "OPTIONS"])
-def test_other_methods_are_refused(proxy, method):
+def test_other_methods_return_405(proxy, method):
     assert proxy.http(method, INFER)[0] == 405
     assert proxy.http(method, "/v2")[0] == 405
 
 
 @pytest.mark.parametrize("call", ["get_model_repository_index", "get_log_settings", "get_trace_settings"])
-def test_other_grpc_methods_are_closed_whatever_the_key(server, proxy, call):
+def test_other_grpc_methods_are_unimplemented_even_with_the_key(server, proxy, call):
     key = {"triton-grpc-protocol-admin-key": server.admin_key}
     with (
         tritonclient.grpc.InferenceServerClient(proxy.grpc_url) as client,
@@ -124,7 +124,7 @@ def test_other_grpc_methods_are_closed_whatever_the_key(server, proxy, call):
     assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
 
 
-def test_grpc_health_and_metadata_are_open(proxy):
+def test_grpc_health_and_metadata_are_forwarded(proxy):
     with tritonclient.grpc.InferenceServerClient(proxy.grpc_url) as client:
         assert client.get_server_metadata().name == "triton"
         assert client.get_model_metadata("clip_zero_shot").name == "clip_zero_shot"
@@ -132,18 +132,18 @@ def test_grpc_health_and_metadata_are_open(proxy):
         assert channel.unary_unary("/grpc.health.v1.Health/Check")(b"") == b"\x08\x01"  # SERVING
 
 
-def test_long_paths_and_headers_are_told_in_json(proxy):
+def test_long_paths_and_headers_return_json_errors(proxy):
     for path, headers in (("/v2/" + "a" * 20_000, {}), ("/v2", {"a": "b" * 20_000})):
         status, body = proxy.http("GET", path, headers=headers)
         assert status in (400, 414)
         assert set(json.loads(body)) == {"error"}
 
 
-def test_too_many_requests_of_an_address_are_refused(server, tmp_path, make, protocol):
+def test_requests_above_the_rate_limit_are_rejected(server, tmp_path, make, protocol):
     rate = {"REQUESTS_PER_SECOND": "1", "REQUESTS_BURST": "2"}
     with Proxy(server.http_url, server.grpc_url, tmp_path, **rate) as narrow:
         client = make(narrow.url(protocol), attempts=1)
-        assert_some_are_refused([attempt(client.embed_texts, "a") for _ in range(40)])
+        assert_some_are_rejected([attempt(client.embed_texts, "a") for _ in range(40)])
 
 
 def attempt(call, *arguments):
@@ -153,13 +153,13 @@ def attempt(call, *arguments):
         return error
 
 
-def assert_some_are_refused(answers):
-    refused = [one for one in answers if isinstance(one, ServerUnavailableError)]
-    assert 0 < len(refused) < len(answers)
-    assert "too many requests from this address" in str(refused[0])
+def assert_some_are_rejected(answers):
+    rejected = [one for one in answers if isinstance(one, ServerUnavailableError)]
+    assert 0 < len(rejected) < len(answers)
+    assert "too many requests from this address" in str(rejected[0])
 
 
-def test_too_many_requests_at_once_are_refused_or_take_turns(server, tmp_path, protocol):
+def test_concurrent_requests_above_the_limit_are_rejected_or_queued(server, tmp_path, protocol):
     images = [encode(noise(800, 800, seed), "PNG") for seed in range(4)] * 4
     with Proxy(server.http_url, server.grpc_url, tmp_path, CONNECTIONS_PER_ADDRESS="2") as narrow:
 
@@ -169,12 +169,12 @@ def test_too_many_requests_at_once_are_refused_or_take_turns(server, tmp_path, p
 
         answers = together(12, call)
     if protocol == "http":
-        assert_some_are_refused(answers)
-    else:  # one connection of HTTP/2, whose calls wait for each other
+        assert_some_are_rejected(answers)
+    else:  # calls on one HTTP/2 connection wait for each other
         assert [answer.shape for answer in answers] == [(16, 512)] * 12
 
 
-def test_a_server_that_is_gone_is_told(tmp_path, make, protocol):
+def test_unreachable_server_is_reported(tmp_path, make, protocol):
     nowhere = f"127.0.0.1:{free_port('127.0.0.1')}"
     with Proxy(nowhere, nowhere, tmp_path) as alone:
         client = make(alone.url(protocol), attempts=1)
@@ -182,7 +182,7 @@ def test_a_server_that_is_gone_is_told(tmp_path, make, protocol):
             client.embed_texts("a")
 
 
-def test_tls(server, tmp_path, make, protocol):
+def test_clients_connect_with_tls(server, tmp_path, make, protocol):
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
     files = {

@@ -1,4 +1,4 @@
-"""Hostile requests to the proxy of docker/nginx: such as kill Triton 2.51, or starve it."""
+"""Hostile requests to the proxy of docker/nginx that would crash or starve Triton 2.51."""
 
 import gzip
 import json
@@ -10,7 +10,7 @@ from tests.helpers.nginx_proxy import PATIENCE_S, Proxy, defaults, require_nginx
 from tritonclip import Client, InferenceError, InvalidInputError
 from tritonclip_server.serving.launcher import EmbeddedTriton, ServerOptions
 
-pytestmark = pytest.mark.server  # each needs one of its own
+pytestmark = pytest.mark.server  # each test needs a separate server
 
 INFER = "/v2/models/clip_text_embedding/infer"
 JSON = {"Content-Type": "application/json"}
@@ -24,14 +24,14 @@ def nginx():
 
 @pytest.fixture(scope="module")
 def target(demo_repository):
-    """A server of its own for hostile requests: one that gets through kills it."""
+    """Start a separate server, because a hostile request that gets through would crash it."""
     with EmbeddedTriton(demo_repository, ServerOptions(http_port=0, grpc_port=0, metrics_port=0)) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def guard(target, tmp_path_factory):
-    """In front of that server, and impatient."""
+    """Run a proxy with a short client timeout in front of that server."""
     with Proxy(
         target.http_url, target.grpc_url, tmp_path_factory.mktemp("nginx"), CLIENT_TIMEOUT="1s"
     ) as running:
@@ -40,7 +40,7 @@ def guard(target, tmp_path_factory):
 
 @pytest.fixture
 def unharmed(guard, target):
-    """The server lives and answers after the test, directly and through the proxy."""
+    """Check after the test that the server answers, directly and through the proxy."""
     yield
     for url in (target.grpc_url, guard.grpc_url, f"http://{guard.http_url}"):
         with Client(url, timeout_s=PATIENCE_S, attempts=1) as client:
@@ -48,14 +48,14 @@ def unharmed(guard, target):
 
 
 def nested(depth):
-    """A request whose labels lie in so many lists; Triton 2.51 dies of 32,000 of them."""
+    """Return a request with nested lists of labels. Triton 2.51 crashes on a depth of 32,000."""
     return b'{"inputs":[{"name":"text","datatype":"BYTES","shape":[1,1],"data":%b"a"%b}]}' % (
         b"[" * depth,
         b"]" * depth,
     )
 
 
-def test_a_larger_one_is_refused(make, protocol, guard, unharmed):
+def test_request_above_the_size_limit_is_rejected(make, protocol, guard, unharmed):
     with pytest.raises(InvalidInputError, match="too large.*limit"):
         make(guard.url(protocol), timeout_s=PATIENCE_S).embed_images([bytes(40_000_000)] * 2)
 
@@ -82,14 +82,14 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_bodies_are_refused(guard, unharmed, name):
+def test_hostile_body_is_rejected(guard, unharmed, name):
     status, body, headers = HOSTILE[name]
     answered, text = guard.http("POST", INFER, body, headers)
     assert answered == status
     assert set(json.loads(text)) == {"error"}
 
 
-def test_the_deepest_json_that_passes_harms_nothing(guard, unharmed):
+def test_deepest_forwarded_json_is_harmless(guard, unharmed):
     limit = int(defaults()["MAX_JSON_SIZE"].removesuffix("k")) * 1024
     body = nested((limit - len(nested(0))) // 2)
     assert limit - len(body) in (0, 1)
@@ -97,13 +97,13 @@ def test_the_deepest_json_that_passes_harms_nothing(guard, unharmed):
     assert guard.http("POST", INFER, b"[" * limit, JSON)[0] == 500
 
 
-def test_a_body_behind_a_short_header_is_not_read_as_json(guard, unharmed):
+def test_body_after_a_short_json_part_is_not_parsed_as_json(guard, unharmed):
     for length in ("0", "9999"):
         assert guard.http("POST", INFER, b"[" * 200_000, {HEADER_LENGTH: length})[0] in (400, 500)
 
 
 @pytest.mark.parametrize(("header", "status"), [(JSON, b"413"), ({HEADER_LENGTH: "99"}, b"500")])
-def test_tiny_chunks_do_not_arrive(guard, unharmed, header, status):
+def test_tiny_chunks_are_not_forwarded(guard, unharmed, header, status):
     host, port = guard.http_url.split(":")
     lines = [f"POST {INFER} HTTP/1.1", "Host: a", "Transfer-Encoding: chunked"]
     lines += [f"{name}: {value}" for name, value in header.items()]
@@ -114,7 +114,7 @@ def test_tiny_chunks_do_not_arrive(guard, unharmed, header, status):
                 connection.sendall(b"1\r\n[\r\n" * 100_000)
             connection.sendall(b"0\r\n\r\n")
         except OSError:
-            assert status == b"413"  # the proxy has answered and closed
+            assert status == b"413"  # the proxy has responded and closed the connection
         assert connection.recv(100).startswith(b"HTTP/1.1 " + status)
 
 
@@ -127,7 +127,7 @@ def test_tiny_chunks_do_not_arrive(guard, unharmed, header, status):
     ],
     ids=["request line", "headers", "body"],
 )
-def test_slow_requests_are_cut(guard, unharmed, sent):
+def test_slow_request_is_disconnected(guard, unharmed, sent):
     host, port = guard.http_url.split(":")
     with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
         connection.sendall(sent.replace(b"%b", INFER.encode()))
@@ -135,7 +135,7 @@ def test_slow_requests_are_cut(guard, unharmed, sent):
             connection.recv(1)
 
 
-def test_compressed_grpc_messages_are_refused(guard, unharmed):
+def test_compressed_grpc_message_is_rejected(guard, unharmed):
     with (
         Client(guard.grpc_url, compression="gzip") as client,
         pytest.raises(InferenceError, match="compressed"),

@@ -71,15 +71,15 @@ def assert_tells(error, *, model, endpoint):
 
 
 def test_a_busy_server_is_asked_again(connect, calls):
-    calls.refuse = 2
+    calls.reject_next = 2
     assert connect(calls.url).embed_texts("a").shape == (512,)
     assert len(calls.seen) == 3
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 5])
 def test_attempts_bound_the_tries(protocol, connect, calls, attempts):
-    calls.refuse = 100
-    with pytest.raises(ServerUnavailableError, match="the model takes no more work") as caught:
+    calls.reject_next = 100
+    with pytest.raises(ServerUnavailableError, match="the server accepts no more requests") as caught:
         connect(calls.url, attempts=attempts).embed_texts("a")
     assert len(calls.seen) == attempts
     assert_tells(caught.value, model="clip_text_embedding", endpoint=f"{protocol}://{calls.url}")
@@ -92,16 +92,16 @@ def test_what_is_wrong_is_sent_once(connect, calls):
 
 
 def test_tries_end_with_the_deadline(connect, calls):
-    calls.refuse = 100
+    calls.reject_next = 100
     with pytest.raises(ServerUnavailableError):
         connect(calls.url, attempts=5).embed_texts("a", timeout_s=0.25)
     assert 1 <= len(calls.seen) < 5
 
 
 def test_refused_connections_are_tried_again(connect, forwarder):
-    forwarder.refuse = 2
+    forwarder.reject_next = 2
     assert connect(forwarder.address, attempts=5).embed_texts("a").shape == (512,)
-    assert forwarder.refuse == 0
+    assert forwarder.reject_next == 0
 
 
 def test_a_server_that_comes_back_within_the_retries_is_found(connect, forwarder):
@@ -125,11 +125,11 @@ def test_one_try_meets_a_lost_connection(protocol, connect, forwarder):
 
 @pytest.mark.parametrize("refuse", [0, 1])
 def test_large_requests_and_answers(connect, calls, refuse):
-    calls.refuse = refuse
+    calls.reject_next = refuse
     client = connect(calls.url)
     padded = SAMPLE + bytes(6_000_000)  # decoders ignore what follows the picture
     np.testing.assert_allclose(client.embed_images(padded), client.embed_images(SAMPLE), atol=1e-6)
-    calls.refuse = refuse
+    calls.reject_next = refuse
     embeds = client.embed_texts(["a", "b"] * 2000)
     assert embeds.nbytes > 8_000_000
     np.testing.assert_allclose(embeds, np.tile(embeds[:2], (2000, 1)), atol=1e-6)
