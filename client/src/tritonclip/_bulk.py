@@ -56,12 +56,15 @@ class BulkOptions(RequestOptions, total=False):
         concurrency: Requests in flight; 4 unless told otherwise.
         patience_s: How long a request is tried again while the server is unavailable or does not answer in
             time, in seconds; 60 unless told otherwise. A server may be restarted in the meantime.
+        wait_for_server: Also wait for the server's first answer. False fails at once if the server is
+            unreachable when the run starts. Default: True.
         on_progress: Called with a `Progress` whenever the results of a request are handed out.
     """
 
     batch_size: int | None
     concurrency: int | None
     patience_s: float
+    wait_for_server: bool
     on_progress: Callable[[Progress], None] | None
 
 
@@ -72,6 +75,7 @@ class Plan:
     batch_size: int
     concurrency: int
     patience_s: float
+    wait_for_server: bool
     on_error: OnError
     on_progress: Callable[[Progress], None] | None
     request: RequestOptions
@@ -84,6 +88,7 @@ def check_plan(
     batch_size: int | None = None,
     concurrency: int | None = None,
     patience_s: float = PATIENCE_S,
+    wait_for_server: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
     **request: Any,
 ) -> Plan:
@@ -98,6 +103,7 @@ def check_plan(
             "concurrency", CONCURRENCY if concurrency is None else concurrency, MAX_CONCURRENCY
         ),
         patience_s=check_seconds("patience_s", patience_s),
+        wait_for_server=wait_for_server,
         on_error=on_error,
         on_progress=on_progress,
         request=cast(RequestOptions, request),
@@ -151,8 +157,10 @@ class Tally(Generic[R]):
         return patiently(self._plan.patience_s, self._may_pass, self.count_retry)
 
     def _may_pass(self, error: TritonClipError) -> bool:
-        """Whether waiting helps: an outage, or a model that was there and is not, as at a restart."""
-        return is_outage(error) or (self._answered and isinstance(error, ModelNotReadyError))
+        """Return True if a retry may help: an outage, or a model that is gone for a restart."""
+        if self._answered:
+            return is_outage(error) or isinstance(error, ModelNotReadyError)
+        return self._plan.wait_for_server and is_outage(error)
 
     def hand_out(self, results: Sequence[R | TritonClipError]) -> Iterator[R | TritonClipError]:
         """The results of a request one by one; the first error is raised if the plan says so."""

@@ -1,6 +1,9 @@
-"""The command `tritonclip` as a process against the real server: what it prints where, and its exit codes."""
+"""The command `tritonclip` as a process against the real server: output, exit codes and requests."""
 
+import contextlib
 import csv
+import http.client
+import http.server
 import io
 import json
 import os
@@ -8,11 +11,13 @@ import pty
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.helpers.network import Forwarder
 from tests.helpers.pictures import encode, noise
 from tests.helpers.servers import ROOT
 from tritonclip import Client
@@ -24,8 +29,12 @@ LABELS = ["a red circle", "a blue square"]
 
 
 def over(protocol, server):
-    """Runs a command against the server, over a protocol."""
-    url = f"{protocol}://{ {'grpc': server.grpc_url, 'http': server.http_url}[protocol] }"
+    """Return a function that runs a command against the server over a protocol."""
+    return over_url(f"{protocol}://{ {'grpc': server.grpc_url, 'http': server.http_url}[protocol] }")
+
+
+def over_url(url):
+    """Return a function that runs a command against a URL."""
 
     def _run(command, *arguments, **options):
         line = [COMMAND, command, "--url", url, *arguments]
@@ -57,20 +66,110 @@ def succeeded(done):
     return done.stdout
 
 
+@contextlib.contextmanager
+def recording_proxy(server):
+    """Forward HTTP requests to the server; yield the URL, and the requests as `METHOD path` in order."""
+    requests = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            requests.append(f"{self.command} {self.path}")
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            with contextlib.closing(http.client.HTTPConnection(server.http_url)) as upstream:
+                upstream.request(self.command, self.path, body, dict(self.headers.items()))
+                reply = upstream.getresponse()
+                content = reply.read()
+            self.send_response(reply.status)
+            for name, value in reply.getheaders():
+                if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+                    self.send_header(name, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as proxy:
+        proxy.daemon_threads = True
+        thread = threading.Thread(target=proxy.serve_forever, args=(0.02,))
+        thread.start()
+        yield f"http://127.0.0.1:{proxy.server_port}", requests
+        proxy.shutdown()
+        thread.join()
+
+
+ZERO_SHOT, IMAGE, TEXT, PIXELS = (
+    f"POST /v2/models/{model}/infer"
+    for model in ("clip_zero_shot", "clip_image_embedding", "clip_text_embedding", "clip_pixel_embedding")
+)
+PIXEL_CONFIG = "GET /v2/models/clip_pixel_embedding/config"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["classify", SAMPLE, *LABELS], [ZERO_SHOT]),
+        (["classify", *SAMPLES, *LABELS], [ZERO_SHOT]),
+        (["classify", *SAMPLES, *LABELS, "--batch-size", "1"], [ZERO_SHOT] * 2),
+        (["embed", *SAMPLES], [IMAGE]),
+        (["embed", "--text", *LABELS], [TEXT]),
+        (["similarity", *SAMPLES, *LABELS], [TEXT, IMAGE]),
+        (["classify", *SAMPLES, *LABELS, "--preprocess", "client"], [TEXT, PIXEL_CONFIG, PIXELS]),
+        (["embed", *SAMPLES, "--preprocess", "client"], [PIXEL_CONFIG, PIXELS]),
+    ],
+)
+def test_run_to_standard_output_sends_only_its_inputs(server, arguments, wanted):
+    with recording_proxy(server) as (url, requests):
+        succeeded(over_url(url)(*arguments, "--jsonl"))
+    assert requests == wanted
+
+
+def test_run_into_a_file_also_reads_the_weights(server, tmp_path):
+    with recording_proxy(server) as (url, requests):
+        succeeded(over_url(url)("classify", SAMPLE, *LABELS, "-o", tmp_path / "out.jsonl"))
+    assert requests[-1] == ZERO_SHOT
+    models = ("clip_zero_shot", "clip_image_embedding", "clip_text_embedding", "clip_pixel_embedding")
+    assert sorted(requests[:-1]) == sorted(f"GET /v2/models/{model}/config" for model in models)
+
+
+def test_run_waits_through_an_outage_after_its_first_answer(server):
+    line = [COMMAND, "embed", "--text", "-", "--jsonl", "--batch-size", "1", "--concurrency", "1"]
+    with Forwarder(server.grpc_url) as forwarder:
+        line += ["--url", forwarder.address, "--attempts", "1"]
+        with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
+            run.stdin.write("one\ntwo\n")
+            run.stdin.flush()
+            first = run.stdout.readline()  # written once the second text is in flight
+            forwarder.go_down()
+            run.stdin.write("three\nfour\n")
+            run.stdin.flush()
+            with pytest.raises(subprocess.TimeoutExpired):
+                run.wait(2)
+            forwarder.down = False
+            rest, _ = run.communicate()
+    inputs = [json.loads(record)["input"] for record in [first, *rest.splitlines()]]
+    assert (run.returncode, inputs) == (0, ["one", "two", "three", "four"])
+
+
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_classify_prints_what_the_client_answers(protocol, server, client):
+def test_classify_prints_the_predictions_of_the_client(protocol, server, client):
     answer = json.loads(succeeded(over(protocol, server)("classify", "--json", SAMPLE, *LABELS)))
     assert answer["results"] == [{"input": SAMPLE, "predictions": client.classify(ROOT / SAMPLE, LABELS)}]
     assert answer["elapsed_ms"] > 0
 
 
-def test_classify_as_tables(run):
+def test_classify_prints_a_table_per_image(run):
     lines = succeeded(run("classify", *SAMPLES, *LABELS, "--top-k", "1")).splitlines()
     assert [line for line in lines if line in SAMPLES] == SAMPLES
     assert lines[-1].startswith("2 images in ")
 
 
-def test_classify_as_json_lines_and_csv(run):
+def test_classify_prints_json_lines_and_csv(run):
     records = [
         json.loads(line) for line in succeeded(run("classify", "--jsonl", *SAMPLES, *LABELS)).splitlines()
     ]
@@ -80,7 +179,7 @@ def test_classify_as_json_lines_and_csv(run):
     assert [(row["input"], row["error"]) for row in rows] == [(s, "") for s in SAMPLES for _ in LABELS]
 
 
-def test_labels_from_options_and_a_file(run, tmp_path):
+def test_labels_are_read_from_options_and_a_file(run, tmp_path):
     (tmp_path / "labels.txt").write_text("a blue square\n\na green ring\n")
     options = ["-l", LABELS[0], "--labels-file", tmp_path / "labels.txt"]
     (record,) = map(json.loads, succeeded(run("classify", SAMPLE, "--jsonl", *options)).splitlines())
@@ -88,7 +187,7 @@ def test_labels_from_options_and_a_file(run, tmp_path):
 
 
 @pytest.mark.parametrize("preprocess", ["server", "client"])
-def test_images_from_directories_patterns_and_stdin(run, preprocess):
+def test_images_are_read_from_directories_patterns_and_stdin(run, preprocess):
     folder = "scripts/demo/images"
     items = [folder, f"{folder}/digit_?.*", "-"]
     done = run("embed", *items, "--jsonl", "--preprocess", preprocess, input=f"{SAMPLE}\n\n{SAMPLE}\n")
@@ -98,7 +197,7 @@ def test_images_from_directories_patterns_and_stdin(run, preprocess):
     assert inputs[-2:] == [SAMPLE, SAMPLE]
 
 
-def test_embed_writes_every_form(run, client, tmp_path, broken):
+def test_embed_writes_every_format(run, client, tmp_path, broken):
     import pyarrow.parquet
 
     wanted = client.embed_images([ROOT / sample for sample in SAMPLES])
@@ -133,14 +232,14 @@ def test_embed_writes_every_form(run, client, tmp_path, broken):
     ] == names
 
 
-def test_embed_texts(run, client, tmp_path):
+def test_embed_writes_text_embeddings(run, client, tmp_path):
     file = tmp_path / "vectors.npy"
     succeeded(run("embed", "--text", LABELS[0], "-", "--output", file, input=f"{LABELS[1]}\n"))
     np.testing.assert_allclose(np.load(file), client.embed_texts(LABELS), atol=1e-6)
     assert "first of" in succeeded(run("embed", "--text", *LABELS))
 
 
-def test_similarity(run, client):
+def test_similarity_prints_the_cosines_of_the_client(run, client):
     wanted = client.similarity([ROOT / sample for sample in SAMPLES], LABELS)
     (record, _) = map(json.loads, succeeded(run("similarity", "--jsonl", *SAMPLES, *LABELS)).splitlines())
     assert [item["text"] for item in record["similarities"]] == LABELS
@@ -151,7 +250,7 @@ def test_similarity(run, client):
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_health_models_and_stats(protocol, server, client):
+def test_health_models_and_stats_report_the_server(protocol, server, client):
     run = over(protocol, server)
     (state,) = json.loads(succeeded(run("health", "--json")))["endpoints"]
     assert state["ok"]
@@ -166,7 +265,7 @@ def test_health_models_and_stats(protocol, server, client):
         assert "clip_zero_shot" in succeeded(run(command))
 
 
-def test_health_asks_every_server(server):
+def test_health_checks_every_server(server):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         dead = f"127.0.0.1:{listener.getsockname()[1]}"
     for urls, code in (
@@ -182,7 +281,7 @@ def test_health_asks_every_server(server):
         assert [state["ok"] for state in states] == [url != dead for url in urls]
 
 
-def test_a_cut_label_is_one_line_on_standard_error(run):
+def test_truncated_label_is_one_warning(run):
     arguments = ["--batch-size", "1", "a red circle", "word " * 200]
     done = run("classify", SAMPLE, SAMPLE, SAMPLE, *arguments)
     assert done.returncode == 0
@@ -190,7 +289,7 @@ def test_a_cut_label_is_one_line_on_standard_error(run):
     assert done.stderr.count("\n") == 1
 
 
-def test_a_bad_image_spoils_no_other_and_is_exit_code_2(run, broken):
+def test_bad_image_fails_alone_with_exit_code_2(run, broken):
     done = run("classify", "--jsonl", SAMPLE, broken, SAMPLE, "a red circle")
     assert done.returncode == 2
     assert done.stderr.startswith(f"tritonclip: error: {broken}: cannot be decoded")
@@ -199,14 +298,14 @@ def test_a_bad_image_spoils_no_other_and_is_exit_code_2(run, broken):
     assert ["error" in record for record in records] == [False, True, False]
 
 
-def test_fail_fast(run, broken):
+def test_fail_fast_stops_at_the_first_bad_image(run, broken):
     done = run("classify", "--jsonl", "--fail-fast", broken, SAMPLE, "a red circle")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"tritonclip: error: {broken}: cannot be decoded")
     assert done.stderr.count("\n") == 1
 
 
-def test_the_progress_bar_is_for_a_terminal_on_standard_error(server, tmp_path):
+def test_progress_bar_is_shown_on_a_terminal(server, tmp_path):
     master, slave = pty.openpty()
     with open(master, "rb", buffering=0) as terminal:
         line = [COMMAND, "embed", "--jsonl", "--url", server.grpc_url, *SAMPLES]
@@ -219,7 +318,7 @@ def test_the_progress_bar_is_for_a_terminal_on_standard_error(server, tmp_path):
 
 
 @pytest.mark.parametrize("form", [[], ["--jsonl"], ["--csv"], ["--json"]])
-def test_a_reader_that_leaves_ends_the_run_quietly(server, form):
+def test_closed_pipe_ends_the_run_quietly(server, form):
     line = [COMMAND, "embed", *form, "--url", server.grpc_url, "--text", "-"]
     with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
         run.stdout.close()

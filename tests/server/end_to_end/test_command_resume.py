@@ -1,4 +1,4 @@
-"""Bulk runs of the command, killed or interrupted midway and then resumed, against the real server."""
+"""Runs of the command that are killed or interrupted and then resumed, against the real server."""
 
 import json
 import shutil
@@ -15,16 +15,16 @@ from tests.helpers.pictures import encode, noise
 
 COMMAND = Path(sys.executable).parent / "tritonclip"
 IMAGES = 300
-GIVEN_BEFORE_THE_END = 200
+INPUTS_BEFORE_SIGNAL = 200
 PATIENCE_S = 120
 LABELS = ["-l", "a red circle", "-l", "a blue square"]
 ALONE = ["--batch-size", "1", "--concurrency", "1"]
-"""One image a request, one request at a time: what an image shares a batch with changes its last digits."""
+"""One image per request, one request at a time, because the last digits of a result depend on its batch."""
 
 
 @pytest.fixture(scope="module")
 def names(tmp_path_factory):
-    """The paths of all inputs: 20 files, most of them given often, and one that is no image."""
+    """Return the paths of all inputs: 20 files, repeated, of which one is not an image."""
     folder = tmp_path_factory.mktemp("images")
     for index in range(20):
         (folder / f"{index:02}.jpg").write_bytes(encode(noise(40, 30, seed=index), "JPEG"))
@@ -38,7 +38,7 @@ def command(server, file, *options):
 
 
 def finish(server, file, names, *options):
-    """Runs to the end."""
+    """Run to the end."""
     listed = "\n".join(names)
     return subprocess.run(
         command(server, file, *options), input=listed, capture_output=True, text=True, check=False
@@ -50,12 +50,12 @@ def count_lines(path):
 
 
 def stopped(server, file, names, number, *options):
-    """Stops a run by a signal while its list of inputs is still open, so that it cannot have ended."""
+    """Stop a run by a signal while its list of inputs is still open, so that it cannot have ended."""
     journal = Path(f"{file}.partial")
     line = command(server, file, *options)
     enough = count_lines(journal) + 30
     with subprocess.Popen(line, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-        run.stdin.write("".join(f"{name}\n" for name in names[:GIVEN_BEFORE_THE_END]))
+        run.stdin.write("".join(f"{name}\n" for name in names[:INPUTS_BEFORE_SIGNAL]))
         run.stdin.flush()
         end = time.monotonic() + PATIENCE_S
         while count_lines(journal) < enough and run.poll() is None and time.monotonic() < end:
@@ -74,7 +74,7 @@ def stopped(server, file, names, number, *options):
 
 
 def sorted_bytes(path):
-    """The content of a file, its lines sorted by input; the rows of an array by the file that names them."""
+    """Return the lines of a file sorted by input, or the rows of an array with their names."""
     if path.suffix != ".npy":
         return sorted(path.read_bytes().splitlines())
     inputs = path.with_name(f"{path.stem}.inputs.jsonl").read_bytes().splitlines()
@@ -91,7 +91,7 @@ def sorted_bytes(path):
         ("jsonl", signal.SIGINT),
     ],
 )
-def test_a_resumed_run_equals_an_uninterrupted_one(server, names, tmp_path, suffix, number):
+def test_resumed_run_equals_an_uninterrupted_one(server, names, tmp_path, suffix, number):
     whole, resumed = tmp_path / f"whole.{suffix}", tmp_path / f"resumed.{suffix}"
     assert finish(server, whole, names, *ALONE).returncode == 2
     _, _, journal = stopped(server, resumed, names, number, *ALONE)
@@ -99,21 +99,21 @@ def test_a_resumed_run_equals_an_uninterrupted_one(server, names, tmp_path, suff
         file.write(b'{"input": "torn')
     done = finish(server, resumed, names, *ALONE, "--resume")
     assert (done.returncode, journal.exists()) == (2, False)
-    assert " from before; wrote " in done.stdout
+    assert " from earlier runs; wrote " in done.stdout
     assert sorted_bytes(resumed) == sorted_bytes(whole)
     assert len(sorted_bytes(whole)) >= IMAGES
 
 
-def test_a_resumed_run_loses_and_repeats_nothing_whatever_the_batches(server, names, tmp_path):
+def test_resumed_run_loses_and_repeats_nothing_with_other_batches(server, names, tmp_path):
     file = tmp_path / "out.jsonl"
-    few = ["--batch-size", "4", "--concurrency", "2"]  # that the inputs given suffice for two interruptions
+    few = ["--batch-size", "4", "--concurrency", "2"]  # leaves enough inputs for two interruptions
     stopped(server, file, names, signal.SIGKILL, *few)
     stopped(server, file, names, signal.SIGKILL, *few, "--resume")
     assert finish(server, file, names, "--resume").returncode == 2
     assert sorted(json.loads(line)["input"] for line in file.read_text().splitlines()) == sorted(names)
 
 
-def test_ctrl_c_says_how_to_continue(server, names, tmp_path):
+def test_interrupt_says_how_to_continue(server, names, tmp_path):
     code, err, journal = stopped(server, tmp_path / "out.csv", names, signal.SIGINT)
     assert code == 130
     lines = [line for line in err.splitlines() if "not an image" not in line and "07.jpg" not in line]
@@ -121,14 +121,14 @@ def test_ctrl_c_says_how_to_continue(server, names, tmp_path):
     assert lines[1:] == ["tritonclip: error: interrupted"]
 
 
-def test_another_run_does_not_take_the_journal(server, names, tmp_path):
+def test_journal_of_another_run_is_rejected(server, names, tmp_path):
     file = tmp_path / "out.csv"
     _, _, journal = stopped(server, file, names, signal.SIGKILL)
     kept = journal.read_bytes()
     for options, part in (
         ([], "continue it with --resume, or delete that file"),
-        (["--resume", "-l", "a third label"], "another labels"),
-        (["--resume", "--top-k", "1"], "another top_k"),
+        (["--resume", "-l", "a third label"], "different labels"),
+        (["--resume", "--top-k", "1"], "different top_k"),
     ):
         done = finish(server, file, names, *options)
         assert done.returncode == 2
@@ -137,7 +137,7 @@ def test_another_run_does_not_take_the_journal(server, names, tmp_path):
     assert journal.read_bytes() == kept
 
 
-def test_a_complete_file_is_left_alone(server, names, tmp_path):
+def test_complete_file_is_not_changed(server, names, tmp_path):
     file = tmp_path / "out.jsonl"
     finish(server, file, names[:3])
     shutil.copy(file, tmp_path / "copy")

@@ -1,4 +1,4 @@
-"""The deep health check: a true inference, whose answer is checked."""
+"""The deep health check, which runs a real inference and checks its answer."""
 
 import json
 import subprocess
@@ -7,13 +7,13 @@ import sys
 import pytest
 
 from tritonclip import Client, InferenceError
-from tritonclip._calls import probe
+from tritonclip._calls import status
 from tritonclip.errors import DeadlineExceededError, ServerUnavailableError
 
 MAIN = "from tritonclip._cli.main import main; import sys; sys.exit(main())"
 
 
-def test_a_deep_check_classifies(make, url):
+def test_deep_check_of_healthy_server_is_ok(make, url):
     client = make(url)
     health = client.health(deep=True)
     assert health.ok
@@ -21,7 +21,7 @@ def test_a_deep_check_classifies(make, url):
     assert client.health().inference is None
 
 
-def test_it_is_one_inference_of_the_whole_ensemble(server):
+def test_deep_check_is_one_inference_of_the_ensemble(server):
     def done(client):
         return {one.name: one.requests for one in client.statistics()}["clip_zero_shot"]
 
@@ -33,7 +33,7 @@ def test_it_is_one_inference_of_the_whole_ensemble(server):
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_the_command(server, protocol):
+def test_command_reports_the_deep_check(server, protocol):
     url = {"grpc": server.grpc_url, "http": server.http_url}[protocol]
     command = [sys.executable, "-c", MAIN, "health", "--deep", "--url", url, "--protocol", protocol]
     told = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
@@ -55,11 +55,11 @@ def test_the_command(server, protocol):
         (DeadlineExceededError("no answer within 1 s"), "timeout"),
     ],
 )
-def test_what_an_error_says_of_the_server(error, meaning):
-    assert probe.outcome(error) == meaning
+def test_error_is_mapped_to_an_outcome(error, meaning):
+    assert status.probe_outcome(error) == meaning
 
 
-def test_scores_must_sum_to_one():
-    probe.check_answer([{"score": 0.75, "label": "red"}, {"score": 0.2499, "label": "blue"}])
+def test_scores_that_do_not_sum_to_one_fail_the_check():
+    status.check_probe_answer([{"score": 0.75, "label": "red"}, {"score": 0.2499, "label": "blue"}])
     with pytest.raises(InferenceError, match=r"sum to 0\.5, not to 1"):
-        probe.check_answer([{"score": 0.25, "label": "red"}, {"score": 0.25, "label": "blue"}])
+        status.check_probe_answer([{"score": 0.25, "label": "red"}, {"score": 0.25, "label": "blue"}])

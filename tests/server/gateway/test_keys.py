@@ -154,7 +154,7 @@ def test_the_command_makes_a_key_and_keeps_its_digest(tmp_path, capsys):
     assert {ring.name_of(key) for key in made.values()} == set(made)
     assert not any(key in file.read_text() for key in made.values())
     assert main(["gateway-key", "ann", "--append-to", str(file)]) == 2
-    assert "'ann' has a key already" in capsys.readouterr().err
+    assert "'ann' already has a key" in capsys.readouterr().err
     assert main(["gateway-key", "a b"]) == 2
 
 

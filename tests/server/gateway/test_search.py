@@ -94,8 +94,8 @@ def test_an_image_finds_texts(searching):
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({}, "one of the two"),
-        ({"text": "a", "image": "a"}, "one of the two"),
+        ({}, "give either a text or an image"),
+        ({"text": "a", "image": "a"}, "give either a text or an image"),
         ({"text": " "}, "text"),
         ({"text": "a", "top_k": 0}, "top_k"),
         ({"text": "a", "top_k": 101}, "top_k"),

@@ -131,17 +131,17 @@ def test_commands_index_search_rank_and_list_duplicates(server, few, tmp_path):
     shutil.copy(picture, few / "copy.jpg")
     run_command("index", few, "--to", place, *url)
     done = run_command("index", "--to", place, "--duplicates")
-    assert done.stdout.splitlines()[0] == "2 images, the same content"
-    assert done.stdout.splitlines()[-1] == "1 group; 1 image could go"
+    assert done.stdout.splitlines()[0] == "2 images, identical content"
+    assert done.stdout.splitlines()[-1] == "1 group; 1 redundant image"
 
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
         (("index", "--to", "x"), "nothing to index"),
-        (("index", "--to", "x", "--near", "0.9", "."), "--near goes with --duplicates"),
-        (("search", "x"), "one of the two"),
-        (("search", "x", "a", "--image", "b"), "one of the two"),
+        (("index", "--to", "x", "--near", "0.9", "."), "--near requires --duplicates"),
+        (("search", "x"), "give either TEXT or --image"),
+        (("search", "x", "a", "--image", "b"), "give either TEXT or --image"),
         (("index", "no/such/place", "--to", "x"), "no such directory"),
     ],
 )

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from PIL import Image
 
 from tritonclip import Health, ModelInfo
 from tritonclip._cli import report
-from tritonclip._cli.main import _warner, main
+from tritonclip._cli.main import _show_warnings_once, main
 from tritonclip._cli.options import parse_headers
 from tritonclip._types import ModelStatistics
 
@@ -74,7 +75,7 @@ def failure(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str
         ([], "Missing command"),
     ],
 )
-def test_usage_and_input_errors(args: list[str], part: str, image: str, capsys: Any) -> None:
+def test_invalid_usage_or_input_exits_with_2(args: list[str], part: str, image: str, capsys: Any) -> None:
     code, err = failure(capsys, *[image if arg == "IMAGE" else arg for arg in args])
     assert code == 2
     assert part in err
@@ -82,20 +83,40 @@ def test_usage_and_input_errors(args: list[str], part: str, image: str, capsys: 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 @pytest.mark.parametrize("command", ["models", "stats"])
-def test_no_server(command: str, protocol: str, nobody: str, capsys: Any) -> None:
+def test_unreachable_server_exits_with_3(command: str, protocol: str, nobody: str, capsys: Any) -> None:
     code, err = failure(capsys, command, "--url", nobody, "--protocol", protocol, "--attempts", "1")
     assert code == 3
     assert f"{protocol}://{nobody}" in err
 
 
-def test_no_server_for_a_file_leaves_no_journal(image: str, nobody: str, tmp_path: Path, capsys: Any) -> None:
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["classify", "IMAGE", "a cat"],
+        ["classify", "IMAGE", "IMAGE", "a cat", "--batch-size", "1", "--preprocess", "client"],
+        ["embed", "IMAGE"],
+        ["embed", "--text", "a cat"],
+        ["similarity", "IMAGE", "a cat"],
+    ],
+)
+def test_unreachable_server_fails_a_run_immediately(
+    args: list[str], image: str, nobody: str, capsys: Any
+) -> None:
+    start_s = time.monotonic()
+    code, err = failure(capsys, *[image if arg == "IMAGE" else arg for arg in args], "--url", nobody)
+    assert code == 3
+    assert f"grpc://{nobody}" in err
+    assert time.monotonic() - start_s < 10  # a run in progress waits 60 s for a server
+
+
+def test_unreachable_server_leaves_no_journal(image: str, nobody: str, tmp_path: Path, capsys: Any) -> None:
     output = ["-o", tmp_path / "out.csv", "--url", nobody, "--attempts", "1"]
     code, _ = failure(capsys, "classify", image, *output)
     assert code == 3
     assert [path.name for path in tmp_path.iterdir()] == ["cat.png"]
 
 
-def test_health_of_a_server_that_does_not_answer(nobody: str, capsys: Any) -> None:
+def test_health_of_unreachable_server_is_not_ok(nobody: str, capsys: Any) -> None:
     assert main(["health", "--json", "--url", nobody, "--attempts", "1"]) == 3
     out, err = capsys.readouterr()
     endpoint = f"grpc://{nobody}"
@@ -104,7 +125,7 @@ def test_health_of_a_server_that_does_not_answer(nobody: str, capsys: Any) -> No
     assert err.count("\n") == 1
 
 
-def test_environment_names_the_server(nobody: str, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_url_is_read_from_the_environment(nobody: str, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITONCLIP_URL", f"http://{nobody}")
     code, err = failure(capsys, "models", "--attempts", "1")
     assert code == 3
@@ -112,13 +133,13 @@ def test_environment_names_the_server(nobody: str, capsys: Any, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("args", [["--help"], ["classify", "--help"], ["similarity", "-h"], ["health", "-h"]])
-def test_help_tells_the_exit_codes(args: list[str], capsys: Any) -> None:
+def test_help_lists_the_exit_codes(args: list[str], capsys: Any) -> None:
     assert main(args) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "0 ok; 1 server or inference error; 2 usage or invalid input; 3 server unavailable" in text
 
 
-def test_version(capsys: Any) -> None:
+def test_version_option_prints_the_version(capsys: Any) -> None:
     import tritonclip
 
     assert main(["--version"]) == 0
@@ -136,14 +157,14 @@ def in_process(*args: str, environ: dict[str, str] | None = None) -> subprocess.
     )
 
 
-def test_command_in_a_process(nobody: str) -> None:
+def test_error_in_a_process_is_one_line_without_traceback(nobody: str) -> None:
     done = in_process("models", "--url", f"http://{nobody}", "--attempts", "1")
     assert done.returncode == 3
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
 
 
-def test_full_standard_output() -> None:
+def test_full_standard_output_is_one_line_and_exit_code_1() -> None:
     code = "import sys; from tritonclip._cli.main import main; sys.exit(main())"
     with open("/dev/full", "w") as full:
         line = [sys.executable, "-c", code, "completion", "zsh"]
@@ -159,7 +180,7 @@ def test_completion_prints_a_script(shell: str, capsys: Any) -> None:
     assert "_TRITONCLIP_COMPLETE" in capsys.readouterr().out
 
 
-def test_completion_completes() -> None:
+def test_completion_suggests_matching_options() -> None:
     environ = {
         "_TRITONCLIP_COMPLETE": "bash_complete",
         "COMP_WORDS": "tritonclip classify --lab",
@@ -169,7 +190,7 @@ def test_completion_completes() -> None:
     assert done.stdout.splitlines() == ["plain,--label", "plain,--labels-file"]
 
 
-def test_health_table(capsys: Any) -> None:
+def test_health_prints_one_row_per_check(capsys: Any) -> None:
     state = Health(live=True, ready=False, models={"clip_zero_shot": True})
     report.health([("grpc://h:1", state), ("grpc://h:2", None)])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -177,7 +198,7 @@ def test_health_table(capsys: Any) -> None:
     assert lines == [*one, ["grpc://h:2"], ["answers", "NO"]]
 
 
-def test_health_table_of_a_deep_check(capsys: Any) -> None:
+def test_deep_health_prints_the_inference(capsys: Any) -> None:
     state = Health(live=True, ready=True, models={}, inference="overloaded", reason="overloaded: waited 6 s")
     report.health([("grpc://h:1", state)])
     assert capsys.readouterr().out.rstrip().splitlines()[-1].split(maxsplit=2) == [
@@ -187,7 +208,7 @@ def test_health_table_of_a_deep_check(capsys: Any) -> None:
     ]
 
 
-def test_models_and_statistics(capsys: Any) -> None:
+def test_models_and_statistics_are_printed_as_tables(capsys: Any) -> None:
     info = ModelInfo(
         name="m", checkpoint="a/b", revision="c" * 40, sha256="d" * 64, random_weights=True, logit_scale=100.0
     )
@@ -214,7 +235,7 @@ def test_models_and_statistics(capsys: Any) -> None:
     assert row == ["text_encoder", "7", "1", "4", "1.5", "1.2", "0.8", "1.0"]
 
 
-def test_headers() -> None:
+def test_headers_are_parsed_and_malformed_ones_not_repeated() -> None:
     assert parse_headers(("X-Team: vision", "a:b:c")) == {"X-Team": "vision", "a": "b:c"}
     for wrong in ("secret", ": secret"):
         with pytest.raises(click.UsageError) as info:
@@ -222,8 +243,8 @@ def test_headers() -> None:
         assert "secret" not in info.value.format_message()
 
 
-def test_messages_are_one_line_and_repeated_warnings_one(capsys: Any) -> None:
-    show = _warner()
+def test_warnings_are_one_line_and_printed_once(capsys: Any) -> None:
+    show = _show_warnings_once()
     for text in ("label 1\nhas [bold]many[/bold] tokens " + "x" * 200, "other", "other"):
         show(text, UserWarning, "file", 1)
     lines = capsys.readouterr().err.splitlines()

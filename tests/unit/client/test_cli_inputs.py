@@ -35,7 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Trickle(io.RawIOBase):
-    """A stream that gives one chunk a read."""
+    """A stream that returns one chunk per read."""
 
     def __init__(self, *chunks: bytes) -> None:
         self.chunks = list(chunks)
@@ -75,16 +75,18 @@ def test_leading_arguments_that_name_images_are_images(items: list[str], images:
 @pytest.mark.parametrize(
     ("items", "only_images", "part"),
     [
-        (["a cat"], False, "a cat: no such file; the arguments begin with images"),
+        (["a cat"], False, "a cat: no such file; the first arguments must be images"),
         (["no*.png", "a cat"], False, r"no\*.png: no such file"),
         (["a.png", "missing.jpg"], False, "missing.jpg: no such file; if it is a label"),
         (["a.png", "a cat", "b.png"], False, "b.png: images go before the labels"),
         (["a.png", "a cat", URL], False, "images go before the labels"),
-        (["a.png", "a cat"], True, "a cat: no such file; where options give the labels"),
+        (["a.png", "a cat"], True, "a cat: no such file; if options give the labels"),
         (["-", "-"], False, "given twice"),
     ],
 )
-def test_wrong_arguments(items: list[str], only_images: bool, part: str, folder: Path) -> None:
+def test_misplaced_or_missing_inputs_are_rejected(
+    items: list[str], only_images: bool, part: str, folder: Path
+) -> None:
     with pytest.raises(click.UsageError, match=part):
         split_items(items, only_images=only_images)
 
@@ -93,34 +95,34 @@ def test_images_come_from_files_directories_patterns_and_urls(folder: Path) -> N
     assert list(read_images(["sub", "?.png", URL, "a.png"])) == ["sub/c.png", "a.png", "b.png", URL, "a.png"]
 
 
-def test_number_of_inputs_is_known_for_files_and_urls_only(folder: Path) -> None:
+def test_count_is_known_for_files_and_urls_only(folder: Path) -> None:
     assert count_known(["a.png", URL]) == 2
     assert [count_known(["a.png", other]) for other in ("sub", "*.png", "-")] == [None] * 3
 
 
-def test_empty_directory_is_found_before_the_run(folder: Path) -> None:
+def test_empty_directory_is_rejected_before_the_run(folder: Path) -> None:
     check_not_empty(["a.png", "sub", "*.png", "-", URL])
     (folder / "empty").mkdir()
     with pytest.raises(InvalidInputError, match="empty"):
         check_not_empty(["a.png", "empty"])
 
 
-def test_list_on_stdin(stdin: Any) -> None:
+def test_stdin_list_is_split_at_line_ends(stdin: Any) -> None:
     stdin(b"a b.png\r\n\n \n" + URL.encode() + b"\ncaf\xe9.png\nlast")
     assert list(read_images(["first.png", "-"][1:])) == ["a b.png", URL, os.fsdecode(b"caf\xe9.png"), "last"]
 
 
-def test_list_with_nuls_on_stdin(stdin: Any) -> None:
+def test_stdin_list_is_split_at_nuls_with_null(stdin: Any) -> None:
     stdin(b"a\nb.png\0\0c.png\0")
     assert list(read_images(["-"], null=True)) == ["a\nb.png", "c.png"]
 
 
-def test_texts_on_stdin(stdin: Any) -> None:
+def test_dash_reads_texts_from_stdin(stdin: Any) -> None:
     stdin("grüne Katze\nnot \udcff UTF-8\n".encode("utf-8", "surrogateescape"))
     assert list(read_texts(["a cat", "-", "z"])) == ["a cat", "grüne Katze", "not \udcff UTF-8", "z"]
 
 
-def test_parts_of_a_stream_come_as_they_arrive() -> None:
+def test_stream_parts_are_yielded_as_they_arrive() -> None:
     trickle = Trickle(b"a\nb", b"c\n", b"d")
     parts = split_stream(io.BufferedReader(trickle), b"\n")
     assert next(parts) == b"a"
@@ -128,14 +130,14 @@ def test_parts_of_a_stream_come_as_they_arrive() -> None:
     assert list(parts) == [b"bc", b"d"]
 
 
-def test_labels_file(tmp_path: Path) -> None:
+def test_labels_file_is_split_into_stripped_lines(tmp_path: Path) -> None:
     path = tmp_path / "labels.txt"
     path.write_bytes("\ufeffKatze, grau\r\n\n  Hund \n# 1".encode())
     assert read_lines(path, "--labels-file", "label") == ["Katze, grau", "Hund", "# 1"]
 
 
 @pytest.mark.parametrize(("content", "part"), [(b"\n \n", "holds no label"), (b"\xff\n", "cannot read")])
-def test_wrong_labels_files(content: bytes, part: str, tmp_path: Path) -> None:
+def test_empty_or_undecodable_labels_file_is_rejected(content: bytes, part: str, tmp_path: Path) -> None:
     path = tmp_path / "labels.txt"
     path.write_bytes(content)
     with pytest.raises(click.UsageError, match=f"--labels-file .*{part}"):

@@ -1,4 +1,4 @@
-"""Runs of the command whose answers come from a plain function in the place of a server."""
+"""Runs of the command that get their answers from a function instead of a server."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tritonclip import InvalidInputError, ServerUnavailableError
 from tritonclip._cli.formats import CLASSIFY, EMBED, Kind
 from tritonclip._cli.options import Output
 from tritonclip._cli.records import journal_path
-from tritonclip._cli.run import Run
+from tritonclip._cli.run import BulkRun
 
 NAMES = ["a.jpg", "b.jpg", "a.jpg", "bad 1.jpg", "c.jpg", "d.jpg"]
 
 
 def answer(name: str, number: int) -> Any:
-    """What a server would say; the place in the request differs from run to run, as it does there."""
+    """Answer like a server, with an index that differs between runs."""
     if name.startswith("bad"):
         return InvalidInputError(f"image {number}: cannot be decoded", endpoint=f"grpc://h:{number}")
     return [{"score": len(name) / 10, "label": name}]
@@ -31,12 +31,12 @@ def vector(name: str, number: int) -> Any:
     return result if isinstance(result, Exception) else np.full(3, ord(name[0]) / 7, np.float32)
 
 
-def asking(
+def answering(
     one: Callable[[str, int], Any], stop: int | None = None, error: BaseException | None = None
 ) -> Any:
-    """Answers in order, reading two inputs ahead; raises the error after `stop` results."""
+    """Return a function that answers in order, reads two inputs ahead, and fails after `stop` results."""
 
-    def ask(inputs: Iterator[str], on_progress: Any) -> Iterator[Any]:
+    def send(inputs: Iterator[str], on_progress: Any) -> Iterator[Any]:
         ahead: list[str] = []
         number = 0
         for name in inputs:
@@ -51,32 +51,32 @@ def asking(
             yield one(name, number)
             number += 1
 
-    return ask
+    return send
 
 
 def run(
-    file: Path | None, ask: Any = None, *, kind: Kind = CLASSIFY, names: Any = NAMES, **options: Any
+    file: Path | None, send: Any = None, *, kind: Kind = CLASSIFY, names: Any = NAMES, **options: Any
 ) -> int:
     output = {"form": "table", "resume": False, "fail_fast": False, **options}
-    return Run(
+    return BulkRun(
         kind=kind,
         output=Output(file=file, **output),
         inputs=iter(names),
         total=None,
-        decides=lambda: {"labels": ["cat"]},
-        ask=ask or asking(vector if kind is EMBED else answer),
+        identity=lambda: {"labels": ["cat"]},
+        send=send or answering(vector if kind is EMBED else answer),
     ).start()
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.json", "out.npy"])
 @pytest.mark.parametrize("stop", [1, 2, 3])
-def test_a_resumed_run_gives_the_same_file(name: str, stop: int, tmp_path: Path) -> None:
+def test_resumed_run_writes_the_same_file(name: str, stop: int, tmp_path: Path) -> None:
     kind = EMBED if name == "out.npy" else CLASSIFY
     whole, resumed = tmp_path / "whole" / name, tmp_path / "resumed" / name
     for path in (whole, resumed):
         path.parent.mkdir()
     assert run(whole, kind=kind) == 2
-    broken = asking(vector if kind is EMBED else answer, stop, ServerUnavailableError("gone"))
+    broken = answering(vector if kind is EMBED else answer, stop, ServerUnavailableError("gone"))
     with pytest.raises(ServerUnavailableError):
         run(resumed, broken, kind=kind)
     assert not resumed.exists()
@@ -86,10 +86,10 @@ def test_a_resumed_run_gives_the_same_file(name: str, stop: int, tmp_path: Path)
     assert files == {path.name: path.read_bytes() for path in whole.parent.iterdir()}
 
 
-def test_an_interruption_says_how_to_continue(tmp_path: Path, capsys: Any) -> None:
+def test_interrupted_run_says_how_to_continue(tmp_path: Path, capsys: Any) -> None:
     path = tmp_path / "out.csv"
     with pytest.raises(KeyboardInterrupt):
-        run(path, asking(answer, 2, KeyboardInterrupt()))
+        run(path, answering(answer, 2, KeyboardInterrupt()))
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(
@@ -99,45 +99,45 @@ def test_an_interruption_says_how_to_continue(tmp_path: Path, capsys: Any) -> No
     assert capsys.readouterr().out.startswith("1 image in ")
 
 
-def test_a_run_that_fails_at_once_leaves_nothing(tmp_path: Path, capsys: Any) -> None:
+def test_run_without_results_leaves_no_file(tmp_path: Path, capsys: Any) -> None:
     with pytest.raises(ServerUnavailableError):
-        run(tmp_path / "out.csv", asking(answer, 0, ServerUnavailableError("gone")))
+        run(tmp_path / "out.csv", answering(answer, 0, ServerUnavailableError("gone")))
     assert list(tmp_path.iterdir()) == []
     assert capsys.readouterr().err == ""
 
 
-def test_a_complete_run_is_not_repeated(tmp_path: Path, capsys: Any) -> None:
+def test_complete_run_is_not_repeated(tmp_path: Path, capsys: Any) -> None:
     path = tmp_path / "out.jsonl"
     run(path)
     before = path.read_bytes()
     capsys.readouterr()
-    assert run(path, asking(answer, 0, KeyboardInterrupt()), resume=True) == 0
+    assert run(path, answering(answer, 0, KeyboardInterrupt()), resume=True) == 0
     assert capsys.readouterr() == ("", f"tritonclip: {path} is complete; nothing to do\n")
     assert path.read_bytes() == before
 
 
-def test_a_run_killed_between_the_file_and_the_end_of_its_journal(tmp_path: Path) -> None:
+def test_run_killed_before_its_journal_is_deleted_can_be_resumed(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        run(path, asking(answer, 2, KeyboardInterrupt()))
+        run(path, answering(answer, 2, KeyboardInterrupt()))
     path.write_text("written, and then killed")
     assert run(path, resume=True) == 2
     assert [json.loads(line)["input"] for line in path.read_text().splitlines()] == NAMES
 
 
-def test_without_resume_a_complete_file_is_replaced(tmp_path: Path) -> None:
+def test_complete_file_is_replaced_without_resume(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     run(path)
     assert run(path, names=["z.jpg"]) == 0
     assert [json.loads(line)["input"] for line in path.read_text().splitlines()] == ["z.jpg"]
 
 
-def test_no_inputs_give_an_empty_file(tmp_path: Path) -> None:
+def test_run_without_inputs_writes_an_empty_file(tmp_path: Path) -> None:
     assert run(tmp_path / "out.csv", names=[]) == 0
     assert (tmp_path / "out.csv").read_text() == "input,label,score,error\n"
 
 
-def test_a_failed_input_is_one_line_and_one_record(capsys: Any) -> None:
+def test_failed_input_is_one_line_and_one_record(capsys: Any) -> None:
     assert run(None, form="jsonl") == 2
     out, err = capsys.readouterr()
     records = [json.loads(line) for line in out.splitlines()]
@@ -146,23 +146,23 @@ def test_a_failed_input_is_one_line_and_one_record(capsys: Any) -> None:
     assert err == "tritonclip: error: bad 1.jpg: cannot be decoded\n"
 
 
-def test_failures_of_an_earlier_run_count(tmp_path: Path) -> None:
+def test_failures_of_an_earlier_run_set_the_exit_code(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        run(path, asking(answer, 4, KeyboardInterrupt()), names=[*NAMES, "e.jpg"])
+        run(path, answering(answer, 4, KeyboardInterrupt()), names=[*NAMES, "e.jpg"])
     assert run(path, names=[*NAMES, "e.jpg"], resume=True) == 2
 
 
-def test_fail_fast_stops_and_lets_the_input_be_tried_again(tmp_path: Path) -> None:
+def test_fail_fast_stops_and_resume_retries_the_input(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     with pytest.raises(InvalidInputError, match=r"^bad 1\.jpg: cannot be decoded$"):
         run(path, fail_fast=True)
     assert len(journal_path(path).read_text().splitlines()) == 1 + 3
-    assert run(path, asking(lambda name, number: []), resume=True) == 0
+    assert run(path, answering(lambda name, number: []), resume=True) == 0
     assert [json.loads(line)["input"] for line in path.read_text().splitlines()] == NAMES
 
 
-def test_results_are_printed_before_the_next_inputs_are_read(capsys: Any) -> None:
+def test_results_are_printed_before_further_inputs_are_read(capsys: Any) -> None:
     def names() -> Iterator[str]:
         yield from ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
         printed.append(capsys.readouterr().out)
@@ -173,10 +173,10 @@ def test_results_are_printed_before_the_next_inputs_are_read(capsys: Any) -> Non
     assert [json.loads(line)["input"] for line in printed[0].splitlines()] == ["a.jpg", "b.jpg"]
 
 
-def test_tables_show_every_label_and_a_summary(capsys: Any) -> None:
+def test_table_shows_every_label_and_a_summary(capsys: Any) -> None:
     label = "[bold]cat[/bold]"
     scores = [{"score": 0.75, "label": label}, {"score": 0.25, "label": "dog"}]
-    assert run(None, asking(lambda name, number: scores), names=["a.jpg", "[red]b.jpg"]) == 0
+    assert run(None, answering(lambda name, number: scores), names=["a.jpg", "[red]b.jpg"]) == 0
     out = capsys.readouterr().out
     lines = out.splitlines()
     assert lines[0] == "a.jpg"
@@ -188,9 +188,9 @@ def test_tables_show_every_label_and_a_summary(capsys: Any) -> None:
     assert lines[-1].startswith("2 images in ")
 
 
-def test_embeddings_are_lines_that_keep_their_columns(capsys: Any) -> None:
+def test_embeddings_are_printed_in_aligned_columns(capsys: Any) -> None:
     vectors = {"a cat": np.array([0.5, -0.25], np.float32), "b": np.array([1, 0], np.float32)}
-    assert run(None, asking(lambda name, number: vectors[name]), kind=EMBED, names=list(vectors)) == 0
+    assert run(None, answering(lambda name, number: vectors[name]), kind=EMBED, names=list(vectors)) == 0
     assert capsys.readouterr().out.splitlines()[:3] == [
         "first of 2 values  input",
         "+0.5000 -0.2500    a cat",

@@ -1,4 +1,8 @@
-"""The subcommands over many inputs: classify, embed and similarity."""
+"""The subcommands for many inputs: classify, embed and similarity.
+
+A run to standard output sends nothing but requests of up to `--batch-size` inputs. `similarity` also sends
+its texts, once. A run into a file first reads the checksums of the weights, which its journal records.
+"""
 
 from __future__ import annotations
 
@@ -22,31 +26,29 @@ from tritonclip._cli.inputs import (
 )
 from tritonclip._cli.options import EXITS, Output, connection, many, null, output, preprocess
 from tritonclip._cli.records import Record
-from tritonclip._cli.run import Run
+from tritonclip._cli.run import BulkRun
 from tritonclip.client import Client
 from tritonclip.errors import TritonClipError
 
 _EPILOG = (
-    """IMAGE is a file, a directory (searched with all below it), a pattern such as "*.jpg", an http(s)
-URL, or - for a list on standard input, one path or URL a line.
+    """IMAGE is a file, a directory (searched recursively), a pattern such as "*.jpg", an http(s) URL, or -
+for a list on standard input with one path or URL per line.
 
---output FILE takes its form from the suffix: .jsonl, .csv, .json{more}. While the run lasts its results
-are in FILE.partial; if it is interrupted, the same command with --resume goes on from there. The last digits
-of a result vary with what shares a batch with it; on an idle server --batch-size 1 --concurrency 1 repeats
-them.
+--output FILE writes the format of its suffix: .jsonl, .csv, .json{more}. During the run, results are kept in
+FILE.partial. If the run is interrupted, repeat the same command with --resume to continue it. The last digits
+of a result depend on what else is in its batch. To reproduce them, use --batch-size 1 --concurrency 1 on an
+idle server.
 
-An input that fails does not stop the run; its error is in the result, and the exit code is 2.
+An input that fails does not stop the run. Its error is in the results, and the exit code is 2.
 
 """
     + EXITS
 )
-_NPY = (
-    ", .npy and .parquet (float32, NaN for a failed input; a file *.inputs.jsonl names the rows of an .npy)"
-)
+_NPY = ", .npy and .parquet (float32, NaN for failed inputs; a file *.inputs.jsonl names the rows of an .npy)"
 
 
 def _bulk_command(more: str = "") -> Callable[[Callable[..., Any]], click.Command]:
-    """A command over many inputs, with the options that all of these share."""
+    """Return a decorator that makes a command for many inputs, with the options that all of them share."""
 
     def decorate(command: Callable[..., Any]) -> click.Command:
         options = connection(preprocess(many(null(output(command)))))
@@ -59,11 +61,16 @@ def _bulk_command(more: str = "") -> Callable[[Callable[..., Any]], click.Comman
 @click.argument(
     "items", nargs=-1, required=True, metavar="IMAGE... [LABEL]...", type=click.Path(allow_dash=True)
 )
-@click.option("-l", "--label", "labels", multiple=True, help="A label; may be repeated.")
-@click.option("--labels-file", type=click.Path(path_type=Path), help="UTF-8 text, one label a line.")
-@click.option("--template", default=DEFAULT_HYPOTHESIS_TEMPLATE, show_default=True, help="{} is the label.")
-@click.option("--top-k", type=int, help="Keep only this many labels an image.")
-@click.option("--threshold", type=float, help="Keep only scores of at least this much, 0 to 1.")
+@click.option("-l", "--label", "labels", multiple=True, help="Candidate label; repeatable.")
+@click.option("--labels-file", type=click.Path(path_type=Path), help="UTF-8 file with one label per line.")
+@click.option(
+    "--template",
+    default=DEFAULT_HYPOTHESIS_TEMPLATE,
+    show_default=True,
+    help="Sentence with {} for the label.",
+)
+@click.option("--top-k", type=int, help="Maximum number of labels per image.")
+@click.option("--threshold", type=float, help="Minimum score, 0 to 1.")
 def classify(
     items: tuple[str, ...],
     labels: tuple[str, ...],
@@ -79,8 +86,8 @@ def classify(
 ) -> int:
     """Rank labels for images.
 
-    The leading arguments that name images are the images, the rest are labels; with --label or --labels-file
-    all of them are images. Without any label: object, animal, vehicle, person, food.
+    Leading arguments that name images are images, and the rest are labels. With --label or --labels-file, all
+    arguments are images. The default labels are: object, animal, vehicle, person, food.
     """
     images, words = split_items(items, only_images=bool(labels or labels_file))
     words += [*labels, *(read_lines(labels_file, "--labels-file", "label") if labels_file else [])]
@@ -93,9 +100,9 @@ def classify(
             null,
             kind=CLASSIFY,
             output=output,
-            decides=lambda: {"labels": checked, **options, **_weights(client)},
-            ask=lambda inputs, on_progress: client.classify_many(
-                inputs, checked, **options, **many, on_error="return", on_progress=on_progress
+            identity=lambda: {"labels": checked, **options, **_weights(client)},
+            send=lambda inputs, on_progress: client.classify_many(
+                inputs, checked, **options, **_bulk_options(many, output, on_progress)
             ),
         )
 
@@ -104,7 +111,7 @@ def classify(
 @click.argument(
     "items", nargs=-1, required=True, metavar="IMAGE_OR_TEXT...", type=click.Path(allow_dash=True)
 )
-@click.option("--text", "as_text", is_flag=True, help="The arguments are texts; - for a list on stdin.")
+@click.option("--text", "as_text", is_flag=True, help="Treat arguments as texts; - reads a list from stdin.")
 def embed(
     items: tuple[str, ...],
     as_text: bool,
@@ -114,7 +121,7 @@ def embed(
     null: bool,
     output: Output,
 ) -> int:
-    """Embed images, or with --text texts, as vectors of unit length."""
+    """Embed images, or texts with --text, as vectors of unit length."""
     with _client(connect, preprocess) as client:
         if not as_text:
             return _over_images(
@@ -123,19 +130,19 @@ def embed(
                 null,
                 kind=EMBED,
                 output=output,
-                decides=lambda: {"of": "images", **_weights(client)},
-                ask=lambda inputs, on_progress: client.embed_images_many(
-                    inputs, **many, on_error="return", on_progress=on_progress
+                identity=lambda: {"of": "images", **_weights(client)},
+                send=lambda inputs, on_progress: client.embed_images_many(
+                    inputs, **_bulk_options(many, output, on_progress)
                 ),
             )
-        return Run(
+        return BulkRun(
             kind=EMBED,
             output=output,
             inputs=read_texts(items, null=null),
             total=None if "-" in items else len(items),
-            decides=lambda: {"of": "texts", **_weights(client)},
-            ask=lambda inputs, on_progress: client.embed_texts_many(
-                inputs, **many, on_error="return", on_progress=on_progress
+            identity=lambda: {"of": "texts", **_weights(client)},
+            send=lambda inputs, on_progress: client.embed_texts_many(
+                inputs, **_bulk_options(many, output, on_progress)
             ),
             noun="text",
         ).start()
@@ -145,8 +152,8 @@ def embed(
 @click.argument(
     "items", nargs=-1, required=True, metavar="IMAGE... [TEXT]...", type=click.Path(allow_dash=True)
 )
-@click.option("-t", "--text", "texts", multiple=True, help="A text; may be repeated.")
-@click.option("--texts-file", type=click.Path(path_type=Path), help="UTF-8, one text a line.")
+@click.option("-t", "--text", "texts", multiple=True, help="Text; repeatable.")
+@click.option("--texts-file", type=click.Path(path_type=Path), help="UTF-8 file with one text per line.")
 def similarity(
     items: tuple[str, ...],
     texts: tuple[str, ...],
@@ -157,23 +164,22 @@ def similarity(
     null: bool,
     output: Output,
 ) -> int:
-    """Compare images with texts: the cosine of their embeddings, -1 to 1, without a template.
+    """Compare images with texts by the cosine of their embeddings, -1 to 1.
 
-    The leading arguments that name images are the images, the rest are texts; with --text or --texts-file all
-    of them are images.
+    Leading arguments that name images are images, and the rest are texts. With --text or --texts-file, all
+    arguments are images. Texts are embedded without a template.
     """
     images, words = split_items(items, only_images=bool(texts or texts_file))
     words += [*texts, *(read_lines(texts_file, "--texts-file", "text") if texts_file else [])]
     if not words:
-        raise click.UsageError("no text to compare with; give it after the images, or with --text")
+        raise click.UsageError("no text to compare with; give one after the images, or with --text")
     checked, _ = check_texts(words)
     with _client(connect, preprocess) as client:
 
-        def ask(inputs: Iterator[str], on_progress: Callable[..., None]) -> Iterator[Any]:
+        def send(inputs: Iterator[str], on_progress: Callable[..., None]) -> Iterator[Any]:
             text_embeds = client.embed_texts(checked)  # [m, d]
-            for vector in client.embed_images_many(
-                inputs, **many, on_error="return", on_progress=on_progress
-            ):
+            options = _bulk_options(many, output, on_progress) | {"wait_for_server": True}  # it has answered
+            for vector in client.embed_images_many(inputs, **options):
                 if isinstance(vector, TritonClipError):
                     yield vector
                 else:
@@ -186,8 +192,8 @@ def similarity(
             null,
             kind=SIMILARITY,
             output=output,
-            decides=lambda: {"texts": checked, **_weights(client)},
-            ask=ask,
+            identity=lambda: {"texts": checked, **_weights(client)},
+            send=send,
         )
 
 
@@ -198,10 +204,24 @@ def _client(connect: dict[str, Any], preprocess: str | None = None) -> Client:
 
 
 def _weights(client: Client) -> Record:
-    """The checksum of the weights that a server's models share."""
+    """Return the checksums of the weights of the server's models."""
     return {"sha256": sorted({model.sha256 for model in client.models()})}
+
+
+def _bulk_options(many: dict[str, Any], output: Output, on_progress: Callable[..., None]) -> dict[str, Any]:
+    """Return the options of a bulk method.
+
+    A run into a file has already read the server's weights. Any other run must report an unreachable server
+    at its first request instead of waiting for it.
+    """
+    return {
+        **many,
+        "on_error": "return",
+        "on_progress": on_progress,
+        "wait_for_server": output.file is not None,
+    }
 
 
 def _over_images(client: Client, images: list[str], null: bool, **run: Any) -> int:
     check_not_empty(images)
-    return Run(inputs=read_images(images, null=null), total=count_known(images), **run).start()
+    return BulkRun(inputs=read_images(images, null=null), total=count_known(images), **run).start()

@@ -1,6 +1,6 @@
-"""The forms in which the command writes its records: JSON, JSON lines, CSV, NumPy and Parquet.
+"""Output formats of the command: JSON, JSON lines, CSV, NumPy and Parquet.
 
-Each writer takes the records one by one and holds few of them, whatever their number.
+Each writer consumes the records one at a time, so memory does not grow with their number.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ PARQUET_ROWS = 1024
 
 @dataclass(frozen=True)
 class Kind:
-    """What a command's records hold.
+    """Layout of a command's records.
 
     Attributes:
-        command: The command's name.
-        field: The key of the result, beside `input`.
-        columns: The result's columns in CSV.
+        command: Name of the command.
+        field: Key of the result, next to `input`.
+        columns: Columns of the result in CSV.
     """
 
     command: str
@@ -48,14 +48,14 @@ Writer = Callable[[Kind, Iterable[Record], TextIO], None]
 
 
 def write_jsonl(kind: Kind, records: Iterable[Record], file: TextIO) -> None:
-    """One line a record, as soon as it is there."""
+    """Write one line per record, as soon as the record arrives."""
     for record in records:
         file.write(f"{dump_record(record)}\n")
         file.flush()
 
 
 def write_csv(kind: Kind, records: Iterable[Record], file: TextIO) -> None:
-    """One row an input and label or text, or an input and error; an embedding is a JSON list."""
+    """Write one row per input and label or text, or per failed input. An embedding is a JSON list."""
     rows = csv.writer(file, lineterminator="\n")
     rows.writerow(["input", *kind.columns, "error"])
     for record in records:
@@ -72,17 +72,17 @@ def _csv_rows(kind: Kind, record: Record) -> Iterator[list[Any]]:
     else:
         for item in record[kind.field]:
             yield [*(item[column] for column in kind.columns), ""]
-        if not record[kind.field]:  # all below the threshold; the input must not get lost
+        if not record[kind.field]:  # all scores are below the threshold; keep a row for the input
             yield [*blank, ""]
 
 
 def write_json(kind: Kind, records: Iterable[Record], file: TextIO) -> None:
-    """One document for a file: the same records give the same bytes."""
+    """Write one document to a file. The same records give the same bytes."""
     _write_document(records, file, lambda: "")
 
 
 def print_json(kind: Kind, records: Iterable[Record], file: TextIO) -> None:
-    """One document for standard output, with the time that it all took, in ms."""
+    """Write one document to standard output, with the elapsed time in ms."""
     start = time.perf_counter()
     _write_document(
         records, file, lambda: f', "elapsed_ms": {round((time.perf_counter() - start) * 1000, 3)}'
@@ -103,10 +103,10 @@ TEXT_WRITERS: dict[str, Writer] = {".jsonl": write_jsonl, ".csv": write_csv, ".j
 
 
 def check_suffix(kind: Kind, path: Path) -> None:
-    """Refuse an output file whose suffix names no form of this command, before any work is done.
+    """Reject an output file with an unsupported suffix, before any work is done.
 
     Raises:
-        click.UsageError: If the suffix is none of the command's.
+        click.UsageError: If the command does not support the suffix.
         MissingExtraError: If it is `.parquet` and pyarrow is not installed.
     """
     suffixes = [*TEXT_WRITERS, *([".npy", ".parquet"] if kind is EMBED else [])]
@@ -119,7 +119,7 @@ def check_suffix(kind: Kind, path: Path) -> None:
 
 
 def write_file(kind: Kind, journal: Journal, path: Path) -> None:
-    """Write a complete run's records to a file, in the form of its suffix; it appears at once or not at all.
+    """Write a complete run's records to a file atomically, in the format of its suffix.
 
     Raises:
         InvalidInputError: If the file cannot be written.
@@ -136,19 +136,19 @@ def write_file(kind: Kind, journal: Journal, path: Path) -> None:
         replace_synced(temporary, path)
     except OSError as error:
         raise InvalidInputError(
-            f"--output {path}: cannot write: {error}; mend that, then --resume"
+            f"--output {path}: cannot write: {error}; fix the cause, then use --resume"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def inputs_path(path: Path) -> Path:
-    """The file beside a `.npy` that names the input of each row."""
+    """Return the path of the file that names the input of each row of a `.npy` file."""
     return path.with_name(f"{path.stem}.inputs.jsonl")
 
 
 def _vectors(journal: Journal) -> Iterator[tuple[Record, Any]]:
-    """The records without their embedding, and it: float32 [d], NaN for a failed input."""
+    """Yield each record without its embedding, and the embedding: float32 [d], NaN for a failed input."""
     missing = np.full(journal.dim, np.nan, "<f4")
     for record in journal.records():
         vector = record.pop("embedding", missing)
@@ -156,7 +156,7 @@ def _vectors(journal: Journal) -> Iterator[tuple[Record, Any]]:
 
 
 def _write_npy(journal: Journal, temporary: Path, path: Path) -> None:
-    """float32 [n, d], a row an input; the inputs' names go to a file beside it."""
+    """Write float32 [n, d] with one row per input, and a second file with the names of the inputs."""
     names = path.with_name(f"{path.name}.inputs.tmp")
     header = {"descr": "<f4", "fortran_order": False, "shape": (len(journal), journal.dim)}
     numpy_format: Any = np.lib.format  # untyped
@@ -169,9 +169,14 @@ def _write_npy(journal: Journal, temporary: Path, path: Path) -> None:
 
 
 def _write_parquet(journal: Journal, temporary: Path) -> None:
-    """Columns `input`, `embedding`, `error`; NaN for failed inputs, as no null of fixed size can be read."""
+    """Write columns `input`, `embedding` and `error`.
+
+    A failed input gets NaN, because pyarrow cannot read a null in a fixed-size list.
+    """
     pa, parquet = _pyarrow()
-    embedding = pa.list_(pa.float32(), journal.dim or -1)  # -1: of any size; size 0 cannot be read back
+    embedding = pa.list_(
+        pa.float32(), journal.dim or -1
+    )  # -1 allows any size; a list of size 0 cannot be read back
     schema = pa.schema([("input", pa.string()), ("embedding", embedding), ("error", pa.string())])
     rows = ({**record, "embedding": vector} for record, vector in _vectors(journal))
     with parquet.ParquetWriter(temporary, schema) as writer:

@@ -1,4 +1,4 @@
-"""The subcommands `gateway`, which serves the REST gateway, and `gateway-key`, which makes a key for it."""
+"""The subcommands `gateway`, which serves the REST gateway, and `gateway-key`, which creates keys for it."""
 
 from __future__ import annotations
 
@@ -19,37 +19,49 @@ _FILE = click.Path(path_type=Path)
 @connection
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind.")
 @click.option("--port", default=8080, show_default=True, help="0 picks a free port.")
+@click.option("--keys-file", type=_FILE, help="File of API keys, one per line, as printed by gateway-key.")
 @click.option(
-    "--keys-file", type=_FILE, help="API keys that callers must show, a line each, from gateway-key."
-)
-@click.option("--rate-limit", metavar="RATE", help="Of a key, or without keys of an address, as 100/minute.")
-@click.option(
-    "--rate-storage", default="memory://", show_default=True, help="Shared: async+redis://host:6379."
-)
-@click.option("--max-body-mib", default=64, show_default=True, help="Largest body of a request.")
-@click.option("--max-images", default=256, show_default=True, help="Images in a request.")
-@click.option("--max-requests", default=256, show_default=True, help="Requests under way; more are refused.")
-@click.option("--max-mib", default=1024, show_default=True, help="Bodies under way; more are refused.")
-@click.option(
-    "--body-timeout", default=60.0, show_default=True, help="Seconds that a body may take to arrive."
-)
-@click.option("--allow-urls", is_flag=True, help="Fetch images that callers name by URL, from public hosts.")
-@click.option(
-    "--url-network", multiple=True, metavar="CIDR", help="A private network to fetch from; repeatable."
+    "--rate-limit", metavar="RATE", help="Limit per key, or per address without keys, such as 100/minute."
 )
 @click.option(
-    "--url-port", multiple=True, type=int, help="A port to fetch from; repeatable. [default: 80, 443]"
+    "--rate-storage",
+    default="memory://",
+    show_default=True,
+    help="Shared counters, such as async+redis://host:6379.",
 )
-@click.option("--index", metavar="PLACE", help="An index of tritonclip index, for /search and /v1/search.")
-@click.option("--cors-origin", multiple=True, metavar="ORIGIN", help="Web pages that may call; repeatable.")
-@click.option("--root-path", default="", help="As /clip: a path that a proxy takes off.")
-@click.option("--forwarded-allow-ips", default="127.0.0.1", show_default=True, help="Proxies to believe.")
-@click.option("--tls-cert", type=_FILE, help="HTTPS: the certificate, a PEM file ...")
-@click.option("--tls-key", type=_FILE, help="... and its key.")
+@click.option("--max-body-mib", default=64, show_default=True, help="Maximum body size per request.")
+@click.option("--max-images", default=256, show_default=True, help="Maximum images per request.")
+@click.option(
+    "--max-requests", default=256, show_default=True, help="Maximum requests in flight; further ones get 503."
+)
+@click.option(
+    "--max-mib",
+    default=1024,
+    show_default=True,
+    help="Maximum total size of bodies in flight; further ones get 503.",
+)
+@click.option(
+    "--body-timeout", default=60.0, show_default=True, help="Seconds within which a body must arrive."
+)
+@click.option("--allow-urls", is_flag=True, help="Fetch images by URL from public hosts.")
+@click.option(
+    "--url-network", multiple=True, metavar="CIDR", help="Private network to allow for URLs; repeatable."
+)
+@click.option(
+    "--url-port", multiple=True, type=int, help="Port to allow for URLs; repeatable. [default: 80, 443]"
+)
+@click.option("--index", metavar="PLACE", help="Index from tritonclip index, for /search and /v1/search.")
+@click.option(
+    "--cors-origin", multiple=True, metavar="ORIGIN", help="Origin whose pages may call; repeatable."
+)
+@click.option("--root-path", default="", help="Path prefix that a proxy removes, such as /clip.")
+@click.option("--forwarded-allow-ips", default="127.0.0.1", show_default=True, help="Trusted proxies.")
+@click.option("--tls-cert", type=_FILE, help="Certificate for HTTPS, PEM.")
+@click.option("--tls-key", type=_FILE, help="Private key of the certificate, PEM.")
 @click.option(
     "--trace/--no-trace",
     default=None,
-    help="Send traces by OTLP. [default: where OTEL_EXPORTER_OTLP_ENDPOINT is set]",
+    help="Export traces by OTLP. [default: on if OTEL_EXPORTER_OTLP_ENDPOINT is set]",
 )
 @click.option("--log-format", type=click.Choice(["json", "text"]), default="json", show_default=True)
 def gateway(
@@ -76,11 +88,12 @@ def gateway(
     trace: bool | None,
     log_format: str,
 ) -> None:
-    """Serve a REST API and a web page in front of Triton, until Ctrl-C.
+    """Serve a REST API and a web page in front of Triton until Ctrl-C.
 
-    --timeout is the deadline of a request. Keys come from --keys-file and TRITONCLIP_GATEWAY_KEYS; without
-    any, everyone who reaches the port may call. --api-key is what the gateway itself shows to Triton's proxy.
-    Tracing is set by OpenTelemetry's own variables, as OTEL_SERVICE_NAME and OTEL_TRACES_SAMPLER.
+    --timeout is the deadline of a request. API keys come from --keys-file and TRITONCLIP_GATEWAY_KEYS.
+    Without keys, anyone who can reach the port may call. --api-key is the gateway's own key for a proxy in
+    front of Triton. The standard OpenTelemetry variables configure tracing, such as OTEL_SERVICE_NAME and
+    OTEL_TRACES_SAMPLER.
     """
     from tritonclip.gateway import GatewaySettings, create_app
     from tritonclip.gateway._serve import serve
@@ -124,12 +137,12 @@ def gateway(
 
 @click.command(epilog=EXITS)
 @click.argument("name")
-@click.option("--append-to", type=_FILE, metavar="FILE", help="Add the line to a file of keys.")
+@click.option("--append-to", type=_FILE, metavar="FILE", help="Append the line to a keys file.")
 def gateway_key(name: str, append_to: Path | None) -> None:
-    """Make an API key for the gateway, called NAME in its log.
+    """Create an API key for the gateway, which logs it as NAME.
 
-    The key is shown once. What is kept is its digest: a line for --keys-file or TRITONCLIP_GATEWAY_KEYS. To
-    revoke a key, remove its line; the gateway sees that within seconds.
+    The key is printed once. Only its digest is stored, as a line for --keys-file or
+    TRITONCLIP_GATEWAY_KEYS. To revoke a key, remove its line; a running gateway notices within seconds.
     """
     from tritonclip.gateway.access.keys import NAME, digest, make_key, parse_keys
 
@@ -140,8 +153,8 @@ def gateway_key(name: str, append_to: Path | None) -> None:
     if append_to is not None:
         before = append_to.read_text("utf-8") if append_to.exists() else ""
         if name in parse_keys(before, str(append_to)):
-            raise InvalidInputError(f"{append_to}: {name!r} has a key already; remove its line to replace it")
+            raise InvalidInputError(f"{append_to}: {name!r} already has a key; remove its line to replace it")
         append_to.touch(mode=0o600)
         append_to.write_text(f"{before.rstrip()}\n{line}\n".lstrip(), "utf-8")
     click.echo(key)
-    click.echo(f"the key, shown only now; its line: {line}", err=True)
+    click.echo(f"this key is not shown again; its line: {line}", err=True)

@@ -1,6 +1,6 @@
-"""What the arguments of the command name: which are images, which labels, and the lists on standard input.
+"""Inputs of the command: images and labels from arguments, and lists from standard input.
 
-Nothing is read further ahead than the run asks for: directories and lists may be longer than memory.
+Inputs are read lazily, because directories and lists may be larger than memory.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _URL_SCHEMES = ("http://", "https://")
 
 
 def split_items(items: Sequence[str], *, only_images: bool = False) -> tuple[list[str], list[str]]:
-    """Split positional arguments into images, the leading ones that name any, and labels or texts.
+    """Split positional arguments into leading ones that name images, and the labels or texts after them.
 
     Args:
         items: The arguments.
-        only_images: Labels are given by options, so each argument has to name images.
+        only_images: Require that every argument names images, because options give the labels.
 
     Raises:
         click.UsageError: If an image is missing, or a label looks like an image.
@@ -47,8 +47,10 @@ def split_items(items: Sequence[str], *, only_images: bool = False) -> tuple[lis
 
 def _expected(only_images: bool) -> str:
     if only_images:
-        return "where options give the labels or texts, each argument is a file, directory, pattern, URL or -"
-    return "the arguments begin with images: files, directories, patterns, URLs, or - for a list on stdin"
+        return (
+            "if options give the labels or texts, each argument must be a file, directory, pattern, URL or -"
+        )
+    return "the first arguments must be images: files, directories, patterns, URLs, or - for a list on stdin"
 
 
 def _names_images(item: str) -> bool:
@@ -63,7 +65,7 @@ def _names_images(item: str) -> bool:
 
 
 def count_known(images: Sequence[str]) -> int | None:
-    """The number of inputs, if it is known before they are looked for."""
+    """Return the number of inputs, or None if directories, patterns or lists have to be read first."""
     return None if any(not _is_single(item) for item in images) else len(images)
 
 
@@ -72,10 +74,10 @@ def _is_single(item: str) -> bool:
 
 
 def check_not_empty(images: Sequence[str]) -> None:
-    """Look for the first image of each directory and pattern, so that a run does not stop halfway.
+    """Check that each directory and pattern matches an image, so that a run does not stop halfway.
 
     Raises:
-        InvalidInputError: If one holds none.
+        InvalidInputError: If one matches no image.
     """
     for item in images:
         if item != STDIN and not _is_single(item):
@@ -83,7 +85,7 @@ def check_not_empty(images: Sequence[str]) -> None:
 
 
 def read_images(images: Sequence[str], *, null: bool = False) -> Iterator[str]:
-    """The paths and URLs that the arguments name, in order; lists come from standard input."""
+    """Yield the paths and URLs that the arguments name, in order. `-` reads a list from standard input."""
     for item in images:
         if item == STDIN:
             yield from (os.fsdecode(line) for line in stdin_items(null))
@@ -94,7 +96,7 @@ def read_images(images: Sequence[str], *, null: bool = False) -> Iterator[str]:
 
 
 def read_texts(texts: Sequence[str], *, null: bool = False) -> Iterator[str]:
-    """The texts of the arguments; `-` stands for those on standard input, UTF-8."""
+    """Yield the texts of the arguments. `-` reads UTF-8 lines from standard input."""
     for text in texts:
         if text == STDIN:
             yield from (line.decode("utf-8", "surrogateescape") for line in stdin_items(null))
@@ -103,14 +105,14 @@ def read_texts(texts: Sequence[str], *, null: bool = False) -> Iterator[str]:
 
 
 def stdin_items(null: bool) -> Iterator[bytes]:
-    """The entries on standard input that are not blank: its lines, or what NULs separate."""
+    """Yield the non-blank entries on standard input, separated by line ends or by NULs."""
     entries = split_stream(sys.stdin.buffer, b"\0" if null else b"\n")
     return (entry for entry in (e if null else e.rstrip(b"\r") for e in entries) if entry.strip())
 
 
 def split_stream(stream: BinaryIO, separator: bytes) -> Iterator[bytes]:
-    """The parts of a stream between separators, each as soon as it has arrived."""
-    # read1 takes what is there; read waits for all that it may get.
+    """Yield the parts of a stream between separators, each as soon as it has arrived."""
+    # read1 returns what has arrived; read blocks until the buffer is full.
     read: Callable[[int], bytes] = getattr(stream, "read1", stream.read)
     rest = b""
     while chunk := read(_CHUNK_BYTES):
@@ -120,16 +122,16 @@ def split_stream(stream: BinaryIO, separator: bytes) -> Iterator[bytes]:
         yield rest
 
 
-def read_lines(path: Path, option: str, one: str) -> list[str]:
-    """The lines of a UTF-8 file that are not blank, stripped.
+def read_lines(path: Path, option: str, noun: str) -> list[str]:
+    """Return the non-blank lines of a UTF-8 file, stripped.
 
     Args:
         path: The file.
-        option: The option that named it, for the error's text.
-        one: What a line holds, "label" or "text".
+        option: The option that named the file, for error messages.
+        noun: Noun for the content of a line, "label" or "text".
 
     Raises:
-        click.UsageError: If it cannot be read or holds none.
+        click.UsageError: If the file cannot be read or has no such line.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -137,5 +139,5 @@ def read_lines(path: Path, option: str, one: str) -> list[str]:
         raise click.UsageError(f"{option} {path}: cannot read: {error}") from error
     found = [line.strip() for line in lines if line.strip()]
     if not found:
-        raise click.UsageError(f"{option} {path}: holds no {one}; write one a line")
+        raise click.UsageError(f"{option} {path}: holds no {noun}; write one per line")
     return found

@@ -1,4 +1,4 @@
-"""The command `tritonclip`: its subcommands as a group; errors as one line and an exit code."""
+"""Entry point of the command `tritonclip`, which reports an error as one line and an exit code."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt as error:  # click's own handling would print an empty line
+        except KeyboardInterrupt as error:  # click itself would print an empty line
             raise _Interrupted("interrupted") from error
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code; every error or warning is one line on stderr."""
+    """Run the command and return its exit code. Errors and warnings are one line each on standard error."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", TruncatedTextWarning)
-            warnings.showwarning = _warner()
+            warnings.showwarning = _show_warnings_once()
             code = cli.main(
                 args=None if args is None else list(args), prog_name="tritonclip", standalone_mode=False
             )
@@ -59,14 +59,15 @@ def main(args: Sequence[str] | None = None) -> int:
         return _fail(str(error), EXIT_UNAVAILABLE)
     except TritonClipError as error:
         return _fail(str(error), EXIT_FAILED)
-    except OSError as error:  # of standard output; spare Python's own complaint when it flushes that at exit
+    except OSError as error:  # writing to standard output failed
+        # Python flushes standard output at exit, which must not fail a second time.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        gone = isinstance(error, BrokenPipeError)  # the reader, as `head`, has what it wants
+        gone = isinstance(error, BrokenPipeError)  # a reader such as `head` has closed the pipe
         return EXIT_FAILED if gone else _fail(f"cannot write to standard output: {error}", EXIT_FAILED)
 
 
-def _warner() -> Callable[..., None]:
-    """Shows a warning as one line, and the same one only once: a label is cut in each request of a run."""
+def _show_warnings_once() -> Callable[..., None]:
+    """Return a `showwarning` that prints each message once, as one line."""
     seen = set()
 
     def show(message: Warning | str, *details: object, **more: object) -> None:
@@ -89,8 +90,8 @@ def _fail(message: str, code: int) -> int:
 def cli() -> None:
     """Zero-shot image classification and embeddings with CLIP on a Triton server.
 
-    Options come before the environment's TRITONCLIP_URL, TRITONCLIP_PROTOCOL, TRITONCLIP_TIMEOUT_S and
-    TRITONCLIP_API_KEY.
+    Options take precedence over the environment variables TRITONCLIP_URL, TRITONCLIP_PROTOCOL,
+    TRITONCLIP_TIMEOUT_S and TRITONCLIP_API_KEY.
     """
 
 

@@ -1,4 +1,4 @@
-"""What several commands share: exit codes, and groups of options, each handed over as one value."""
+"""Exit codes, and groups of options that several commands share and receive as one value."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Options = dict[str, Callable[[Any], Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """Where the records go.
+    """Destination of the records.
 
     Attributes:
-        form: `table`, `json`, `jsonl` or `csv`, on standard output.
-        file: The file to write instead, in the form of its suffix; None for standard output.
-        resume: Go on with what an interrupted run has kept beside `file`.
+        form: Format on standard output: `table`, `json`, `jsonl` or `csv`.
+        file: File to write instead, in the format of its suffix; None for standard output.
+        resume: Continue an interrupted run from its journal.
         fail_fast: Stop at the first input that fails.
     """
 
@@ -38,7 +38,7 @@ class Output:
 
 
 def _grouped(into: str, make: Callable[..., Any], options: Options) -> Callable[[F], F]:
-    """Add options to a command, which gets them as the one argument `into`."""
+    """Return a decorator that adds options to a command and passes them as the single argument `into`."""
 
     def decorate(command: F) -> F:
         @functools.wraps(command)
@@ -58,7 +58,7 @@ def _given(**values: Any) -> dict[str, Any]:
 
 
 def _many(**values: Any) -> dict[str, Any]:
-    """Checked here, so that a wrong one is told of before any server is asked."""
+    """Check the options of a bulk method, so that an invalid one is reported before any request."""
     given = _given(**values)
     check_plan(1, on_error="return", **given)
     return given
@@ -69,16 +69,16 @@ def _client_options(*, header: tuple[str, ...], **values: Any) -> dict[str, Any]
 
 
 def parse_headers(headers: tuple[str, ...]) -> dict[str, str]:
-    """`NAME:VALUE` each, to a mapping.
+    """Parse `NAME:VALUE` headers.
 
     Raises:
-        click.UsageError: If one has no colon or no name.
+        click.UsageError: If a header has no colon or no name.
     """
     parsed = {}
     for header in headers:
         name, colon, value = header.partition(":")
         if not colon or not name.strip():
-            raise click.UsageError("--header: expected NAME:VALUE")  # without the text, which may be secret
+            raise click.UsageError("--header: expected NAME:VALUE")  # omits the header, which may be secret
         parsed[name.strip()] = value.strip()
     return parsed
 
@@ -91,10 +91,10 @@ def _output(
         raise click.UsageError(f"--{forms[0]} and --{forms[1]}: choose one")
     if forms and output is not None:
         raise click.UsageError(
-            f"--{forms[0]} is for standard output; --output takes the form from the suffix"
+            f"--{forms[0]} is for standard output; --output takes its format from the suffix"
         )
     if resume and output is None:
-        raise click.UsageError("--resume needs --output FILE, whose run it continues")
+        raise click.UsageError("--resume needs --output FILE, the file of the run to continue")
     return Output(form=forms[0] if forms else "table", file=output, resume=resume, fail_fast=fail_fast)
 
 
@@ -106,58 +106,68 @@ connection = _grouped(
     {
         "url": click.option(
             "--url",
-            help="host:port, with grpc://, grpcs://, http:// or https:// in front if need be; "
-            "several with commas. [default: localhost]",
+            help="host:port, optionally prefixed with grpc://, grpcs://, http:// or https://; several "
+            "separated by commas. [default: localhost]",
         ),
         "protocol": click.option("--protocol", type=click.Choice(["grpc", "http"]), help="[default: grpc]"),
         "timeout_s": click.option(
-            "--timeout", "timeout_s", type=float, help="Deadline of a call in seconds. [default: 30]"
+            "--timeout", "timeout_s", type=float, help="Deadline of each call in seconds. [default: 30]"
         ),
         "api_key": click.option(
-            "--api-key", help="Sent as a bearer token; better in TRITONCLIP_API_KEY, which no one else sees."
+            "--api-key", help="Bearer token. Prefer TRITONCLIP_API_KEY, which other users cannot see."
         ),
         "header": click.option(
-            "--header", multiple=True, metavar="NAME:VALUE", help="Sent with every request; may be repeated."
+            "--header", multiple=True, metavar="NAME:VALUE", help="Header for every request; repeatable."
         ),
-        "ca_file": click.option("--ca-file", type=_FILE, help="PEM, the authorities to trust."),
-        "cert_file": click.option("--cert-file", type=_FILE, help="PEM, this client's certificate."),
-        "key_file": click.option("--key-file", type=_FILE, help="PEM, its private key."),
+        "ca_file": click.option("--ca-file", type=_FILE, help="Trusted certificate authorities, PEM."),
+        "cert_file": click.option("--cert-file", type=_FILE, help="Client certificate, PEM."),
+        "key_file": click.option(
+            "--key-file", type=_FILE, help="Private key of the client certificate, PEM."
+        ),
         "compression": click.option(
-            "--compression", type=click.Choice(["gzip", "deflate"]), help="Of requests and answers."
+            "--compression", type=click.Choice(["gzip", "deflate"]), help="Compress requests and responses."
         ),
-        "attempts": click.option("--attempts", type=int, help="Tries of a call in all, 1 to 5. [default: 4]"),
+        "attempts": click.option(
+            "--attempts", type=int, help="Maximum attempts per call, 1 to 5. [default: 4]"
+        ),
     },
 )
-"""Gives `connect`: the keyword arguments of `Client`."""
+"""Adds `connect`: the keyword arguments of `Client`."""
 
 many = _grouped(
     "many",
     _many,
     {
-        "batch_size": click.option("--batch-size", type=int, help="Inputs in a request."),
-        "concurrency": click.option("--concurrency", type=int, help="Requests under way at once."),
+        "batch_size": click.option("--batch-size", type=int, help="Maximum inputs per request."),
+        "concurrency": click.option("--concurrency", type=int, help="Maximum requests in flight."),
     },
 )
-"""Gives `many`: the keyword arguments of the client's bulk methods."""
+"""Adds `many`: the keyword arguments of the client's bulk methods."""
 
 output = _grouped(
     "output",
     _output,
     {
         "json": click.option("--json", is_flag=True, help="Print one JSON document."),
-        "jsonl": click.option("--jsonl", is_flag=True, help="Print a line of JSON an input, as they come."),
+        "jsonl": click.option(
+            "--jsonl", is_flag=True, help="Print one line of JSON per input, as results arrive."
+        ),
         "csv": click.option("--csv", is_flag=True, help="Print CSV."),
-        "output": click.option("-o", "--output", type=_FILE, metavar="FILE", help="Write a file; see below."),
-        "resume": click.option("--resume", is_flag=True, help="Continue an interrupted run into FILE."),
+        "output": click.option(
+            "-o", "--output", type=_FILE, metavar="FILE", help="Write to a file; see below."
+        ),
+        "resume": click.option("--resume", is_flag=True, help="Continue an interrupted run to FILE."),
         "fail_fast": click.option("--fail-fast", is_flag=True, help="Stop at the first input that fails."),
     },
 )
-"""Gives `output`: an `Output`."""
+"""Adds `output`: an `Output`."""
 
 preprocess = click.option(
     "--preprocess",
     type=click.Choice(["server", "client"]),
-    help="Where images are decoded and resized. [default: server]",
+    help="Side that decodes and resizes images. [default: server]",
 )
-null = click.option("-0", "--null", is_flag=True, help="NULs, not line ends, separate the list on stdin.")
+null = click.option(
+    "-0", "--null", is_flag=True, help="Separate the list on standard input by NULs, not line ends."
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -1,4 +1,4 @@
-"""What the command shows to people: tables on standard output, messages and progress on standard error."""
+"""Output for people: tables on standard output, messages and progress on standard error."""
 
 from __future__ import annotations
 
@@ -26,37 +26,37 @@ _stderr = Console(stderr=True)
 
 
 def say(message: str) -> None:
-    """One line on standard error, above the progress bar if there is one."""
+    """Print one line on standard error, above the progress bar if there is one."""
     _stderr.print(Text(f"tritonclip: {printable(' '.join(message.split()))}"), soft_wrap=True)
 
 
 def warn(message: str) -> None:
-    """A warning, one line."""
+    """Print a warning as one line."""
     say(f"warning: {message}")
 
 
 def fail(message: str) -> None:
-    """An error, one line."""
+    """Print an error as one line."""
     say(f"error: {message}")
 
 
-class Tally:
-    """Counts the records of a run and takes its time.
+class RecordCounter:
+    """Counts the records of a run and measures its duration.
 
     Attributes:
-        noun: What an input is, "image" or "text".
-        done: The records that have come, failed ones included.
-        failed: How many of them are errors.
+        noun: Noun for an input, "image" or "text".
+        done: Number of records so far, failed ones included.
+        failed: Number of records that are errors.
     """
 
     def __init__(self, noun: str) -> None:
-        """Begin with nothing, now."""
+        """Start the clock."""
         self.noun = noun
         self.done = self.failed = 0
         self._start = time.perf_counter()
 
-    def counted(self, records: Generator[Record, None, None]) -> Generator[Record, None, None]:
-        """The same records; closes them with itself."""
+    def count(self, records: Generator[Record, None, None]) -> Generator[Record, None, None]:
+        """Yield the records while counting them, and close their generator at the end."""
         try:
             for record in records:
                 self.done += 1
@@ -66,35 +66,35 @@ class Tally:
             records.close()
 
     def elapsed(self) -> str:
-        """The time since the beginning, in a unit that suits it."""
+        """Return the time since the start, in ms or s."""
         elapsed_s = time.perf_counter() - self._start
         return f"{elapsed_s * 1000:.1f} ms" if elapsed_s < 10 else f"{elapsed_s:.1f} s"
 
 
-def summary(tally: Tally, *, before: int = 0, file: Path | None = None) -> None:
-    """How many inputs took how long, and where the results are."""
-    text = f"{tally.done} {tally.noun}{'' if tally.done == 1 else 's'} in {tally.elapsed()}"
-    text += f", {tally.failed} failed" if tally.failed else ""
-    text += f", {before} from before" if before else ""
+def summary(counter: RecordCounter, *, before: int = 0, file: Path | None = None) -> None:
+    """Print the number of inputs, their duration, and the file that was written."""
+    text = f"{counter.done} {counter.noun}{'' if counter.done == 1 else 's'} in {counter.elapsed()}"
+    text += f", {counter.failed} failed" if counter.failed else ""
+    text += f", {before} from earlier runs" if before else ""
     text += f"; wrote {printable(str(file))}" if file else ""
-    if file or tally.done > tally.failed or not tally.failed:
+    if file or counter.done > counter.failed or not counter.failed:
         Console().print(Text(text), soft_wrap=True)
 
 
 @contextmanager
-def progress(total: int | None, before: int, *, beside_file: bool) -> Iterator[Callable[[Counts], None]]:
-    """A bar on standard error while results go elsewhere; nothing if stderr is no terminal.
+def progress(total: int | None, before: int, *, to_file: bool) -> Iterator[Callable[[Counts], None]]:
+    """Show a progress bar on standard error if that is a terminal.
 
     Args:
-        total: The number of inputs; None if it is not known.
-        before: How many of them were done before this run.
-        beside_file: Results go to a file. Otherwise there is a bar only if standard output is no terminal:
-            on a terminal the results themselves show how far the run is.
+        total: Number of inputs, or None if it is not known.
+        before: Number of inputs that earlier runs have done.
+        to_file: Results go to a file. If they go to a terminal instead, no bar is shown, because the results
+            themselves show the progress.
 
     Yields:
-        What takes the counts of this run.
+        A callback for the counts of this run.
     """
-    if not _stderr.is_terminal or (Console().is_terminal and not beside_file):
+    if not _stderr.is_terminal or (Console().is_terminal and not to_file):
         yield lambda counts: None
         return
     columns = (
@@ -119,7 +119,7 @@ def progress(total: int | None, before: int, *, beside_file: bool) -> Iterator[C
 
 
 def results(kind: Kind, records: Iterable[Record], file: TextIO) -> None:
-    """The results of each input as they come; failed inputs are told on standard error."""
+    """Print the results of each input as they arrive. Failed inputs are reported on standard error."""
     console = Console(file=file)
     good = (record for record in records if "error" not in record)
     if kind is EMBED:
@@ -131,7 +131,7 @@ def results(kind: Kind, records: Iterable[Record], file: TextIO) -> None:
 
 
 def _scores(kind: Kind, record: Record) -> Table:
-    """A row a label or text, with a bar for its score or cosine."""
+    """Return a table with one row per label or text, and a bar for its score or cosine."""
     label, score = kind.columns
     table = Table(box=None, padding=(0, 1))
     for header in (label, score, ""):
@@ -143,7 +143,7 @@ def _scores(kind: Kind, record: Record) -> Table:
 
 
 def _embeddings(console: Console, records: Iterator[Record]) -> None:
-    """The first values of each vector, then the input, so that lines keep their form as they come."""
+    """Print the first values of each vector, then its input, so that columns stay aligned."""
     for first in records:
         dim = len(first["embedding"])
         heading = f"first of {dim} values"
@@ -155,7 +155,7 @@ def _embeddings(console: Console, records: Iterator[Record]) -> None:
 
 
 def health(states: Sequence[tuple[str, Health | None]]) -> None:
-    """For each endpoint its state, and that of each model; None for one that did not answer."""
+    """Print the state of each endpoint and its models; None for an endpoint that did not answer."""
     console = Console()
     for endpoint, state in states:
         console.print(Text(endpoint), soft_wrap=True)
@@ -170,7 +170,7 @@ def health(states: Sequence[tuple[str, Health | None]]) -> None:
 
 
 def models(infos: Sequence[ModelInfo]) -> None:
-    """For each model what it was prepared from."""
+    """Print the checkpoint of each model."""
     console = Console()
     for info in infos:
         console.print(Text(info.name), soft_wrap=True)
@@ -186,7 +186,7 @@ def models(infos: Sequence[ModelInfo]) -> None:
 
 
 def statistics(models: Sequence[ModelStatistics]) -> None:
-    """One row a model: what it has done since it was loaded, with the mean time of a request in ms."""
+    """Print one row per model: its counts since it was loaded, and mean times per request in ms."""
     rows = [
         (
             model.name,

@@ -1,4 +1,4 @@
-"""One run of the command over many inputs: results to records, records to standard output or a file."""
+"""A run of the command over many inputs: results become records, on standard output or in a file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tritonclip._text import error_reason, printable
 from tritonclip._types import Progress
 from tritonclip.errors import InvalidInputError, TritonClipError
 
-Ask = Callable[[Iterator[str], Callable[[Progress], None]], Iterator[Any]]
+Send = Callable[[Iterator[str], Callable[[Progress], None]], Iterator[Any]]
 _STDOUT_WRITERS: dict[str, Writer] = {
     "table": report.results,
     "json": print_json,
@@ -29,32 +29,32 @@ _STDOUT_WRITERS: dict[str, Writer] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """What one call of the command does.
+class BulkRun:
+    """One run over many inputs.
 
     Attributes:
-        kind: What its records hold.
-        output: Where they go.
-        inputs: The names of the inputs, read as they are needed.
-        total: Their number, where it is known before.
-        decides: Gives all that decides the results, for the journal's first line; asks the server.
-        ask: Gets inputs and a callback, gives each input's result or error, in order, as they come.
-        noun: What an input is, "image" or "text".
+        kind: Kind of the records.
+        output: Destination of the records.
+        inputs: Names of the inputs, read lazily.
+        total: Number of inputs, or None if it is not known in advance.
+        identity: Returns everything that determines the results, for the journal's header. It asks the server
+            for its weights, so it is called for runs into a file only.
+        send: Takes inputs and a progress callback, and yields each input's result or error in order.
+        noun: Noun for an input, "image" or "text".
     """
 
     kind: Kind
     output: Output
     inputs: Iterator[str]
     total: int | None
-    decides: Callable[[], Record]
-    ask: Ask
+    identity: Callable[[], Record]
+    send: Send
     noun: str = "image"
 
     def start(self) -> int:
-        """Do it, and return the exit code: that of invalid input if any input failed."""
+        """Run, and return the exit code, which is that of invalid input if any input failed."""
         file = self.output.file
         if file is None:
-            self.decides()  # a server that is not there is told at once; within the run it is waited for
             return self._to_stdout()
         check_suffix(self.kind, file)
         if self.output.resume and file.exists() and not journal_path(file).exists():
@@ -63,24 +63,24 @@ class Run:
         return self._to_file(file)
 
     def _to_stdout(self) -> int:
-        tally = report.Tally(self.noun)
-        with report.progress(self.total, 0, beside_file=False) as bar:
-            records = tally.counted(self._records(self.inputs, bar))
+        counter = report.RecordCounter(self.noun)
+        with report.progress(self.total, 0, to_file=False) as bar:
+            records = counter.count(self._records(self.inputs, bar))
             with closing(records):
                 _STDOUT_WRITERS[self.output.form](self.kind, records, _stdout(self.output.form))
         if self.output.form == "table":
-            report.summary(tally)
-        sys.stdout.flush()  # a reader that is gone is told here, not when Python ends
-        return EXIT_USAGE if tally.failed else EXIT_OK
+            report.summary(counter)
+        sys.stdout.flush()  # raises BrokenPipeError here rather than at interpreter exit
+        return EXIT_USAGE if counter.failed else EXIT_OK
 
     def _to_file(self, file: Path) -> int:
-        header = {"command": self.kind.command, **self.decides()}
+        header = {"command": self.kind.command, **self.identity()}
         journal = Journal(file, header, resume=self.output.resume)
         before = len(journal)
-        tally = report.Tally(self.noun)
+        counter = report.RecordCounter(self.noun)
         try:
-            with report.progress(self.total, before, beside_file=True) as bar:
-                records = tally.counted(self._records(journal.remaining(self.inputs), bar))
+            with report.progress(self.total, before, to_file=True) as bar:
+                records = counter.count(self._records(journal.remaining(self.inputs), bar))
                 with closing(records):
                     for record in records:
                         journal.append(record)
@@ -96,26 +96,26 @@ class Run:
             raise
         finally:
             journal.close()
-        report.summary(tally, before=before, file=file)
+        report.summary(counter, before=before, file=file)
         return EXIT_USAGE if failed else EXIT_OK
 
     def _records(
         self, inputs: Iterable[str], on_progress: Callable[[Progress], None]
     ) -> Generator[Record, None, None]:
-        under_way: deque[str] = deque()
+        in_flight: deque[str] = deque()
 
-        def taken() -> Iterator[str]:
+        def track() -> Iterator[str]:
             for name in inputs:
-                under_way.append(name)
+                in_flight.append(name)
                 yield name
 
-        results = self.ask(taken(), on_progress)
+        results = self.send(track(), on_progress)
         try:
             for result in results:
-                yield self._record(printable(under_way.popleft()), result)
+                yield self._record(printable(in_flight.popleft()), result)
         finally:
             if isinstance(results, Generator):
-                results.close()  # ends the requests under way
+                results.close()  # cancels the requests in flight
 
     def _record(self, name: str, result: Any) -> Record:
         if not isinstance(result, TritonClipError):
@@ -128,7 +128,7 @@ class Run:
 
 
 def _stdout(form: str) -> TextIO:
-    """Standard output: UTF-8 for programs; for people as the terminal has it, without failing at a name."""
+    """Return standard output, in UTF-8 for programs and tolerant of unencodable names for people."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         if form == "table":
             sys.stdout.reconfigure(errors="replace")

@@ -1,4 +1,4 @@
-"""The subcommands `index`, which makes and renews an index of images, and `search`, which looks in one."""
+"""The subcommands `index`, which creates and updates an image index, and `search`, which queries one."""
 
 from __future__ import annotations
 
@@ -24,19 +24,27 @@ if TYPE_CHECKING:
     from tritonclip.search import DuplicateGroup, Hit, SearchIndex, Summary
 
 _FILE = click.Path(path_type=Path)
-_PLACES = """A place is a directory, or chroma://host:port/collection for a Chroma server.
+_PLACES = """PLACE is a directory, or chroma://host:port/collection for a Chroma server.
 
 """
 
 
 @click.command(epilog=_PLACES + EXITS)
 @click.argument("directories", nargs=-1, metavar="[DIR]...", type=click.Path())
-@click.option("--to", "place", required=True, metavar="PLACE", help="The index; made where it is not there.")
 @click.option(
-    "--texts", "text_files", multiple=True, type=click.Path(), help="UTF-8, a text a line; repeatable."
+    "--to", "place", required=True, metavar="PLACE", help="The index, created if it does not exist."
 )
-@click.option("--duplicates", is_flag=True, help="List images that are in it more than once.")
-@click.option("--near", type=float, metavar="COSINE", help="With --duplicates: nearly the same, as 0.98.")
+@click.option(
+    "--texts",
+    "text_files",
+    multiple=True,
+    type=click.Path(),
+    help="UTF-8 file with one text per line; repeatable.",
+)
+@click.option("--duplicates", is_flag=True, help="List images that occur more than once.")
+@click.option(
+    "--near", type=float, metavar="COSINE", help="With --duplicates: also list similar images, such as 0.98."
+)
 @connection
 @many
 @as_json
@@ -50,16 +58,16 @@ def index(
     many: dict[str, Any],
     as_json: bool,
 ) -> int:
-    """Make or renew an index of the images in directories, for `tritonclip search`.
+    """Create or update an index of the images in directories, for `tritonclip search`.
 
-    Only new and changed files are embedded; those that are gone leave the index. What lies outside of the
-    given directories stays in it. A run that was killed is continued by the same command. Files that are no
-    images are reported, and the exit code is 2.
+    Only new and changed files are embedded. Deleted files are removed from the index. Entries outside the
+    given directories are kept. The same command continues a run that was killed. Files that are not images
+    are reported, and the exit code is then 2.
     """
     from tritonclip.search import SearchIndex
 
     if near is not None and not duplicates:
-        raise click.UsageError("--near goes with --duplicates")
+        raise click.UsageError("--near requires --duplicates")
     if not directories and not text_files and not duplicates:
         raise click.UsageError("nothing to index; give directories, --texts FILE, or --duplicates")
     answer: dict[str, Any] = {}
@@ -91,14 +99,12 @@ def index(
     type=click.Choice(["images", "texts", "all"]),
     default="images",
     show_default=True,
-    help="What to look among.",
+    help="Kind of entries to search.",
 )
-@click.option(
-    "--texts", "texts_file", type=_FILE, help="Look among the lines of a file instead of the index."
-)
-@click.option("-k", "--top-k", default=10, show_default=True, help="How many results.")
-@click.option("--threshold", type=float, help="Keep only cosines of at least this much.")
-@click.option("--html", type=_FILE, metavar="FILE", help="Write the results as a page with small pictures.")
+@click.option("--texts", "texts_file", type=_FILE, help="Search the lines of a file instead of the index.")
+@click.option("-k", "--top-k", default=10, show_default=True, help="Maximum number of results.")
+@click.option("--threshold", type=float, help="Minimum cosine.")
+@click.option("--html", type=_FILE, metavar="FILE", help="Write the results as an HTML page with thumbnails.")
 @connection
 @as_json
 def search(
@@ -113,16 +119,16 @@ def search(
     connect: dict[str, Any],
     as_json: bool,
 ) -> None:
-    """Find what is most like TEXT, or like --image, in the index at PLACE.
+    """Find the entries of an index that are most similar to TEXT or to --image.
 
-    Texts are taken as they are, without a template. The score is the cosine, -1 to 1; those of images with
-    images are higher than those of images with texts.
+    Texts are embedded without a template. Scores are cosines, -1 to 1. Scores between two images are higher
+    than scores between an image and a text.
     """
     from tritonclip.search import SearchIndex
     from tritonclip.search._query import embed_query, rank_texts
 
     if (text is None) == (image is None):
-        raise click.UsageError("search for a TEXT or for an --image: one of the two")
+        raise click.UsageError("give either TEXT or --image")
     lines = read_lines(texts_file, "--texts", "text") if texts_file else None
     with Client(**connect) as client, SearchIndex.open(place, client) as opened:
         vector, content = embed_query(client, text, image)
@@ -153,8 +159,8 @@ def _sync(
     def on_error(name: str, reason: str) -> None:
         report.fail(f"{printable(name)}: {reason}")
 
-    tally = report.Tally("entry")
-    with report.progress(None, 0, beside_file=True) as bar:
+    counter = report.RecordCounter("entry")
+    with report.progress(None, 0, to_file=True) as bar:
         options: dict[str, Any] = {**many, "on_progress": bar}
         summary = opened.sync(directories, text_files=text_files, on_error=on_error, **options)
     if not quiet:
@@ -163,8 +169,8 @@ def _sync(
             for name in ("embedded", "reused", "unchanged", "deleted", "failed")
             if getattr(summary, name) or name == "embedded"
         ]
-        kept = f" ({summary.kept} of an interrupted run)" if summary.kept else ""
-        text = f"{summary.total} in the index{kept}: {', '.join(counts)}; {tally.elapsed()}"
+        kept = f" ({summary.kept} from an interrupted run)" if summary.kept else ""
+        text = f"{summary.total} in the index{kept}: {', '.join(counts)}; {counter.elapsed()}"
         Console().print(Text(text), soft_wrap=True)
     return summary
 
@@ -180,13 +186,13 @@ def _show_hits(hits: list[Hit]) -> None:
 def _show_duplicates(groups: list[DuplicateGroup]) -> None:
     console = Console()
     for group in groups:
-        how = "the same content" if group.exact else f"cosine {group.cosine:.4f}"
-        console.print(Text(f"{len(group.entries)} images, {how}"), soft_wrap=True)
+        similarity = "identical content" if group.exact else f"cosine {group.cosine:.4f}"
+        console.print(Text(f"{len(group.entries)} images, {similarity}"), soft_wrap=True)
         for entry in group.entries:
             console.print(Text(f"  {entry.path}"), soft_wrap=True)
     images = sum(len(group.entries) - 1 for group in groups)
     text = f"{len(groups)} group{'' if len(groups) == 1 else 's'}; "
-    text += f"{images} image{'' if images == 1 else 's'} could go"
+    text += f"{images} redundant image{'' if images == 1 else 's'}"
     console.print(Text(text), soft_wrap=True)
 
 

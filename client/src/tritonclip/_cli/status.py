@@ -1,4 +1,4 @@
-"""The subcommands that ask the server about itself, health, models and stats, and shell completion."""
+"""The subcommands about the server, health, models and stats, and the subcommand for shell completion."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tritonclip._types import Health
 from tritonclip.client import Client
 from tritonclip.errors import DeadlineExceededError, ServerUnavailableError
 
-_COMPLETION_HELP = """Print the script that completes the command in a shell. To install it:
+_COMPLETION_HELP = """Print a shell completion script. To install it:
 
 \b
 bash: tritonclip completion bash > ~/.tritonclip.bash
@@ -28,10 +28,10 @@ fish: tritonclip completion fish > ~/.config/fish/completions/tritonclip.fish
 
 @click.command(epilog=EXITS)
 @connection
-@click.option("--deep", is_flag=True, help="Classify a tiny image too; an overloaded server is ok.")
+@click.option("--deep", is_flag=True, help="Also classify a tiny image. An overloaded server counts as ok.")
 @as_json
 def health(connect: dict[str, Any], deep: bool, as_json: bool) -> int:
-    """Ask each server of the URL whether it and its models are ready."""
+    """Check each server of the URL and its models."""
     with Client(**connect) as client:
         endpoints = client.endpoints
     states = [(endpoint, _health(endpoint, connect, deep)) for endpoint in endpoints]
@@ -48,7 +48,7 @@ def health(connect: dict[str, Any], deep: bool, as_json: bool) -> int:
 
 
 def _health(endpoint: str, connect: dict[str, Any], deep: bool) -> Health | None:
-    """The state of one server; None, and a line on stderr, if it does not answer."""
+    """Return the state of one server, or report on standard error that it does not answer."""
     try:
         with Client(**{**connect, "url": endpoint}) as client:
             return client.health(deep=deep)
@@ -61,7 +61,7 @@ def _health(endpoint: str, connect: dict[str, Any], deep: bool) -> Health | None
 @connection
 @as_json
 def models(connect: dict[str, Any], as_json: bool) -> None:
-    """Show which weights the server's models were prepared from."""
+    """Show the checkpoint and checksum of the server's models."""
     with Client(**connect) as client:
         infos = client.models()
     if as_json:
@@ -74,7 +74,7 @@ def models(connect: dict[str, Any], as_json: bool) -> None:
 @connection
 @as_json
 def stats(connect: dict[str, Any], as_json: bool) -> None:
-    """Show what each model has done since it was loaded: requests, batches and mean times in ms."""
+    """Show each model's requests, batches and mean times in ms since it was loaded."""
     with Client(**connect) as client:
         found = client.statistics()
     if as_json:
@@ -86,10 +86,10 @@ def stats(connect: dict[str, Any], as_json: bool) -> None:
 @click.command(help=_COMPLETION_HELP)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the script that completes the command in a shell."""
+    """Print a shell completion script."""
     make = get_completion_class(shell)
     if make is None:
-        raise click.UsageError(f"{shell}: click has no completion for it")
+        raise click.UsageError(f"{shell}: shell completion is not supported")
     group = click.get_current_context().find_root().command
     click.echo(make(group, {}, "tritonclip", "_TRITONCLIP_COMPLETE").source())
 

@@ -13,12 +13,12 @@ from tritonclip.errors import (
     ModelNotReadyError,
     ServerUnavailableError,
     TritonClipError,
+    rejection_reason,
 )
 
 RETRY_AFTER_S = (1, 3)  # drawn at random, so that rejected callers do not all return at once
 _ITEM = re.compile(r"(image|label|text) (\d+)\b")
 _FIELD = re.compile(r"(images|labels|texts|hypothesis_template|top_k|threshold)\b")
-_OVERLOADED, _TOO_LATE = "overloaded: ", re.compile(r"deadline (?:passed|cannot be met): ")
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 _CODES = {
     400: "invalid_input",
@@ -95,13 +95,14 @@ def problem_of(error: TritonClipError, field_of: dict[str, str] | None = None) -
 
 
 def _failure(error: TritonClipError) -> Problem:
-    if isinstance(error, DeadlineExceededError) or _TOO_LATE.match(error.message):
+    rejection = rejection_reason(error.message) if isinstance(error, ServerUnavailableError) else None
+    if isinstance(error, DeadlineExceededError) or rejection == "deadline":
         return Problem(
             status=504, message="no answer within the deadline; try again later, or send less per request"
         )
     if isinstance(error, ModelNotReadyError):
         return Problem(status=503, code="model_not_ready", message="the model is not ready; try again later")
-    if isinstance(error, ServerUnavailableError) and error.message.startswith(_OVERLOADED):
+    if rejection == "overload":
         return Problem(status=503, code="overloaded", message="the server is overloaded; try again later")
     if isinstance(error, ServerUnavailableError):
         return Problem(status=503, message="the inference server cannot be reached; try again later")

@@ -113,7 +113,7 @@ async def search(request: Request, caller: Caller) -> Response:
     index = _index(caller.state)
     fields, sources = await _read(request, caller)
     if (fields.text is None) == (not sources):
-        raise InvalidInputError("give a text or an image, one of the two")
+        raise InvalidInputError("give either a text or an image")
     if len(sources) > 1:
         raise InvalidInputError(f"image: {len(sources)} given; a search takes one")
     model = await caller.state.inference.model(caller.deadline)
