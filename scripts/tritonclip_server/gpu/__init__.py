@@ -1,1 +1,1 @@
-"""Correctness and speed on a GPU machine without a network."""
+"""Correctness and speed on a GPU machine without network; `gpu_benchmark.sh` runs the parts."""

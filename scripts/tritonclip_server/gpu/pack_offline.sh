@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Packs what gpu_benchmark.sh needs on a machine that can install nothing, for one Python version.
-# usage: scripts/pack_offline.sh [PYTHON_VERSION [FOLDER]]          defaults: 3.12 build/offline
+# Pack everything that gpu_benchmark.sh needs on a machine without network, for one Python version.
+# usage: pack_offline.sh [PYTHON_VERSION [FOLDER]]          defaults: 3.12 build/offline
 #
 # triton-VERSION.tar.xz    the embedded Triton with the stub for that Python, perf_analyzer, and the shared libpython with its
-#                          extension modules: a distribution's Python may have neither
-# packages-VERSION.tar.xz  Python packages at the versions of constraints.txt; numpy apart, since only the server needs that
-#                          version. Wheels are unpacked first: xz makes of them two thirds of what zip does.
-# Runs in a checkout after 'make install'; PYTHON names another interpreter that has nvidia-pytriton.
+#                          extension modules, because the Python of a distribution may have neither
+# packages-VERSION.tar.xz  Python packages at the versions of constraints.txt, with numpy in a separate folder, because only
+#                          the server needs that version. Wheels are unpacked first; xz then needs two thirds of their size.
+# Run it in a checkout after 'make install', or set PYTHON to another interpreter that has the server package.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../../.."
 version=${1:-3.12} output=${2:-build/offline} python=${PYTHON:-.venv/bin/python}
 packages=(click rich markdown-it-py mdurl pygments protobuf grpcio python-rapidjson tritonclient)
 mkdir -p "$output"
@@ -41,10 +41,11 @@ copy_triton() { # FOLDER
     chmod +x "$target/pytriton/tritonserver/bin/tritonserver" "$target/$stub/triton_python_backend_stub"
 }
 
-copy_perf_analyzer() { # FOLDER, where the libraries of triton/ lie beside
+copy_perf_analyzer() { # FOLDER, which also contains triton/ with the libraries
     local target=$1/perf_analyzer library
-    PYTHONPATH=scripts "$python" -c \
-        'import pathlib, sys, perf_analyzer; perf_analyzer.install(pathlib.Path(sys.argv[1]))' "$target"
+    "$python" -c 'import pathlib, sys
+from tritonclip_server.benchmarks import perf_analyzer
+perf_analyzer.install(pathlib.Path(sys.argv[1]))' "$target"
     for library in "$target"/lib*; do
         ln -sf "../triton/nvidia_pytriton.libs/$(basename "$(readlink "$library")")" "$library"
     done
@@ -62,7 +63,7 @@ copy_libpython() { # FOLDER
         rm -f "$target"/lib-dynload/{_test,_tkinter,_xx,xx,_ctypes_test,readline,_curses,ossaudiodev,nis}*
         return
     done
-    echo "no Python $version with a shared library and its modules here: the other machine must have the library" >&2
+    echo "no Python $version with a shared library was found: the GPU machine must have one" >&2
 }
 
 copy_triton "$work/triton"

@@ -1,1 +1,1 @@
-"""Write both towers of a checkpoint as ONNX, and check them."""
+"""Export of both towers of a checkpoint to ONNX, and its check against transformers."""

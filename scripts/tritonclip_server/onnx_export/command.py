@@ -1,10 +1,12 @@
-"""Writes a CLIP checkpoint as ONNX files for machines without Triton, checked against transformers.
+"""The command `tritonclip-server export-onnx`: a checkpoint as ONNX files, checked against transformers.
 
-python scripts/export_onnx.py scripts/demo/checkpoint --output build/onnx/demo
+The output folder contains everything that a reader needs:
 
-The folder holds all that a reader needs: `float32/` and `float16/` with the two towers, `tokenizer.json`, and
-`clip.json` with the settings of the images, the logit scale, the weights' digest and the errors that were
-found. client/examples/onnx_classify.py reads it without transformers and torch.
+- `float32/` and `float16/` with the two towers
+- `tokenizer.json`
+- `clip.json` with image settings, logit scale, digest of the weights and measured deviations
+
+client/examples/onnx_classify.py reads the folder without transformers and torch.
 """
 
 from __future__ import annotations
@@ -23,21 +25,21 @@ import click
 from tritonclip_server.repository.checkpoint import Checkpoint, CheckpointError, locate, read_checkpoint
 
 if TYPE_CHECKING:
-    from tritonclip_server.onnx_export.check import Errors
+    from tritonclip_server.onnx_export.check import Deviation
 
 SETTINGS, TOKENIZER = "clip.json", "tokenizer.json"
 FORMAT = "tritonclip onnx 1"
 PRECISIONS = ("float32", "float16")
-SPARE = 1.05  # of the disk, beside the weights: graphs, settings
+SIZE_FACTOR = 1.05  # graphs and settings add to the size of the weights
 
 
 class ExportError(RuntimeError):
-    """An export that cannot be made or is not right; the text is one line: what is wrong, the cure."""
+    """An export failed or is wrong. The message names the problem and the fix in one line."""
 
 
 @click.command()
 @click.argument("checkpoint")
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="The folder to write.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder to write.")
 @click.option("--revision", help="Commit, branch or tag of a hub checkpoint.")
 @click.option(
     "--precision",
@@ -46,7 +48,7 @@ class ExportError(RuntimeError):
     multiple=True,
     default=PRECISIONS,
     show_default="both",
-    help="Of weights and computation; may be given twice.",
+    help="Precision of weights and computation; repeat the option for both.",
 )
 @click.option("--force", is_flag=True, help="Replace an earlier export.")
 def main(
@@ -56,10 +58,10 @@ def main(
     precisions: tuple[str, ...],
     force: bool,
 ) -> None:
-    """Writes CHECKPOINT, a hub id or a directory in Hugging Face format, as ONNX files.
+    """Export CHECKPOINT, a hub id or a directory in Hugging Face format, as ONNX files.
 
-    Each precision is run by ONNX Runtime on 200 drawn pictures and 200 captions. An export whose embeddings
-    differ too much from transformers' is not kept.
+    ONNX Runtime runs each precision on 200 drawn pictures and 200 captions. An export whose embeddings
+    deviate too much from those of transformers is deleted.
     """
     try:
         _check_output(output, force)
@@ -70,7 +72,7 @@ def main(
     except (CheckpointError, ExportError) as error:
         _fail(str(error))
     except OSError as error:
-        _fail(f"cannot write {output}: {error.strerror or error}; nothing was left there")
+        _fail(f"cannot write {output}: {error.strerror or error}; no file was kept")
 
 
 def _fail(text: str) -> None:
@@ -82,9 +84,9 @@ def _check_output(output: Path, force: bool) -> None:
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not (output / SETTINGS).is_file():
-        raise ExportError(f"{output} exists and is no export; choose another --output")
+        raise ExportError(f"{output} exists and is not an export; choose another --output")
     if not force:
-        raise ExportError(f"{output} holds an export already; replace it with --force")
+        raise ExportError(f"{output} already contains an export; replace it with --force")
 
 
 def _check_packages() -> None:
@@ -93,33 +95,35 @@ def _check_packages() -> None:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ExportError(f"{error.name} is missing; install it with: pip install --group onnx") from error
+        raise ExportError(
+            f"the package {error.name} is missing; install it with: pip install '.[onnx]'"
+        ) from error
 
 
 def _export(content: Checkpoint, source: Path, output: Path, precisions: tuple[str, ...]) -> None:
-    from transformers import CLIPModel
-
-    from tritonclip_server.onnx_export import towers  # imports torch and transformers, which takes seconds
+    # These modules import torch and transformers, which takes seconds.
+    from tritonclip_server.onnx_export import towers
     from tritonclip_server.onnx_export.check import compare, make_samples
+    from tritonclip_server.repository.reference import Reference
 
-    model = CLIPModel.from_pretrained(source, dtype="float32").eval()
+    reference = Reference(source, pillow=True)
     output.parent.mkdir(parents=True, exist_ok=True)
-    needed = SPARE * sum(towers.expected_bytes(model, precision) for precision in precisions)
+    needed = SIZE_FACTOR * sum(towers.expected_bytes(reference.model, precision) for precision in precisions)
     _check_space(output.parent, needed)
-    samples = make_samples(model, source)
-    errors: dict[str, dict[str, float]] = {}
+    samples = make_samples(reference)
+    deviations: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as scratch:
         staging = Path(scratch) / output.name
         for precision in precisions:
-            towers.write_towers(model, precision, staging / precision)
-            found = compare(staging / precision, samples)
-            _accept(precision, found.least_cosine)
-            errors[precision] = asdict(found)
-            _tell(precision, staging / precision, found)
+            towers.write_towers(reference.model, precision, staging / precision)
+            deviation = compare(staging / precision, samples)
+            _check_cosine(precision, deviation.least_cosine)
+            deviations[precision] = asdict(deviation)
+            _print_export(precision, staging / precision, deviation)
         (staging / TOKENIZER).write_text(content.tokenizer, encoding="utf-8")
-        settings = json.dumps(_settings(content, errors, towers.OPSET), indent=1, ensure_ascii=False)
+        settings = json.dumps(_settings(content, deviations, towers.OPSET), indent=1, ensure_ascii=False)
         (staging / SETTINGS).write_text(settings + "\n", encoding="utf-8")
-        _put_in_place(staging, output)
+        _move_into_place(staging, output)
     click.echo(f"{output}: {content.source}, sha256 {content.sha256[:12]}")
 
 
@@ -127,22 +131,22 @@ def _check_space(folder: Path, needed: float) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ExportError(
-            f"the export takes about {needed / 1e6:.0f} MB, and {folder} has {free / 1e6:.0f} MB left; "
-            "make room, choose another --output, or one --precision"
+            f"the export needs about {needed / 1e6:.0f} MB, but {folder} has {free / 1e6:.0f} MB left; "
+            "free some space, choose another --output, or a single --precision"
         )
 
 
-def _accept(precision: str, cosine: float) -> None:
+def _check_cosine(precision: str, cosine: float) -> None:
     from tritonclip_server.onnx_export.check import LEAST_COSINE
 
-    if not cosine >= LEAST_COSINE[precision]:  # NaN too: float16 overflows where weights are large
+    if not cosine >= LEAST_COSINE[precision]:  # also rejects NaN: float16 overflows if weights are large
         raise ExportError(
-            f"{precision} differs from transformers: a cosine of {cosine:.7f}, where "
-            f"{LEAST_COSINE[precision]} is asked for; nothing was kept. Take another --precision"
+            f"{precision} differs from transformers: the least cosine is {cosine:.7f}, the limit "
+            f"{LEAST_COSINE[precision]}; no file was kept. Choose another --precision"
         )
 
 
-def _settings(content: Checkpoint, errors: dict[str, dict[str, float]], opset: int) -> dict[str, Any]:
+def _settings(content: Checkpoint, deviations: dict[str, dict[str, float]], opset: int) -> dict[str, Any]:
     vision, text = content.vision, content.text
     return {
         "format": FORMAT,
@@ -154,18 +158,18 @@ def _settings(content: Checkpoint, errors: dict[str, dict[str, float]], opset: i
         "logit_scale": content.logit_scale,
         "image": content.processor | {k: vision[k] for k in ("rescale_factor", "image_mean", "image_std")},
         "text": {"max_tokens": text["max_position_embeddings"], "pad_token_id": text["pad_token_id"]},
-        "errors": errors,
+        "errors": deviations,
     }
 
 
-def _tell(precision: str, directory: Path, errors: Errors) -> None:
+def _print_export(precision: str, directory: Path, deviation: Deviation) -> None:
     sizes = {path.name: path.stat().st_size / 1e6 for path in sorted(directory.iterdir())}
     listed = ", ".join(f"{name} {size:.1f} MB" for name, size in sizes.items())
-    click.echo(f"{precision}: {listed}; {errors}")
+    click.echo(f"{precision}: {listed}; {deviation}")
 
 
-def _put_in_place(staging: Path, output: Path) -> None:
-    """Rename, so that there is never half an export; an earlier one makes way at the last moment."""
+def _move_into_place(staging: Path, output: Path) -> None:
+    """Rename the folder, so that the output is always complete; an earlier export is removed last."""
     if output.exists():
         os.rename(output, staging.with_name("earlier"))  # removed with the scratch folder
     os.rename(staging, output)

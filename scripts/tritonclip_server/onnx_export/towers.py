@@ -1,9 +1,9 @@
-"""CLIP's two towers as ONNX files: projection and L2 norm inside, any number of images, texts and tokens.
+"""CLIP's two towers as ONNX files, with projection and L2 norm, for any number of images, texts and tokens.
 
-The modules are transformers' own, so the files compute what it computes. They are written by torch's
-exporter of `torch.export` (`dynamo=True`), not by the TorchScript one: that is deprecated since torch 2.9,
-and traces: branches and shapes of the example become constants, with warnings at best. The price is
-onnxscript, and 5 to 35 s a tower in place of one.
+The modules are those of transformers, so the files compute what transformers computes. The exporter is based
+on `torch.export` (`dynamo=True`). The TorchScript exporter is deprecated since torch 2.9, and it turns
+branches and shapes of the example into constants. The newer one requires onnxscript, and takes 5 to 35 s per
+tower instead of 1 s.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ import torch
 from torch import nn
 
 OPSET = 18
-"""Of ONNX: read by ONNX Runtime 1.14 and later; what the exporter writes without converting."""
+"""ONNX operator set that the exporter writes without conversion; ONNX Runtime 1.14 and later read it."""
 IMAGE_TOWER, TEXT_TOWER = "image_encoder.onnx", "text_encoder.onnx"
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
-MAX_PROTOBUF_BYTES = 2**31 - 2**20  # of one file; larger towers get their weights in a file beside it
+MAX_PROTOBUF_BYTES = 2**31 - 2**20  # limit of one file; the weights of larger towers go into a second file
 
 
 class ImageTower(nn.Module):
-    """float32 [n, 3, h, w], normalised -> float32 [n, dim], unit L2 norm."""
+    """Module from normalised float32 [n, 3, h, w] to float32 [n, dim], unit L2 norm."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.tower, self.projection = model.vision_model, model.visual_projection
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Embed images; the weights may be of half precision, the norm is taken in float32."""
+        """Embed images. The weights may have half precision; the norm is computed in float32."""
         pixels = pixel_values.to(self.projection.weight.dtype)
-        return _unit(self.projection(self.tower(pixel_values=pixels).pooler_output))
+        return _unit_rows(self.projection(self.tower(pixel_values=pixels).pooler_output))
 
 
 class TextTower(nn.Module):
-    """int64 [n, tokens], padded on the right -> float32 [n, dim], unit L2 norm.
+    """Module from int64 [n, tokens], padded on the right, to float32 [n, dim], unit L2 norm.
 
-    There is no mask: attention is causal and the embedding is read at the first end token, so what follows it
-    changes nothing.
+    It needs no mask: attention is causal and the embedding is read at the first end token, so tokens after it
+    have no effect.
     """
 
     def __init__(self, model: Any) -> None:
@@ -50,16 +50,17 @@ class TextTower(nn.Module):
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Embed texts."""
-        return _unit(self.projection(self.tower(input_ids=input_ids).pooler_output))
+        return _unit_rows(self.projection(self.tower(input_ids=input_ids).pooler_output))
 
 
 def write_towers(model: Any, precision: str, directory: Path) -> None:
-    """Write both towers of a float32 `CLIPModel`; the model stays as it is.
+    """Write both towers of a float32 `CLIPModel`, which is not changed.
 
     Args:
-        model: Ready to infer.
-        precision: A key of `DTYPES`: of weights and computation. Inputs and outputs are float32 in any case.
-        directory: Where to; made if need be.
+        model: Model in evaluation mode.
+        precision: Precision of weights and computation, a key of `DTYPES`. Embeddings and pixels are always
+            float32.
+        directory: Folder to write, created if necessary.
     """
     directory.mkdir(parents=True, exist_ok=True)
     dtype, size = DTYPES[precision], model.config.vision_config.image_size
@@ -71,11 +72,11 @@ def write_towers(model: Any, precision: str, directory: Path) -> None:
 
 
 def expected_bytes(model: Any, precision: str) -> int:
-    """About what the two files take."""
+    """Estimate the size of the two files in bytes."""
     return sum(parameter.numel() for parameter in model.parameters()) * DTYPES[precision].itemsize
 
 
-def _unit(embeds: torch.Tensor) -> torch.Tensor:
+def _unit_rows(embeds: torch.Tensor) -> torch.Tensor:
     return nn.functional.normalize(embeds.float(), dim=-1)
 
 
@@ -84,11 +85,9 @@ def _export(
 ) -> None:
     name = "pixel_values" if example.is_floating_point() else "input_ids"
     weights = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
-    logging.getLogger("torch.onnx").setLevel(
-        logging.ERROR
-    )  # that torchvision, which is not used, is not there
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # warns if torchvision, not used, is missing
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's own modules among each other
+        warnings.simplefilter("ignore")  # torch warns about its own modules
         program: Any = torch.onnx.export(
             module.eval(),
             (example,),
@@ -99,12 +98,12 @@ def _export(
             dynamic_shapes=(dynamic,),
             verbose=False,
         )
-    _forget_the_source(program.model)
+    _remove_source_paths(program.model)
     program.save(path, external_data=weights > MAX_PROTOBUF_BYTES)
 
 
-def _forget_the_source(model: Any) -> None:
-    """Removes what the exporter notes of Python's stack, paths of this machine included."""
+def _remove_source_paths(model: Any) -> None:
+    """Remove the stack traces that the exporter records, with paths of this machine."""
     for part in (model, model.graph, *model.graph.all_nodes()):
         part.metadata_props.clear()
         for value in getattr(part, "outputs", ()):

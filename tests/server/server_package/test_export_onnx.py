@@ -1,4 +1,4 @@
-"""scripts/export_onnx.py, and the example that reads what it writes without torch and transformers."""
+"""`tritonclip-server export-onnx`, and the example that reads its output without torch and transformers."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import CLIPModel, CLIPProcessor
 from transformers.image_utils import load_image
 
 from tests.helpers.pictures import varied_images
 from tests.helpers.servers import DEMO_CHECKPOINT, ROOT, run_script
 from tritonclip import Client
 from tritonclip_server.onnx_export.check import compare, make_samples
-from tritonclip_server.onnx_export.command import ExportError, _accept, _check_space
+from tritonclip_server.onnx_export.command import ExportError, _check_cosine, _check_space
+from tritonclip_server.repository.reference import Reference
 
 READER = ROOT / "client" / "examples" / "onnx_classify.py"
 IMAGE = ROOT / "scripts" / "demo" / "images" / "digit_7.jpg"
@@ -36,7 +35,7 @@ SCORES = {"float32": 1e-5, "float16": 0.01}
 
 @pytest.fixture(scope="session")
 def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo checkpoint in both precisions."""
+    """Export of the demo checkpoint in both precisions."""
     output = tmp_path_factory.mktemp("onnx") / "demo"
     done = run_script("export_onnx.py", "scripts/demo/checkpoint", "--output", output)
     assert done.returncode == 0, done.stderr
@@ -47,7 +46,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def reader():
-    """The example as a module."""
+    """Module of the example."""
     spec = importlib.util.spec_from_file_location("onnx_classify", READER)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -57,15 +56,10 @@ def reader():
 
 @pytest.fixture(scope="session")
 def reference():
-    model = CLIPModel.from_pretrained(DEMO_CHECKPOINT, dtype=torch.float32).eval()
-    return model, CLIPProcessor.from_pretrained(DEMO_CHECKPOINT)
+    return Reference(DEMO_CHECKPOINT)
 
 
-def unit(rows: torch.Tensor) -> np.ndarray:
-    return torch.nn.functional.normalize(rows, dim=-1).numpy()
-
-
-def test_settings(export: Path):
+def test_settings_name_checkpoint_and_deviations(export: Path):
     settings = json.loads((export / "clip.json").read_text(encoding="utf-8"))
     assert settings["checkpoint"] == "scripts/demo/checkpoint"
     assert len(settings["sha256"]) == 64
@@ -77,7 +71,7 @@ def test_settings(export: Path):
 
 @pytest.mark.parametrize("precision", COSINES)
 @pytest.mark.parametrize("tower", ["image_encoder", "text_encoder"])
-def test_files_are_sound(export: Path, precision: str, tower: str):
+def test_onnx_file_is_valid_and_has_a_free_batch_size(export: Path, precision: str, tower: str):
     path = export / precision / f"{tower}.onnx"
     onnx.checker.check_model(path, full_check=True)
     model = onnx.load(path)
@@ -88,51 +82,46 @@ def test_files_are_sound(export: Path, precision: str, tower: str):
     assert model.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     content = path.read_bytes()
     assert str(ROOT).encode() not in content
-    assert b"site-packages" not in content  # no paths of the machine that wrote it
+    assert b"site-packages" not in content  # the file contains no path of this machine
 
 
-def test_half_is_half_the_size(export: Path):
+def test_float16_export_has_half_the_size(export: Path):
     whole, half = ((export / name / "image_encoder.onnx").stat().st_size for name in COSINES)
     assert 0.45 < half / whole < 0.6
 
 
 @pytest.mark.parametrize("name", varied_images())
-def test_reader_prepares_images_as_transformers(export: Path, reader, reference, name: str):
+def test_reader_and_transformers_prepare_equal_pixels(export: Path, reader, reference, name: str):
     content = varied_images()[name]
     clip = reader.OnnxClip(export)
     with Image.open(BytesIO(content)) as image:
         pixels = clip.pixel_values(image)
     with Image.open(BytesIO(content)) as image:
-        expected = reference[1](images=load_image(image), return_tensors="np")["pixel_values"][0]
+        expected = reference.pixel_values([load_image(image)])[0].numpy()
     np.testing.assert_allclose(pixels, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", COSINES)
-def test_reader_equals_transformers(export: Path, reader, reference, precision: str):
-    model, processor = reference
+def test_reader_and_transformers_give_equal_embeddings(export: Path, reader, reference, precision: str):
     clip = reader.OnnxClip(export, precision)
     images = [Image.open(BytesIO(content)) for content in varied_images().values()]
     loaded = [load_image(image) for image in images]
-    with torch.inference_mode():
-        coded = processor(text=LABELS, images=loaded, padding=True, truncation=True, return_tensors="pt")
-        output = model(**coded)
-    cosines = (clip.embed_images(images) * unit(output.image_embeds)).sum(1)
-    assert cosines.min() >= COSINES[precision]
-    assert (clip.embed_texts(LABELS) * unit(output.text_embeds)).sum(1).min() >= COSINES[precision]
+    expected = reference.forward(reference.pixel_values(loaded), LABELS)
+    assert (clip.embed_images(images) * expected.image_embeds).sum(1).min() >= COSINES[precision]
+    assert (clip.embed_texts(LABELS) * expected.text_embeds).sum(1).min() >= COSINES[precision]
 
 
 @pytest.mark.parametrize("texts", [1, 2, 33])
 @pytest.mark.parametrize("words", [1, 70, 200])
-def test_any_number_of_texts_and_tokens(export: Path, reader, reference, texts: int, words: int):
-    model, processor = reference
+def test_reader_accepts_any_number_of_texts_and_tokens(
+    export: Path, reader, reference, texts: int, words: int
+):
     given = [f"red {n} " + "circle " * (words - n % words) for n in range(texts)]
-    coded = processor(text=given, padding=True, truncation=True, return_tensors="pt")
-    with torch.inference_mode():
-        expected = unit(model.get_text_features(**coded).pooler_output)
+    expected = reference.embed_texts(given)
     assert (reader.OnnxClip(export).embed_texts(given) * expected).sum(1).min() >= 0.99999
 
 
-def test_reader_equals_the_server(export: Path, reader, server):
+def test_reader_and_server_give_equal_scores(export: Path, reader, server):
     clip = reader.OnnxClip(export)
     with Client(server.grpc_url) as client, Image.open(IMAGE) as image:
         expected = client.classify(IMAGE, LABELS[:3])
@@ -141,7 +130,7 @@ def test_reader_equals_the_server(export: Path, reader, server):
     assert [score for _, score in found] == pytest.approx([one["score"] for one in expected], abs=1e-5)
 
 
-def test_reader_needs_neither_torch_nor_transformers(export: Path):
+def test_reader_imports_neither_torch_nor_transformers(export: Path):
     program = (
         "import runpy, sys; sys.argv = sys.argv[1:]\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
@@ -155,7 +144,7 @@ def test_reader_needs_neither_torch_nor_transformers(export: Path):
     assert loaded == "set()"
 
 
-def test_an_export_is_not_replaced_unasked(export: Path):
+def test_existing_export_is_kept_without_force(export: Path):
     done = run_script("export_onnx.py", "scripts/demo/checkpoint", "--output", export)
     assert done.returncode == 1
     assert "replace it with --force" in done.stderr
@@ -168,7 +157,7 @@ def test_an_export_is_not_replaced_unasked(export: Path):
 
 
 @pytest.mark.slow
-def test_an_export_is_replaced_by_force(export: Path, tmp_path: Path):
+def test_existing_export_is_replaced_with_force(export: Path, tmp_path: Path):
     copy = tmp_path / "demo"
     shutil.copytree(export, copy)
     arguments = ("--output", copy, "--precision", "float32", "--force")
@@ -178,15 +167,15 @@ def test_an_export_is_replaced_by_force(export: Path, tmp_path: Path):
     assert list(tmp_path.iterdir()) == [copy]
 
 
-def test_other_folders_are_left_alone(tmp_path: Path):
+def test_folder_that_is_not_an_export_is_kept_even_with_force(tmp_path: Path):
     (tmp_path / "mine.txt").write_text("mine")
     done = run_script("export_onnx.py", "scripts/demo/checkpoint", "--output", tmp_path, "--force")
-    assert (done.returncode, "is no export" in done.stderr) == (1, True)
+    assert (done.returncode, "is not an export" in done.stderr) == (1, True)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 @pytest.mark.parametrize(
-    ("source", "options", "code", "said"),
+    ("source", "options", "code", "message"),
     [
         ("bert", (), 1, "is a 'bert' model, not 'clip'"),
         ("no/such", (), 1, "check the name and the network"),
@@ -194,13 +183,13 @@ def test_other_folders_are_left_alone(tmp_path: Path):
         ("scripts/demo/checkpoint", ("--precision", "int4"), 2, "'int4' is not one of 'float32', 'float16'"),
     ],
 )
-def test_refused(
+def test_invalid_argument_fails_with_one_line_and_writes_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     source: str,
     options: tuple[str, ...],
     code: int,
-    said: str,
+    message: str,
 ):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     if source == "bert":
@@ -209,26 +198,26 @@ def test_refused(
         shutil.copy(DEMO_CHECKPOINT / "model.safetensors", tmp_path / "bert")
         source = str(tmp_path / "bert")
     done = run_script("export_onnx.py", source, "--output", tmp_path / "out", *options)
-    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+    assert (done.returncode, message in done.stderr) == (code, True), done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_wrong_numbers_are_found(export: Path, reference):
-    samples = make_samples(reference[0], DEMO_CHECKPOINT)
+def test_one_wrong_embedding_fails_the_check(export: Path, reference):
+    samples = make_samples(reference)
     right = compare(export / "float32", samples)
-    _accept("float32", right.least_cosine)
+    _check_cosine("float32", right.least_cosine)
     samples.text_embeds[3] = -samples.text_embeds[3]
     wrong = compare(export / "float32", samples)
     assert wrong.image_cosine == right.image_cosine
     for cosine in (wrong.least_cosine, math.nan):
-        with pytest.raises(ExportError, match=r"float32 differs from transformers.*nothing was kept"):
-            _accept("float32", cosine)
+        with pytest.raises(ExportError, match=r"float32 differs from transformers.*no file was kept"):
+            _check_cosine("float32", cosine)
 
 
 @pytest.mark.slow
-def test_full_disk(tmp_path: Path):
-    with pytest.raises(ExportError, match=r"takes about 1000000000000 MB, and .* MB left; make room"):
+def test_full_disk_leaves_no_file(tmp_path: Path):
+    with pytest.raises(ExportError, match=r"needs about 1000000000000 MB, but .* MB left; free some space"):
         _check_space(tmp_path, 1e18)
     command = [
         sys.executable,
@@ -246,14 +235,14 @@ def test_full_disk(tmp_path: Path):
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)),
     )
     assert done.returncode == 1
-    assert "File too large; nothing was left there" in done.stderr
+    assert "File too large; no file was kept" in done.stderr
     assert "Traceback" not in done.stderr
     assert list((tmp_path / "a").iterdir()) == []
 
 
 @pytest.mark.slow
-def test_wrong_numbers_are_not_kept(tmp_path: Path):
-    """Weights that float16 cannot hold."""
+def test_export_that_overflows_float16_is_deleted(tmp_path: Path):
+    """The weights are too large for float16."""
     checkpoint = tmp_path / "large"
     shutil.copytree(DEMO_CHECKPOINT, checkpoint)
     tensors = load_file(checkpoint / "model.safetensors")
@@ -267,8 +256,8 @@ def test_wrong_numbers_are_not_kept(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_full_size(random_checkpoint: Path, tmp_path: Path):
-    """ViT-B/32 with random weights; takes minutes."""
+def test_full_size_export_matches_transformers(random_checkpoint: Path, tmp_path: Path):
+    """ViT-B/32 with random weights; the export takes minutes."""
     done = run_script("export_onnx.py", random_checkpoint, "--output", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     errors = json.loads((tmp_path / "out" / "clip.json").read_text(encoding="utf-8"))["errors"]

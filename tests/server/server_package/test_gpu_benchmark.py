@@ -1,4 +1,4 @@
-"""The GPU benchmark as far as a CPU goes: the script with small limits, and what its figures are made of."""
+"""The GPU benchmark on a CPU: the script with small limits, and the functions behind its figures."""
 
 import io
 import json
@@ -15,49 +15,53 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from tests.helpers.servers import ROOT
+from tritonclip_server.gpu.context import parameter
 from tritonclip_server.gpu.correctness import buckets, compare, is_right, random_texts
 from tritonclip_server.gpu.decoding import photographs
 from tritonclip_server.gpu.rates import executed_flop, median_seconds, nominal_flop
 from tritonclip_server.gpu.report import report, summary
-from tritonclip_server.gpu.run import parameter
 from tritonclip_server.gpu.serving import steady_rate, with_instances
 
+SCRIPT = "scripts/tritonclip_server/gpu/gpu_benchmark.sh"
 
-def run_benchmark(output, parts):
-    """Runs parts of the script on the CPU with the installed packages; returns its results."""
+
+def run_benchmark(output, parts, script=SCRIPT):
+    """Run parts of the script on the CPU with the installed packages; return results and output."""
     environment = {**os.environ, "PYTHON": sys.executable, "OFFLINE": str(output), "PARTS": parts}
-    command = ["scripts/gpu_benchmark.sh", "--device", "cpu", str(output)]
+    command = [script, "--device", "cpu", str(output)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return json.loads((output / "results.json").read_text()), done.stdout
+    return json.loads((output / "results.json").read_text()), done.stdout + done.stderr
 
 
-def test_the_script_measures_and_reports(tmp_path):
+def test_script_writes_results_and_report(tmp_path):
     results, printed = run_benchmark(tmp_path, "machine prepare correctness host")
     comparisons = results["correctness"]["comparisons"]
     assert {row["tower"] for row in comparisons} == {"image", "text"}
     assert {row["path"] for row in comparisons} == {"eager", "encode"}
     assert all(row["right"] for row in comparisons)
     assert all(row["images_s"] > 0 for row in results["host"]["decoding"])
-    assert "float32: 12 compared, 0 wrong" in printed
+    assert "float32: 12 comparisons, 0 wrong" in printed
     assert "| tower | precision |" in (tmp_path / "report.md").read_text()
 
 
-def test_a_part_that_fails_costs_no_other_its_figures(tmp_path):
-    results, printed = run_benchmark(tmp_path, "encoder machine")  # without a repository
+def test_failing_part_does_not_affect_the_next_one(tmp_path):
+    """The encoder fails because there is no repository; the script is called by its old path."""
+    results, printed = run_benchmark(tmp_path, "encoder machine", "scripts/gpu_benchmark.sh")
+    assert f"moved: use {SCRIPT}" in printed
     assert "exit code 1" in results["encoder"]["failed"]
     assert results["machine"]["cores"] >= 1
     assert "encoder failed: exit code 1" in printed
     assert "FileNotFoundError" in (tmp_path / "log.txt").read_text() + printed
 
 
-def unit(*shape):
+def unit_vectors(*shape):
     values = np.random.default_rng().normal(size=shape)
     return values / np.linalg.norm(values, axis=-1, keepdims=True)
 
 
-def test_comparison_finds_one_wrong_row_and_never_passes_nan():
-    images, texts = unit(6, 8), unit(10, 8)
+def test_one_wrong_row_or_nan_fails_the_comparison():
+    images, texts = unit_vectors(6, 8), unit_vectors(10, 8)
     error, cosine = compare(images, texts, images, texts)
     assert (error, cosine) == (0, pytest.approx(1))
     assert is_right("float32", error, cosine)
@@ -73,7 +77,7 @@ def test_comparison_finds_one_wrong_row_and_never_passes_nan():
     assert not is_right("bfloat16", 0.0, float("nan"))
 
 
-def test_instances_and_threads_of_a_prepared_configuration(demo_repository):
+def test_with_instances_changes_only_instances_and_threads(demo_repository):
     config = (demo_repository / "image_preprocess" / "config.pbtxt").read_text(encoding="utf-8")
     before, after = ModelConfig(), ModelConfig()
     text_format.Parse(config, before)
@@ -86,7 +90,7 @@ def test_instances_and_threads_of_a_prepared_configuration(demo_repository):
         with_instances("name: 'similarity'", 2, 1)
 
 
-def test_executed_operations_are_those_of_the_matrix_products(demo_repository):
+def test_executed_operations_count_the_matrix_products(demo_repository):
     settings = json.loads((demo_repository / "vision_encoder" / "1" / "vision.json").read_text())
     from clip_vision import load_vision_model
 
@@ -98,7 +102,7 @@ def test_executed_operations_are_those_of_the_matrix_products(demo_repository):
     assert executed_flop(layer, torch.zeros(4, 30)) == 2 * 30 * 50
 
 
-def test_nominal_operations_are_those_of_the_tower_of_transformers():
+def test_nominal_operations_equal_those_of_transformers_tower():
     config = CLIPVisionConfig(num_hidden_layers=2, attn_implementation="eager")
     settings = config.to_dict() | {"projection_dim": config.projection_dim}
     model = CLIPVisionModelWithProjection(config).eval()
@@ -106,7 +110,7 @@ def test_nominal_operations_are_those_of_the_tower_of_transformers():
     assert nominal_flop(settings) == counted
 
 
-def test_a_load_is_sent_twice_and_lasts_long_enough():
+def test_steady_rate_warms_up_then_sends_enough_requests():
     sent = []
 
     def send(requests):
@@ -119,7 +123,7 @@ def test_a_load_is_sent_twice_and_lasts_long_enough():
     assert sent[2:] == [400, 400]
 
 
-def test_inputs_are_what_they_should_be():
+def test_generated_photographs_and_texts_are_reproducible_and_in_range():
     files = photographs(2)
     assert [Image.open(io.BytesIO(file)).size for file in files] == [(640, 480)] * 2
     assert files == photographs(2)
@@ -128,10 +132,10 @@ def test_inputs_are_what_they_should_be():
     assert all(1 <= len(text.split()) <= 40 for text in random_texts(np.random.default_rng(), 20))
 
 
-def test_a_median_needs_three_calls_at_least():
+def test_median_is_taken_over_at_least_three_calls():
     calls = []
     assert median_seconds(lambda: calls.append(1), "cpu", seconds=0) >= 0
-    assert len(calls) == 6  # three of them to warm up
+    assert len(calls) == 6  # three of them are the warm-up
 
 
 def test_report_shows_nan_shares_and_failures():
@@ -146,7 +150,7 @@ def test_report_shows_nan_shares_and_failures():
         },
     }
     lines = summary(content)
-    assert "- float16: 2 compared, 1 wrong; score error nan, cosine 0.5000000" in lines
-    assert any("ensemble's share of what decoding allows: 90.0%" in line for line in lines)
+    assert "- float16: 2 comparisons, 1 wrong; largest score error nan, least cosine 0.5000000" in lines
+    assert any("ensemble, share of the decoding rate: 90.0%" in line for line in lines)
     assert "- ensemble failed: exit code 124" in lines
     assert "| 16 | 1 | 2000 |" in report(content)

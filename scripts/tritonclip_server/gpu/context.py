@@ -1,4 +1,4 @@
-"""What the parts of the GPU benchmark share: how much is measured, where, and where the results go."""
+"""Common to all parts of the GPU benchmark: extent of the measurements, folders, and results."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ LABELS = [f"a photo of {thing}" for thing in "cat dog car house tree boat plane 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured.
+    """Extent of the measurements.
 
     Attributes:
-        architecture: Of random weights; None: the demo checkpoint.
-        precisions: The first is what the server uses.
-        buckets: Largest number of images on ready tensors, as a multiple of the largest bucket.
+        architecture: Architecture of random weights, or None for the demo checkpoint.
+        precisions: Precisions of the encoders; the server uses the first.
+        buckets: Largest number of images per pass on ready tensors, as a multiple of the largest bucket.
         matrix: Side of the square matrices.
-        copy_bytes: Of the device copy.
-        seconds: Of one measurement.
-        photographs: Different JPEG files.
-        decoders: (processes, threads in each).
-        instances: (instances of image_preprocess, threads in each; 0: one a core).
-        loads: (callers, images a request).
-        max_bucket: Images of the encoders' largest pass; None: as shipped.
+        copy_bytes: Size of the copy on the device.
+        seconds: Duration of one measurement.
+        photographs: Number of different JPEG files.
+        decoders: Pairs of processes and threads per process.
+        instances: Pairs of instances of image_preprocess and threads per instance; 0 is one per core.
+        loads: Pairs of callers and images per request.
+        max_bucket: Images in the largest pass of the encoders, or None for the default.
     """
 
     architecture: str | None
@@ -76,11 +76,11 @@ PLANS = {
 
 
 class Results:
-    """What was found: `results.json` and `report.md`, rewritten at every change.
+    """Figures of all parts in `results.json` and `report.md`, which are written at every change.
 
     Args:
-        directory: Where they lie; what is there already is kept.
-        part: The part that adds to them.
+        directory: Folder of the two files. Figures that are there already are kept.
+        part: Part that adds figures.
     """
 
     def __init__(self, directory: Path, part: str) -> None:
@@ -89,17 +89,17 @@ class Results:
         self.content: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
 
     def put(self, **facts: Any) -> None:
-        """Notes facts of this part."""
+        """Record facts of this part."""
         self.content.setdefault(self._part, {}).update(facts)
         self._write()
 
     def add(self, table: str, **row: Any) -> None:
-        """Adds a row to a table of this part."""
+        """Add a row to a table of this part."""
         self.content.setdefault(self._part, {}).setdefault(table, []).append(row)
         self._write()
 
     def rows(self, part: str, table: str) -> Rows:
-        """A table of any part; empty where there is none."""
+        """Return a table of any part, or an empty list."""
         rows: Rows = self.content.get(part, {}).get(table, [])
         return rows
 
@@ -114,39 +114,46 @@ class Results:
 
 
 @dataclass(frozen=True)
-class Run:
-    """What a part works with."""
+class PartContext:
+    """Device, folders, limits and results of one part.
+
+    Attributes:
+        device: `cuda` or `cpu`.
+        work: Folder of the model repository and the checkpoint.
+        deadline: Time on the monotonic clock after which no measurement starts.
+        plan: Extent of the measurements.
+        results: Figures of all parts.
+    """
 
     device: str
     work: Path
     deadline: float
-    """On the monotonic clock: nothing is begun after it."""
     plan: Plan
     results: Results
 
     @property
     def repository(self) -> Path:
-        """The prepared model repository."""
+        """Prepared model repository."""
         return self.work / "models"
 
     @property
     def checkpoint(self) -> Path:
-        """The checkpoint that it was prepared from."""
+        """Checkpoint from which the repository was prepared."""
         return self.work / "checkpoint" if self.plan.architecture else DEMO_CHECKPOINT
 
     @property
     def max_bucket(self) -> int:
-        """Images of the encoders' largest pass."""
+        """Number of images in the largest pass of the encoders."""
         config = (self.repository / "vision_encoder" / "config.pbtxt").read_text(encoding="utf-8")
         return int(parameter(config, "max_bucket"))
 
     def has_time(self, needed_s: float) -> bool:
-        """Whether something that takes so long may begin."""
+        """Return True if a measurement that takes `needed_s` may start."""
         return time.monotonic() + needed_s < self.deadline
 
 
 def parameter(config: str, name: str) -> str:
-    """A parameter's value in a prepared `config.pbtxt`."""
+    """Return the value of a parameter in a prepared `config.pbtxt`."""
     found = re.search(parameter_pattern(name), config)
     if found is None:
         raise ValueError(f"config.pbtxt has no parameter '{name}'")
@@ -154,5 +161,5 @@ def parameter(config: str, name: str) -> str:
 
 
 def parameter_pattern(name: str) -> str:
-    """Matches a parameter of a prepared `config.pbtxt`; the second group is its value."""
+    """Return a pattern for a parameter of a prepared `config.pbtxt`; its second group is the value."""
     return rf'(key: "{name}"\s*value \{{\s*string_value: ")([^"]*)(")'
