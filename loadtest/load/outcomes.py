@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tritonclip import DeadlineExceededError, InvalidInputError
+from tritonclip.errors import rejection_reason
 
 from .answers import FirstAnswers, WrongAnswerError, check_error_text
 from .callers import Caller
@@ -21,7 +22,6 @@ from .workload import Job
 
 RIGHT, WRONG, REJECTED, DEADLINE, ERROR = ("right", "wrong answer", "rejected", "deadline", "error")
 FAILURES = (WRONG, REJECTED, DEADLINE, ERROR)
-_REJECTION = re.compile(r"(?:overloaded|deadline (?:passed|cannot be met)|draining): ")
 
 
 class RequestFailedError(Exception):
@@ -109,7 +109,7 @@ def _check_error(job: Job, error: Exception) -> None:
 
 
 def _failure_result(error: Exception) -> str:
-    if _REJECTION.match(_message(error)):
+    if rejection_reason(_message(error)):
         return REJECTED
     return DEADLINE if isinstance(error, DeadlineExceededError) else ERROR
 

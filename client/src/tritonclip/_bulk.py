@@ -1,4 +1,4 @@
-"""Bulk runs: inputs drawn lazily, joined into requests, several in flight, answered in order, bounded memory.
+"""Bulk runs: inputs are consumed lazily, grouped into requests, sent concurrently, and answered in order.
 
 At most `2 * concurrency` groups exist at a time, so memory does not grow with the number of inputs.
 """
@@ -24,9 +24,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, cast
 
+from tritonclip._calls.flows import Group
 from tritonclip._calls.request import RequestOptions
 from tritonclip._images.files import find_images
-from tritonclip._retry import is_outage, patiently
+from tritonclip._retry import is_outage, run_retry_policy
 from tritonclip._settings import check_seconds, check_whole
 from tritonclip._types import Progress
 from tritonclip.errors import InvalidInputError, ModelNotReadyError, TritonClipError
@@ -35,11 +36,9 @@ I = TypeVar("I")  # noqa: E741
 R = TypeVar("R")
 
 OnError = Literal["raise", "return"]
-Group = list[tuple[int, I]]
-"""Inputs with their places in the run."""
 
-IMAGES_A_REQUEST = 16
-TEXTS_A_REQUEST = 256
+IMAGES_PER_REQUEST = 16
+TEXTS_PER_REQUEST = 256
 CONCURRENCY = 4
 PATIENCE_S = 60.0
 MAX_GROUP_BYTES = 8 * 2**20
@@ -48,17 +47,17 @@ MAX_CONCURRENCY = 256
 
 
 class BulkOptions(RequestOptions, total=False):
-    """The keyword arguments of the `*_many` methods, beside those of every call, which hold for each request.
+    """The keyword arguments of the `*_many` methods; those of every call apply to each request.
 
     Attributes:
-        batch_size: Inputs a request at most; fewer where they are large. 16 images or 256 texts unless told
-            otherwise. A server refuses more than its `max_images` or `max_labels`.
-        concurrency: Requests in flight; 4 unless told otherwise.
-        patience_s: How long a request is tried again while the server is unavailable or does not answer in
-            time, in seconds; 60 unless told otherwise. A server may be restarted in the meantime.
+        batch_size: Maximum number of inputs per request; large inputs make smaller requests. A server rejects
+            more than its `max_images` or `max_labels`. Default: 16 images or 256 texts.
+        concurrency: Number of requests in flight. Default: 4.
+        patience_s: How long to retry a request while the server is unavailable or too slow, in seconds. The
+            server may restart in the meantime. Default: 60.
         wait_for_server: Also wait for the server's first answer. False fails at once if the server is
             unreachable when the run starts. Default: True.
-        on_progress: Called with a `Progress` whenever the results of a request are handed out.
+        on_progress: Called with a `Progress` before the results of each request are returned.
     """
 
     batch_size: int | None
@@ -70,7 +69,7 @@ class BulkOptions(RequestOptions, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The options of a bulk run, checked."""
+    """The checked options of a bulk run."""
 
     batch_size: int
     concurrency: int
@@ -92,7 +91,7 @@ def check_plan(
     on_progress: Callable[[Progress], None] | None = None,
     **request: Any,
 ) -> Plan:
-    """Check the options of a bulk run; raises InvalidInputError where one is malformed."""
+    """Check the options of a bulk run; raise InvalidInputError if one is malformed."""
     if on_error not in ("raise", "return"):
         raise InvalidInputError(f"on_error {on_error!r}: expected 'raise' or 'return'")
     return Plan(
@@ -111,10 +110,10 @@ def check_plan(
 
 
 def check_images_input(images: Any) -> Any:
-    """The images of a bulk run: an iterable as it is, a path or pattern as what `find_images` finds there.
+    """Return the images of a bulk run: the iterable, or the files that `find_images` finds.
 
     Raises:
-        InvalidInputError: If it is a single image in another form, or the path does not exist.
+        InvalidInputError: It is a single image of another kind, or the path does not exist.
     """
     if isinstance(images, (str, os.PathLike)):
         return find_images(images)
@@ -126,7 +125,7 @@ def check_images_input(images: Any) -> Any:
 
 
 def check_texts_input(texts: Any) -> Any:
-    """The texts of a bulk run; a single string is refused, since its characters would be taken for texts."""
+    """Return the texts of a bulk run; a single string is rejected, since it would be read as characters."""
     if isinstance(texts, (str, bytes)):
         raise InvalidInputError("texts: got a single string; give an iterable of texts")
     if not isinstance(texts, (Iterable, AsyncIterable)):
@@ -134,8 +133,8 @@ def check_texts_input(texts: Any) -> Any:
     return texts
 
 
-class Tally(Generic[R]):
-    """Counts a run, and hands out its results."""
+class RunCounts(Generic[R]):
+    """The counts of a run, updated as its results are returned."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -144,7 +143,7 @@ class Tally(Generic[R]):
         self._answered = False
 
     def count_retry(self) -> None:
-        """Count a request that is sent again."""
+        """Count a retry."""
         with self._lock:
             self._retries += 1
 
@@ -152,18 +151,18 @@ class Tally(Generic[R]):
         """Note that the server has answered a request of this run."""
         self._answered = True
 
-    def retry_settings(self) -> dict[str, Any]:
-        """How a request of this run is tried again; see `_retry.patiently`."""
-        return patiently(self._plan.patience_s, self._may_pass, self.count_retry)
+    def retry_policy(self) -> dict[str, Any]:
+        """Return the retry policy of this run's requests; see `run_retry_policy`."""
+        return run_retry_policy(self._plan.patience_s, self._is_transient, self.count_retry)
 
-    def _may_pass(self, error: TritonClipError) -> bool:
-        """Return True if a retry may help: an outage, or a model that is gone for a restart."""
+    def _is_transient(self, error: TritonClipError) -> bool:
+        """Return True if a retry may help: for an outage, or for a model that is gone during a restart."""
         if self._answered:
             return is_outage(error) or isinstance(error, ModelNotReadyError)
         return self._plan.wait_for_server and is_outage(error)
 
-    def hand_out(self, results: Sequence[R | TritonClipError]) -> Iterator[R | TritonClipError]:
-        """The results of a request one by one; the first error is raised if the plan says so."""
+    def emit(self, results: Sequence[R | TritonClipError]) -> Iterator[R | TritonClipError]:
+        """Count the results of a request and yield them; raise the first error if the plan says so."""
         self._done += len(results)
         self._failed += sum(isinstance(result, TritonClipError) for result in results)
         if self._plan.on_progress is not None:
@@ -175,7 +174,7 @@ class Tally(Generic[R]):
 
 
 class Grouper(Generic[I]):
-    """Joins inputs into groups, bounded in number and, by `size_of`, in bytes."""
+    """Groups inputs, limited in number and, by `size_of`, in bytes."""
 
     def __init__(self, batch_size: int, size_of: Callable[[I], int]) -> None:
         self._batch_size, self._size_of = batch_size, size_of
@@ -184,7 +183,7 @@ class Grouper(Generic[I]):
         self._bytes = 0
 
     def add(self, item: I) -> Group[I] | None:
-        """Take one more input; gives the group that it completes."""
+        """Add an input; return the group that it completes, if any."""
         self._group.append((self._count, item))
         self._count += 1
         self._bytes += self._size_of(item)
@@ -192,33 +191,33 @@ class Grouper(Generic[I]):
         return self.rest() if full else None
 
     def rest(self) -> Group[I]:
-        """The inputs that are in no group yet."""
+        """Return the inputs that are in no group yet."""
         group, self._group, self._bytes = self._group, [], 0
         return group
 
 
 def image_bytes(image: object) -> int:
-    """What an image will about weigh in a request, in bytes; 0 where only reading it would tell."""
+    """Estimate an image's size in a request, in bytes; 0 if it is unknown without reading the image."""
     if isinstance(image, (bytes, bytearray, memoryview)):
         return len(image)
     if isinstance(image, (str, os.PathLike)):
         try:
             return os.stat(image).st_size
-        except (OSError, ValueError):  # a URL, or a file whose error will be told later
+        except (OSError, ValueError):  # a URL, or a file whose error is reported later
             return 0
     size = getattr(image, "nbytes", 0)  # arrays
     return size if isinstance(size, int) else 0
 
 
 def text_bytes(text: object) -> int:
-    """What a text will about weigh in a request, in bytes; 0 for what is none and will be refused."""
+    """Estimate a text's size in a request, in bytes; 0 for other values, which are rejected later."""
     return len(text) if isinstance(text, str) else 0
 
 
-def in_groups(
+def group_inputs(
     inputs: Iterable[I], batch_size: int, size_of: Callable[[I], int] = image_bytes
 ) -> Iterator[Group[I]]:
-    """The inputs, drawn as they are needed, in groups."""
+    """Group inputs, which are consumed lazily."""
     grouper = Grouper(batch_size, size_of)
     for item in inputs:
         if group := grouper.add(item):
@@ -227,10 +226,10 @@ def in_groups(
         yield rest
 
 
-async def in_groups_async(
+async def group_inputs_async(
     inputs: Iterable[I] | AsyncIterable[I], batch_size: int, size_of: Callable[[I], int] = image_bytes
 ) -> AsyncIterator[Group[I]]:
-    """The twin of `in_groups`."""
+    """Group inputs that may come from an asynchronous iterable; see `group_inputs`."""
     grouper = Grouper(batch_size, size_of)
     async for item in _each(inputs):
         if group := grouper.add(item):
@@ -248,64 +247,65 @@ async def _each(inputs: Iterable[I] | AsyncIterable[I]) -> AsyncIterator[I]:
             yield item
 
 
-def in_order(
+def run_ordered(
     groups: Iterable[Group[I]],
     answer: Callable[[Group[I]], list[R | TritonClipError]],
     plan: Plan,
-    tally: Tally[R],
+    counts: RunCounts[R],
     ended: threading.Event,
 ) -> Iterator[R | TritonClipError]:
-    """Answer groups in `plan.concurrency` threads; the results come in the inputs' order.
+    """Answer groups in `plan.concurrency` threads; yield the results in the inputs' order.
 
     Args:
-        groups: Drawn only as far as there is room.
+        groups: Consumed only as far as there is room.
         answer: Called in a thread of the pool.
         plan: See `Plan`.
-        tally: Counts.
-        ended: Set when nobody takes results any more, so that `answer` need not go on waiting.
+        counts: The run's counts.
+        ended: Set when the caller stops taking results, so that `answer` stops waiting.
     """
     window: deque[Future[list[R | TritonClipError]]] = deque()
     pool = ThreadPoolExecutor(plan.concurrency, thread_name_prefix="tritonclip")
     wait = True
     try:
         for group in groups:
-            window.append(pool.submit(contextvars.copy_context().run, answer, group))  # with the current span
+            # The context carries the current span.
+            window.append(pool.submit(contextvars.copy_context().run, answer, group))
             while window and (len(window) >= 2 * plan.concurrency or window[0].done()):
-                yield from tally.hand_out(window.popleft().result())
+                yield from counts.emit(window.popleft().result())
         while window:
-            yield from tally.hand_out(window.popleft().result())
+            yield from counts.emit(window.popleft().result())
     except KeyboardInterrupt:
-        wait = False  # closing the client ends what is in flight
+        wait = False  # closing the client ends the calls in flight
         raise
     finally:
         ended.set()
         pool.shutdown(wait=wait, cancel_futures=True)
 
 
-async def in_order_async(
+async def run_ordered_async(
     groups: AsyncIterable[Group[I]],
     answer: Callable[[Group[I]], Awaitable[list[R | TritonClipError]]],
     plan: Plan,
-    tally: Tally[R],
+    counts: RunCounts[R],
 ) -> AsyncGenerator[R | TritonClipError, None]:
-    """The twin of `in_order`, with tasks in place of threads."""
+    """Answer groups in tasks instead of threads; see `run_ordered`."""
     window: deque[asyncio.Task[list[R | TritonClipError]]] = deque()
-    seats = asyncio.Semaphore(plan.concurrency)
+    slots = asyncio.Semaphore(plan.concurrency)
 
-    async def seated(group: Group[I]) -> list[R | TritonClipError]:
-        async with seats:
+    async def answer_in_slot(group: Group[I]) -> list[R | TritonClipError]:
+        async with slots:
             return await answer(group)
 
     try:
         async for group in groups:
-            window.append(asyncio.create_task(seated(group)))
-            await asyncio.sleep(0)  # lets it begin, however quickly the inputs come
+            window.append(asyncio.create_task(answer_in_slot(group)))
+            await asyncio.sleep(0)  # lets the task start, however fast the inputs come
             while window and (len(window) >= 2 * plan.concurrency or window[0].done()):
-                for result in tally.hand_out(await window[0]):
+                for result in counts.emit(await window[0]):
                     yield result
                 window.popleft()
         while window:
-            for result in tally.hand_out(await window[0]):
+            for result in counts.emit(await window[0]):
                 yield result
             window.popleft()
     finally:

@@ -1,8 +1,8 @@
-"""What is tried again, how often and how soon: one statement for gRPC, HTTP and bulk runs.
+"""Retry policies of calls and of bulk runs, for gRPC and HTTP alike.
 
-Every call of this package may be repeated: inference changes nothing on the server. Waits grow exponentially
-and are partly drawn at random, so that many clients do not come back at the same moment. gRPC's own retries
-are not used: they go by the status alone, and Triton refuses a wrong key with that of an outage.
+Every call of this package is idempotent: inference changes nothing on the server. Waits grow exponentially
+and are randomised, so that many clients do not retry at the same moment. gRPC's own retries are not used,
+because they look at the status alone, and Triton rejects a wrong key with the status of an outage.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ MAX_WAIT_S = 2.0
 BULK_MAX_WAIT_S = 5.0
 
 
-def within(attempts: int, request: Request) -> dict[str, Any]:
-    """The settings of a tenacity `Retrying` for one call; `attempts` counts the first try."""
+def call_retry_policy(attempts: int, request: Request) -> dict[str, Any]:
+    """Return the arguments of a tenacity `Retrying` for one call; `attempts` includes the first."""
     return {
         "retry": tenacity.retry_if_exception(_is_unavailable),
-        # At least 0.1, 0.2, 0.4 ... s, so that a gap of as much as their sum is bridged for certain.
+        # At least 0.1, 0.2, 0.4 ... s, so that an outage shorter than their sum is always bridged.
         "wait": tenacity.wait_exponential(multiplier=FIRST_WAIT_S, max=MAX_WAIT_S)
         + tenacity.wait_random(0, FIRST_WAIT_S),
         "stop": tenacity.stop_after_attempt(attempts) | tenacity.stop_before_delay(request.deadline.left_s),
@@ -34,19 +34,19 @@ def within(attempts: int, request: Request) -> dict[str, Any]:
     }
 
 
-def patiently(
-    patience_s: float, is_passing: Callable[[TritonClipError], bool], on_retry: Callable[[], None]
+def run_retry_policy(
+    patience_s: float, is_transient: Callable[[TritonClipError], bool], on_retry: Callable[[], None]
 ) -> dict[str, Any]:
-    """The settings of a tenacity `Retrying` for a request of a bulk run, which outlives a server's restart.
+    """Return the arguments of a tenacity `Retrying` for a request of a bulk run, to outlast a server restart.
 
     Args:
-        patience_s: How long to go on trying, in seconds.
-        is_passing: Whether an error may pass by itself.
-        on_retry: Called before each further try.
+        patience_s: How long to retry, in seconds.
+        is_transient: Returns True if an error may disappear on a retry.
+        on_retry: Called before each retry.
     """
     return {
         "retry": tenacity.retry_if_exception(
-            lambda error: isinstance(error, TritonClipError) and is_passing(error)
+            lambda error: isinstance(error, TritonClipError) and is_transient(error)
         ),
         "wait": tenacity.wait_random_exponential(multiplier=FIRST_WAIT_S, max=BULK_MAX_WAIT_S),
         "stop": tenacity.stop_before_delay(patience_s),
@@ -55,17 +55,17 @@ def patiently(
     }
 
 
-def until(event: threading.Event, settings: dict[str, Any]) -> dict[str, Any]:
-    """The same settings, given up as soon as the event is set, waits included."""
+def stopped_by(event: threading.Event, policy: dict[str, Any]) -> dict[str, Any]:
+    """Return the same policy, which gives up as soon as the event is set, also during a wait."""
     return {
-        **settings,
-        "stop": settings["stop"] | tenacity.stop_when_event_set(event),
+        **policy,
+        "stop": policy["stop"] | tenacity.stop_when_event_set(event),
         "sleep": tenacity.sleep_using_event(event),
     }
 
 
 def is_outage(error: TritonClipError) -> bool:
-    """Whether the server could not be reached or did not answer in time, which may pass."""
+    """Return True if the server could not be reached or did not answer in time, which may be temporary."""
     return _is_unavailable(error) or isinstance(error, DeadlineExceededError)
 
 

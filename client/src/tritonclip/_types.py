@@ -1,47 +1,32 @@
-"""The public value types: what goes into the clients and what comes out."""
+"""The public types of arguments and results."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import IO, Any, Literal, NamedTuple, TypedDict, Union
+from typing import IO, Literal, TypedDict, Union
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-#: One image: a path; a URL (http, https or data), which the client fetches; the bytes of an encoded file; a
-#: binary file object; a PIL image; or uint8 pixels [h, w], [h, w, 3] or [h, w, 4].
+#: One image: a path, a URL (http, https or data, fetched by the client), the bytes of an encoded file, a
+#: binary file object, a PIL image, or uint8 pixels [h, w], [h, w, 3] or [h, w, 4].
 ImageInput = Union[
     str, "os.PathLike[str]", bytes, bytearray, memoryview, IO[bytes], Image.Image, "npt.NDArray[np.uint8]"
 ]
 
-#: What came of a health check's inference. `overloaded`: the server lives, and refuses work for now.
+#: The outcome of a deep health check's inference. `overloaded`: the server is alive and rejects work for now.
 Inference = Literal["ok", "overloaded", "timeout", "failed"]
-
-#: The tensors of a request or an answer, by name.
-Tensors = dict[str, "npt.NDArray[Any]"]
-
-
-class Answer(NamedTuple):
-    """What came of an inference.
-
-    Attributes:
-        outputs: By name.
-        version: Of the model that answered: another number may be another checkpoint.
-    """
-
-    outputs: Tensors
-    version: str
 
 
 class Prediction(TypedDict):
-    """One label of an image and its score, keys in the order of the transformers pipeline.
+    """One label of an image and its score, with the keys of the transformers pipeline.
 
     Attributes:
         score: Softmax over the candidate labels, 0 to 1.
-        label: The candidate label as it was given.
+        label: The candidate label as the caller gave it.
     """
 
     score: float
@@ -50,16 +35,16 @@ class Prediction(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """What a server says of a model; embeddings may be compared where `sha256` is equal.
+    """The weights of a model. Embeddings can be compared if their models' `sha256` is equal.
 
     Attributes:
         name: The model's name.
-        checkpoint: Hub id or directory that its weights were prepared from.
-        revision: The hub's commit, or "local".
-        sha256: Of the weights, hexadecimal.
-        random_weights: The weights are random numbers, for load tests.
+        checkpoint: Hub ID or directory from which its weights were prepared.
+        revision: The Hub commit, or "local".
+        sha256: SHA-256 of the weights, hexadecimal.
+        random_weights: True if the weights are random numbers, for load tests.
         logit_scale: The multiplier from cosine to logit (about 100 for OpenAI's weights).
-        version: Number of the model's version directory; empty where the server does not say.
+        version: The model's version; empty if the server does not report it.
     """
 
     name: str
@@ -76,11 +61,11 @@ class Health:
     """The state of a server that answered.
 
     Attributes:
-        live: The server runs.
-        ready: The server accepts inference requests.
-        models: For each public model, whether it is ready.
-        inference: What came of a true inference; None where none was asked for (`deep`).
-        reason: Why that inference was not answered.
+        live: True if the server runs.
+        ready: True if the server accepts inference requests.
+        models: True for each public model that is ready.
+        inference: The outcome of an inference; None without `deep`.
+        reason: The reason if the inference was not answered.
     """
 
     live: bool
@@ -91,9 +76,9 @@ class Health:
 
     @property
     def ok(self) -> bool:
-        """Whether the server is live and ready, with every model, and its inference, if any, did not fail.
+        """True if the server and every model are ready and the inference, if any, did not fail.
 
-        An overloaded server is ok: to restart it, or to take it away, would make matters worse.
+        An overloaded server is ok: restarting or removing it would make the overload worse.
         """
         answers = self.inference in (None, "ok", "overloaded")
         return self.live and self.ready and all(self.models.values()) and answers
@@ -101,19 +86,19 @@ class Health:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelStatistics:
-    """What a model has done since its server started, as Triton counts; ensembles and their steps apart.
+    """Triton's statistics of one model, an ensemble or one of its steps, since the server started.
 
     Attributes:
         name: The model's name.
-        version: Its version.
+        version: The model's version.
         requests: Requests that were answered.
-        failures: Requests that failed, refused input included. Counted at the ensembles, not at their steps,
-            and by Triton 2.51 twice each.
+        failures: Requests that failed, including rejected input. They are counted at the ensembles, not at
+            their steps; Triton 2.51 counts each twice.
         rows: Request groups that were answered; Triton batches these.
         executions: Dynamic batches; for an ensemble, its requests.
         mean_ms: Mean time of a request inside the server, in milliseconds.
-        queue_ms: Of that, waiting for the model.
-        compute_ms: Of that, the model's own work, with taking inputs in and giving outputs out.
+        queue_ms: Mean time in the model's queue, included in `mean_ms`.
+        compute_ms: Mean time in the model, including input and output, included in `mean_ms`.
     """
 
     name: str
@@ -128,18 +113,18 @@ class ModelStatistics:
 
     @property
     def mean_batch(self) -> float:
-        """Request groups in a dynamic batch, on average; 0 where there was none."""
+        """Mean number of request groups per dynamic batch; 0 if there was none."""
         return self.rows / self.executions if self.executions else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a bulk run is.
+    """The progress of a bulk run.
 
     Attributes:
-        done: Inputs whose results, errors included, were handed out.
-        failed: Of these, errors.
-        retries: Requests that were sent again because the server was unavailable or too slow.
+        done: Inputs whose results, including errors, were returned.
+        failed: Inputs whose result is an error.
+        retries: Requests that were retried because the server was unavailable or too slow.
     """
 
     done: int

@@ -1,4 +1,4 @@
-"""The asynchronous client: the twin of `client.py`, method by method, for one event loop."""
+"""The asynchronous client: the methods of `client.py` for one event loop."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ import tenacity
 
 from tritonclip import _bulk
 from tritonclip._base import BaseClient
-from tritonclip._calls import codec
+from tritonclip._calls import codec, status
 from tritonclip._calls.checks import DEFAULT_HYPOTHESIS_TEMPLATE
+from tritonclip._calls.flows import Group
 from tritonclip._calls.request import Request, RequestOptions
 from tritonclip._calls.steps import Flow, Work
 from tritonclip._calls.token_counts import LabelReport
+from tritonclip._calls.wire import Question
 from tritonclip._settings import ClientOptions
-from tritonclip._transport.base import open_async_transport
+from tritonclip._transport.choice import open_async_transport
 from tritonclip._transport.tracing import traced
 from tritonclip._types import Health, ImageInput, ModelInfo, ModelStatistics, Prediction
 from tritonclip.errors import TritonClipError
@@ -37,20 +39,24 @@ Labels = list[str] | tuple[str, ...] | str | None
 
 
 class AsyncClient(BaseClient):
-    """A client for asyncio, of one server or of several that serve the same.
+    """A client for asyncio, of one server or of several that serve the same models.
 
-    It is meant to be made once and shared by the tasks of one event loop, with any number of calls in flight.
-    It connects at its first call. Close it, or use it in an `async with` block. A cancelled task cancels its
-    call.
+    Make one and share it between the tasks of one event loop, with any number of calls in flight. It connects
+    at its first call. Close it, or use it in an `async with` block. Cancelling a task cancels its call.
 
     The methods that call the server take `RequestOptions` by keyword: `timeout_s`, `request_id`, `priority`,
-    `headers`. They raise InvalidInputError (fix the input), ServerUnavailableError (retry),
-    DeadlineExceededError (allow more time), ModelNotReadyError (fix the deployment), AccessDeniedError (fix
-    the key) and InferenceError (report); all are TritonClipError.
+    `headers`. All their errors are TritonClipError:
+
+    - InvalidInputError: fix the input.
+    - ServerUnavailableError: retry.
+    - DeadlineExceededError: allow more time.
+    - ModelNotReadyError: fix the deployment.
+    - AccessDeniedError: fix the key.
+    - InferenceError: report it.
     """
 
     def __init__(self, url: str | None = None, **options: Unpack[ClientOptions]) -> None:
-        """See `BaseClient`; connects at the first call."""
+        """See `BaseClient`."""
         super().__init__(url, **options)
         self._transport = open_async_transport(self._settings)
 
@@ -93,21 +99,21 @@ class AsyncClient(BaseClient):
         Args:
             images: One `ImageInput` (path, URL, bytes, file object, PIL image, uint8 array), or a list or
                 tuple of them.
-            labels: Candidate labels; one string is split at its commas; None: `DEFAULT_LABELS`.
+            labels: Candidate labels. A string is split at its commas. None: `DEFAULT_LABELS`.
             hypothesis_template: Sentence with one `{}` for the label; '{}' for labels that are sentences.
-            top_k: Keep only this many labels an image, the best.
+            top_k: Keep only this many labels per image, those with the highest scores.
             threshold: Keep only scores of at least this much, 0 to 1.
             **options: See `RequestOptions`.
 
         Returns:
             `[{"score": float, "label": str}, ...]`, highest score first; a list of these for a list of
-            images. The scores are a softmax over all labels: they sum to 1 before `top_k` and `threshold`.
+            images. The scores are a softmax over all labels, so they sum to 1 before `top_k` and `threshold`.
         """
         request = self._start(options)
         ranking = codec.Ranking.check(
             labels, hypothesis_template=hypothesis_template, top_k=top_k, threshold=threshold
         )
-        return await self._take(self._flows.classify(images, ranking), request)
+        return await self._run(self._flows.classify(images, ranking), request)
 
     async def embed_images(
         self, images: ImageInput | list[ImageT] | tuple[ImageT, ...], **options: Unpack[RequestOptions]
@@ -121,7 +127,7 @@ class AsyncClient(BaseClient):
         Returns:
             float32 [n, d], unit L2 norm; for a single image [d].
         """
-        embeds, single = await self._take(self._flows.embed_images(images), self._start(options))
+        embeds, single = await self._run(self._flows.embed_images(images), self._start(options))
         return embeds[0] if single else embeds
 
     async def embed_texts(
@@ -132,7 +138,7 @@ class AsyncClient(BaseClient):
         Returns:
             float32 [m, d], unit L2 norm; for a single text [d].
         """
-        embeds, single = await self._take(self._flows.embed_texts(texts), self._start(options))
+        embeds, single = await self._run(self._flows.embed_texts(texts), self._start(options))
         return embeds[0] if single else embeds
 
     async def similarity(
@@ -141,15 +147,15 @@ class AsyncClient(BaseClient):
         texts: str | list[str] | tuple[str, ...],
         **options: Unpack[RequestOptions],
     ) -> Array:
-        """Cosine of every image with every text.
+        """Compute the cosine of every image with every text.
 
-        Two requests, one for the texts and one for the images, within one deadline; the dot product of the
-        unit embeddings is taken here.
+        It sends one request for the texts and one for the images, within one deadline, and computes the dot
+        product of the unit embeddings in the client.
 
         Returns:
             float32 [n, m], -1 to 1; a single image or text gives n = 1 or m = 1.
         """
-        return await self._take(self._flows.similarity(images, texts), self._start(options))
+        return await self._run(self._flows.similarity(images, texts), self._start(options))
 
     @overload
     def classify_many(
@@ -188,11 +194,11 @@ class AsyncClient(BaseClient):
         on_error: _bulk.OnError = "raise",
         **options: Unpack[_bulk.BulkOptions],
     ) -> AsyncIterator[Any]:
-        """Rank candidate labels for any number of images, several requests at a time.
+        """Rank candidate labels for any number of images, with several requests in flight.
 
         Args:
-            images: Any iterable of `ImageInput`, drawn as there is room; or a directory, a file or a pattern,
-                see `find_images`.
+            images: An iterable of `ImageInput`, consumed lazily; or a directory, a file or a pattern, see
+                `find_images`.
             labels: See `classify`.
             hypothesis_template: See `classify`.
             top_k: See `classify`.
@@ -203,10 +209,10 @@ class AsyncClient(BaseClient):
             **options: See `BulkOptions`.
 
         Returns:
-            For each image, in order, what `classify` gives for one. The run begins with the first result
-            asked for, and memory does not grow with the number of images.
+            For each image, in order, the result of `classify`. The run starts when the first result is
+            requested. Memory does not grow with the number of images.
         """
-        plan = _bulk.check_plan(_bulk.IMAGES_A_REQUEST, on_error=on_error, **options)
+        plan = _bulk.check_plan(_bulk.IMAGES_PER_REQUEST, on_error=on_error, **options)
         ranking = codec.Ranking.check(
             labels, hypothesis_template=hypothesis_template, top_k=top_k, threshold=threshold
         )
@@ -242,12 +248,12 @@ class AsyncClient(BaseClient):
         on_error: _bulk.OnError = "raise",
         **options: Unpack[_bulk.BulkOptions],
     ) -> AsyncIterator[Any]:
-        """Embed any number of images, several requests at a time; see `classify_many`.
+        """Embed any number of images, with several requests in flight; see `classify_many`.
 
         Returns:
             For each image, in order, float32 [d], unit L2 norm.
         """
-        plan = _bulk.check_plan(_bulk.IMAGES_A_REQUEST, on_error=on_error, **options)
+        plan = _bulk.check_plan(_bulk.IMAGES_PER_REQUEST, on_error=on_error, **options)
         return self._many(_bulk.check_images_input(images), plan, self._flows.embed_images_group)
 
     @overload
@@ -275,12 +281,12 @@ class AsyncClient(BaseClient):
         on_error: _bulk.OnError = "raise",
         **options: Unpack[_bulk.BulkOptions],
     ) -> AsyncIterator[Any]:
-        """Embed any number of texts, several requests at a time; see `classify_many`.
+        """Embed any number of texts, with several requests in flight; see `classify_many`.
 
         Returns:
             For each text, in order, float32 [d], unit L2 norm.
         """
-        plan = _bulk.check_plan(_bulk.TEXTS_A_REQUEST, on_error=on_error, **options)
+        plan = _bulk.check_plan(_bulk.TEXTS_PER_REQUEST, on_error=on_error, **options)
         return self._many(
             _bulk.check_texts_input(texts), plan, self._flows.embed_texts_group, size_of=_bulk.text_bytes
         )
@@ -289,34 +295,35 @@ class AsyncClient(BaseClient):
         """Ask whether the server is live and ready, and each public model, within one deadline.
 
         Args:
-            deep: Classify a tiny image too: Triton calls a model ready whose process is dead or stuck.
+            deep: Classify a tiny image too, because Triton reports a model as ready even if its process is
+                dead or stuck.
             **options: See `RequestOptions`.
 
         Raises:
-            ServerUnavailableError: If no server answers: it has no health to tell.
+            ServerUnavailableError: No server answers.
         """
-        return await self._take(self._flows.health(deep=deep), self._start(options))
+        return await self._run(status.health(deep=deep), self._start(options))
 
     async def models(self, **options: Unpack[RequestOptions]) -> list[ModelInfo]:
         """Ask which weights each public model serves, within one deadline.
 
         Raises:
-            ModelNotReadyError: If a model was not prepared by tritonclip's `prepare_weights.py`.
+            ModelNotReadyError: A model was not prepared by tritonclip's `prepare_weights.py`.
         """
-        return await self._take(self._flows.models(), self._start(options))
+        return await self._run(status.models(), self._start(options))
 
     async def statistics(self, **options: Unpack[RequestOptions]) -> list[ModelStatistics]:
-        """Ask what each model, steps of the ensembles included, has done since the server started."""
-        return await self._take(self._flows.statistics(), self._start(options))
+        """Ask for statistics of each model since the server started, including the steps of ensembles."""
+        return await self._run(status.statistics(), self._start(options))
 
     async def close(self) -> None:
-        """Close all connections; the client cannot be used after. Calling it again does nothing."""
+        """Close all connections; the client cannot be used afterwards. Closing it again does nothing."""
         self._closed = True
         self._flows.fetcher.close()
         await self._transport.close()
 
     async def __aenter__(self) -> AsyncClient:
-        """The client itself."""
+        """Return the client."""
         return self
 
     async def __aexit__(
@@ -325,8 +332,8 @@ class AsyncClient(BaseClient):
         """Close the client."""
         await self.close()
 
-    async def _take(self, flow: Flow[T], request: Request) -> T:
-        """Take the steps of a flow, one after another, and give its answer."""
+    async def _run(self, flow: Flow[T], request: Request) -> T:
+        """Run the steps of a flow one after another, and return its result."""
         result: Any = None
         error: Exception | None = None
         try:
@@ -334,11 +341,13 @@ class AsyncClient(BaseClient):
                 step = flow.send(result) if error is None else flow.throw(error)
                 result, error = None, None
                 try:
-                    if isinstance(step, Work):
-                        result = await asyncio.to_thread(step.do, request)
+                    if isinstance(step, Question):
+                        result = await self._transport.ask(step, request)
+                    elif isinstance(step, Work):
+                        result = await asyncio.to_thread(step.run, request)
                     else:
                         with traced(step.model, request, self.endpoint) as sent:
-                            result = await step.by(self._transport, sent)
+                            result = await self._transport.infer(step, sent)
                 except TritonClipError as caught:
                     error = caught
         except StopIteration as end:
@@ -351,10 +360,10 @@ class AsyncClient(BaseClient):
         self,
         inputs: Iterable[Any] | AsyncIterable[Any],
         plan: _bulk.Plan,
-        answer: Callable[[_bulk.Group[Any]], Flow[list[R | TritonClipError]]],
+        answer: Callable[[Group[Any]], Flow[list[R | TritonClipError]]],
         size_of: Callable[[Any], int] = _bulk.image_bytes,
     ) -> AsyncIterator[R | TritonClipError]:
-        """Check at once, and run when the first result is asked for."""
+        """Check the options now, and run when the first result is requested."""
         self._start(plan.request)
         return self._run_many(inputs, plan, answer, size_of)
 
@@ -362,21 +371,23 @@ class AsyncClient(BaseClient):
         self,
         inputs: Iterable[Any] | AsyncIterable[Any],
         plan: _bulk.Plan,
-        answer: Callable[[_bulk.Group[Any]], Flow[list[R | TritonClipError]]],
+        answer: Callable[[Group[Any]], Flow[list[R | TritonClipError]]],
         size_of: Callable[[Any], int],
     ) -> AsyncIterator[R | TritonClipError]:
-        tally: _bulk.Tally[R] = _bulk.Tally(plan)
+        counts: _bulk.RunCounts[R] = _bulk.RunCounts(plan)
 
-        async def patiently(make: Callable[[], Flow[T]]) -> T:
+        async def with_retries(make: Callable[[], Flow[T]]) -> T:
             async def attempt() -> T:
-                return await self._take(make(), self._start(plan.request))
+                return await self._run(make(), self._start(plan.request))
 
-            result: T = await tenacity.AsyncRetrying(**tally.retry_settings())(attempt)
-            tally.note_answer()
+            result: T = await tenacity.AsyncRetrying(**counts.retry_policy())(attempt)
+            counts.note_answer()
             return result
 
-        groups = _bulk.in_groups_async(inputs, plan.batch_size, size_of)
-        results = _bulk.in_order_async(groups, lambda group: patiently(lambda: answer(group)), plan, tally)
+        groups = _bulk.group_inputs_async(inputs, plan.batch_size, size_of)
+        results = _bulk.run_ordered_async(
+            groups, lambda group: with_retries(lambda: answer(group)), plan, counts
+        )
         async with contextlib.aclosing(results):
             async for result in results:
                 yield result

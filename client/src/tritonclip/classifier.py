@@ -1,7 +1,7 @@
-"""A fixed label set: its prompts are embedded once; then only images travel, and the scores are taken here.
+"""Zero-shot classification with a fixed label set, whose prompts are embedded once and scored in the client.
 
-It is for large or lasting label sets, such as ImageNet's 1,000 classes by 80 templates. For labels that
-change with each request `Client.classify` is the shorter way.
+It suits large or long-lived label sets, such as ImageNet's 1,000 classes with 80 templates. For labels that
+change with each request use `Client.classify`.
 
 Source: "Learning Transferable Visual Models From Natural Language Supervision" (Radford et al., 2021),
 section 3.1.4, for the averaging of templates.
@@ -26,7 +26,7 @@ from tritonclip._calls.checks import (
     check_top_k,
 )
 from tritonclip._calls.codec import rank, scores
-from tritonclip._calls.flows import PROMPTS_A_CALL, check_same_version
+from tritonclip._calls.flows import MAX_PROMPTS_PER_REQUEST, check_same_version
 from tritonclip._calls.request import RequestOptions
 from tritonclip._types import ImageInput, ModelInfo, Prediction
 from tritonclip.client import Client, ImageT
@@ -41,18 +41,18 @@ Array = npt.NDArray[np.float32]
 class ZeroShotClassifier:
     """Ranks a fixed set of labels for any number of images; safe for threads.
 
-    Where the server changes to another checkpoint, the labels are embedded anew.
+    If the server changes to another checkpoint, the labels are embedded again.
 
     Args:
-        client: Where prompts and images are embedded.
-        labels: Candidate labels; one string is split at its commas; None: `DEFAULT_LABELS`.
+        client: Embeds prompts and images.
+        labels: Candidate labels. A string is split at its commas. None: `DEFAULT_LABELS`.
         templates: Sentences with one `{}` for the label. A label's embedding is the mean of its prompts'
             embeddings, scaled to L2 norm 1.
 
     Attributes:
         labels: The labels, in their order.
         templates: The templates.
-        text_embeds: float32 [m, d], unit L2 norm, one row a label.
+        text_embeds: float32 [m, d], unit L2 norm, one row per label.
 
     Raises:
         InvalidInputError: A label or template is malformed.
@@ -72,7 +72,7 @@ class ZeroShotClassifier:
         self.labels = tuple(check_labels(labels))
         self.templates = tuple(check_template(template) for template in given)
         self._client = client
-        self._make()
+        self._embed()
 
     @overload
     def __call__(
@@ -108,13 +108,13 @@ class ZeroShotClassifier:
         threshold: float | None = None,
         **options: Unpack[RequestOptions],
     ) -> list[Prediction] | list[list[Prediction]]:
-        """Rank the labels, called like transformers' zero-shot-image-classification pipeline.
+        """Rank the labels, with the signature of transformers' zero-shot-image-classification pipeline.
 
         Args:
             image: One image, or a list or tuple of them; see `Client.classify`.
-            candidate_labels: Labels for this call alone, which the server ranks; None: the fixed ones.
-            hypothesis_template: For `candidate_labels`; the fixed labels have their templates.
-            top_k: Keep only this many labels an image, the best.
+            candidate_labels: Labels for this call only, ranked on the server; None: the fixed ones.
+            hypothesis_template: Template of `candidate_labels`; the fixed labels have their own.
+            top_k: Keep only this many labels per image, those with the highest scores.
             threshold: Keep only scores of at least this much, 0 to 1.
             **options: See `RequestOptions`.
 
@@ -132,9 +132,9 @@ class ZeroShotClassifier:
             )
         keep, floor = check_top_k(top_k), check_threshold(threshold)
         flow, request = self._client._flows.embed_images_versioned(image), self._client._start(options)
-        embeds, _ = self._client._take(flow, request)
+        embeds, _ = self._client._run(flow, request)
         if embeds.version != self._model.version:
-            self._make()
+            self._embed()
         check_same_version(embeds.version, self._model.version)
         ranked = rank(self.scores(embeds.array), self.labels, top_k=keep, threshold=floor)
         return ranked if isinstance(image, (list, tuple)) else ranked[0]
@@ -148,13 +148,13 @@ class ZeroShotClassifier:
         on_error: OnError = "raise",
         **options: Unpack[BulkOptions],
     ) -> Iterator[Any]:
-        """Rank the fixed labels for any number of images; the twin of `Client.classify_many`.
+        """Rank the fixed labels for any number of images; see `Client.classify_many`.
 
         The server's checkpoint must stay the same for the whole run.
         """
         keep, floor = check_top_k(top_k), check_threshold(threshold)
         if _zero_shot_model(self._client).sha256 != self._model.sha256:
-            self._make()
+            self._embed()
         embeds = self._client.embed_images_many(images, on_error=on_error, **options)
         return (
             one
@@ -164,13 +164,13 @@ class ZeroShotClassifier:
         )
 
     def scores(self, image_embeds: Array) -> Array:
-        """Softmax over the labels, as the server takes it.
+        """Compute the server's softmax over the labels.
 
         Args:
             image_embeds: float32 [n, d], unit L2 norm.
 
         Returns:
-            float32 [n, m], each row adding up to 1.
+            float32 [n, m], each row summing to 1.
         """
         return scores(image_embeds, self.text_embeds, self._model.logit_scale)
 
@@ -187,38 +187,38 @@ class ZeroShotClassifier:
 
     @classmethod
     def load(cls, client: Client, path: str | os.PathLike[str]) -> ZeroShotClassifier:
-        """Read a saved classifier; nothing is embedded anew.
+        """Load a saved classifier without embedding anything again.
 
         Raises:
-            InvalidInputError: Not such a file, or made with other weights than the server's.
+            InvalidInputError: The file is not a saved classifier, or its weights are not the server's.
         """
         try:
             with np.load(path, allow_pickle=False) as file:
                 content = {name: file[name] for name in ("labels", "templates", "text_embeds", "sha256")}
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise InvalidInputError(f"{os.fspath(path)!r} is no saved classifier: {error}") from error
+            raise InvalidInputError(f"{os.fspath(path)!r} is not a saved classifier: {error}") from error
         model = _zero_shot_model(client)
         if str(content["sha256"]) != model.sha256:
             raise InvalidInputError(
                 f"{os.fspath(path)!r} was made with other weights than the server's ({model.checkpoint}); "
-                "make the classifier anew"
+                "make the classifier again"
             )
         loaded = cls.__new__(cls)
         loaded.labels, loaded.templates = (tuple(content[name].tolist()) for name in ("labels", "templates"))
         loaded.text_embeds, loaded._client, loaded._model = content["text_embeds"], client, model
         return loaded
 
-    def _make(self) -> None:
-        """Embeds the labels with the checkpoint that is served now."""
+    def _embed(self) -> None:
+        """Embed the labels with the checkpoint that is served now."""
         self._model = _zero_shot_model(self._client)
         self.text_embeds = self._embed_labels()
 
     def _embed_labels(self) -> Array:
-        """Embeds label after label, each with all its templates: float32 [m, d], unit L2 norm."""
+        """Average each label's embeddings over the templates: float32 [m, d], unit L2 norm."""
         prompts = [template.format(label) for label in self.labels for template in self.templates]
         parts = [
-            self._client.embed_texts(prompts[start : start + PROMPTS_A_CALL])
-            for start in range(0, len(prompts), PROMPTS_A_CALL)
+            self._client.embed_texts(prompts[start : start + MAX_PROMPTS_PER_REQUEST])
+            for start in range(0, len(prompts), MAX_PROMPTS_PER_REQUEST)
         ]
         means = np.concatenate(parts).reshape(len(self.labels), len(self.templates), -1).mean(axis=1)
         return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""The errors of the package, and the one place where failures of a call become them.
+"""The errors of the package, and the mapping of a call's failures to them.
 
     TritonClipError
     ├── InvalidInputError       (also ValueError)    fix the input
@@ -10,8 +10,8 @@
     ├── InferenceError                               report it
     └── MissingExtraError       (also ImportError)   install what is named
 
-The tree is split by what the caller does next, not by protocol: gRPC and HTTP failures of one kind
-become one class. Every error carries `message`, `model` and `endpoint`.
+The tree follows what the caller does next, not the protocol: the same failure over gRPC and HTTP is the
+same class. Every error carries `message`, `model` and `endpoint`.
 """
 
 from __future__ import annotations
@@ -19,25 +19,31 @@ from __future__ import annotations
 import http.client
 import re
 import ssl
+from typing import Literal
+
+Rejection = Literal["overload", "deadline", "draining"]
+"""Reasons for which the server rejects a request without working on it."""
 
 MAX_TEXT_CHARS = 1000
 _PREFIX = re.compile(r"^(?:\[request id: [^\]]*\] |in ensemble '[^']*', )+")
 _NOT_READY = re.compile(r"Request for unknown model|.*\b(?:is not ready|has no available versions)\b")
 _RESTRICTED = re.compile(r".*\b(?:API|protocol) is restricted\b")
-_ONE_INPUT = re.compile(
-    r"(image|label|text) \d+\b[^;]*$"
-)  # the texts with a semicolon name a cure of their own
-# The texts of gRPC, and of this module, for a connection that was not made or did not last.
+# Texts about one input. Those with a semicolon already name a cure.
+_ONE_INPUT = re.compile(r"(image|label|text) \d+\b[^;]*$")
+# Texts of gRPC and of this module for a connection that failed or broke.
 _NO_CONNECTION = re.compile(r"all backends|handshake|\bconnect(?:ion)?\b|socket closed", re.IGNORECASE)
-# Of gRPC's transport: what a proxy does where the server behind it died midway. One that fails by itself says
-# so in a status, and resets nothing.
-_BROKEN_OFF = re.compile(r"stream removed|.*\bRST_STREAM\b", re.IGNORECASE)
-_BROKEN_OFF_STATUSES = ("INTERNAL", "UNKNOWN", "CANCELLED")
+# Texts of gRPC's transport if a proxy resets the stream because the server behind it died during the call. A
+# server that reports a failure itself sends a status and resets nothing.
+_STREAM_RESET = re.compile(r"stream removed|.*\bRST_STREAM\b", re.IGNORECASE)
+_STREAM_RESET_STATUSES = ("INTERNAL", "UNKNOWN", "CANCELLED")
 _TOO_LARGE = re.compile(r".*message larger than max")
-_REFUSED = re.compile(
-    r"(?:overloaded|deadline (?:passed|cannot be met)|draining): "
-)  # by the model `admission`
-# Texts of Triton itself: the codec always sends the same tensors, so it is the deployment that differs.
+# Texts of the server's models that reject a request without working on it, and of Triton's own queues.
+_REJECTIONS: tuple[tuple[Rejection, re.Pattern[str]], ...] = (
+    ("overload", re.compile(r"overloaded: |Exceeds maximum queue size", re.IGNORECASE)),
+    ("deadline", re.compile(r"deadline (?:passed|cannot be met): |Request timeout expired", re.IGNORECASE)),
+    ("draining", re.compile(r"draining: ")),
+)
+# Triton's texts about tensors. The codec always sends the same tensors, so the deployment must differ.
 _OTHER_TENSORS = re.compile(
     r"unexpected inference (?:input|output)"
     r"|expected \d+ inputs"
@@ -51,51 +57,51 @@ class TritonClipError(Exception):
     """Base of all errors of this package.
 
     Attributes:
-        message: What was wrong, where, and what to do.
-        model: The model that was called; None if it did not come to a call.
-        endpoint: The server's address, as `grpc://host:port`; None if it did not come to a call.
+        message: The problem, the input it concerns, and the cure.
+        model: The model that was called; None if no call was made.
+        endpoint: The server's address, such as `grpc://host:port`; None if no call was made.
     """
 
     def __init__(self, message: str, *, model: str | None = None, endpoint: str | None = None) -> None:
-        """Keep the parts; `str()` joins them."""
+        """Store the parts, which `str()` joins."""
         super().__init__(message)
         self.message = message
         self.model = model
         self.endpoint = endpoint
 
     def __str__(self) -> str:
-        """The message, then the model and the server where they are known."""
-        where = [f"model {self.model}"] if self.model else []
-        where += [f"server {self.endpoint}"] if self.endpoint else []
-        return f"{self.message} ({', '.join(where)})" if where else self.message
+        """Return the message, followed by the model and the server if they are known."""
+        context = [f"model {self.model}"] if self.model else []
+        context += [f"server {self.endpoint}"] if self.endpoint else []
+        return f"{self.message} ({', '.join(context)})" if context else self.message
 
 
 class InvalidInputError(TritonClipError, ValueError):
-    """An argument, image or label is wrong, found here or by the server. Fix the input; do not retry."""
+    """The client or the server rejects an argument, image or label. Fix the input; do not retry."""
 
 
 class ServerUnavailableError(TritonClipError):
-    """The server cannot be reached, is stopping, or takes no more work now. Retry, or check the URL."""
+    """The server cannot be reached, is shutting down, or is overloaded. Retry, or check the URL."""
 
 
 class CertificateError(ServerUnavailableError):
-    """The server's certificate, or this client's, is not accepted. Fix the files or the URL; do not retry."""
+    """The server's or this client's certificate is rejected. Fix the files or the URL; do not retry."""
 
 
 class DeadlineExceededError(TritonClipError, TimeoutError):
-    """No answer within `timeout_s`. Allow more time, send less at once, or look at the server's load."""
+    """The server did not answer within `timeout_s`. Allow more time, send less, or check its load."""
 
 
 class ModelNotReadyError(TritonClipError):
-    """The server has no such model ready, or another version of it. Fix the deployment; do not retry."""
+    """The model is missing, not ready, or of another version. Fix the deployment; do not retry."""
 
 
 class AccessDeniedError(TritonClipError):
-    """The server refuses this client's key or headers. Fix `api_key` or `headers`; do not retry."""
+    """The server rejects this client's key or headers. Fix `api_key` or `headers`; do not retry."""
 
 
 class InferenceError(TritonClipError):
-    """The server failed, or its answer makes no sense. Report it together with the server's log."""
+    """The server failed, or its answer is malformed. Report it together with the server's log."""
 
 
 class MissingExtraError(TritonClipError, ImportError):
@@ -103,7 +109,7 @@ class MissingExtraError(TritonClipError, ImportError):
 
 
 class TruncatedTextWarning(UserWarning):
-    """A label or text has more tokens than CLIP reads: its end was cut off. Shorten it."""
+    """A label or text has more tokens than CLIP's context length and was truncated. Shorten it."""
 
 
 _BY_STATUS: dict[str, type[TritonClipError]] = {
@@ -128,9 +134,9 @@ _BY_STATUS: dict[str, type[TritonClipError]] = {
 
 _ENCRYPTED = "the encrypted connection failed"
 _TLS_ADVICE = (
-    "Try again shortly; if that does not help, check the URL and the port, that ca_file holds the authority "
-    "of the server's certificate and the certificate this host's name, and whether the server asks for "
-    "cert_file and key_file."
+    "Try again shortly; if that does not help, check the URL and the port, that ca_file contains the "
+    "authority of the server's certificate, that the certificate names this host, and whether the server "
+    "requires cert_file and key_file."
 )
 _ADVICE: dict[type[TritonClipError], str] = {
     ServerUnavailableError: "Try again shortly; if that does not help, check the URL and the port.",
@@ -143,14 +149,14 @@ _ADVICE: dict[type[TritonClipError], str] = {
 def from_failure(
     error: BaseException, *, model: str | None, endpoint: str, timeout_s: float
 ) -> TritonClipError:
-    """Turn what a call raised into the error of this package that says what to do next.
+    """Map an exception of a call to the package's error that says what to do next.
 
     Args:
         error: A `tritonclient` InferenceServerException of either protocol, a TimeoutError, an OSError
-            of the socket, or an `http.client.HTTPException` (an answer that is not HTTP).
-        model: The model that was called; None for calls to the server itself.
-        endpoint: The server's address, as `grpc://host:port`.
-        timeout_s: The deadline of the call, in seconds; named in DeadlineExceededError.
+            of the socket, or an `http.client.HTTPException` (a response that is not HTTP).
+        model: The model that was called; None for calls about the server itself.
+        endpoint: The server's address, such as `grpc://host:port`.
+        timeout_s: The deadline of the call in seconds, for the text of DeadlineExceededError.
 
     Returns:
         The error to raise `from` the given one.
@@ -166,12 +172,26 @@ def from_failure(
 
 
 def deadline_message(timeout_s: float) -> str:
-    """The text for a deadline of so many seconds that has passed."""
+    """Return the error text for a missed deadline of `timeout_s` seconds."""
     return f"no answer within {timeout_s:g} s. Raise timeout_s, or send fewer images and labels at once."
 
 
+def rejection_reason(message: str) -> Rejection | None:
+    """Return why the server rejected a request without working on it, from an error's message.
+
+    Args:
+        message: The `message` of an error of this package, or the server's own text.
+
+    Returns:
+        `overload`: the request would have waited longer than the queue budget. `deadline`: it would have been
+        late for its caller. `draining`: the server is shutting down. None: it is no such rejection.
+    """
+    text = _PREFIX.sub("", message)
+    return next((reason for reason, pattern in _REJECTIONS if pattern.match(text)), None)
+
+
 def _status_and_text(error: BaseException) -> tuple[str, str]:
-    """The status as the bare gRPC name or the HTTP code, and the text without Triton's prefixes."""
+    """Return the gRPC status name or HTTP code, and the text without Triton's prefixes."""
     if isinstance(error, TimeoutError):
         return "DEADLINE_EXCEEDED", ""
     if isinstance(error, http.client.HTTPException):
@@ -186,7 +206,7 @@ def _status_and_text(error: BaseException) -> tuple[str, str]:
     if not (callable(status) and callable(message)):
         return "", f"{type(error).__name__}: {error}"
     text = _PREFIX.sub("", str(message() or "").strip())
-    if len(text) > MAX_TEXT_CHARS:  # a traceback, a proxy's page; the cause holds all of it
+    if len(text) > MAX_TEXT_CHARS:  # a traceback or a proxy's page; the cause has all of it
         text = text[:MAX_TEXT_CHARS] + " [cut]"
     return str(status() or "").removeprefix("StatusCode."), text or "no message"
 
@@ -194,11 +214,11 @@ def _status_and_text(error: BaseException) -> tuple[str, str]:
 def _kind(status: str, text: str) -> type[TritonClipError]:
     if _NOT_READY.match(text) or _OTHER_TENSORS.match(text):
         return ModelNotReadyError
-    if _RESTRICTED.match(text):  # arrives as UNAVAILABLE over gRPC, but a retry cannot help
+    if _RESTRICTED.match(text):  # UNAVAILABLE over gRPC, but a retry cannot help
         return AccessDeniedError
     if status == "RESOURCE_EXHAUSTED" and _TOO_LARGE.match(text):
         return InvalidInputError
-    if status in _BROKEN_OFF_STATUSES and _BROKEN_OFF.match(text):
+    if status in _STREAM_RESET_STATUSES and _STREAM_RESET.match(text):
         return ServerUnavailableError
     return _BY_STATUS.get(status, InferenceError)
 
@@ -209,9 +229,9 @@ def _message(kind: type[TritonClipError], status: str, text: str, timeout_s: flo
     if kind is InvalidInputError and (status == "413" or _TOO_LARGE.match(text)):
         return f"the request is too large: {text}. Send fewer or smaller images at once."
     if kind is ModelNotReadyError and _OTHER_TENSORS.match(text):
-        return f"{text}. The server holds another version of the model repository than this client needs."
+        return f"{text}. The server has another version of the model repository than this client needs."
     bad = _ONE_INPUT.match(text) if kind is InvalidInputError else None
     advice = f"Correct this {bad[1]}, or leave it out." if bad else _ADVICE.get(kind)
-    if kind is ServerUnavailableError and _REFUSED.match(text):
+    if kind is ServerUnavailableError and rejection_reason(text):
         advice = "Try again later."
     return f"{text.rstrip('.')}. {advice}" if advice else text

@@ -7,7 +7,7 @@ from tests.helpers.calls import bytes_tensor, infer, parameters, settled_statist
 from tests.helpers.pictures import varied_images
 from tests.helpers.servers import ROOT
 from tritonclip import ModelNotReadyError, TruncatedTextWarning
-from tritonclip._calls import info
+from tritonclip._calls.client_scoring import decode_vision
 from tritonclip._images.preprocess import ProcessorSettings, preprocess_image
 
 SAMPLE = ROOT / "scripts" / "demo" / "images" / "red_circle.jpg"
@@ -66,4 +66,4 @@ def test_many_labels_are_sent_in_several_requests(local, client):
 
 def test_repository_without_processor_settings_is_rejected():
     with pytest.raises(ModelNotReadyError, match="no parameter 'processor'.*preprocess='server'"):
-        info.decode_vision({"logit_scale": "100"})
+        decode_vision({"logit_scale": "100"})

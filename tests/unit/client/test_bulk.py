@@ -19,8 +19,8 @@ def plan(batch_size: int = 3, **options: Any) -> bulk.Plan:
 
 def run(inputs: Any, answer: Callable[[Any], list[Any]], **options: Any) -> Iterator[Any]:
     chosen = plan(**options)
-    groups = bulk.in_groups(inputs, chosen.batch_size)
-    return bulk.in_order(groups, answer, chosen, bulk.Tally(chosen), threading.Event())
+    groups = bulk.group_inputs(inputs, chosen.batch_size)
+    return bulk.run_ordered(groups, answer, chosen, bulk.RunCounts(chosen), threading.Event())
 
 
 async def run_async(inputs: Any, answer: Callable[[Any], list[Any]], **options: Any) -> list[Any]:
@@ -30,8 +30,8 @@ async def run_async(inputs: Any, answer: Callable[[Any], list[Any]], **options: 
         await asyncio.sleep(0.001 * (group[0][0] % 7))
         return answer(group)
 
-    groups = bulk.in_groups_async(inputs, chosen.batch_size)
-    return [one async for one in bulk.in_order_async(groups, awaited, chosen, bulk.Tally(chosen))]
+    groups = bulk.group_inputs_async(inputs, chosen.batch_size)
+    return [one async for one in bulk.run_ordered_async(groups, awaited, chosen, bulk.RunCounts(chosen))]
 
 
 def doubled(group: list[tuple[int, int]]) -> list[int]:
@@ -39,27 +39,27 @@ def doubled(group: list[tuple[int, int]]) -> list[int]:
 
 
 def test_groups_hold_every_input_with_its_place() -> None:
-    groups = list(bulk.in_groups("abcdefg", 3))
+    groups = list(bulk.group_inputs("abcdefg", 3))
     assert groups == [
         [(0, "a"), (1, "b"), (2, "c")],
         [(3, "d"), (4, "e"), (5, "f")],
         [(6, "g")],
     ]
-    assert list(bulk.in_groups([], 3)) == []
+    assert list(bulk.group_inputs([], 3)) == []
 
 
 def test_large_inputs_make_small_groups(tmp_path: Path) -> None:
     big = tmp_path / "big.jpg"
     big.write_bytes(bytes(bulk.MAX_GROUP_BYTES // 2))
     inputs = [big, str(big), bytes(9), np.zeros(bulk.MAX_GROUP_BYTES, np.uint8), "no such file", "http://a"]
-    assert [len(group) for group in bulk.in_groups(inputs, 16)] == [2, 2, 2]
+    assert [len(group) for group in bulk.group_inputs(inputs, 16)] == [2, 2, 2]
 
 
 def test_texts_are_weighed_by_themselves_and_not_by_files_of_their_name(tmp_path: Path) -> None:
     big = tmp_path / "big.jpg"
     big.write_bytes(bytes(bulk.MAX_GROUP_BYTES))
     texts: list[Any] = [str(big), "x" * bulk.MAX_GROUP_BYTES, "short", 4]
-    groups = bulk.in_groups(texts, 16, bulk.text_bytes)
+    groups = bulk.group_inputs(texts, 16, bulk.text_bytes)
     assert [len(group) for group in groups] == [2, 2]
 
 

@@ -14,7 +14,7 @@ from tritonclip import (
 )
 from tritonclip._calls import codec, wire
 from tritonclip._calls.checks import check_texts
-from tritonclip._types import Tensors
+from tritonclip._calls.wire import Tensors
 
 
 def classify(images: list[bytes], labels: Any = ("a", "b"), **options: Any) -> codec.Call[Any]:
@@ -50,7 +50,7 @@ def test_a_cut_label_is_named() -> None:
 def test_answers_without_sound_token_counts_are_refused() -> None:
     outputs = scores([0.25, 0.75])
     call = classify([b"x"], ["a", "b"])
-    with pytest.raises(InferenceError, match="holds no 'token_counts'"):
+    with pytest.raises(InferenceError, match="has no 'token_counts'"):
         call.decode({"scores": outputs["scores"]})
     with pytest.raises(InferenceError, match="token_counts: expected int32"):
         call.decode(outputs | {"token_counts": np.zeros((1, 3), np.int32)})
@@ -153,7 +153,7 @@ def test_embeddings_are_the_callers_own() -> None:
 @pytest.mark.parametrize(
     ("outputs", "part"),
     [
-        ({}, "holds no 'scores'"),
+        ({}, "has no 'scores'"),
         (scores([0.5, 0.5], [0.5, 0.5]), r"expected float32 \[1, 1, 2\], got float32 \[1, 2, 2\]"),
         (scores([0.2, 0.3, 0.5]), r"got float32 \[1, 1, 3\]"),
         ({"scores": np.zeros((1, 2), np.float32)}, r"got float32 \[1, 2\]"),

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import ast
 import http.client
 import pickle
 import ssl
+from typing import get_args
 
 import pytest
 from tritonclient.utils import InferenceServerException
 
+from tests.helpers.servers import ROOT
 from tritonclip import errors
 from tritonclip.errors import (
     AccessDeniedError,
@@ -18,6 +21,7 @@ from tritonclip.errors import (
     ModelNotReadyError,
     ServerUnavailableError,
     TritonClipError,
+    rejection_reason,
 )
 
 LEAVES = {
@@ -142,11 +146,50 @@ def test_too_large_is_the_callers_fault() -> None:
 
 
 @pytest.mark.parametrize("text", ["overloaded: the request has waited", "deadline passed: x", "draining: x"])
-def test_a_refusing_server_is_there_and_its_address_right(text: str) -> None:
-    refusal = InferenceServerException(f"in ensemble 'clip_zero_shot', {text}", "StatusCode.UNAVAILABLE")
-    error = mapped(refusal)
+def test_rejected_request_is_unavailable_without_advice_to_check_the_url(text: str) -> None:
+    rejection = InferenceServerException(f"in ensemble 'clip_zero_shot', {text}", "StatusCode.UNAVAILABLE")
+    error = mapped(rejection)
     assert isinstance(error, ServerUnavailableError)
     assert error.message == f"{text}. Try again later."
+
+
+def rejections_of_the_models() -> list[tuple[str, str]]:
+    """The (reason, text) of every RejectedError that the models' code makes, with 5 for each value."""
+    found = []
+    for path in sorted((ROOT / "model_repository").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "RejectedError":
+                reason, text = node.args
+                parts = text.values if isinstance(text, ast.JoinedStr) else [text]
+                values = [part.value if isinstance(part, ast.Constant) else 5 for part in parts]
+                assert isinstance(reason, ast.Constant)
+                found.append((reason.value, "".join(map(str, values))))
+    return found
+
+
+@pytest.mark.parametrize(("reason", "text"), rejections_of_the_models())
+def test_rejection_reason_matches_the_models_own(reason: str, text: str) -> None:
+    assert rejection_reason(text) == reason
+    assert rejection_reason(f"in ensemble 'clip_zero_shot', {text}") == reason
+    error = mapped(InferenceServerException(text, "StatusCode.UNAVAILABLE"))
+    assert rejection_reason(error.message) == reason
+
+
+def test_every_rejection_reason_is_used_by_the_models() -> None:
+    assert {reason for reason, _ in rejections_of_the_models()} == set(get_args(errors.Rejection))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Exceeds maximum queue size", "overload"),
+        ("Request timeout expired", "deadline"),
+        ("failed to connect to all addresses", None),
+        ("image 0: the file is not overloaded: it is damaged", None),
+    ],
+)
+def test_rejection_reason_of_other_texts(text: str, reason: str | None) -> None:
+    assert rejection_reason(text) == reason
 
 
 def test_restricted_is_not_retried() -> None:

@@ -251,7 +251,7 @@ def test_http_to_a_port_that_speaks_something_else() -> None:
         (502, b"<html>bad gateway</html>", ServerUnavailableError, "decoding the response"),
         (413, b"<html>too large</html>", InvalidInputError, "fewer or smaller"),
         (200, b"<html>welcome</html>", InferenceError, "JSON"),
-        (200, b'{"outputs": []}', InferenceError, "holds no 'scores'"),
+        (200, b'{"outputs": []}', InferenceError, "has no 'scores'"),
     ],
 )
 def test_http_answers(

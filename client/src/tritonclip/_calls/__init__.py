@@ -1,1 +1,1 @@
-"""Everything a method does except sending: pure functions, and flows of steps that both clients run."""
+"""Calls without I/O: checks, encoding, decoding, and the flows of steps that both clients run."""

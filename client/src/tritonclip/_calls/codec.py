@@ -1,7 +1,7 @@
-"""Arguments to tensors and tensors to answers: pure functions, no input or output.
+"""Encoding of arguments to tensors and decoding of tensors to results, without I/O.
 
-A `Call` holds all of one request but the sending, so that every client is `call.decode(send(call))`.
-A request is one request group: the batch dimension is 1, then n images or m texts.
+A `Call` holds everything about one inference except how to send it, so every client does
+`call.decode(send(call))`. A request is one request group: a batch dimension of 1, then n images or m texts.
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ import numpy.typing as npt
 
 from tritonclip._calls import wire
 from tritonclip._calls.checks import check_labels, check_template, check_threshold, check_top_k
-from tritonclip._calls.token_counts import note_counts
-from tritonclip._types import Prediction, Tensors
+from tritonclip._calls.token_counts import report_counts
+from tritonclip._calls.wire import Tensors
+from tritonclip._types import Prediction
 from tritonclip.errors import InferenceError, InvalidInputError
 
 T = TypeVar("T")
-MAX_TENSOR_BYTES = 2**31 - 2**20  # gRPC and protobuf end at 2 GiB a message; 1 MiB is for the rest
+MAX_TENSOR_BYTES = 2**31 - 2**20  # protobuf limits a message to 2 GiB; 1 MiB is for the rest
 Embeddings = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Call(Generic[T]):
-    """One request, ready to send, and how to read its answer.
+    """One inference, ready to send, and the decoder of its answer.
 
     Attributes:
         model: The model to call.
-        inputs: Its input tensors by name, each with the batch dimension of 1 in front.
-        outputs: The outputs to ask for.
-        decode: Turns the output tensors into the answer; raises InferenceError if they do not fit.
+        inputs: Its input tensors by name, each with a batch dimension of 1 in front.
+        outputs: The outputs to request.
+        decode: Decodes the output tensors; raises InferenceError if they are malformed.
     """
 
     model: wire.Model
@@ -43,12 +44,12 @@ class Call(Generic[T]):
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """What images are ranked by, checked.
+    """The checked arguments of a `classify`, apart from the images.
 
     Attributes:
-        labels: The candidate labels as they were given.
+        labels: The candidate labels as the caller gave them.
         template: The hypothesis template.
-        top_k: How many labels to keep; None for all.
+        top_k: Number of labels to keep; None for all.
         threshold: The lowest score to keep; None for all.
     """
 
@@ -61,7 +62,7 @@ class Ranking:
     def check(
         cls, labels: object, *, hypothesis_template: object, top_k: object, threshold: object
     ) -> Ranking:
-        """Check the arguments of a `classify`; raises InvalidInputError where one is malformed."""
+        """Check the arguments of a `classify`; raise InvalidInputError if one is malformed."""
         return cls(
             labels=check_labels(labels),
             template=check_template(hypothesis_template),
@@ -71,27 +72,27 @@ class Ranking:
 
     @property
     def prompts(self) -> list[str]:
-        """The texts that the text encoder sees."""
+        """The texts that the text encoder receives."""
         return [self.template.format(label) for label in self.labels]
 
     def report_counts(self, counts: Sequence[int]) -> None:
-        """Report the labels' token counts; see `note_counts`."""
-        note_counts(counts, self.labels, kind="label")
+        """Report the labels' token counts; see `token_counts.report_counts`."""
+        report_counts(counts, self.labels, kind="label")
 
     def rank(self, scores: npt.NDArray[np.float32]) -> list[list[Prediction]]:
-        """Scores float32 [n, m] to n lists of predictions; see `rank`."""
+        """Rank the labels by scores float32 [n, m]; see `rank`."""
         return rank(scores, self.labels, top_k=self.top_k, threshold=self.threshold)
 
 
 def classify_call(
     images: Sequence[bytes], ranking: Ranking, report: Callable[[Sequence[int]], None] | None = None
 ) -> Call[list[list[Prediction]]]:
-    """Rank labels for n encoded images; the answer is one sorted list of predictions per image.
+    """Return the call that ranks labels for n encoded images, with a sorted list of predictions per image.
 
     Args:
         images: The encoded files.
         ranking: See `Ranking`.
-        report: Takes the labels' token counts; None: they are reported with each answer.
+        report: Takes the labels' token counts; None reports them with this answer.
     """
     report = report or ranking.report_counts
 
@@ -114,7 +115,7 @@ def classify_call(
 
 
 def embed_images_call(images: Sequence[bytes]) -> Call[Embeddings]:
-    """Embed n encoded images; the answer is float32 [n, d], unit L2 norm."""
+    """Return the call that embeds n encoded images to float32 [n, d], unit L2 norm."""
     model, output = wire.IMAGE_EMBEDDING, wire.IMAGE_EMBEDS
     return Call(
         model=model,
@@ -125,7 +126,7 @@ def embed_images_call(images: Sequence[bytes]) -> Call[Embeddings]:
 
 
 def embed_pixels_call(pixels: npt.NDArray[np.uint8]) -> Call[Embeddings]:
-    """Embed n images that were resized and cropped here, uint8 [n, 3, h, w]; see `embed_images_call`."""
+    """Return the call that embeds preprocessed images, uint8 [n, 3, h, w]; see `embed_images_call`."""
     model, output = wire.PIXEL_EMBEDDING, wire.IMAGE_EMBEDS
     _check_size(pixels.nbytes, len(pixels))
     return Call(
@@ -137,7 +138,7 @@ def embed_pixels_call(pixels: npt.NDArray[np.uint8]) -> Call[Embeddings]:
 
 
 def embed_texts_call(texts: Sequence[str]) -> Call[tuple[Embeddings, list[int]]]:
-    """Embed m checked texts to float32 [m, d], unit L2 norm, and the number of each one's tokens."""
+    """Return the call that embeds m checked texts to float32 [m, d], unit L2 norm, and token counts."""
     model = wire.TEXT_EMBEDDING
 
     def decode(outputs: Tensors) -> tuple[Embeddings, list[int]]:
@@ -153,12 +154,12 @@ def embed_texts_call(texts: Sequence[str]) -> Call[tuple[Embeddings, list[int]]]
 
 
 def bytes_tensor(values: Sequence[bytes]) -> npt.NDArray[np.object_]:
-    """Bytes to object [1, n]. Never numpy's own bytes dtype, which strips trailing zeros.
+    """Pack bytes as object [1, n]; numpy's bytes dtype would strip trailing zeros.
 
     Raises:
-        InvalidInputError: If they are more than one message can hold.
+        InvalidInputError: They exceed the size limit of a message.
     """
-    _check_size(sum(len(value) + 4 for value in values), len(values))  # each with its length in front
+    _check_size(sum(map(len, values)) + 4 * len(values), len(values))  # each has a 4-byte length in front
     tensor = np.empty((1, len(values)), dtype=np.object_)
     for index, value in enumerate(values):
         tensor[0, index] = value
@@ -169,30 +170,30 @@ def _check_size(size_bytes: int, count: int) -> None:
     if size_bytes > MAX_TENSOR_BYTES:
         raise InvalidInputError(
             f"the {count} inputs have {size_bytes} bytes, over the limit of {MAX_TENSOR_BYTES} bytes "
-            "a request; send fewer at once"
+            "per request; send fewer at once"
         )
 
 
 def text_tensor(texts: Sequence[str]) -> npt.NDArray[np.object_]:
-    """Texts to object [1, m] of UTF-8 bytes."""
+    """Pack texts as object [1, m] of UTF-8 bytes."""
     return bytes_tensor([text.encode("utf-8") for text in texts])
 
 
 def decode_token_counts(outputs: Tensors, m: int, model: wire.Model) -> list[int]:
-    """`token_counts` int32 [1, m] as numbers.
+    """Decode `token_counts`, int32 [1, m].
 
     Raises:
-        InferenceError: If the counts are missing, or of another shape or dtype.
+        InferenceError: The counts are missing, or have another shape or dtype.
     """
     counts: list[int] = _array(outputs, wire.TOKEN_COUNTS, (m,), np.dtype(np.int32), model).tolist()
     return counts
 
 
 def decode_embeddings(outputs: Tensors, tensor: wire.Tensor, *, n: int, model: wire.Model) -> Embeddings:
-    """Embeddings float32 [1, n, d] to an array of the caller's own, [n, d].
+    """Decode embeddings float32 [1, n, d] to a writable array [n, d].
 
     Raises:
-        InferenceError: If they are missing, of another shape or dtype, or not finite.
+        InferenceError: They are missing, have another shape or dtype, or are not finite.
     """
     return _group(outputs, tensor, (n, None), model).copy()  # received arrays are read-only
 
@@ -200,7 +201,7 @@ def decode_embeddings(outputs: Tensors, tensor: wire.Tensor, *, n: int, model: w
 def rank(
     scores: npt.NDArray[np.float32], labels: Sequence[str], *, top_k: int | None, threshold: float | None
 ) -> list[list[Prediction]]:
-    """Scores float32 [n, m] to n lists of predictions, highest score first; ties keep the labels' order."""
+    """Rank labels by scores float32 [n, m], highest score first; ties keep the labels' order."""
     order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
     ranked = np.take_along_axis(scores, order, axis=1)
     return [
@@ -214,24 +215,24 @@ def rank(
 
 
 def scores(image_embeds: Embeddings, text_embeds: Embeddings, logit_scale: float) -> Embeddings:
-    """Softmax over the labels, as the server takes it: float32 [n, d] and [m, d] -> [n, m], rows sum to 1."""
+    """Compute the server's softmax over the labels: float32 [n, d] and [m, d] -> [n, m], rows sum to 1."""
     logits = np.float32(logit_scale) * (image_embeds @ text_embeds.T)
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
 def similarity(image_embeds: Embeddings, text_embeds: Embeddings) -> Embeddings:
-    """Cosine of every image with every text: float32 [n, d] and [m, d], unit L2 norm -> [n, m], -1 to 1."""
+    """Compute all cosines: float32 [n, d] and [m, d], unit L2 norm -> [n, m], -1 to 1."""
     return image_embeds @ text_embeds.T
 
 
 def _group(
     outputs: Tensors, tensor: wire.Tensor, shape: tuple[int | None, ...], model: wire.Model
 ) -> npt.NDArray[Any]:
-    """The one request group of an output, float32 of the given shape (None: any length) and finite."""
+    """Return the request group of an output: finite float32 of the given shape (None: any length)."""
     array = _array(outputs, tensor, shape, np.dtype(np.float32), model)
     if not np.isfinite(array).all():
-        raise InferenceError(f"{tensor.name}: the answer holds NaN or infinity", model=model.name)
+        raise InferenceError(f"{tensor.name}: the answer contains NaN or infinity", model=model.name)
     return array
 
 
@@ -242,15 +243,16 @@ def _array(
     dtype: np.dtype[Any],
     model: wire.Model,
 ) -> npt.NDArray[Any]:
-    """The one request group of an output, of the given shape (None: any length) and dtype."""
+    """Return the request group of an output with the given shape (None: any length) and dtype."""
     array = outputs.get(tensor.name)
     if array is None:
-        raise InferenceError(f"the answer holds no {tensor.name!r}", model=model.name)
+        raise InferenceError(f"the answer has no {tensor.name!r}", model=model.name)
     wanted = (1, *shape)
-    fits = len(array.shape) == len(wanted) and all(
-        want in (None, got) for want, got in zip(wanted, array.shape, strict=True)
-    )
-    if not fits or array.dtype != dtype:
+    if (
+        array.ndim != len(wanted)
+        or any([want not in (None, got) for want, got in zip(wanted, array.shape, strict=True)])
+        or array.dtype != dtype
+    ):
         expected = ", ".join("?" if want is None else str(want) for want in wanted)
         raise InferenceError(
             f"{tensor.name}: expected {dtype} [{expected}], got {array.dtype} {list(array.shape)}",

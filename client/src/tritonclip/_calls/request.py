@@ -1,4 +1,4 @@
-"""What goes with one call beside its tensors: the deadline, a name, a priority, headers."""
+"""The options of one call apart from its tensors: deadline, request ID, priority, headers."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class RequestOptions(TypedDict, total=False):
     """The keyword arguments of every call.
 
     Attributes:
-        timeout_s: Deadline of the call in seconds; None: the client's. It holds for all that the call does,
-            and the server is told what is left of it.
-        request_id: A name for the request in the server's log.
-        priority: Passed on to Triton: 1 is the highest level, 0 the model's default. It counts only where a
-            model's configuration has priority levels.
+        timeout_s: Deadline of the call in seconds; None: the client's. It covers everything that the call
+            does. The server receives the remaining time.
+        request_id: Identifies the request in the server's log.
+        priority: Triton's request priority: 1 is the highest level, 0 the model's default. It matters only if
+            a model's configuration has priority levels.
         headers: Sent with this call's requests, in addition to the client's.
     """
 
@@ -32,7 +32,7 @@ class RequestOptions(TypedDict, total=False):
 
 
 class Deadline:
-    """The end of a time that begins now."""
+    """A deadline that is `limit_s` seconds from now."""
 
     def __init__(self, limit_s: float) -> None:
         self.limit_s = limit_s
@@ -46,15 +46,15 @@ class Deadline:
     @property
     def left_ms(self) -> int:
         """Whole milliseconds that are left, at least 1."""
-        return max(int(self.left_s * 1000), 1)
+        return max(int((self._end - time.monotonic()) * 1000), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One call's options, checked, with its deadline running.
+    """The checked options of one call, with its deadline running.
 
     Attributes:
-        on_retry: Called before each further try, with tenacity's state of the call.
+        on_retry: Called before each retry with tenacity's state of the call.
     """
 
     deadline: Deadline
@@ -75,7 +75,7 @@ def start_request(
     """Check the options of a call, see `RequestOptions`, and start its deadline.
 
     Raises:
-        InvalidInputError: If an option is malformed.
+        InvalidInputError: An option is malformed.
     """
     limit_s = settings.timeout_s if timeout_s is None else check_seconds("timeout_s", timeout_s)
     if not isinstance(request_id, str):
@@ -88,5 +88,5 @@ def start_request(
         deadline=Deadline(limit_s),
         request_id=request_id,
         priority=priority,
-        headers={**settings.headers, **check_headers(headers)},
+        headers={**settings.headers, **check_headers(headers)} if headers else settings.headers,
     )

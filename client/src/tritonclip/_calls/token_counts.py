@@ -1,4 +1,4 @@
-"""What becomes of an answer's token counts: a warning of each text that was cut, or a record of all."""
+"""Token counts of labels and texts: a warning for each one that was truncated, or a record of all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from tritonclip._calls import wire
+from tritonclip._calls.wire import MAX_TOKENS
 from tritonclip.errors import TruncatedTextWarning
 
 SHOWN_CHARACTERS = 60
@@ -17,13 +17,13 @@ SHOWN_CHARACTERS = 60
 
 @dataclass(frozen=True, kw_only=True)
 class TokenCount:
-    """A text that the server encoded.
+    """The token count of a text that the server encoded.
 
     Attributes:
         kind: "label" or "text".
-        index: The caller's index of it.
-        tokens: Its tokens before the cut, start and end included; a label's with its template.
-        text: The text as the caller knows it.
+        index: The text's index in the caller's list.
+        tokens: Number of tokens before truncation, start and end included; a label's with its template.
+        text: The text as the caller gave it.
     """
 
     kind: str
@@ -33,11 +33,11 @@ class TokenCount:
 
     @property
     def warning(self) -> str | None:
-        """What to tell of it where it was cut, else None."""
-        if self.tokens <= wire.MAX_TOKENS:
+        """The warning text if the text was truncated, else None."""
+        if self.tokens <= MAX_TOKENS:
             return None
         shown = repr(self.text[:SHOWN_CHARACTERS])
-        return f"{self.kind} {self.index} has {self.tokens} tokens and was cut at {wire.MAX_TOKENS}: {shown}"
+        return f"{self.kind} {self.index} has {self.tokens} tokens and was cut at {MAX_TOKENS}: {shown}"
 
 
 _collected: ContextVar[list[TokenCount] | None] = ContextVar("collected", default=None)
@@ -45,7 +45,7 @@ _collected: ContextVar[list[TokenCount] | None] = ContextVar("collected", defaul
 
 @contextlib.contextmanager
 def collecting() -> Iterator[list[TokenCount]]:
-    """Collect the counts of calls made in this block, by this task or its own; nothing is warned of."""
+    """Collect the counts of all calls in this block, child tasks included, instead of emitting warnings."""
     counts: list[TokenCount] = []
     token = _collected.set(counts)
     try:
@@ -54,18 +54,20 @@ def collecting() -> Iterator[list[TokenCount]]:
         _collected.reset(token)
 
 
-def note_counts(
+def report_counts(
     counts: Sequence[int], texts: Sequence[str], *, kind: str, indices: Sequence[int] | None = None
 ) -> None:
-    """Take in an answer's counts: collect them, or warn by TruncatedTextWarning of the texts that were cut.
+    """Collect an answer's counts, or emit a TruncatedTextWarning for each text that was truncated.
 
     Args:
-        counts: The number of each text's tokens.
-        texts: The texts as the caller knows them.
+        counts: The token count of each text.
+        texts: The texts as the caller gave them.
         kind: "label" or "text".
-        indices: The caller's index of each; None: 0, 1, 2 ...
+        indices: The index of each text in the caller's list; None: 0, 1, 2 ...
     """
     collected = _collected.get()
+    if collected is None and max(counts, default=0) <= MAX_TOKENS:
+        return
     for index, tokens, text in zip(indices or range(len(texts)), counts, texts, strict=True):
         count = TokenCount(kind=kind, index=index, tokens=tokens, text=text)
         if collected is not None:
@@ -78,7 +80,7 @@ class LabelReport:
     """Reports the token counts of a bulk run's labels once, although every answer holds them.
 
     Args:
-        labels: The candidate labels as the caller knows them.
+        labels: The candidate labels as the caller gave them.
     """
 
     def __init__(self, labels: Sequence[str]) -> None:
@@ -87,8 +89,8 @@ class LabelReport:
         self._done = False
 
     def __call__(self, counts: Sequence[int]) -> None:
-        """Report an answer's counts, unless another answer was first."""
+        """Report an answer's counts, unless an earlier answer's were reported."""
         with self._lock:
             done, self._done = self._done, True
         if not done:
-            note_counts(counts, self._labels, kind="label")
+            report_counts(counts, self._labels, kind="label")

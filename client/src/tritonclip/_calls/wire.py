@@ -1,17 +1,24 @@
-"""Model names, tensor names and datatypes: the client's one statement of the server's contract.
+"""The server's contract: model names, tensor names and datatypes, and the questions that a server answers.
 
-The server states the same in each model's `config.pbtxt`. Dimensions are without Triton's batch dimension:
-one request is one request group, a batch of 1 in front of them.
+The server states the same contract in each model's `config.pbtxt`. Dimensions omit Triton's batch dimension:
+a request is one request group, so every tensor has a batch dimension of 1 in front.
 """
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy.typing as npt
+
+Tensors = dict[str, "npt.NDArray[Any]"]
+"""The tensors of a request or a response, by name."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor's name, Triton datatype, and dims (-1: any length)."""
+    """A tensor's name, Triton datatype, and dimensions (-1: any length)."""
 
     name: str
     datatype: str
@@ -27,8 +34,44 @@ class Model:
     outputs: tuple[Tensor, ...]
 
 
-DEADLINE_MS = "deadline_ms"  # request parameter: milliseconds that the caller still waits
-MAX_TOKENS = 77  # of a text, start and end included; every CLIP's text tower has so many positions
+class Answer(NamedTuple):
+    """The result of an inference.
+
+    Attributes:
+        outputs: The output tensors by name.
+        version: The version of the model that answered. Another version may be another checkpoint.
+    """
+
+    outputs: Tensors
+    version: str
+
+
+class Topic(enum.Enum):
+    """The subject of a question, with the type of its answer."""
+
+    SERVER_LIVE = "server live"  # bool
+    SERVER_READY = "server ready"  # bool
+    MODEL_READY = "model ready"  # bool
+    MODEL_PARAMETERS = "model parameters"  # dict[str, str], from the model's configuration
+    STATISTICS = (
+        "statistics"  # list[dict[str, Any]] of every model, with the field names of Triton's HTTP API
+    )
+
+
+class Question(NamedTuple):
+    """A request about the server's state, which is not an inference.
+
+    Attributes:
+        topic: The subject.
+        model: The model it is about; None for the server itself.
+    """
+
+    topic: Topic
+    model: Model | None = None
+
+
+DEADLINE_MS = "deadline_ms"  # request parameter: milliseconds until the caller stops waiting
+MAX_TOKENS = 77  # per text, start and end included; the context length of every CLIP text tower
 
 IMAGE = Tensor("image", "BYTES", (-1,))  # encoded image files
 LABELS = Tensor("labels", "BYTES", (-1,))  # UTF-8

@@ -1,1 +1,1 @@
-"""Calls over a wire: gRPC and HTTP, each with and without asyncio."""
+"""Transports: how calls and questions travel to the server, over gRPC and HTTP, with and without asyncio."""

@@ -1,119 +1,114 @@
-"""What a client asks of a transport, the choice of one by protocol, and what transports share.
-
-The transports are imported when a client is made: `tritonclient` takes longer to import than all the rest.
-"""
+"""The interface of the transports, and what they share."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from tritonclip._calls.codec import Call
 from tritonclip._calls.request import Request
-from tritonclip._calls.wire import DEADLINE_MS, Model, Tensor
+from tritonclip._calls.wire import DEADLINE_MS, Answer, Model, Question, Topic
 from tritonclip._settings import Settings
-from tritonclip._types import Answer, Tensors
-from tritonclip.errors import (
-    InvalidInputError,
-    MissingExtraError,
-    ServerUnavailableError,
-    TritonClipError,
-    from_failure,
-)
+from tritonclip.errors import InvalidInputError, ServerUnavailableError, TritonClipError, from_failure
 
 
 class Transport(Protocol):
-    """Carries tensors to the server and back. Safe for threads; raises only errors of the package.
+    """Carries calls and questions to the server. Safe for threads; raises only errors of the package.
 
-    The request's deadline is a true one: it holds for connecting and for every further try too.
+    The request's deadline covers everything, including connecting and retries.
     """
 
-    def infer(self, model: Model, inputs: Tensors, outputs: Sequence[Tensor], request: Request) -> Answer:
-        """Run one inference and return the outputs asked for."""
+    def infer(self, call: Call[Any], request: Request) -> Answer:
+        """Run one inference and return the requested outputs."""
 
-    def server_live(self, request: Request) -> bool:
-        """Whether the server runs."""
-
-    def server_ready(self, request: Request) -> bool:
-        """Whether the server accepts inference requests."""
-
-    def model_ready(self, model: Model, request: Request) -> bool:
-        """Whether the model is loaded and ready."""
-
-    def model_parameters(self, model: Model, request: Request) -> dict[str, str]:
-        """The parameters of the model's configuration."""
-
-    def statistics(self, request: Request) -> list[dict[str, Any]]:
-        """Triton's statistics of every model, in the field names of its HTTP form."""
+    def ask(self, question: Question, request: Request) -> Any:
+        """Return the answer to a question, with the type that its `Topic` documents."""
 
     def close(self) -> None:
         """Close all connections; calling it again does nothing."""
 
 
 class AsyncTransport(Protocol):
-    """The twin of `Transport` for asyncio: belongs to one event loop, takes any number of calls at once.
+    """The counterpart of `Transport` for asyncio, for any number of concurrent calls on one event loop.
 
-    A cancelled task cancels its call.
+    Cancelling a task cancels its call.
     """
 
-    async def infer(
-        self, model: Model, inputs: Tensors, outputs: Sequence[Tensor], request: Request
-    ) -> Answer:
+    async def infer(self, call: Call[Any], request: Request) -> Answer:
         """See `Transport.infer`."""
 
-    async def server_live(self, request: Request) -> bool:
-        """See `Transport.server_live`."""
-
-    async def server_ready(self, request: Request) -> bool:
-        """See `Transport.server_ready`."""
-
-    async def model_ready(self, model: Model, request: Request) -> bool:
-        """See `Transport.model_ready`."""
-
-    async def model_parameters(self, model: Model, request: Request) -> dict[str, str]:
-        """See `Transport.model_parameters`."""
-
-    async def statistics(self, request: Request) -> list[dict[str, Any]]:
-        """See `Transport.statistics`."""
+    async def ask(self, question: Question, request: Request) -> Any:
+        """See `Transport.ask`."""
 
     async def close(self) -> None:
         """See `Transport.close`."""
 
 
-class OneLoop:
-    """The event loop of an asynchronous transport: that of its first call."""
+class LoopGuard:
+    """Binds an asynchronous transport to the event loop of its first call."""
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def check(self) -> None:
-        """Raise RuntimeError in another loop, where its connections would hang or fail."""
+        """Raise RuntimeError on another event loop, on which the connections would hang or fail."""
         running = asyncio.get_running_loop()
         self._loop = self._loop or running
         if self._loop is not running:
             raise RuntimeError(
-                "this AsyncClient belongs to the event loop of its first call; make one for each loop"
+                "this AsyncClient belongs to the event loop of its first call; make one client per loop"
             )
 
 
-def build_request(
-    triton: Any, model: Model, inputs: Tensors, outputs: Sequence[Tensor]
-) -> tuple[list[Any], list[Any]]:
-    """The inputs and the requested outputs as objects of `tritonclient.grpc` or `tritonclient.http`."""
+_METHODS = {
+    Topic.SERVER_LIVE: "is_server_live",
+    Topic.SERVER_READY: "is_server_ready",
+    Topic.MODEL_READY: "is_model_ready",
+    Topic.MODEL_PARAMETERS: "get_model_config",
+    Topic.STATISTICS: "get_inference_statistics",
+}
+"""The methods of all four `tritonclient` clients that answer the questions."""
+
+JSON_TOPICS = (Topic.MODEL_PARAMETERS, Topic.STATISTICS)
+"""The topics whose gRPC answers are messages unless JSON is requested."""
+
+
+def send_question(client: Any, question: Question, **options: Any) -> Any:
+    """Call the method of a `tritonclient` client that answers a question; awaitable if the client is."""
+    names = () if question.model is None else (question.model.name,)
+    return getattr(client, _METHODS[question.topic])(*names, **options)
+
+
+def read_reply(question: Question, reply: Any) -> Any:
+    """Convert the reply of a `tritonclient` client to a question's answer, for gRPC and HTTP alike."""
+    if question.topic is Topic.MODEL_PARAMETERS:
+        config = reply.get("config", reply)  # over gRPC one level deeper
+        return {name: one.get("string_value", "") for name, one in config.get("parameters", {}).items()}
+    if question.topic is Topic.STATISTICS:
+        return list(reply.get("model_stats", []))
+    return bool(reply)
+
+
+def infer_arguments(triton: Any, call: Call[Any], request: Request) -> dict[str, Any]:
+    """Return the keyword arguments that `infer` of all `tritonclient` clients shares.
+
+    Args:
+        triton: `tritonclient.grpc` or `tritonclient.http`, or its `aio` module.
+        call: The inference.
+        request: The request's options.
+    """
     tensors = []
-    for tensor in model.inputs:
-        array = inputs[tensor.name]
+    for tensor in call.model.inputs:
+        array = call.inputs[tensor.name]
         tensors.append(triton.InferInput(tensor.name, list(array.shape), tensor.datatype))
         tensors[-1].set_data_from_numpy(array)
-    return tensors, [triton.InferRequestedOutput(tensor.name) for tensor in outputs]
-
-
-def infer_options(request: Request) -> dict[str, Any]:
-    """The keyword arguments that `infer` of both `tritonclient` modules shares."""
     return {
+        "model_name": call.model.name,
+        "inputs": tensors,
+        "outputs": [triton.InferRequestedOutput(tensor.name) for tensor in call.outputs],
         "request_id": request.request_id,
         "priority": request.priority,
         "headers": dict(request.headers),
@@ -121,18 +116,30 @@ def infer_options(request: Request) -> dict[str, Any]:
     }
 
 
+def read_answer(call: Call[Any], result: Any) -> Answer:
+    """Read a `tritonclient` InferResult; the codec reports outputs that it lacks."""
+    outputs = {}
+    for tensor in call.outputs:
+        array = result.as_numpy(tensor.name)
+        if array is not None:
+            outputs[tensor.name] = array
+    reply = result.get_response()
+    version = reply.get("model_version", "") if isinstance(reply, dict) else reply.model_version
+    return Answer(outputs, str(version))
+
+
 def http_compression(settings: Settings) -> dict[str, str]:
-    """The keyword arguments of `infer` over HTTP for the settings' compression."""
+    """Return the keyword arguments of `infer` over HTTP for the settings' compression."""
     if settings.compression is None:
         return {}
     return {f"{part}_compression_algorithm": settings.compression for part in ("request", "response")}
 
 
 def tls_context(module: Any, settings: Settings) -> Any:
-    """The TLS context of an HTTP client, made by the `ssl` module or by gevent's form of it.
+    """Return the TLS context of an HTTP client, made by the `ssl` module or by gevent's version of it.
 
     Raises:
-        InvalidInputError: If a file of the settings is no PEM file, or certificate and key do not fit.
+        InvalidInputError: A file of the settings is not a PEM file, or certificate and key do not match.
     """
     try:
         context = module.create_default_context(cafile=settings.ca_file)
@@ -145,15 +152,15 @@ def tls_context(module: Any, settings: Settings) -> Any:
     return context
 
 
-def in_turn(settings: Settings, turn: Iterator[int]) -> Iterator[str]:
-    """The servers that the tries of one call over HTTP go to: all of them, from the one whose turn it is."""
+def round_robin(settings: Settings, turn: Iterator[int]) -> Iterator[str]:
+    """Return the servers for the attempts of one call over HTTP; each call starts with the next server."""
     first = next(turn) % len(settings.urls)
     return itertools.cycle(settings.urls[first:] + settings.urls[:first])
 
 
 @contextmanager
-def naming_all(settings: Settings) -> Iterator[None]:
-    """An error of a call that no server took names all of them, not only the last one."""
+def with_all_endpoints(settings: Settings) -> Iterator[None]:
+    """Put all servers, not only the last one, into the error of a call that no server accepted."""
     try:
         yield
     except ServerUnavailableError as error:
@@ -164,72 +171,6 @@ def naming_all(settings: Settings) -> Iterator[None]:
 def call_failure(
     error: Exception, *, model: Model | None, request: Request, endpoint: str
 ) -> TritonClipError:
-    """The error of the package for what a call of `tritonclient` raised; see `from_failure`."""
+    """Return the package's error for an exception of a `tritonclient` call; see `from_failure`."""
     name = model.name if model else None
     return from_failure(error, model=name, endpoint=endpoint, timeout_s=request.deadline.limit_s)
-
-
-def read_answer(result: Any, outputs: Sequence[Tensor]) -> Answer:
-    """What a `tritonclient` InferResult holds; the codec misses the outputs that it lacks."""
-    arrays = {tensor.name: result.as_numpy(tensor.name) for tensor in outputs}
-    reply = result.get_response()
-    version = reply.get("model_version", "") if isinstance(reply, dict) else reply.model_version
-    return Answer({name: array for name, array in arrays.items() if array is not None}, str(version))
-
-
-def grpc_parameters(reply: Any) -> dict[str, str]:
-    """The parameters of a `get_model_config` answer over gRPC."""
-    return {name: entry.string_value for name, entry in reply.config.parameters.items()}
-
-
-def http_parameters(reply: Any) -> dict[str, str]:
-    """The parameters of a `get_model_config` answer over HTTP."""
-    return {name: entry["string_value"] for name, entry in reply.get("parameters", {}).items()}
-
-
-def open_transport(settings: Settings) -> Transport:
-    """Make the transport of the settings' protocol; connects at the first call.
-
-    Raises:
-        InvalidInputError: See `tls_context`.
-        MissingExtraError: If `tritonclient` lacks the protocol's dependencies.
-    """
-    _check_tls(settings)
-    with _missing_extra(settings.protocol):
-        if settings.protocol == "grpc":
-            from tritonclip._transport.grpc import GrpcTransport
-
-            return GrpcTransport(settings)
-        from tritonclip._transport.http import HttpTransport
-
-        return HttpTransport(settings)
-
-
-def open_async_transport(settings: Settings) -> AsyncTransport:
-    """The twin of `open_transport` for asyncio."""
-    _check_tls(settings)
-    with _missing_extra(settings.protocol):
-        if settings.protocol == "grpc":
-            from tritonclip._transport.grpc_aio import AsyncGrpcTransport
-
-            return AsyncGrpcTransport(settings)
-        from tritonclip._transport.http_aio import AsyncHttpTransport
-
-        return AsyncHttpTransport(settings)
-
-
-def _check_tls(settings: Settings) -> None:
-    """Read the files before any call: gRPC would take a broken one for a server that is not there."""
-    if settings.secure:
-        tls_context(ssl, settings)
-
-
-@contextmanager
-def _missing_extra(protocol: str) -> Iterator[None]:
-    try:
-        yield
-    except (ImportError, RuntimeError) as error:  # tritonclient raises RuntimeError for a missing extra
-        raise MissingExtraError(
-            f"protocol {protocol!r} needs a part of tritonclient that is not installed: "
-            f"pip install 'tritonclient[{protocol}]'"
-        ) from error

@@ -1,42 +1,46 @@
-"""gRPC by one shared `tritonclient` client, which is safe for threads as long as nothing streams."""
+"""gRPC transport on one shared `tritonclient` client, which is safe for threads if nothing streams."""
 
 from __future__ import annotations
 
 import ipaddress
 import json
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import tenacity
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from tritonclip._calls.codec import Call
 from tritonclip._calls.request import Request
-from tritonclip._calls.wire import Model, Tensor
-from tritonclip._retry import FIRST_WAIT_S, MAX_WAIT_S, within
+from tritonclip._calls.wire import Answer, Question
+from tritonclip._retry import FIRST_WAIT_S, MAX_WAIT_S, call_retry_policy
 from tritonclip._settings import Settings, split_port
 from tritonclip._transport.base import (
-    build_request,
+    JSON_TOPICS,
     call_failure,
-    grpc_parameters,
-    infer_options,
+    infer_arguments,
     read_answer,
+    read_reply,
+    send_question,
 )
-from tritonclip._types import Answer, Tensors
 from tritonclip.errors import ServerUnavailableError
 
+M = TypeVar("M", bound=Call[Any] | Question)
 T = TypeVar("T")
 
 SERVICE_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})  # over all addresses
-KEEPALIVE_TIMEOUT_MS = 20_000  # also how long Linux waits for a lost host to take what was sent
+KEEPALIVE_TIMEOUT_MS = (
+    20_000  # also the time after which Linux gives up on data that a lost host does not acknowledge
+)
 
 
 def client_options(settings: Settings) -> dict[str, Any]:
-    """The arguments of `tritonclient`'s gRPC clients, with and without asyncio.
+    """Return the arguments of `tritonclient`'s gRPC clients, with and without asyncio.
 
     Raises:
-        ServerUnavailableError: If one of several host names cannot be resolved.
+        ServerUnavailableError: One of several host names cannot be resolved.
     """
     target, authority = resolve(settings)
     return {
@@ -50,7 +54,7 @@ def client_options(settings: Settings) -> dict[str, Any]:
 
 
 def channel_args(settings: Settings) -> list[tuple[str, Any]]:
-    """The channel's options. They replace tritonclient's own, so its message sizes are said again."""
+    """Return the channel's options. They replace tritonclient's own, so its message sizes are repeated."""
     return [
         ("grpc.max_send_message_length", triton.MAX_GRPC_MESSAGE_SIZE),
         ("grpc.max_receive_message_length", triton.MAX_GRPC_MESSAGE_SIZE),
@@ -58,23 +62,24 @@ def channel_args(settings: Settings) -> list[tuple[str, Any]]:
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
         ("grpc.service_config", SERVICE_CONFIG),
         ("grpc.service_config_disable_resolution", 1),
-        # After a failure calls fail until gRPC connects again: by default after 1 s, then up to 120 s.
+        # After a failure, calls fail until gRPC reconnects: by default after 1 s, then up to 120 s.
         ("grpc.initial_reconnect_backoff_ms", int(FIRST_WAIT_S * 1000)),
         ("grpc.max_reconnect_backoff_ms", int(MAX_WAIT_S * 1000)),
-        # A lost connection has the name resolved anew, by default once in 30 s at most: too late where a
-        # server was replaced by one with another address.
+        # A lost connection triggers name resolution, by default at most once in 30 s. That is too late if a
+        # server is replaced by one with another address.
         ("grpc.dns_min_time_between_resolutions_ms", int(MAX_WAIT_S * 1000)),
     ]
 
 
 def resolve(settings: Settings) -> tuple[str, list[tuple[str, Any]]]:
-    """What gRPC is to connect to, and the channel options that this needs.
+    """Return gRPC's target, and the channel options that it needs.
 
-    One name is left to gRPC, which spreads the calls over all its addresses and asks again when they change.
-    gRPC takes no list of names, so several are resolved here; their certificates must be valid for the first.
+    gRPC resolves a single name itself: it balances the calls over all its addresses and follows changes. It
+    takes no list of names, so several names are resolved here. Their certificates must be valid for the first
+    name.
 
     Raises:
-        ServerUnavailableError: If one of several names cannot be resolved.
+        ServerUnavailableError: One of several names cannot be resolved.
     """
     if len(settings.urls) == 1:
         return settings.urls[0], []
@@ -93,7 +98,7 @@ def resolve(settings: Settings) -> tuple[str, list[tuple[str, Any]]]:
 
 
 def _addresses(url: str, settings: Settings) -> dict[int, list[str]]:
-    """The `address:port` of a `host:port`, by IP version."""
+    """Resolve `host:port` to `address:port` values by IP version."""
     host, port = split_port(url)
     try:
         infos = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
@@ -108,6 +113,12 @@ def _addresses(url: str, settings: Settings) -> dict[int, list[str]]:
     return found
 
 
+def question_options(question: Question, request: Request) -> dict[str, Any]:
+    """Return the keyword arguments of a question over gRPC."""
+    options = {"client_timeout": request.deadline.left_s, "headers": dict(request.headers)}
+    return options | {"as_json": True} if question.topic in JSON_TOPICS else options
+
+
 class GrpcTransport:
     """The `Transport` over gRPC."""
 
@@ -116,64 +127,40 @@ class GrpcTransport:
         self._settings = settings
         self._client = triton.InferenceServerClient(**client_options(settings))
 
-    def infer(self, model: Model, inputs: Tensors, outputs: Sequence[Tensor], request: Request) -> Answer:
-        """See `Transport`. At the deadline the call is cancelled on the server too."""
+    def infer(self, call: Call[Any], request: Request) -> Answer:
+        """See `Transport`. A deadline cancels the call on the server too."""
+        return self._send(self._infer, call, request)
 
-        def send(**common: Any) -> Answer:
-            tensors, wanted = build_request(triton, model, inputs, outputs)
-            result = self._client.infer(
-                model.name,
-                tensors,
-                outputs=wanted,
-                compression_algorithm=self._settings.compression,
-                **infer_options(request) | common,
-            )
-            return read_answer(result, outputs)
-
-        return self._call(send, model, request)
-
-    def server_live(self, request: Request) -> bool:
+    def ask(self, question: Question, request: Request) -> Any:
         """See `Transport`."""
-        return self._call(lambda **common: bool(self._client.is_server_live(**common)), None, request)
-
-    def server_ready(self, request: Request) -> bool:
-        """See `Transport`."""
-        return self._call(lambda **common: bool(self._client.is_server_ready(**common)), None, request)
-
-    def model_ready(self, model: Model, request: Request) -> bool:
-        """See `Transport`."""
-        return self._call(
-            lambda **common: bool(self._client.is_model_ready(model.name, **common)), model, request
-        )
-
-    def model_parameters(self, model: Model, request: Request) -> dict[str, str]:
-        """See `Transport`."""
-        return self._call(
-            lambda **common: grpc_parameters(self._client.get_model_config(model.name, **common)),
-            model,
-            request,
-        )
-
-    def statistics(self, request: Request) -> list[dict[str, Any]]:
-        """See `Transport`."""
-        reply = self._call(
-            lambda **common: self._client.get_inference_statistics(as_json=True, **common), None, request
-        )
-        return list(reply.get("model_stats", []))
+        return self._send(self._ask, question, request)
 
     def close(self) -> None:
-        """See `Transport`. Calls that still run in other threads are cancelled."""
+        """See `Transport`. Calls that other threads have in flight are cancelled."""
         self._client.close()
 
-    def _call(self, send: Callable[..., T], model: Model | None, request: Request) -> T:
-        """Try, with what every call takes, until it works, is refused, or attempts or time are over."""
-        retrying = tenacity.Retrying(**within(self._settings.attempts, request))
-        answer: T = retrying(self._try, send, model, request)
+    def _infer(self, call: Call[Any], request: Request) -> Answer:
+        result = self._client.infer(
+            compression_algorithm=self._settings.compression,
+            client_timeout=request.deadline.left_s,
+            **infer_arguments(triton, call, request),
+        )
+        return read_answer(call, result)
+
+    def _ask(self, question: Question, request: Request) -> Any:
+        return read_reply(
+            question, send_question(self._client, question, **question_options(question, request))
+        )
+
+    def _send(self, attempt: Callable[[M, Request], T], message: M, request: Request) -> T:
+        """Attempt until success, an error that no retry can fix, the last attempt, or the deadline."""
+        retrying = tenacity.Retrying(**call_retry_policy(self._settings.attempts, request))
+        answer: T = retrying(self._attempt, attempt, message, request)
         return answer
 
-    def _try(self, send: Callable[..., T], model: Model | None, request: Request) -> T:
+    def _attempt(self, attempt: Callable[[M, Request], T], message: M, request: Request) -> T:
         try:
-            return send(client_timeout=request.deadline.left_s, headers=dict(request.headers))
+            return attempt(message, request)
         except (InferenceServerException, ValueError) as error:  # ValueError: the channel is closed
             endpoint = self._settings.endpoint
-            raise call_failure(error, model=model, request=request, endpoint=endpoint) from error
+            raise call_failure(error, model=message.model, request=request, endpoint=endpoint) from error

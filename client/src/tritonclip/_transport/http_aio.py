@@ -1,4 +1,4 @@
-"""Asynchronous HTTP by `tritonclient` clients on aiohttp, which belong to one event loop."""
+"""Asynchronous HTTP transport with `tritonclient` clients on aiohttp, which belong to one event loop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import http.client
 import io
 import itertools
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -16,44 +16,45 @@ import tenacity
 import tritonclient.http.aio as triton
 from tritonclient.utils import InferenceServerException
 
+from tritonclip._calls.codec import Call
 from tritonclip._calls.request import Request
-from tritonclip._calls.wire import Model, Tensor
-from tritonclip._retry import within
+from tritonclip._calls.wire import Answer, Question
+from tritonclip._retry import call_retry_policy
 from tritonclip._settings import Settings
 from tritonclip._transport.base import (
-    OneLoop,
-    build_request,
+    LoopGuard,
     call_failure,
     http_compression,
-    http_parameters,
-    in_turn,
-    infer_options,
-    naming_all,
+    infer_arguments,
     read_answer,
+    read_reply,
+    round_robin,
+    send_question,
     tls_context,
+    with_all_endpoints,
 )
-from tritonclip._types import Answer, Tensors
 
+M = TypeVar("M", bound=Call[Any] | Question)
 T = TypeVar("T")
 
 
 class _StreamingClient(triton.InferenceServerClient):  # type: ignore[misc]  # tritonclient has no types
-    """Hands bodies to aiohttp as files, which it sends in pieces; as bytes they would hold up the loop."""
+    """Passes bodies to aiohttp as files, which it sends in chunks; bytes would block the event loop."""
 
     async def _post(self, request_uri: str, request_body: Any, headers: Any, query_params: Any) -> Any:
         body = io.BytesIO(request_body.encode() if isinstance(request_body, str) else request_body)
-        # aiohttp asks for compressed answers by itself, which cost Triton more than they spare.
+        # By default aiohttp requests compressed responses, which cost Triton more time than they save.
         headers = {"Accept-Encoding": "identity", **(headers or {})}
         return await super()._post(request_uri, body, headers, query_params)
 
 
 def _plain(error: aiohttp.ClientError) -> Exception:
-    """What the other transports would raise where a connection is refused, breaks or carries no HTTP."""
+    """Return what the other transports raise if a connection is refused, breaks or does not speak HTTP."""
     for one in (error.__cause__, error):
         if isinstance(one, OSError):
             return one
-    if isinstance(error, aiohttp.ServerDisconnectedError):  # its text may be all that it parsed of an answer
-        return ConnectionResetError("the server ended it before its answer was whole")
+    if isinstance(error, aiohttp.ServerDisconnectedError):  # its text may be a partially parsed response
+        return ConnectionResetError("the server closed it before the response was complete")
     return http.client.HTTPException(str(error))
 
 
@@ -61,59 +62,19 @@ class AsyncHttpTransport:
     """The `AsyncTransport` over HTTP."""
 
     def __init__(self, settings: Settings) -> None:
-        """Keep the settings; a server's session is made by its first call, on its event loop."""
+        """Store the settings; the first call to a server opens its session, on its event loop."""
         self._settings = settings
-        self._turn = itertools.count()  # of the servers, where there are several
+        self._turn = itertools.count()  # of the servers, if there are several
         self._sessions: dict[str, Any] = {}
-        self._loop = OneLoop()
+        self._loop = LoopGuard()
 
-    async def infer(
-        self, model: Model, inputs: Tensors, outputs: Sequence[Tensor], request: Request
-    ) -> Answer:
-        """See `Transport`. At the deadline the connection is closed; the server still ends its work."""
-        tensors, wanted = build_request(triton, model, inputs, outputs)
+    async def infer(self, call: Call[Any], request: Request) -> Answer:
+        """See `Transport`. A deadline closes the connection; the server still finishes its work."""
+        return await self._send(self._infer, call, request)
 
-        async def send(client: Any) -> Answer:
-            result = await client.infer(
-                model.name,
-                tensors,
-                outputs=wanted,
-                **http_compression(self._settings),
-                **infer_options(request),
-            )
-            return read_answer(result, outputs)
-
-        return await self._call(send, model, request)
-
-    async def server_live(self, request: Request) -> bool:
+    async def ask(self, question: Question, request: Request) -> Any:
         """See `Transport`."""
-        return bool(await self._ask(lambda client, headers: client.is_server_live(headers), None, request))
-
-    async def server_ready(self, request: Request) -> bool:
-        """See `Transport`."""
-        return bool(await self._ask(lambda client, headers: client.is_server_ready(headers), None, request))
-
-    async def model_ready(self, model: Model, request: Request) -> bool:
-        """See `Transport`."""
-        return bool(
-            await self._ask(
-                lambda client, headers: client.is_model_ready(model.name, headers=headers), model, request
-            )
-        )
-
-    async def model_parameters(self, model: Model, request: Request) -> dict[str, str]:
-        """See `Transport`."""
-        reply = await self._ask(
-            lambda client, headers: client.get_model_config(model.name, headers=headers), model, request
-        )
-        return http_parameters(reply)
-
-    async def statistics(self, request: Request) -> list[dict[str, Any]]:
-        """See `Transport`."""
-        reply = await self._ask(
-            lambda client, headers: client.get_inference_statistics(headers=headers), None, request
-        )
-        return list(reply.get("model_stats", []))
+        return await self._send(self._ask, question, request)
 
     async def close(self) -> None:
         """See `Transport`."""
@@ -121,34 +82,38 @@ class AsyncHttpTransport:
         for session in sessions.values():
             await session.close()
 
-    async def _ask(
-        self,
-        question: Callable[[Any, dict[str, str]], Awaitable[T]],
-        model: Model | None,
-        request: Request,
+    async def _infer(self, client: Any, call: Call[Any], request: Request) -> Answer:
+        arguments = infer_arguments(triton, call, request)
+        return read_answer(call, await client.infer(**arguments, **http_compression(self._settings)))
+
+    async def _ask(self, client: Any, question: Question, request: Request) -> Any:
+        return read_reply(question, await send_question(client, question, headers=dict(request.headers)))
+
+    async def _send(
+        self, attempt: Callable[[Any, M, Request], Awaitable[T]], message: M, request: Request
     ) -> T:
-        return await self._call(lambda client: question(client, dict(request.headers)), model, request)
+        """Attempt until success, an error that no retry can fix, the last attempt, or the deadline.
 
-    async def _call(self, send: Callable[[Any], Awaitable[T]], model: Model | None, request: Request) -> T:
-        """Try until it works, is refused, or attempts or time are over; each try goes to the next server."""
+        Each attempt goes to the next server.
+        """
         self._loop.check()
-        retrying = tenacity.AsyncRetrying(**within(self._settings.attempts, request))
-        servers = in_turn(self._settings, self._turn)
+        retrying = tenacity.AsyncRetrying(**call_retry_policy(self._settings.attempts, request))
+        servers = round_robin(self._settings, self._turn)
 
-        async def attempt() -> T:
-            return await self._try(next(servers), send, model, request)
+        async def attempt_next() -> T:
+            return await self._attempt(next(servers), attempt, message, request)
 
-        with naming_all(self._settings):
-            return await retrying(attempt)
+        with with_all_endpoints(self._settings):
+            return await retrying(attempt_next)
 
-    async def _try(
-        self, url: str, send: Callable[[Any], Awaitable[T]], model: Model | None, request: Request
+    async def _attempt(
+        self, url: str, attempt: Callable[[Any, M, Request], Awaitable[T]], message: M, request: Request
     ) -> T:
         endpoint = f"{self._settings.scheme}://{url}"
-        failure = partial(call_failure, model=model, request=request, endpoint=endpoint)
+        failure = partial(call_failure, model=message.model, request=request, endpoint=endpoint)
         session = self._session(url)
         try:
-            return await asyncio.wait_for(send(session), request.deadline.left_s)
+            return await asyncio.wait_for(attempt(session, message, request), request.deadline.left_s)
         except asyncio.TimeoutError as error:
             raise failure(TimeoutError()) from error
         except aiohttp.ClientError as error:

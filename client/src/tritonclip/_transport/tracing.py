@@ -1,8 +1,9 @@
-"""Spans of OpenTelemetry for inferences: one for each, below the caller's own span, and told to Triton.
+"""OpenTelemetry spans: one per inference, a child of the caller's span, propagated to Triton.
 
-Nothing happens, and nothing is imported, unless the caller's program uses OpenTelemetry and has a sampled
-span around the call. A call that is not sampled tells Triton nothing: 2.51 traces every request that names a
-trace. Spans hold names, counts and types of errors; no content, no keys, no texts of errors, which may quote.
+Nothing happens and nothing is imported unless the caller's program uses OpenTelemetry and has a sampled span
+around the call. No trace context is sent for a call that is not sampled, because Triton 2.51 traces every
+request with a trace context. Spans hold names, counts and error types. They hold no content, no keys, and no
+error texts, which may quote content.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def traced(model: Model | None, request: Request, endpoint: str) -> Iterator[Request]:
-    """Trace what the block sends.
+def traced(model: Model, request: Request, endpoint: str) -> Iterator[Request]:
+    """Trace the inference that the block sends.
 
     Args:
-        model: What is asked for an inference; None: what is sent is no inference, and has no span.
-        request: Of the call.
+        model: The model that is called.
+        request: The call's request.
         endpoint: The servers.
 
     Yields:
-        The request to send: with the span's `traceparent` among its headers, unless the caller gave one.
+        The request to send. Its headers include the span's `traceparent`, unless the caller gave one.
     """
-    if model is None or not _is_sampled():
+    if not _is_sampled():
         yield request
         return
     from opentelemetry import trace
@@ -48,17 +49,17 @@ def traced(model: Model | None, request: Request, endpoint: str) -> Iterator[Req
         set_status_on_exception=False,
     ) as span:
         headers: dict[str, str] = {}
-        TraceContextTextMapPropagator().inject(headers)  # the only form that Triton reads
+        TraceContextTextMapPropagator().inject(headers)  # the only format that Triton reads
         try:
             yield replace(request, headers={**headers, **request.headers}, on_retry=_retries(span))
-        except BaseException as error:  # a cancelled task's too
+        except BaseException as error:  # includes a task's cancellation
             span.set_attribute("error.type", type(error).__name__)
             span.set_status(Status(StatusCode.ERROR))
             raise
 
 
 def current_ids() -> dict[str, str]:
-    """The current span's `trace_id` and `span_id` in hexadecimal digits; nothing where there is none."""
+    """Return the current span's `trace_id` and `span_id` in hexadecimal; empty if there is none."""
     trace = sys.modules.get("opentelemetry.trace")
     context = trace.get_current_span().get_span_context() if trace else None
     if context is None or not context.is_valid:
@@ -67,7 +68,7 @@ def current_ids() -> dict[str, str]:
 
 
 def _is_sampled() -> bool:
-    """Whether a sampled span is current; a program that has not imported OpenTelemetry has none."""
+    """Return True if the current span is sampled; a program without OpenTelemetry has none."""
     trace = sys.modules.get("opentelemetry.trace")
     if trace is None:
         return False
@@ -76,7 +77,7 @@ def _is_sampled() -> bool:
 
 
 def _attributes(model: Model, request: Request, endpoint: str) -> dict[str, str]:
-    """Named as Triton names those of its own spans, where it has them."""
+    """Return the span's attributes, with the names of Triton's own spans if it has them."""
     attributes = {"triton.model_name": model.name, "tritonclip.endpoint": endpoint}
     if request.request_id:
         attributes["triton.request_id"] = request.request_id
@@ -84,7 +85,7 @@ def _attributes(model: Model, request: Request, endpoint: str) -> dict[str, str]
 
 
 def _retries(span: Span) -> Any:
-    """What tenacity is to call before each further try."""
+    """Return the function that tenacity calls before each retry."""
 
     def note(state: Any) -> None:
         error = state.outcome.exception()

@@ -21,7 +21,7 @@ from pyspark.sql.functions import col
 from pyspark.sql.pandas.functions import pandas_udf
 from pyspark.sql.types import ArrayType, DataType, FloatType, StringType, StructField, StructType
 
-from tritonclip._bulk import IMAGES_A_REQUEST, TEXTS_A_REQUEST
+from tritonclip._bulk import IMAGES_PER_REQUEST, TEXTS_PER_REQUEST
 from tritonclip._calls.checks import DEFAULT_HYPOTHESIS_TEMPLATE, check_labels, check_template, check_top_k
 from tritonclip._settings import Preprocess
 from tritonclip.errors import InvalidInputError
@@ -111,7 +111,7 @@ class _ImageStage(_ClipStage):
     )
 
     def _set_defaults(self) -> None:
-        self._setDefault(inputCol="image", batchSize=IMAGES_A_REQUEST, preprocess="server")
+        self._setDefault(inputCol="image", batchSize=IMAGES_PER_REQUEST, preprocess="server")
 
     def _request_settings(self) -> RequestSettings:
         settings = super()._request_settings()
@@ -233,7 +233,7 @@ class ClipTextEmbedder(_ClipStage):
     _form_of = staticmethod(text_form)
 
     def _set_defaults(self) -> None:
-        self._setDefault(inputCol="text", outputCol="embedding", batchSize=TEXTS_A_REQUEST)
+        self._setDefault(inputCol="text", outputCol="embedding", batchSize=TEXTS_PER_REQUEST)
 
     def _bulk_call(self, settings: RequestSettings) -> BulkCall:
         return lambda client, texts: client.embed_texts_many(texts, **settings.options)
