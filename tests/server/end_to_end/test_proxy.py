@@ -104,7 +104,7 @@ def test_open_paths_are_forwarded(proxy, path):
 def test_other_paths_return_404_even_with_the_key(server, proxy, path, method):
     status, body = proxy.http(method, path, headers={**JSON, "admin-key": server.admin_key})
     assert status == 404
-    assert json.loads(body) == {"error": "there is no such path, or the proxy does not pass it on"}
+    assert json.loads(body) == {"error": "unknown path, or a path that the proxy does not forward"}
 
 
 @pytest.mark.parametrize("method", ["HEAD", "PUT", "DELETE", "PATCH", "OPTIONS"])
@@ -118,7 +118,7 @@ def test_other_grpc_methods_are_unimplemented_even_with_the_key(server, proxy, c
     key = {"triton-grpc-protocol-admin-key": server.admin_key}
     with (
         tritonclient.grpc.InferenceServerClient(proxy.grpc_url) as client,
-        pytest.raises(InferenceServerException, match="the proxy passes on neither this method") as caught,
+        pytest.raises(InferenceServerException, match="the proxy forwards neither this method") as caught,
     ):
         getattr(client, call)(headers=key)
     assert caught.value.status() == "StatusCode.UNIMPLEMENTED"

@@ -75,7 +75,7 @@ def test_services_are_hardened_limited_and_on_loopback(services):
         assert all(port["host_ip"] == "127.0.0.1" for port in service["ports"]), name
 
 
-def test_foreign_images_have_exact_versions(services):
+def test_third_party_images_have_exact_versions(services):
     images = [service["image"] for service in services.values() if "build" not in service]
     assert images and all(re.search(r":v?\d+\.\d+\.\d+$", image) for image in images), images
     assert {name for name, service in services.items() if "build" in service} == OWN
