@@ -1,4 +1,4 @@
-"""What a server answers to whom: endpoints behind the admin key, and files that are refused."""
+"""Endpoints behind the admin key, and files that are rejected."""
 
 import contextlib
 import io
@@ -39,8 +39,10 @@ CLOSED = {
     "log settings": lambda client, **key: client.get_log_settings(**key),
     "log verbosely": lambda client, **key: client.update_log_settings({"log_verbose_level": 0}, **key),
 }
-# What Triton itself refuses to all, the key or not: there is no such region, and models are not controlled.
-REFUSED_TO_ALL = re.compile("explicit model load / unload is not allowed|Unable to open shared memory region")
+# Triton rejects these with the key too: there is no such region, and model control is off.
+REJECTED_WITH_KEY = re.compile(
+    "explicit model load / unload is not allowed|Unable to open shared memory region"
+)
 OPEN = {
     "live": lambda client: client.is_server_live(),
     "ready": lambda client: client.is_server_ready(),
@@ -54,7 +56,7 @@ OPEN = {
 
 @pytest.fixture
 def plain(url, protocol):
-    """A plain tritonclient client of the shared server."""
+    """A tritonclient client of the shared server."""
     module = {"grpc": tritonclient.grpc, "http": tritonclient.http}[protocol]
     with module.InferenceServerClient(url) as client:
         yield client
@@ -62,7 +64,7 @@ def plain(url, protocol):
 
 @pytest.mark.parametrize("name", CLOSED)
 @pytest.mark.parametrize("key", [None, "wrong"])
-def test_closed_without_the_key(server, plain, protocol, name, key):
+def test_closed_endpoint_rejects_a_missing_or_wrong_key(server, plain, protocol, name, key):
     headers = {ADMIN_HEADER[protocol]: key} if key else {}
     with pytest.raises(InferenceServerException, match="is restricted") as caught:
         CLOSED[name](plain, headers=headers)
@@ -71,75 +73,75 @@ def test_closed_without_the_key(server, plain, protocol, name, key):
 
 
 @pytest.mark.parametrize("name", CLOSED)
-def test_the_key_opens(server, plain, protocol, name):
+def test_closed_endpoint_accepts_the_key(server, plain, protocol, name):
     try:
         CLOSED[name](plain, headers={ADMIN_HEADER[protocol]: server.admin_key})
     except InferenceServerException as error:
-        assert REFUSED_TO_ALL.search(str(error)), str(error)
+        assert REJECTED_WITH_KEY.search(str(error)), str(error)
 
 
 @pytest.mark.parametrize("name", OPEN)
-def test_open_to_all(plain, name):
+def test_open_endpoint_needs_no_key(plain, name):
     assert OPEN[name](plain)
 
 
-def test_the_key_is_in_no_log_and_no_environment(server):
+def test_key_is_not_in_the_log_or_the_environment(server):
     assert not [line for line in server.log if server.admin_key in line]
     environment = Path(f"/proc/{server.pid}/environ")
     assert server.admin_key.encode() not in environment.read_bytes()
     assert not stat.S_IMODE(environment.stat().st_mode) & (stat.S_IRGRP | stat.S_IROTH)
 
 
-def test_a_key_from_the_environment_is_not_handed_on(monkeypatch):
+def test_key_from_the_environment_is_not_passed_on(monkeypatch):
     monkeypatch.setenv("TRITONCLIP_ADMIN_KEY", "mine")
     environment = server_environment(find_installation(), without=[ADMIN_KEY_VARIABLE])
     assert "PATH" in environment
     assert "mine" not in environment.values()
 
 
-def test_the_command_line_shows_the_key_as_the_security_notes_say(server):
+def test_command_line_shows_the_key_as_documented(server):
     shown = Path(f"/proc/{server.pid}/cmdline")
     assert server.admin_key.encode() in shown.read_bytes()
     assert shown.stat().st_mode & stat.S_IROTH
 
 
-def test_two_servers_draw_different_keys(demo_repository):
+def test_random_keys_differ(demo_repository):
     assert EmbeddedTriton(demo_repository).admin_key != EmbeddedTriton(demo_repository).admin_key
 
 
 def writable_files():
-    """A file of each format that this Pillow can write, by the format's name."""
+    """Return a file of each format that this Pillow can write, by format."""
     Image.init()
     files = {name: written(name) for name in sorted(Image.SAVE)}
     return {name: data for name, data in files.items() if data}
 
 
 def written(name):
-    """A file of this format; None where Pillow lacks the library for it, or has none that writes it."""
+    """Return a file of a format, or None if this Pillow cannot write it."""
     for mode in ("RGB", "L", "1", "P"):
         file = io.BytesIO()
         with contextlib.suppress(OSError, ValueError, KeyError), warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of formats that Pillow will drop
+            warnings.simplefilter("ignore", DeprecationWarning)  # formats that Pillow will drop
             noise(64, 48).convert(mode).save(file, name)
             return file.getvalue()
     return None
 
 
 FILES = writable_files()
-ALIASES = {"MPO": "JPEG"}  # with one picture, the first is the second
+ALIASES = {"MPO": "JPEG"}  # an MPO file with one picture is a JPEG file
 
 
-def test_formats_of_documents_and_drawings_are_among_the_written_ones():
+def test_written_files_include_document_formats():
     assert {"EPS", "ICO", "PCX", "PDF", "SGI", "TGA", "ICNS", "DDS", "JPEG", "PNG"} <= set(FILES)
 
 
-def test_no_format_that_runs_programs_or_has_no_fixed_head_is_accepted(server):
+def test_accepted_formats_run_no_program_and_have_a_fixed_header(server):
     accepted = set(parameters(server, "image_preprocess")["image_formats"].split(","))
     assert not accepted & {"EPS", "PDF", "ICO", "ICNS", "PSD", "TGA", "WMF", "FITS", "HDF5", "SPIDER", "PCD"}
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_only_the_listed_formats_are_decoded(server, name):
+def test_only_listed_formats_are_decoded(server, name):
     accepted = parameters(server, "image_preprocess")["image_formats"].split(",")
     with Client(server.grpc_url, timeout_s=60) as client:
         if ALIASES.get(name, name) in accepted:
@@ -160,13 +162,13 @@ def test_only_the_listed_formats_are_decoded(server, name):
     ],
     ids=["PSD", "FITS", "HDF5", "PostScript"],
 )
-def test_formats_that_pillow_only_reads_are_refused_too(server, head):
+def test_formats_that_pillow_only_reads_are_rejected(server, head):
     with Client(server.grpc_url) as client, pytest.raises(InvalidInputError, match="a format accepted here"):
         client.embed_images(head)
 
 
 class Payload:
-    """Unpickled by pickle itself, it writes a file."""
+    """An object that writes a file when pickle loads it."""
 
     def __init__(self, path):
         self._path = path
@@ -175,7 +177,7 @@ class Payload:
         return Path.touch, (self._path,)
 
 
-def test_pickled_weights_that_would_run_code_are_refused(tmp_path):
+def test_pickled_weights_that_would_run_code_are_rejected(tmp_path):
     checkpoint = shutil.copytree(DEMO_CHECKPOINT, tmp_path / "checkpoint")
     (checkpoint / "model.safetensors").unlink()
     touched = tmp_path / "touched"
@@ -187,4 +189,4 @@ def test_pickled_weights_that_would_run_code_are_refused(tmp_path):
     assert not (tmp_path / "models" / "vision_encoder" / "1").exists()
     assert not touched.exists()
     torch.load(checkpoint / "pytorch_model.bin", weights_only=False)
-    assert touched.exists()  # so the file would have run
+    assert touched.exists()  # the code in the file does run when it is loaded

@@ -1,4 +1,4 @@
-"""Outages, restarts, dead and slow servers, as a client of each kind lives through them; on real servers."""
+"""Outages, restarts, and dead or slow servers, with every kind of client."""
 
 import asyncio
 import os
@@ -29,12 +29,12 @@ SAMPLE = (ROOT / "scripts" / "demo" / "images" / "red_circle.jpg").read_bytes()
 LABELS = ["a red circle", "a blue square", "the digit 7"]
 PROTOCOLS = ["grpc", "http"]
 LONG_S = 60.0
-ENDS_S = 20.0  # a bound for what must not wait for LONG_S
+ENDS_S = 20.0  # limit for operations that must not wait for LONG_S
 
 
 @pytest.fixture
 def connect(make):
-    """Makes clients of the kind under test."""
+    """Return a function that makes clients of the tested kind."""
     return lambda url, **options: make(url, **{"timeout_s": LONG_S, **options})
 
 
@@ -56,12 +56,12 @@ def calls(server, protocol):
 
 @pytest.fixture
 def dead():
-    """An address where nobody listens."""
+    """An address without a listener."""
     return f"127.0.0.1:{free_port('127.0.0.1')}"
 
 
-def assert_tells(error, *, model, endpoint):
-    """The error names the model, the server, and what to do next."""
+def assert_names(error, *, model, endpoint):
+    """Check that an error names the model, the server and the next step."""
     assert (error.model, error.endpoint) == (model, endpoint)
     assert "Try again shortly; if that does not help, check the URL and the port" in str(error)
     assert f"(model {model}, server {endpoint})" in str(error)
@@ -70,41 +70,41 @@ def assert_tells(error, *, model, endpoint):
 # Single calls
 
 
-def test_a_busy_server_is_asked_again(connect, calls):
+def test_call_to_a_busy_server_is_retried(connect, calls):
     calls.reject_next = 2
     assert connect(calls.url).embed_texts("a").shape == (512,)
     assert len(calls.seen) == 3
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 5])
-def test_attempts_bound_the_tries(protocol, connect, calls, attempts):
+def test_number_of_attempts_is_limited(protocol, connect, calls, attempts):
     calls.reject_next = 100
     with pytest.raises(ServerUnavailableError, match="the server accepts no more requests") as caught:
         connect(calls.url, attempts=attempts).embed_texts("a")
     assert len(calls.seen) == attempts
-    assert_tells(caught.value, model="clip_text_embedding", endpoint=f"{protocol}://{calls.url}")
+    assert_names(caught.value, model="clip_text_embedding", endpoint=f"{protocol}://{calls.url}")
 
 
-def test_what_is_wrong_is_sent_once(connect, calls):
+def test_invalid_input_is_not_retried(connect, calls):
     with pytest.raises(InvalidInputError, match="image 0 is not an image"):
         connect(calls.url).embed_images([b"no image"])
     assert len(calls.seen) == 1
 
 
-def test_tries_end_with_the_deadline(connect, calls):
+def test_retries_end_at_the_deadline(connect, calls):
     calls.reject_next = 100
     with pytest.raises(ServerUnavailableError):
         connect(calls.url, attempts=5).embed_texts("a", timeout_s=0.25)
     assert 1 <= len(calls.seen) < 5
 
 
-def test_refused_connections_are_tried_again(connect, forwarder):
+def test_refused_connection_is_retried(connect, forwarder):
     forwarder.reject_next = 2
     assert connect(forwarder.address, attempts=5).embed_texts("a").shape == (512,)
     assert forwarder.reject_next == 0
 
 
-def test_a_server_that_comes_back_within_the_retries_is_found(connect, forwarder):
+def test_call_succeeds_if_the_server_returns_during_the_retries(connect, forwarder):
     client = connect(forwarder.address, attempts=5)
     first = client.embed_texts("a")
     forwarder.go_down()
@@ -114,29 +114,29 @@ def test_a_server_that_comes_back_within_the_retries_is_found(connect, forwarder
     back.join()
 
 
-def test_one_try_meets_a_lost_connection(protocol, connect, forwarder):
+def test_single_attempt_fails_on_a_lost_connection(protocol, connect, forwarder):
     client = connect(forwarder.address, attempts=1)
     client.embed_texts("a")
     forwarder.go_down()
     with pytest.raises(ServerUnavailableError) as caught:
         client.embed_texts("a")
-    assert_tells(caught.value, model="clip_text_embedding", endpoint=f"{protocol}://{forwarder.address}")
+    assert_names(caught.value, model="clip_text_embedding", endpoint=f"{protocol}://{forwarder.address}")
 
 
-@pytest.mark.parametrize("refuse", [0, 1])
-def test_large_requests_and_answers(connect, calls, refuse):
-    calls.reject_next = refuse
+@pytest.mark.parametrize("rejected", [0, 1])
+def test_large_requests_and_answers_arrive_complete(connect, calls, rejected):
+    calls.reject_next = rejected
     client = connect(calls.url)
-    padded = SAMPLE + bytes(6_000_000)  # decoders ignore what follows the picture
+    padded = SAMPLE + bytes(6_000_000)  # decoders ignore bytes after the picture
     np.testing.assert_allclose(client.embed_images(padded), client.embed_images(SAMPLE), atol=1e-6)
-    calls.reject_next = refuse
+    calls.reject_next = rejected
     embeds = client.embed_texts(["a", "b"] * 2000)
     assert embeds.nbytes > 8_000_000
     np.testing.assert_allclose(embeds, np.tile(embeds[:2], (2000, 1)), atol=1e-6)
-    assert len(calls.seen) == 3 + 2 * refuse
+    assert len(calls.seen) == 3 + 2 * rejected
 
 
-def test_a_server_that_never_answers_meets_the_deadline(protocol, connect):
+def test_call_to_a_silent_server_ends_at_the_deadline(protocol, connect):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"127.0.0.1:{listener.getsockname()[1]}"
         with pytest.raises(
@@ -147,12 +147,12 @@ def test_a_server_that_never_answers_meets_the_deadline(protocol, connect):
 
 
 @pytest.mark.parametrize("cut_after_bytes", [100, 50_000], ids=["in its head", "in its tensors"])
-def test_a_server_that_dies_in_the_middle_of_its_answer(protocol, connect, forwarder, cut_after_bytes):
+def test_connection_lost_during_an_answer_is_unavailable(protocol, connect, forwarder, cut_after_bytes):
     forwarder.cut_after_bytes = cut_after_bytes
     with pytest.raises(ServerUnavailableError) as caught:
         connect(forwarder.address, attempts=2).embed_texts(["a"] * 200)
     assert "RawResponse" not in str(caught.value)
-    assert_tells(caught.value, model="clip_text_embedding", endpoint=f"{protocol}://{forwarder.address}")
+    assert_names(caught.value, model="clip_text_embedding", endpoint=f"{protocol}://{forwarder.address}")
     forwarder.cut_after_bytes = float("inf")
     assert connect(forwarder.address).embed_texts(["a"] * 200).shape == (200, 512)
 
@@ -160,7 +160,7 @@ def test_a_server_that_dies_in_the_middle_of_its_answer(protocol, connect, forwa
 # Several endpoints
 
 
-def test_endpoints_take_turns(url, connect):
+def test_calls_are_spread_over_endpoints(url, connect):
     with Forwarder(url) as one, Forwarder(url) as other:
         client = connect(f"{one.address},{other.address.replace('127.0.0.1', 'localhost')}")
         for _ in range(40):
@@ -170,7 +170,7 @@ def test_endpoints_take_turns(url, connect):
     assert min(shares) > 0.4 * sum(shares)
 
 
-def test_one_dead_endpoint_of_two_fails_no_call(connect, forwarder, dead):
+def test_dead_endpoint_fails_no_call(connect, forwarder, dead):
     for urls in ((dead, forwarder.address), (forwarder.address, dead)):
         client = connect(",".join(urls), attempts=2)
         for _ in range(6):
@@ -178,13 +178,13 @@ def test_one_dead_endpoint_of_two_fails_no_call(connect, forwarder, dead):
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_one_dead_endpoint_fails_none_of_many_calls_at_once(server, protocol, dead):
+def test_dead_endpoint_fails_no_concurrent_call(server, protocol, dead):
     url = f"{dead},{address(server, protocol)}"
     with Client(url, protocol=protocol, timeout_s=LONG_S, attempts=2) as client:
         assert together(16, lambda index: client.embed_texts(str(index)).shape) == [(512,)] * 16
 
 
-def test_an_endpoint_that_dies_is_left_and_used_again(server, protocol, connect, forwarder):
+def test_endpoint_is_used_again_after_an_outage(server, protocol, connect, forwarder):
     client = connect(f"{forwarder.address},{address(server, protocol)}")
     client.embed_texts("a")
     forwarder.go_down()
@@ -196,11 +196,11 @@ def test_an_endpoint_that_dies_is_left_and_used_again(server, protocol, connect,
         assert client.embed_texts("a").shape == (512,)
 
 
-def test_when_all_are_dead_the_error_names_them(protocol, connect, dead):
+def test_error_names_all_dead_endpoints(protocol, connect, dead):
     other = f"127.0.0.1:{free_port('127.0.0.1')}"
     with pytest.raises(ServerUnavailableError) as caught:
         connect(f"{dead},{other}", attempts=2).embed_texts("a")
-    assert_tells(caught.value, model="clip_text_embedding", endpoint=f"{protocol}://{dead},{other}")
+    assert_names(caught.value, model="clip_text_embedding", endpoint=f"{protocol}://{dead},{other}")
 
 
 # Bulk runs
@@ -208,13 +208,13 @@ def test_when_all_are_dead_the_error_names_them(protocol, connect, dead):
 
 @pytest.fixture(scope="module")
 def pictures():
-    """400 small images that differ."""
+    """400 different small images."""
     return [encode(noise(24 + seed % 7, 24, seed), "PNG") for seed in range(400)]
 
 
 @pytest.fixture(scope="module")
 def alone(server, pictures):
-    """Their embeddings, taken one by one."""
+    """The embeddings of the pictures, computed one by one."""
     with Client(server.grpc_url, timeout_s=LONG_S) as client:
         embeds = np.stack([client.embed_images(picture) for picture in pictures])
     nearest = np.partition(-(embeds @ embeds.T), 1, axis=1)[:, 1]
@@ -246,7 +246,7 @@ def restartable(demo_repository):
     server.running.stop(drain=False)
 
 
-def test_a_bulk_run_outlives_a_restart(protocol, connect, restartable, pictures, alone):
+def test_bulk_run_survives_a_restart(protocol, connect, restartable, pictures, alone):
     reports, restarts = [], []
 
     def watch(progress):
@@ -266,7 +266,7 @@ def test_a_bulk_run_outlives_a_restart(protocol, connect, restartable, pictures,
     assert reports[0].retries == 0
 
 
-def test_a_stopped_server_meets_the_deadline(protocol, connect, restartable):
+def test_call_to_a_stopped_server_ends_at_the_deadline(protocol, connect, restartable):
     client = connect(address(restartable.running, protocol))
     client.embed_texts("a")
     os.kill(restartable.running.pid, signal.SIGSTOP)
@@ -278,7 +278,7 @@ def test_a_stopped_server_meets_the_deadline(protocol, connect, restartable):
     assert client.embed_texts("a").shape == (512,)
 
 
-def test_an_outage_beyond_patience_ends_a_run_where_it_stands(protocol, connect, forwarder, pictures, alone):
+def test_bulk_run_fails_after_patience_and_keeps_its_results(protocol, connect, forwarder, pictures, alone):
     got = []
     client = connect(forwarder.address, attempts=1)
     results = client.embed_images_many(
@@ -289,13 +289,13 @@ def test_an_outage_beyond_patience_ends_a_run_where_it_stands(protocol, connect,
             got.append(embed)
             if len(got) == 40:
                 forwarder.go_down()
-    assert_tells(caught.value, model="clip_image_embedding", endpoint=f"{protocol}://{forwarder.address}")
-    # What was answered before the outage, at most 2 requests ahead, is handed out; nothing after it.
+    assert_names(caught.value, model="clip_image_embedding", endpoint=f"{protocol}://{forwarder.address}")
+    # Answers from before the outage, at most 2 requests ahead, are emitted; none after it.
     assert len(got) in (40, 48, 56)
     np.testing.assert_allclose(np.stack(got), alone[: len(got)], atol=1e-5)
 
 
-def test_a_run_that_is_left_in_an_outage_ends_at_once(connect, forwarder, pictures):
+def test_closed_bulk_run_ends_at_once_during_an_outage(connect, forwarder, pictures):
     def leave():
         results = client.embed_images_many(iter(pictures), batch_size=8, patience_s=600)
         next(results)
@@ -312,7 +312,7 @@ def test_a_run_that_is_left_in_an_outage_ends_at_once(connect, forwarder, pictur
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_cancelled_task_ends_a_run_in_an_outage(protocol, dead):
+def test_cancelled_bulk_run_ends_during_an_outage(protocol, dead):
     async def run():
         before = asyncio.all_tasks()
         async with AsyncClient(dead, protocol=protocol) as client:
@@ -329,7 +329,7 @@ def test_a_cancelled_task_ends_a_run_in_an_outage(protocol, dead):
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_ctrl_c_ends_a_run_in_an_outage(protocol, dead):
+def test_ctrl_c_ends_a_bulk_run_during_an_outage(protocol, dead):
     code = f"""
 from tritonclip import Client
 with Client({dead!r}, protocol={protocol!r}) as client:
@@ -340,7 +340,7 @@ with Client({dead!r}, protocol={protocol!r}) as client:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout.readline() == "begun\n"
-            time.sleep(1)  # the run is under way; however far it came, Ctrl-C must end it
+            time.sleep(1)  # the run is in progress; Ctrl-C must end it at any point
             process.send_signal(signal.SIGINT)
             _, errors = process.communicate(timeout=ENDS_S)
         finally:
@@ -352,7 +352,7 @@ with Client({dead!r}, protocol={protocol!r}) as client:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_threads_share_one_client(server, protocol, pictures, alone):
+def test_threads_can_share_a_client(server, protocol, pictures, alone):
     def mixed(client, index):
         picture = pictures[index]
         return [
@@ -378,7 +378,7 @@ def test_threads_share_one_client(server, protocol, pictures, alone):
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_each_event_loop_needs_its_own_client(server, protocol):
+def test_client_rejects_a_second_event_loop(server, protocol):
     client = AsyncClient(address(server, protocol), protocol=protocol)
 
     async def embed():

@@ -1,4 +1,4 @@
-"""Upgrades of a running server: under load, with versions that do not load or answer wrongly, and back."""
+"""Rollouts and rollbacks under load, and versions that do not load or give wrong answers."""
 
 import threading
 import time
@@ -29,7 +29,7 @@ NEAR = 1e-4
 
 @pytest.fixture(scope="module")
 def other_checkpoint(tmp_path_factory):
-    """The demo checkpoint with other projections on both sides, so that no mixture answers as either does."""
+    """The demo checkpoint with other projections in both towers, so a mixture of versions shows."""
     directory = tmp_path_factory.mktemp("other")
     for path in DEMO_CHECKPOINT.iterdir():
         (directory / path.name).write_bytes(path.read_bytes())
@@ -48,7 +48,7 @@ def repository(prepare):
 
 @pytest.fixture(scope="module")
 def upgraded(repository):
-    """A server that may be upgraded."""
+    """A server with model control."""
     with EmbeddedTriton(repository, ANY_PORT) as server:
         yield server
 
@@ -66,7 +66,7 @@ def scores(client):
 
 
 class Load:
-    """Callers that ask all the while, and what they were told."""
+    """Callers that classify without pause, with their answers and failures."""
 
     def __init__(self, url, **options):
         self.answers, self.failures, self._over = [], [], threading.Event()
@@ -95,13 +95,15 @@ class Load:
 
 
 def picture_versions(answer, known):
-    """Which version each picture was ranked by; two at once where it is none of them alone."""
+    """Yield the version that ranked each picture, or a text if it was neither version alone."""
     for row, *rows in zip(answer, *known.values(), strict=True):
         near = [name for name, one in zip(known, rows, strict=True) if abs(row - one).max() < NEAR]
         yield near[0] if len(near) == 1 else f"neither: {row}"
 
 
-def test_rollout_and_rollback_under_load_lose_nothing_and_mix_nothing(upgraded, repository, other_checkpoint):
+def test_rollout_and_rollback_under_load_lose_no_request_and_mix_no_versions(
+    upgraded, repository, other_checkpoint
+):
     with Client(upgraded.grpc_url) as client:
         known = {"old": scores(client)}
         loaded_at = metric(upgraded, "tritonclip_start_time_seconds", model="vision_encoder", version="1")
@@ -114,19 +116,19 @@ def test_rollout_and_rollback_under_load_lose_nothing_and_mix_nothing(upgraded, 
         assert abs(known["new"] - known["old"]).max() > 100 * NEAR
         assert np.abs(scores(client) - known["old"]).max() < NEAR
     assert not load.failures
-    told = Counter(one for answer in load.answers for one in picture_versions(answer, known))
-    assert set(told) == {"old", "new"}, told
-    assert min(told.values()) >= CALLERS
+    seen = Counter(one for answer in load.answers for one in picture_versions(answer, known))
+    assert set(seen) == {"old", "new"}, seen
+    assert min(seen.values()) >= CALLERS
     assert "version 2 loaded next to version 1" in output
     assert "serving version 2\nversion 1 has no requests in flight" in output
     assert "serving version 1\nversion 2 has no requests in flight" in back
     again = metric(upgraded, "tritonclip_start_time_seconds", model="vision_encoder", version="1")
-    assert again == loaded_at, "the old version was loaded anew"
+    assert again == loaded_at, "the old version was loaded again"
 
 
 @pytest.mark.parametrize("preprocess", ["server", "client"])
-def test_each_ensemble_is_switched_many_times_without_a_loss_or_a_mixture(upgraded, repository, preprocess):
-    """Clients that preprocess keep embeddings of labels, which a switch makes those of another checkpoint."""
+def test_repeated_switches_lose_no_request_and_mix_no_versions(upgraded, repository, preprocess):
+    """Clients that preprocess keep label embeddings, which a switch makes those of another checkpoint."""
     known = {}
     with Client(upgraded.grpc_url) as client, Load(upgraded.grpc_url, preprocess=preprocess) as load:
         for _ in range(10):
@@ -134,12 +136,12 @@ def test_each_ensemble_is_switched_many_times_without_a_loss_or_a_mixture(upgrad
             known[versions.versions_of(repository).served] = scores(client)
     assert not load.failures
     assert versions.versions_of(repository).served == 1
-    told = Counter(one for answer in load.answers for one in picture_versions(answer, known))
-    assert set(told) == {1, 2}, told
+    seen = Counter(one for answer in load.answers for one in picture_versions(answer, known))
+    assert set(seen) == {1, 2}, seen
 
 
 @pytest.mark.parametrize("preprocess", ["server", "client"])
-def test_cosines_are_of_one_version(upgraded, repository, preprocess):
+def test_similarity_uses_one_version(upgraded, repository, preprocess):
     with Client(upgraded.grpc_url, preprocess=preprocess) as client:
         before = client.similarity(PICTURES, LABELS)
         assert run(upgraded, "rollback", repository)[0] == 0
@@ -152,7 +154,7 @@ def test_cosines_are_of_one_version(upgraded, repository, preprocess):
         assert run(upgraded, "rollback", repository)[0] == 0
 
 
-def test_a_classifier_follows_to_another_checkpoint(upgraded, repository):
+def test_classifier_uses_the_new_checkpoint_after_a_switch(upgraded, repository):
     def by_label(rankings):
         return np.array(
             [[{one["label"]: one["score"] for one in row}[label] for label in LABELS] for row in rankings]
@@ -174,7 +176,7 @@ def test_a_classifier_follows_to_another_checkpoint(upgraded, repository):
         assert abs(by_label(classifier.classify_many(PICTURES)) - old).max() < NEAR
 
 
-def test_the_status_tells_of_each_version(upgraded, repository, other_checkpoint):
+def test_status_lists_each_version(upgraded, repository, other_checkpoint):
     code, output = run(upgraded, "status", repository)
     assert code == 0
     assert output.splitlines() == [
@@ -184,9 +186,7 @@ def test_the_status_tells_of_each_version(upgraded, repository, other_checkpoint
 
 
 @pytest.mark.parametrize("fault", ["does not load", "answers wrongly"])
-def test_a_version_that_cannot_be_served_is_taken_out_again(
-    upgraded, repository, other_checkpoint, monkeypatch, fault
-):
+def test_version_that_cannot_be_served_is_removed(upgraded, repository, other_checkpoint, monkeypatch, fault):
     before = versions.versions_of(repository)
 
     def add_broken(content, output, version, **options):
@@ -214,7 +214,7 @@ def test_a_version_that_cannot_be_served_is_taken_out_again(
         assert client.health(deep=True).ok
 
 
-def test_a_switch_that_was_interrupted_is_told_and_ended(upgraded, repository):
+def test_interrupted_switch_is_reported_and_can_be_completed(upgraded, repository):
     versions.set_served(repository, "clip_text_embedding", 2)
     code, output = run(upgraded, "rollback", repository)
     assert code == 1
@@ -224,7 +224,7 @@ def test_a_switch_that_was_interrupted_is_told_and_ended(upgraded, repository):
     assert versions.versions_of(repository).served == 1
 
 
-def test_a_restarted_server_serves_what_was_served(upgraded, repository):
+def test_restarted_server_serves_the_same_version(upgraded, repository):
     assert run(upgraded, "rollback", repository, "--to", "2")[0] == 0
     with Client(upgraded.grpc_url) as client:
         served = scores(client)
@@ -240,20 +240,20 @@ def test_a_restarted_server_serves_what_was_served(upgraded, repository):
         (["deploy", "no/such/checkpoint"], "no/such/checkpoint"),
     ],
 )
-def test_what_cannot_be_done_is_told_in_a_line(upgraded, repository, arguments, reason):
+def test_wrong_argument_is_reported_in_one_line(upgraded, repository, arguments, reason):
     command, *rest = arguments
     code, output = run(upgraded, command, repository, *rest)
     assert code == 1
     assert output.startswith("error: ") and reason in output and output.count("\n") == 1
 
 
-def test_another_rollout_is_waited_for(upgraded, repository):
+def test_rollout_fails_while_another_is_in_progress(upgraded, repository):
     with versions.locked(repository):
         code, output = run(upgraded, "rollback", repository)
     assert (code, "another rollout is in progress" in output) == (1, True)
 
 
-def test_a_wrong_key_and_a_server_without_model_control_are_told(upgraded, server, repository):
+def test_wrong_key_and_missing_model_control_are_reported(upgraded, server, repository):
     urls = ["--url", upgraded.http_url, "--metrics-url", upgraded.metrics_url, "--admin-key", "wrong"]
     done = CliRunner().invoke(rollout.main, ["status", str(repository), *urls])
     assert (done.exit_code, "give the admin key of this server" in done.output) == (1, True)
@@ -263,7 +263,7 @@ def test_a_wrong_key_and_a_server_without_model_control_are_told(upgraded, serve
     assert versions.versions_of(repository).served == 1
 
 
-def test_retiring_frees_memory_and_disk(upgraded, repository):
+def test_retire_frees_memory_and_disk(upgraded, repository):
     code, output = run(upgraded, "retire", repository, "--delete")
     assert code == 0, output
     instances, deadline = len(PYTHON_MODELS) + 3, time.monotonic() + 30  # admission has four
@@ -275,7 +275,7 @@ def test_retiring_frees_memory_and_disk(upgraded, repository):
         assert client.health(deep=True).ok
 
 
-def test_what_is_no_repository_is_told(tmp_path):
+def test_directory_that_is_not_a_repository_is_rejected(tmp_path):
     with pytest.raises(RepositoryError, match="is not a model repository"):
         versions.versions_of(tmp_path)
     for model in ENSEMBLES:

@@ -1,4 +1,4 @@
-"""TLS, mutual TLS and restricted endpoints, on servers that insist on them."""
+"""TLS, mutual TLS and restricted endpoints on servers that require them."""
 
 import re
 import ssl
@@ -24,7 +24,7 @@ KEY_HEADER = {"grpc": "triton-grpc-protocol-shop-key", "http": "shop-key"}
 
 @dataclass
 class Certificates:
-    """PEM files: two authorities, a server's certificate, and a client's."""
+    """PEM files of two authorities, a server and a client."""
 
     directory: object
 
@@ -68,13 +68,13 @@ def certificates(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=[False, True], ids=["tls", "mutual"])
 def mutual(request):
-    """Whether the server asks for a client's certificate."""
+    """Whether the server requires a client certificate."""
     return request.param
 
 
 @pytest.fixture(scope="module")
 def ports(mutual, server, demo_repository, certificates):
-    """The port of gRPC and of HTTP, both with TLS; Triton has none for HTTP, so a proxy ends it there."""
+    """The ports of gRPC and HTTP with TLS. Triton has no TLS for HTTP, so a proxy terminates it."""
     tls = certificates.files(mutual)
     with (
         EmbeddedTriton(demo_repository, ServerOptions(**ANY_PORT, tls=tls)) as secure,
@@ -86,13 +86,13 @@ def ports(mutual, server, demo_repository, certificates):
 
 @pytest.fixture
 def connect(make, protocol):
-    """Makes clients of ports that speak TLS."""
+    """Return a function that makes clients of the TLS ports."""
     return lambda ports, **options: make(
         f"{protocol}s://127.0.0.1:{ports[protocol]}", timeout_s=20, **options
     )
 
 
-def assert_refused(client):
+def assert_rejected(client):
     with pytest.raises(ServerUnavailableError, match=r"^the encrypted connection failed: \S") as caught:
         client.embed_texts("a")
     for advice in ("ca_file holds the authority", "this host's name", "asks for cert_file and key_file"):
@@ -102,38 +102,38 @@ def assert_refused(client):
     return str(caught.value)
 
 
-def test_the_right_authority_and_client_certificate_are_let_in(connect, ports, certificates):
+def test_client_with_the_right_certificates_is_accepted(connect, ports, certificates):
     assert connect(ports, ca_file=certificates.ca, **certificates.of_client).embed_texts("a").shape == (512,)
 
 
-def test_a_client_without_a_certificate_is_let_in_only_if_none_is_asked_for(
+def test_client_without_a_certificate_is_accepted_only_without_mutual_tls(
     connect, ports, certificates, mutual
 ):
     if mutual:
-        assert_refused(connect(ports, ca_file=certificates.ca))
+        assert_rejected(connect(ports, ca_file=certificates.ca))
     else:
         assert connect(ports, ca_file=certificates.ca).embed_texts("a").shape == (512,)
 
 
-def test_a_server_of_another_authority_is_refused(connect, ports, certificates):
-    text = assert_refused(connect(ports, ca_file=certificates.other_ca, **certificates.of_client))
+def test_server_certificate_of_another_authority_is_rejected(connect, ports, certificates):
+    text = assert_rejected(connect(ports, ca_file=certificates.other_ca, **certificates.of_client))
     assert "CERTIFICATE_VERIFY_FAILED" in text
 
 
-def test_without_an_authority_an_own_certificate_is_refused(connect, ports, certificates):
-    assert_refused(connect(ports, **certificates.of_client))
+def test_private_authority_is_rejected_without_ca_file(connect, ports, certificates):
+    assert_rejected(connect(ports, **certificates.of_client))
 
 
-def test_a_name_that_the_certificate_does_not_hold_is_refused(make, protocol, url, certificates):
+def test_certificate_for_another_host_is_rejected(make, protocol, url, certificates):
     with Forwarder(url, certificates.context(certificates.named_otherwise)) as proxy:
-        assert_refused(make(f"{protocol}s://{proxy.address}", ca_file=certificates.ca))
+        assert_rejected(make(f"{protocol}s://{proxy.address}", ca_file=certificates.ca))
 
 
-def test_tls_to_a_port_without_it(make, protocol, url, certificates):
-    assert_refused(make(f"{protocol}s://{url}", ca_file=certificates.ca))
+def test_tls_to_a_port_without_tls_is_rejected(make, protocol, url, certificates):
+    assert_rejected(make(f"{protocol}s://{url}", ca_file=certificates.ca))
 
 
-def test_several_secure_endpoints(make, protocol, url, certificates):
+def test_calls_are_spread_over_secure_endpoints(make, protocol, url, certificates):
     context = certificates.context(certificates.served)
     with Forwarder(url, context) as one, Forwarder(url, context) as other:
         client = make(f"{protocol}s://{one.address},{other.address}", ca_file=certificates.ca)
@@ -144,7 +144,7 @@ def test_several_secure_endpoints(make, protocol, url, certificates):
 
 
 @pytest.mark.parametrize("option", ["ca_file", "cert_file", "key_file"])
-def test_a_file_that_is_no_certificate_is_told_before_any_call(make, protocol, certificates, option):
+def test_file_that_is_not_pem_is_reported_before_any_call(make, protocol, certificates, option):
     no_pem = certificates.write("note.txt", trustme.Blob(b"not a certificate"))
     options = {"ca_file": certificates.ca, **certificates.of_client, option: no_pem}
     with pytest.raises(InvalidInputError, match="ca_file, cert_file or key_file cannot be used.*PEM files"):
@@ -152,7 +152,7 @@ def test_a_file_that_is_no_certificate_is_told_before_any_call(make, protocol, c
 
 
 @pytest.mark.parametrize("attribute", ["cert", "key", "client_ca"])
-def test_the_server_refuses_files_that_are_missing_or_no_pem(certificates, attribute, demo_repository):
+def test_server_rejects_files_that_are_missing_or_not_pem(certificates, attribute, demo_repository):
     no_pem = Path(certificates.write("note.txt", trustme.Blob(b"not a certificate")))
     for path, reason in ((no_pem, f"{no_pem} .*PEM"), (Path("/none.pem"), "cannot read /none.pem .*No such")):
         tls = replace(certificates.files(mutual=True), **{attribute: path})
@@ -160,13 +160,13 @@ def test_the_server_refuses_files_that_are_missing_or_no_pem(certificates, attri
             EmbeddedTriton(demo_repository, ServerOptions(**ANY_PORT, tls=tls)).start()
 
 
-def test_the_server_refuses_a_key_of_another_certificate(certificates, demo_repository):
+def test_server_rejects_a_key_of_another_certificate(certificates, demo_repository):
     tls = replace(certificates.files(), key=Path(certificates.of_client["key_file"]))
     with pytest.raises(LaunchError, match=r"cannot be used as certificate and key .*MISMATCH"):
         EmbeddedTriton(demo_repository, ServerOptions(**ANY_PORT, tls=tls)).start()
 
 
-def test_the_server_refuses_a_key_with_a_passphrase(certificates, demo_repository):
+def test_server_rejects_a_key_with_a_passphrase(certificates, demo_repository):
     key = serialization.load_pem_private_key(certificates.served.private_key_pem.bytes(), None)
     encrypted = key.private_bytes(
         serialization.Encoding.PEM,
@@ -179,14 +179,14 @@ def test_the_server_refuses_a_key_with_a_passphrase(certificates, demo_repositor
         EmbeddedTriton(demo_repository, ServerOptions(**ANY_PORT, tls=tls)).start()
 
 
-def test_a_key_that_all_may_read_is_told(certificates):
+def test_world_readable_key_gets_a_warning(certificates):
     assert certificates.files().check() == []
     key = Path(certificates.write("open.key", certificates.served.private_key_pem))
     key.chmod(0o644)
     assert replace(certificates.files(), key=key).check() == [f"{key} can be read by all users: chmod 600"]
 
 
-def test_with_tls_http_and_metrics_stay_on_loopback(certificates, demo_repository):
+def test_http_and_metrics_stay_on_loopback_with_tls(certificates, demo_repository):
     options = ServerOptions(**ANY_PORT, host="0.0.0.0", tls=certificates.files())
     server = EmbeddedTriton(demo_repository, options)
     assert server.grpc_url.startswith("0.0.0.0:")
@@ -196,7 +196,7 @@ def test_with_tls_http_and_metrics_stay_on_loopback(certificates, demo_repositor
     assert opened.http_url.startswith("0.0.0.0:")
 
 
-def test_serve_speaks_tls(certificates, demo_repository, tmp_path):
+def test_serve_with_mutual_tls_answers_and_is_not_restarted(certificates, demo_repository, tmp_path):
     options = ["--tls-cert", certificates.certificate, "--tls-key", certificates.key]
     options += ["--tls-client-ca", certificates.ca]
     options += ["--probe-interval", "0.1", "--probe-failures", "1"]
@@ -211,11 +211,11 @@ def test_serve_speaks_tls(certificates, demo_repository, tmp_path):
             address = re.search(r"ready: grpc (\S+),", serving.stdout.readline())[1]
             with Client(f"grpcs://{address}", ca_file=certificates.ca, **certificates.of_client) as client:
                 assert client.embed_texts("a").shape == (512,)
-            time.sleep(2)  # The server is watched meanwhile, which asks for no certificate.
+            time.sleep(2)  # the supervisor probes the server, without a certificate
         finally:
             serving.terminate()
-            told, _ = serving.communicate(timeout=60)
-    assert (serving.returncode, told) == (0, "stopped on SIGTERM\n")
+            output, _ = serving.communicate(timeout=60)
+    assert (serving.returncode, output) == (0, "stopped on SIGTERM\n")
     assert "tls: only gRPC has TLS; HTTP and metrics listen without TLS on 127.0.0.1\n" in log.read_text()
     assert "restart" not in log.read_text()
 
@@ -223,7 +223,7 @@ def test_serve_speaks_tls(certificates, demo_repository, tmp_path):
 @pytest.mark.parametrize(
     "options", [["--tls-cert", "a.pem"], ["--tls-key", "a.pem"], ["--tls-client-ca", "a"]]
 )
-def test_serve_asks_for_both_files(options, tmp_path):
+def test_serve_requires_certificate_and_key(options, tmp_path):
     done = run_script("serve.py", tmp_path, *options)
     assert done.returncode == 2
     assert "TLS needs both --tls-cert and --tls-key" in done.stderr
@@ -231,7 +231,7 @@ def test_serve_asks_for_both_files(options, tmp_path):
 
 @pytest.fixture(scope="module")
 def restricted(demo_repository):
-    """A server that asks inference requests for a key."""
+    """A server that requires a key for inference requests."""
     flags = {
         "grpc-restricted-protocol": "inference:shop-key=open sesame",
         "http-restricted-api": "inference:shop-key=open sesame",
@@ -240,7 +240,7 @@ def restricted(demo_repository):
         yield running
 
 
-def test_the_key_opens_a_restricted_server(make, protocol, restricted):
+def test_restricted_server_answers_with_the_key(make, protocol, restricted):
     url = restricted.grpc_url if protocol == "grpc" else restricted.http_url
     headers = {KEY_HEADER[protocol]: "open sesame"}
     assert make(url, headers=headers).embed_texts("a").shape == (512,)
@@ -248,7 +248,7 @@ def test_the_key_opens_a_restricted_server(make, protocol, restricted):
 
 
 @pytest.mark.parametrize("key", [None, "wrong"])
-def test_a_missing_or_wrong_key_is_refused_and_sent_once(make, protocol, restricted, key):
+def test_missing_or_wrong_key_is_rejected_without_a_retry(make, protocol, restricted, key):
     headers = {KEY_HEADER[protocol]: key} if key else {}
     with count_calls(restricted, protocol) as calls:
         client = make(calls.url, headers=headers)

@@ -1,4 +1,4 @@
-"""Callers that keep a server under load, and a server that `serve.py` runs, as one sees them from outside."""
+"""Callers that keep a server under load, and `serve.py` as a process."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Serving:
     """A `serve.py` process.
 
     Attributes:
-        process: The launcher.
-        grpc_url: As it printed it once it was ready, as the two others.
+        process: The process of `serve.py`.
+        grpc_url: Address that it printed when it was ready, like the two others.
     """
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
@@ -60,16 +60,16 @@ class Serving:
 
     @property
     def triton_pid(self) -> int:
-        """The process id of `tritonserver`, the launcher's only child."""
+        """Process id of `tritonserver`, the only child of `serve.py`."""
         command = ["ps", "-o", "pid=", "--ppid", str(self.process.pid)]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
     def stub_pid(self, model: str) -> int:
-        """The process id of a model's first instance."""
+        """Return the process id of a model's first instance."""
         return min(pid for pid, name in triton_processes.stubs(self.triton_pid).items() if name == model)
 
-    def said(self, text: str) -> list[str]:
-        """The supervisor's lines that hold a text."""
+    def supervisor_lines(self, text: str) -> list[str]:
+        """Return the lines of the supervisor that contain a text."""
         return [line for line in self.log if line.startswith("supervisor: ") and text in line]
 
     def seconds_until_healthy(self, since: float) -> float:
@@ -85,7 +85,7 @@ class Serving:
         raise AssertionError("\n".join(["not healthy again", *self.log[-20:]]))
 
     def close(self) -> None:
-        """Ends it, whatever it does."""
+        """End the process in any state."""
         with contextlib.suppress(subprocess.CalledProcessError, ValueError):
             os.kill(self.triton_pid, signal.SIGCONT)
         if self.process.poll() is None:
@@ -99,7 +99,7 @@ class Serving:
 
 @contextlib.contextmanager
 def serve(repository: Path, *options: str, before: tuple[str, ...] = ()) -> Iterator[Serving]:
-    """Runs `serve.py` on free ports, behind the words of `before`."""
+    """Run `serve.py` on free ports, with the words of `before` in front of the command."""
     ports = [f"--{name}-port=0" for name in ("http", "grpc", "metrics")]
     process = subprocess.Popen(
         [*before, sys.executable, "scripts/serve.py", str(repository), *ports, *options],
@@ -118,12 +118,12 @@ def serve(repository: Path, *options: str, before: tuple[str, ...] = ()) -> Iter
 
 @dataclass
 class Seen:
-    """What a caller saw of one call.
+    """One call, as its caller saw it.
 
     Attributes:
-        began: Of `time.monotonic`, as `ended`.
-        outcome: `answered`, `draining`, `overloaded`, `unavailable` (come again), `lost` (no answer in
-            time), or the error.
+        began: Start of the call in seconds of `time.monotonic`, like `ended`.
+        outcome: `answered`, `draining`, `overloaded`, `unavailable` (retry), `lost` (no answer in time), or
+            the error.
     """
 
     began: float
@@ -140,12 +140,12 @@ def outcome_of(error: TritonClipError) -> str:
 
 @dataclass
 class Callers:
-    """Threads that classify without end, each with its own client, from `with` to its end.
+    """Threads that classify without pause inside a `with` block, each with its own client.
 
     Attributes:
-        pictures: The images of a request; None: one of the demo's, another for each thread.
-        seen: Of each call, in the order of their ends.
-        wrong: Answers that were not those from before.
+        pictures: Images of each request; if None, each thread sends one of the demo's images.
+        seen: All calls, in the order in which they ended.
+        wrong: Answers that differ from those before the fault.
     """
 
     url: str
@@ -186,7 +186,7 @@ class Callers:
         return dict(Counter(one.outcome for one in list(self.seen)))
 
     def others(self) -> list[str]:
-        """What was neither answered nor told to come again, nor lost."""
+        """Return the errors other than a rejection or a lost answer."""
         return [one.outcome for one in self.seen if one.outcome not in KNOWN]
 
     def _call(self, index: int) -> None:
@@ -201,12 +201,12 @@ class Callers:
                         self.wrong.append(f"image {index}: {found}")
                 except TritonClipError as error:
                     outcome = outcome_of(error)
-                    self._ended.wait(0.02)  # as a caller that comes again at once would
+                    self._ended.wait(0.02)  # a short pause before the retry
                 self.seen.append(Seen(began, time.monotonic(), outcome))
 
 
 def scores(client: Client, images: list[bytes]) -> np.ndarray:
-    """Scores float32 [images, labels], in the order of `LABELS`."""
+    """Return the scores float32 [images, labels], in the order of `LABELS`."""
     ranked = client.classify(images, LABELS)
     return np.array([[dict(map(_pair, one))[label] for label in LABELS] for one in ranked], np.float32)
 
@@ -216,7 +216,7 @@ def _pair(found: dict[str, object]) -> tuple[object, object]:
 
 
 def record_callers(record: Callable[[str, object], None], callers: Callers) -> None:
-    """Shows what the callers saw in the summary of the run."""
+    """Record the outcomes of the calls for the summary of the run."""
     for outcome in KNOWN:
         record(outcome, callers.count_of(outcome))
     record("other errors", len(callers.others()))
@@ -232,7 +232,7 @@ def wait_until_empty(server: EmbeddedTriton) -> float:
 
 @contextlib.contextmanager
 def never_reads(http_url: str) -> Iterator[None]:
-    """A caller that asks for tens of megabytes over HTTP and reads none of them."""
+    """Request tens of megabytes over HTTP and read none of them."""
     texts = [f"text {index}" for index in range(2000)]
     tensor = {"name": "text", "datatype": "BYTES", "shape": [1, len(texts)], "data": texts}
     body = json.dumps({"inputs": [tensor]}).encode()

@@ -1,4 +1,4 @@
-"""Callers that leave, hang or dawdle: the others are answered as ever, and nothing of theirs stays inside."""
+"""Callers that disconnect, hang or are slow: others are answered, and no request stays in flight."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ SEED = 5
 
 @pytest.fixture
 def settled(breakable):
-    """Callers of the server, and a check of it, before and after what a test does to it."""
+    """Check the answers of the server before and after a test, and that nothing stays in flight."""
     with Client(breakable.grpc_url) as client:
         before = scores(client, IMAGES)
         wait_until_empty(breakable)
@@ -41,16 +41,16 @@ def settled(breakable):
         assert client.health(deep=True).inference == "ok"
 
 
-def untouched(callers, record_property):
-    """The other callers saw nothing of it."""
+def assert_unaffected(callers, record_property):
+    """Check that all calls of the other callers were answered."""
     record_callers(record_property, callers)
     assert callers.outcomes().keys() == {"answered"}
     assert not callers.wrong
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_calls_that_are_cancelled(breakable, settled, protocol, record_property):
-    """At every step: the times grow from less than the first one takes to more than all take."""
+def test_cancelled_calls_do_not_affect_others(breakable, settled, protocol, record_property):
+    """The delays grow from less than the first step takes to more than all steps take."""
     url = breakable.grpc_url if protocol == "grpc" else f"http://{breakable.http_url}"
 
     async def cancel_many():
@@ -69,11 +69,11 @@ def test_calls_that_are_cancelled(breakable, settled, protocol, record_property)
         done = asyncio.run(cancel_many())
     record_property("empty again (s)", wait_until_empty(breakable))
     record_property("cancelled", 40 * len(LARGE) - done)
-    untouched(callers, record_property)
+    assert_unaffected(callers, record_property)
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_deadlines_that_end_at_every_step(breakable, settled, protocol, record_property):
+def test_calls_whose_deadline_ends_leave_nothing_in_flight(breakable, settled, protocol, record_property):
     url = breakable.grpc_url if protocol == "grpc" else f"http://{breakable.http_url}"
     ends = dict.fromkeys(("answered", "too late"), 0)
     with Client(url, attempts=1) as client:
@@ -91,7 +91,7 @@ def test_deadlines_that_end_at_every_step(breakable, settled, protocol, record_p
 
 
 def http_request(url, texts):
-    """A request of JSON over HTTP as bytes: its head and its body."""
+    """Return the head and the body of a JSON request over HTTP."""
     tensor = {"name": "text", "datatype": "BYTES", "shape": [1, len(texts)], "data": texts}
     body = json.dumps({"inputs": [tensor]}).encode()
     head = f"POST /v2/models/clip_text_embedding/infer HTTP/1.1\r\nHost: {url}\r\nConnection: close\r\n"
@@ -104,8 +104,8 @@ def connect(url):
     return socket.create_connection((host, int(port)), timeout=60)
 
 
-def test_sockets_that_are_torn(breakable, settled, record_property):
-    """In the head, in the body, and after the request; with and without a farewell."""
+def test_torn_http_connections_do_not_affect_others(breakable, settled, record_property):
+    """The connection ends in the head, in the body or after the request, by a close or a reset."""
     texts = [f"torn {index}" for index in range(50)]
     head, body = http_request(breakable.http_url, texts)
     whole = head + body
@@ -117,10 +117,10 @@ def test_sockets_that_are_torn(breakable, settled, record_property):
                         linger = struct.pack("ii", 1, 0)  # closing resets the connection
                         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                     connection.sendall(whole[:sent])
-    untouched(callers, record_property)
+    assert_unaffected(callers, record_property)
 
 
-def test_grpc_connections_that_are_torn(breakable, settled, record_property):
+def test_torn_grpc_connections_do_not_affect_others(breakable, settled, record_property):
     chance = random.Random(SEED)
     with Callers(breakable.grpc_url, count=2) as callers, Forwarder(breakable.grpc_url) as forwarder:
         for _ in range(10):
@@ -132,15 +132,14 @@ def test_grpc_connections_that_are_torn(breakable, settled, record_property):
                 with contextlib.suppress(ServerUnavailableError):
                     client.classify(LARGE, LABELS)
                 cut.join()
-    untouched(callers, record_property)
+    assert_unaffected(callers, record_property)
 
 
-def test_a_caller_that_sends_byte_by_byte(breakable, settled, record_property):
-    """It is answered in the end."""
+def test_caller_that_sends_byte_by_byte_is_answered(breakable, settled, record_property):
     head, body = http_request(breakable.http_url, ["slow"])
     with Callers(breakable.grpc_url, count=2) as callers, connect(breakable.http_url) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        line = head.index(b"\r\n") + 2  # the embedded release takes no request line that comes in pieces
+        line = head.index(b"\r\n") + 2  # the embedded release rejects a request line that arrives in pieces
         connection.sendall(head[:line])
         for byte in head[line:] + body:
             connection.sendall(bytes([byte]))
@@ -148,21 +147,21 @@ def test_a_caller_that_sends_byte_by_byte(breakable, settled, record_property):
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 200 OK")
     assert b"text_embeds" in answer
-    untouched(callers, record_property)
+    assert_unaffected(callers, record_property)
 
 
-def test_callers_that_never_read(breakable, settled, record_property):
+def test_callers_that_never_read_do_not_affect_others(breakable, settled, record_property):
     with contextlib.ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(never_reads(breakable.http_url))
         for url in (breakable.grpc_url, f"http://{breakable.http_url}"):
             with Callers(url, count=2) as callers:
                 callers.wait_for(answers=10)
-            untouched(callers, record_property)
+            assert_unaffected(callers, record_property)
 
 
-def test_connections_that_say_nothing(breakable, settled, record_property):
-    """Half of them begin to speak, and fall silent."""
+def test_silent_connections_do_not_affect_others(breakable, settled, record_property):
+    """Half of the connections send the start of a request."""
     with contextlib.ExitStack() as stack:
         for index in range(60):
             for url in (breakable.http_url, breakable.grpc_url):
@@ -174,4 +173,4 @@ def test_connections_that_say_nothing(breakable, settled, record_property):
         for url in (breakable.grpc_url, f"http://{breakable.http_url}"):
             with Callers(url, count=2) as callers:
                 callers.wait_for(answers=10)
-            untouched(callers, record_property)
+            assert_unaffected(callers, record_property)

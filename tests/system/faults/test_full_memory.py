@@ -1,4 +1,4 @@
-"""Too little shared memory, in which the models exchange tensors: what becomes of requests that need it."""
+"""Too little shared memory for the tensors that the models exchange."""
 
 import shutil
 import subprocess
@@ -15,16 +15,16 @@ LARGE = [encode(noise(1500, 1500, seed), "JPEG", quality=85) for seed in range(2
 
 
 def limited_to(size):
-    """The words that run a command with a /dev/shm of its own, of this size."""
+    """Return the words that run a command with a private /dev/shm of this size."""
     mount = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"'
     for unshare in (["unshare", "--mount"], ["unshare", "--map-root-user", "--mount"]):
         command = [*unshare, "sh", "-c", mount, "sh"]
         if shutil.which("unshare") and not subprocess.run([*command, "true"], check=False).returncode:
             return tuple(command)
-    pytest.skip("this machine lets nobody mount a file system in a namespace of its own")
+    pytest.skip("this machine does not allow mounts in a separate namespace")
 
 
-def test_requests_that_do_not_fit_fail_alone(fault_repository, record_property):
+def test_only_requests_that_do_not_fit_fail(fault_repository, record_property):
     with serve(fault_repository, *FAST, before=limited_to("24m")) as serving:
         with Callers(serving.grpc_url) as callers, Client(serving.grpc_url, attempts=1) as client:
             right = scores(client, IMAGES)
@@ -39,13 +39,12 @@ def test_requests_that_do_not_fit_fail_alone(fault_repository, record_property):
         assert all("shared memory" in error and "shm" in error for error in errors), errors
         assert callers.count_of("lost") == 0
         assert not callers.wrong
-        # A caller whose row was in the same dynamic batch is told the same.
+        # A caller whose row was in the same dynamic batch receives the same error.
         assert all("shared memory" in other for other in callers.others())
-        assert serving.said("") == []
+        assert serving.supervisor_lines("") == []
 
 
-def test_a_server_that_does_not_fit_says_so(fault_repository):
-    """And ends, with nothing left behind."""
+def test_server_that_does_not_fit_reports_it(fault_repository):
     began = time.monotonic()
     with pytest.raises(AssertionError, match="(?s)No space left on device|shared memory"):
         with serve(fault_repository, "--start-timeout=60", before=limited_to("2m")):

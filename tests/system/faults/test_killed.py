@@ -1,4 +1,4 @@
-"""Processes that are killed or stopped under load, supervised: what callers see, and for how long."""
+"""Processes of a supervised server that are killed or stopped under load: the effect on callers."""
 
 import os
 import signal
@@ -14,39 +14,39 @@ MODELS = sorted(path.parents[1].name for path in (ROOT / "model_repository").glo
 QUICK = "vision_encoder"
 
 
-def strike(serving, pid, number, record_property, **options):
-    """Signals a process under load; returns the callers once they are answered again."""
+def signal_under_load(serving, pid, number, record_property, **options):
+    """Send a signal to a process under load, and return the callers when they are answered again."""
     with Callers(serving.grpc_url, **options) as callers:
-        struck = time.monotonic()
+        sent_at = time.monotonic()
         os.kill(pid, number)
-        while not serving.said("must be restarted"):
-            assert time.monotonic() - struck < 60, serving.log[-20:]
+        while not serving.supervisor_lines("must be restarted"):
+            assert time.monotonic() - sent_at < 60, serving.log[-20:]
             time.sleep(0.05)
-        record_property("noticed (s)", time.monotonic() - struck)
-        record_property("healthy again (s)", serving.seconds_until_healthy(struck))
+        record_property("noticed (s)", time.monotonic() - sent_at)
+        record_property("healthy again (s)", serving.seconds_until_healthy(sent_at))
         callers.wait_for(answers=8)
     record_callers(record_property, callers)
     assert not callers.wrong
-    assert len(serving.said("ready again")) == 1
+    assert len(serving.supervisor_lines("ready again")) == 1
     return callers
 
 
 @pytest.mark.parametrize(
     "model", [pytest.param(name, marks=[] if name == QUICK else pytest.mark.slow) for name in MODELS]
 )
-def test_the_process_of_a_model_is_killed(supervised, model, record_property):
-    """Nobody is told anything but to come again: the rest of the server is gone before it can say more."""
+def test_killed_model_process_leads_to_a_restart(supervised, model, record_property):
+    """Callers receive only errors that they can retry, because the whole server is killed at once."""
     before = supervised.triton_pid
     pid = supervised.stub_pid(model)
-    callers = strike(supervised, pid, signal.SIGKILL, record_property)
+    callers = signal_under_load(supervised, pid, signal.SIGKILL, record_property)
     assert callers.count_of("lost") == 0
     assert callers.others() == []
-    assert supervised.said(f"the process of {model} ({pid}) is gone")
+    assert supervised.supervisor_lines(f"the process of {model} ({pid}) is gone")
     assert supervised.triton_pid != before
 
 
 @pytest.mark.slow
-def test_a_bulk_run_outlives_a_killed_process(supervised):
+def test_bulk_run_survives_a_killed_model_process(supervised):
     with Client(supervised.grpc_url) as client:
         texts = [f"text {index}" for index in range(600)]
         results = client.embed_texts_many(texts, batch_size=4, on_error="raise")
@@ -54,30 +54,30 @@ def test_a_bulk_run_outlives_a_killed_process(supervised):
         os.kill(supervised.stub_pid("text_encoder"), signal.SIGKILL)
         got += list(results)
     assert len(got) == len(texts)
-    assert supervised.said("the process of text_encoder")
+    assert supervised.supervisor_lines("the process of text_encoder")
 
 
 @pytest.mark.slow
-def test_tritonserver_is_killed(supervised, record_property):
-    callers = strike(supervised, supervised.triton_pid, signal.SIGKILL, record_property)
+def test_killed_tritonserver_is_restarted(supervised, record_property):
+    callers = signal_under_load(supervised, supervised.triton_pid, signal.SIGKILL, record_property)
     assert callers.count_of("lost") == 0
     assert callers.others() == []
-    assert supervised.said("tritonserver exited with code -9")
+    assert supervised.supervisor_lines("tritonserver exited with code -9")
 
 
 @pytest.mark.slow
-def test_tritonserver_is_stopped(supervised, record_property):
-    """It answers nothing and ignores SIGTERM. Callers who wait longer than the supervisor are told then."""
-    callers = strike(supervised, supervised.triton_pid, signal.SIGSTOP, record_property)
+def test_stopped_tritonserver_is_restarted(supervised, record_property):
+    """The server answers nothing and ignores SIGTERM. Callers get an error when it is killed."""
+    callers = signal_under_load(supervised, supervised.triton_pid, signal.SIGSTOP, record_property)
     assert callers.count_of("lost") == 0
     assert callers.others() == []
-    assert supervised.said("consecutive probes failed")
+    assert supervised.supervisor_lines("consecutive probes failed")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["text_encoder", "vision_encoder"])
-def test_the_process_of_a_model_is_stopped(supervised, model, record_property):
-    """Triton sees that a process does not answer, and fails its requests after a second or two each."""
-    callers = strike(supervised, supervised.stub_pid(model), signal.SIGSTOP, record_property)
+def test_stopped_model_process_leads_to_a_restart(supervised, model, record_property):
+    """Triton notices that a process does not answer, and fails each request after 1 to 2 s."""
+    callers = signal_under_load(supervised, supervised.stub_pid(model), signal.SIGSTOP, record_property)
     assert callers.count_of("lost") == 0
     assert all("is not healthy" in other for other in callers.others())

@@ -1,4 +1,4 @@
-"""The launcher and `serve.py`: what they refuse, what they clean up, and that a stop loses nothing."""
+"""The launcher and `serve`: rejected arguments, cleanup, and a stop that loses no request."""
 
 import os
 import re
@@ -32,7 +32,7 @@ ANY_PORT = ServerOptions(http_port=0, grpc_port=0, metrics_port=0)
 
 
 def python_models(repository):
-    """The models that have processes of their own, one each."""
+    """Return the Python models, which have one process each."""
     return [path.parents[1].name for path in repository.glob("*/1/model.py")]
 
 
@@ -42,12 +42,12 @@ def regions():
 
 
 def regions_of(pid):
-    """The regions of shared memory that a server has mapped; others may run beside it."""
+    """Return the regions of shared memory that a server has mapped; other servers may run too."""
     maps = Path(f"/proc/{pid}/maps").read_text()
     return {region for region in regions() if region.name in maps}
 
 
-def test_a_stop_leaves_nothing_behind(demo_repository):
+def test_stop_leaves_no_process_and_no_shared_memory(demo_repository):
     with EmbeddedTriton(demo_repository, ANY_PORT) as server:
         pid = server.pid
         assert set(server.stubs().values()) == set(python_models(demo_repository))
@@ -63,10 +63,10 @@ def test_a_stop_leaves_nothing_behind(demo_repository):
         client.health(timeout_s=2)
 
 
-def test_two_servers_run_side_by_side(server, demo_repository, monkeypatch):
+def test_two_servers_run_at_the_same_time(server, demo_repository, monkeypatch):
     monkeypatch.setenv("OMP_DISPLAY_ENV", "TRUE")
     with EmbeddedTriton(demo_repository, ANY_PORT) as other:
-        # Both encoders' threads sleep while they wait; spinning ones starve each other on busy cores.
+        # The threads of both encoders sleep while they wait: spinning ones starve each other on busy cores.
         assert sum("OMP_WAIT_POLICY = 'PASSIVE'" in line for line in other.log) == 2
         for each in (server, other):
             with Client(each.grpc_url) as client:
@@ -75,15 +75,15 @@ def test_two_servers_run_side_by_side(server, demo_repository, monkeypatch):
         assert client.classify(encode(noise(64, 64), "PNG"), ["cat"])
 
 
-def test_further_flags_come_last_and_an_unknown_one_is_told(demo_repository):
+def test_further_flags_come_last_and_unknown_ones_are_reported(demo_repository):
     options = replace(ANY_PORT, flags={"log-verbose": "1", "no-such-flag": "yes"})
     server = EmbeddedTriton(demo_repository, options)
-    # The server ends at the first flag that it does not know: those before are known to it.
+    # The server exits at the first unknown flag, so it knows those before.
     with pytest.raises(LaunchError, match="unrecognized option '--no-such-flag=yes'$"):
         server.start()
 
 
-def test_a_model_that_does_not_load_ends_the_start_with_its_reason(demo_repository, tmp_path):
+def test_model_that_does_not_load_fails_the_start_with_its_reason(demo_repository, tmp_path):
     broken = shutil.copytree(demo_repository, tmp_path / "models")
     (broken / "similarity" / "1" / "similarity.json").write_text("{}")
     server = EmbeddedTriton(broken, ANY_PORT)
@@ -96,14 +96,14 @@ def regions_of_nobody():
     return remove_stale_regions()
 
 
-def test_a_directory_that_is_no_repository_is_refused(tmp_path):
+def test_directory_without_models_is_rejected(tmp_path):
     with pytest.raises(
         LaunchError, match="is not a model repository: write one with `tritonclip-server prepare`"
     ):
         EmbeddedTriton(tmp_path, ANY_PORT).start()
 
 
-def test_a_port_in_use_is_named(demo_repository):
+def test_port_in_use_is_reported(demo_repository):
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
@@ -114,7 +114,7 @@ def test_a_port_in_use_is_named(demo_repository):
             ).start()
 
 
-def test_only_regions_that_nobody_uses_are_removed(server):
+def test_only_unmapped_shared_memory_is_removed(server):
     in_use = regions()
     stale = triton_launcher.SHARED_MEMORY / f"triton_python_backend_shm_region_{uuid.uuid4()}"
     stale.write_bytes(b"left by a server that was killed")
@@ -154,7 +154,7 @@ def serving(patient_repository):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_serve_stops_cleanly_on_a_signal(serving, number):
+def test_serve_exits_with_code_0_on_a_signal(serving, number):
     process, url, _ = serving
     with Client(url) as client:
         assert client.health().ok
@@ -178,7 +178,7 @@ def wait_until_admitted(metrics_url, requests):
     wait_until(lambda: admitted() >= requests, f"fewer than {requests} requests were admitted", 60)
 
 
-def test_a_stop_finishes_the_requests_inside(serving):
+def test_stop_waits_for_requests_in_flight(serving):
     """Each call spends longer in one step than the launcher waits for quiet."""
     process, url, metrics_url = serving
     images = [encode(noise(1500, 1500, seed), "JPEG", quality=85) for seed in range(2)] * 20
@@ -194,7 +194,7 @@ def test_a_stop_finishes_the_requests_inside(serving):
     assert together(4, call) == [0, (40, 512), (40, 512), (40, 512)]
 
 
-def test_serve_says_in_a_line_what_it_cannot_serve(tmp_path):
+def test_serve_reports_a_wrong_source_in_one_line(tmp_path):
     done = run_script("serve.py", tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {tmp_path} is not a model repository")

@@ -1,4 +1,4 @@
-"""The command that prepares a repository, run as a user runs it, on sound and on broken checkpoints."""
+"""The command `prepare` on valid and broken checkpoints."""
 
 import json
 import shutil
@@ -37,12 +37,12 @@ def tree(directory):
 
 @pytest.fixture
 def broken(tmp_path):
-    """A copy of the demo checkpoint to spoil."""
+    """A copy of the demo checkpoint that the test breaks."""
     return shutil.copytree(DEMO_CHECKPOINT, tmp_path / "checkpoint")
 
 
-def fails(tmp_path, source, *arguments):
-    """The one line that says why; nothing may be left behind."""
+def failure(tmp_path, source, *arguments):
+    """Return the error line of a run that must fail and leave nothing behind."""
     output = tmp_path / "models"
     done = run(source, "--output", output, *arguments)
     assert done.exit_code == 1, done.output
@@ -52,7 +52,7 @@ def fails(tmp_path, source, *arguments):
     return done.stderr
 
 
-def test_every_model_gets_its_parts_and_a_manifest(tmp_path):
+def test_each_model_has_its_files_and_a_manifest(tmp_path):
     output = tmp_path / "models"
     prepare(output)
     assert sorted(path.name for path in output.iterdir()) == sorted(MODELS)
@@ -74,7 +74,7 @@ def test_every_model_gets_its_parts_and_a_manifest(tmp_path):
     assert all(torch.equal(whole[name], tensor) for name, tensor in (vision | text).items())
 
 
-def test_a_client_finds_the_image_settings_where_it_sends_its_pixels(tmp_path, broken):
+def test_pixel_model_publishes_the_image_settings(tmp_path, broken):
     path = broken / "preprocessor_config.json"
     changes = {"size": {"height": 200, "width": 240}, "do_center_crop": False, "resample": 2}
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -83,12 +83,12 @@ def test_a_client_finds_the_image_settings_where_it_sends_its_pixels(tmp_path, b
     config = text_format.Parse(
         (tmp_path / "clip_pixel_embedding" / "config.pbtxt").read_text(), ModelConfig()
     )
-    told = config.parameters["processor"].string_value
-    assert told == '{"convert_rgb":true,"crop":null,"resample":2,"resize":[200,240]}'
-    assert json.loads(told) == json.loads(served)
+    published = config.parameters["processor"].string_value
+    assert published == '{"convert_rgb":true,"crop":null,"resample":2,"resize":[200,240]}'
+    assert json.loads(published) == json.loads(served)
 
 
-def test_a_second_run_changes_nothing_and_says_so(tmp_path):
+def test_second_run_reports_up_to_date_and_changes_nothing(tmp_path):
     output = tmp_path / "models"
     prepare(output)
     before = tree(output)
@@ -96,7 +96,7 @@ def test_a_second_run_changes_nothing_and_says_so(tmp_path):
     assert tree(output) == before
 
 
-def test_a_damaged_version_is_written_again(tmp_path):
+def test_damaged_version_is_written_again(tmp_path):
     output = tmp_path / "models"
     prepare(output)
     weights = output / "vision_encoder" / "1" / "vision.safetensors"
@@ -106,14 +106,14 @@ def test_a_damaged_version_is_written_again(tmp_path):
     assert weights.read_bytes() == whole
 
 
-def test_versions_stand_side_by_side(tmp_path):
+def test_second_version_is_added_next_to_the_first(tmp_path):
     output = tmp_path / "models"
     prepare(output)
     prepare(output, "--version", 2)
     assert sorted(path.name for path in (output / "vision_encoder").iterdir()) == ["1", "2", "config.pbtxt"]
 
 
-def test_another_checkpoint_replaces_a_version_only_by_force(tmp_path, broken):
+def test_other_checkpoint_replaces_a_version_only_with_force(tmp_path, broken):
     output = tmp_path / "models"
     prepare(output)
     before = tree(output)
@@ -131,7 +131,7 @@ def test_another_checkpoint_replaces_a_version_only_by_force(tmp_path, broken):
     ] == str(broken)
 
 
-def test_parameters_are_changed_where_asked(tmp_path):
+def test_precision_and_set_change_parameters(tmp_path):
     output = tmp_path / "models"
     prepare(output, "--precision", "float32", "--set", "text_encoder.cache_bytes=1234")
     text = (output / "text_encoder" / "config.pbtxt").read_text()
@@ -140,7 +140,7 @@ def test_parameters_are_changed_where_asked(tmp_path):
     assert '"float32"' in (output / "vision_encoder" / "config.pbtxt").read_text()
 
 
-def test_instances_and_batch_sizes_are_changed_where_asked(tmp_path):
+def test_set_changes_instances_and_batch_sizes(tmp_path):
     output = tmp_path / "models"
     sizes = ("image_preprocess.instances=4", "vision_encoder.max_batch_size=256")
     prepare(output, *(word for size in sizes for word in ("--set", size)))
@@ -153,7 +153,7 @@ def test_instances_and_batch_sizes_are_changed_where_asked(tmp_path):
     assert "instances" not in preprocess.parameters
 
 
-def test_priority_levels_are_a_queue_policy_of_the_model(tmp_path):
+def test_set_changes_priority_levels(tmp_path):
     output = tmp_path / "models"
     prepare(output, "--set", "vision_encoder.instances=4", "--set", "vision_encoder.priority_levels=2")
     text = (output / "vision_encoder" / "config.pbtxt").read_text()
@@ -171,18 +171,18 @@ def test_priority_levels_are_a_queue_policy_of_the_model(tmp_path):
         ("vision_encoder.priority_levels=2", "priority_levels needs vision_encoder.instances=4 or more"),
     ],
 )
-def test_unknown_parameters_are_refused(tmp_path, setting, message):
-    assert message in fails(tmp_path, DEMO_CHECKPOINT, "--set", setting)
+def test_unknown_parameters_are_rejected(tmp_path, setting, message):
+    assert message in failure(tmp_path, DEMO_CHECKPOINT, "--set", setting)
 
 
 @pytest.mark.parametrize(
     "arguments", [[], [DEMO_CHECKPOINT, "--random", "vit-b-32"], [DEMO_CHECKPOINT, "--set", "x"]]
 )
-def test_wrong_usage_is_exit_code_2(tmp_path, arguments):
+def test_wrong_usage_exits_with_code_2(tmp_path, arguments):
     assert run(*arguments, "--output", tmp_path / "models").exit_code == 2
 
 
-def test_labels_to_encode_at_load_are_taken_along(tmp_path):
+def test_labels_file_is_copied_into_the_version(tmp_path):
     labels = tmp_path / "labels.txt"
     labels.write_text("a cat\na dog\n", encoding="utf-8")
     prepare(tmp_path / "models", "--labels", labels)
@@ -207,7 +207,7 @@ def reshape_tensor(directory):
     save_file(tensors, directory / "model.safetensors")
 
 
-def spoil_tensor(directory):
+def break_tensor(directory):
     tensors = load_file(directory / "model.safetensors")
     tensors["visual_projection.weight"][0, 0] = float("nan")
     save_file(tensors, directory / "model.safetensors")
@@ -224,7 +224,7 @@ def drop_tokenizer(directory):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("damage", "message"),
     [
         (lambda directory: (directory / "config.json").unlink(), "has no readable config.json"),
         (lambda directory: (directory / "config.json").write_text("{"), "has no readable config.json"),
@@ -233,7 +233,7 @@ def drop_tokenizer(directory):
         (truncate_weights, "model.safetensors is damaged or incomplete"),
         (drop_tensor, "1 tensors are missing, the first is visual_projection.weight"),
         (reshape_tensor, "visual_projection.weight has shape"),
-        (spoil_tensor, "visual_projection.weight holds values that are not finite"),
+        (break_tensor, "visual_projection.weight holds values that are not finite"),
         (
             lambda directory: (directory / "preprocessor_config.json").unlink(),
             "no readable preprocessor_config.json",
@@ -242,21 +242,21 @@ def drop_tokenizer(directory):
         (lambda directory: (directory / "tokenizer.json").write_text("{}"), "has no readable tokenizer"),
     ],
 )
-def test_broken_checkpoints_get_one_clear_line(tmp_path, broken, spoil, message):
-    spoil(broken)
-    assert message in fails(tmp_path, broken)
+def test_broken_checkpoint_is_reported_in_one_line(tmp_path, broken, damage, message):
+    damage(broken)
+    assert message in failure(tmp_path, broken)
 
 
-def test_a_hub_id_without_a_network_is_named(tmp_path, monkeypatch):
+def test_hub_id_without_network_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
-    line = fails(tmp_path, "openai/no-such-checkpoint")
+    line = failure(tmp_path, "openai/no-such-checkpoint")
     assert (
         "'openai/no-such-checkpoint' is not a local directory, and the download from the hub failed" in line
     )
 
 
-def test_pickled_and_sharded_weights_are_read_too(tmp_path, broken):
+def test_pickled_and_sharded_weights_give_the_same_version(tmp_path, broken):
     tensors = load_file(broken / "model.safetensors")
     (broken / "model.safetensors").unlink()
     torch.save(tensors, broken / "pytorch_model.bin")
@@ -273,11 +273,11 @@ def test_pickled_and_sharded_weights_are_read_too(tmp_path, broken):
         pickled, sharded = (tmp_path / kind / model / "1" / name for kind in ("pickled", "sharded"))
         assert pickled.read_bytes() == sharded.read_bytes()
     (broken / "model-2.safetensors").unlink()
-    assert "has no weights: model-2.safetensors is missing" in fails(tmp_path, broken)
+    assert "has no weights: model-2.safetensors is missing" in failure(tmp_path, broken)
 
 
 @pytest.mark.parametrize("failing", ["_write_manifest", "_stage_model"])
-def test_an_interrupted_run_leaves_what_was_there(tmp_path, monkeypatch, failing):
+def test_interrupted_run_keeps_the_previous_version(tmp_path, monkeypatch, failing):
     output = tmp_path / "models"
     prepare(output)
     before = tree(output)
@@ -298,18 +298,18 @@ def test_an_interrupted_run_leaves_what_was_there(tmp_path, monkeypatch, failing
     assert not list(output.glob(STAGING_PREFIX + "*"))
 
 
-def test_a_failing_rename_is_undone(tmp_path):
+def test_failed_rename_is_undone(tmp_path):
     output = tmp_path / "models"
     prepare(output)
     shutil.rmtree(output / "clip_text_embedding")
-    (output / "clip_text_embedding").write_text("a file where the last model should go")
+    (output / "clip_text_embedding").write_text("a file in place of the last model")
     before = tree(output)
     done = run(DEMO_CHECKPOINT, "--output", output, "--precision", "float32")
     assert done.exit_code == 1
     assert tree(output) == before
 
 
-def test_leftovers_of_a_killed_run_are_cleared_away(tmp_path):
+def test_staging_directory_of_a_killed_run_is_removed(tmp_path):
     output = tmp_path / "models"
     (output / f"{STAGING_PREFIX}killed" / "vision_encoder").mkdir(parents=True)
     prepare(output)

@@ -1,4 +1,4 @@
-"""Where a server is found: in NVIDIA's container, in the wheel; and what is said where there is none."""
+"""The server in NVIDIA's container or in the wheel, and the errors if there is none."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ from tritonclip_server.serving.release import EMBEDDED, PINNED
 
 @pytest.fixture
 def container(tmp_path):
-    """The wheel's server, laid out as in NVIDIA's images."""
+    """The server of the wheel in the layout of NVIDIA's images."""
     wheel = find_installation(tmp_path / "nowhere")
     root = tmp_path / "tritonserver"
     for directory, source in (("bin", wheel.server), ("backends/python", wheel.stub)):
@@ -29,7 +29,7 @@ def container(tmp_path):
     return root
 
 
-def test_the_container_goes_before_the_wheel_and_tells_its_release(container):
+def test_container_is_preferred_to_the_wheel(container):
     (container / "TRITON_VERSION").write_text("2.71.0\n")
     found = find_installation(container)
     assert found.release == PINNED
@@ -37,7 +37,7 @@ def test_the_container_goes_before_the_wheel_and_tells_its_release(container):
     assert find_installation(container / "nowhere").release == EMBEDDED
 
 
-def test_a_server_laid_out_as_in_the_container_serves(container, demo_repository, monkeypatch):
+def test_server_with_the_layout_of_the_container_serves(container, demo_repository, monkeypatch):
     monkeypatch.setattr(triton_launcher, "find_installation", lambda: find_installation(container))
     with EmbeddedTriton(demo_repository, ServerOptions(http_port=0, grpc_port=0, metrics_port=0)) as server:
         assert Path(f"/proc/{server.pid}/cmdline").read_bytes().startswith(str(container).encode())
@@ -46,7 +46,7 @@ def test_a_server_laid_out_as_in_the_container_serves(container, demo_repository
 
 
 @pytest.mark.parametrize("content", [None, "unknown"])
-def test_a_container_that_does_not_tell_its_release_is_named(container, content):
+def test_container_without_a_readable_release_is_reported(container, content):
     (container / "TRITON_VERSION").unlink()
     if content:
         (container / "TRITON_VERSION").write_text(content)
@@ -54,26 +54,26 @@ def test_a_container_that_does_not_tell_its_release_is_named(container, content)
         find_installation(container)
 
 
-def test_a_container_without_the_python_backend_is_named(container):
+def test_container_without_the_python_backend_is_reported(container):
     (container / "backends" / "python" / STUB).unlink()
     with pytest.raises(LaunchError, match="use an image with the Python backend"):
         find_installation(container)
 
 
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
-def test_other_platforms_are_pointed_to_the_container(monkeypatch, platform):
+def test_error_on_other_platforms_names_the_container(monkeypatch, platform):
     monkeypatch.setattr(sys, "platform", platform)
     with pytest.raises(LaunchError, match=f"no embedded Triton for {platform}: .*container"):
         find_installation()
 
 
-def test_a_missing_wheel_is_named(monkeypatch):
+def test_missing_wheel_is_reported(monkeypatch):
     monkeypatch.setattr(triton_installation.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(LaunchError, match="nvidia-pytriton is not installed.*container"):
         find_installation()
 
 
-def test_a_virtual_environment_may_bring_the_libpython(tmp_path, monkeypatch):
+def test_libpython_of_a_virtual_environment_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     with pytest.raises(LaunchError, match="libpython9.9"):
         triton_installation._libpython_directory("9.9")

@@ -1,4 +1,4 @@
-"""The server's log as JSON: on lines as the embedded server wrote them, on any text, and while it runs."""
+"""The log as JSON: on lines of the embedded server, on random text, and of a running server."""
 
 import json
 import re
@@ -53,7 +53,7 @@ def entries(text, now=NOW):
     return [json.loads(entry.json()) for entry in [*lines, *found.flush()]]
 
 
-def test_a_line():
+def test_line_of_triton_is_parsed():
     assert entries(LOADED) == [
         {
             "time": "2026-11-25T19:50:50.246298Z",
@@ -64,7 +64,7 @@ def test_a_line():
     ]
 
 
-def test_an_incident_names_model_and_request():
+def test_incident_has_its_id_and_the_request_id():
     (entry,) = entries(INCIDENT)
     assert (entry["level"], entry["source"]) == ("ERROR", "clip_responder.py:100")
     assert (entry["incident"], entry["request_id"]) == ("828f8888", "boom ü")
@@ -72,7 +72,7 @@ def test_an_incident_names_model_and_request():
     assert entry["message"].endswith("^\nKeyError: 'boom'")
 
 
-def test_a_table_is_one_entry():
+def test_table_is_one_entry():
     table, after = entries(TABLE)
     assert (table["source"], table["level"]) == ("server.cc:674", "INFO")
     assert table["message"].count("\n") == 4
@@ -80,14 +80,14 @@ def test_a_table_is_one_entry():
     assert after["message"] == "Collecting CPU metrics"
 
 
-def test_a_failing_stub_is_one_entry():
+def test_failure_of_a_stub_is_one_entry():
     stub, error = entries(STUB)
     assert stub["message"].startswith("Failed to initialize Python stub: no module")
     assert stub["message"].endswith("_call_with_frames_removed")
     assert (error["level"], error["source"]) == ("ERROR", "stdout")
 
 
-def test_a_printed_traceback_is_one_entry():
+def test_printed_traceback_is_one_entry():
     traceback, after = entries(PRINTED)
     assert (traceback["level"], traceback["source"]) == ("ERROR", "stdout")
     assert traceback["message"].endswith("No module named 'a'")
@@ -99,7 +99,7 @@ def test_a_printed_traceback_is_one_entry():
     ("now", "stamp", "year"),
     [("2027-01-01", "1231", 2026), ("2026-12-31", "0101", 2027), ("2028-02-29", "0229", 2028)],
 )
-def test_the_year_is_that_next_to_now(now, stamp, year):
+def test_year_is_the_one_closest_to_now(now, stamp, year):
     at = datetime.fromisoformat(f"{now}T12:00:00+00:00")
     (entry,) = entries(f'I{stamp} 12:00:00.000000 1 a.cc:1] "x"', at)
     assert entry["time"].startswith(f"{year}-")
@@ -123,17 +123,17 @@ def test_no_line_is_lost(lines):
     for line in lines:
         text = re.sub(r"^[VIWEF]\d{4} \S+ \d+ \S+\d\] ?", "", line, flags=re.ASCII)
         try:
-            told = json.loads(text, strict=False)
+            content = json.loads(text, strict=False)
         except ValueError:
-            told = text
-        told = told if isinstance(told, str) else text
+            content = text
+        content = content if isinstance(content, str) else text
         assert (
-            any(told.strip().strip("\n") in message or line in message for message in found)
-            or not told.strip()
+            any(content.strip().strip("\n") in message or line in message for message in found)
+            or not content.strip()
         )
 
 
-def test_an_entry_that_may_go_on_is_written_when_nothing_comes():
+def test_incomplete_entry_is_written_after_a_pause():
     written = []
     log = JsonLog(written.append)
     log.server_line("I1125 19:51:21.460559 19794 pb_stub.cc:2145]  Non-graceful termination detected. ")
@@ -144,7 +144,7 @@ def test_an_entry_that_may_go_on_is_written_when_nothing_comes():
     assert entry["message"] == "Non-graceful termination detected."
 
 
-def test_serve_writes_nothing_but_json(demo_repository):
+def test_serve_writes_only_json(demo_repository):
     ports = [argument for name in ("http", "grpc", "metrics") for argument in (f"--{name}-port", "0")]
     command = [sys.executable, "scripts/serve.py", demo_repository, *ports, "--log-format", "json"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
