@@ -44,7 +44,7 @@ def prometheus_rule(namespace: str, release: str) -> dict[str, Any]:
 
 
 @click.command()
-@click.option("--namespace", default="tritonclip", show_default=True)
+@click.option("--namespace", default="tritonclip", show_default=True, help="Namespace of the manifest.")
 @click.option("--release", default="prometheus", show_default=True, help="Value of the label `release`.")
 def main(namespace: str, release: str) -> None:
     """Print the rules and alerts as a PrometheusRule."""

@@ -122,6 +122,6 @@ def check_error_text(fault: Fault, message: str) -> None:
     _require(named is not None, "error names another input", f"{fault} was answered with: {message}")
 
 
-def _require(holds: bool, reason: str, detail: str) -> None:
-    if not holds:
+def _require(condition: bool, reason: str, detail: str) -> None:
+    if not condition:
         raise WrongAnswerError(reason, detail[:500])

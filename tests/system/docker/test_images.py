@@ -173,8 +173,8 @@ def test_gateway_container_searches_a_read_only_index(server, podman, tmp_path):
     with Container(podman, "tritonclip-gateway:search", arguments, [*HARDENED, mount]) as gateway:
         gateway.wait_for(f"http://0.0.0.0:{chosen['port']}")
         url, headers = f"http://127.0.0.1:{chosen['port']}", {"Content-Type": "application/json"}
-        asked = urllib.request.Request(f"{url}/v1/search", b'{"text": "a red circle"}', headers)
-        with urllib.request.urlopen(asked) as reply:
+        request = urllib.request.Request(f"{url}/v1/search", b'{"text": "a red circle"}', headers)
+        with urllib.request.urlopen(request) as reply:
             found = json.load(reply)["results"]
         assert (found[0]["name"], len(found)) == ("red_circle.jpg", 9)
 

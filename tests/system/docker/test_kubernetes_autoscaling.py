@@ -63,10 +63,10 @@ def pod_query(rule: dict[str, Any]) -> str:
 
 
 def test_autoscaler_uses_the_metric_of_the_rule(rule):
-    (asked,) = overlay("replicas").get("HorizontalPodAutoscaler", "tritonclip-server")["spec"]["metrics"]
-    assert asked["type"] == "Pods"
-    assert asked["pods"]["metric"] == {"name": rule["name"]["as"]}
-    assert asked["pods"]["target"]["type"] == "AverageValue"
+    (used,) = overlay("replicas").get("HorizontalPodAutoscaler", "tritonclip-server")["spec"]["metrics"]
+    assert used["type"] == "Pods"
+    assert used["pods"]["metric"] == {"name": rule["name"]["as"]}
+    assert used["pods"]["target"]["type"] == "AverageValue"
     overrides = rule["resources"]["overrides"]
     assert overrides == {name: {"resource": name} for name in POD}
     assert re.fullmatch(rule["name"]["matches"], QUEUE)
