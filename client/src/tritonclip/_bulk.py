@@ -30,7 +30,7 @@ from tritonclip._images.files import find_images
 from tritonclip._retry import is_outage, run_retry_policy
 from tritonclip._settings import check_seconds, check_whole
 from tritonclip._types import Progress
-from tritonclip.errors import InvalidInputError, ModelNotReadyError, TritonClipError
+from tritonclip.errors import InvalidInputError, ModelNotReadyError, TritonClipError, rejection_reason
 
 I = TypeVar("I")  # noqa: E741
 R = TypeVar("R")
@@ -159,7 +159,10 @@ class RunCounts(Generic[R]):
         """Return True if a retry may help: for an outage, or for a model that is gone during a restart."""
         if self._answered:
             return is_outage(error) or isinstance(error, ModelNotReadyError)
-        return self._plan.wait_for_server and is_outage(error)
+        # A server that rejects a request is reachable, so its overload or restart is waited for in any case.
+        return is_outage(error) and (
+            self._plan.wait_for_server or rejection_reason(error.message) is not None
+        )
 
     def emit(self, results: Sequence[R | TritonClipError]) -> Iterator[R | TritonClipError]:
         """Count the results of a request and yield them; raise the first error if the plan says so."""
