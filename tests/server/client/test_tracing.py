@@ -1,4 +1,4 @@
-"""Spans of the client's inferences, and what Triton is told: all four ways to call, on one that traces."""
+"""OpenTelemetry spans of the client's inferences and their propagation to Triton, for all four clients."""
 
 import asyncio
 import socket
@@ -24,7 +24,7 @@ WAYS = [(protocol, kind) for protocol in ("grpc", "http") for kind in ("Client",
 
 @pytest.fixture(scope="module")
 def exporter():
-    """Of the process's one provider, which cannot be set twice; nothing else here has a current span."""
+    """The exporter of the process's only provider, which cannot be set twice."""
     found = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(found))
@@ -52,7 +52,7 @@ def traced(demo_repository, tmp_path_factory, receiver):
 
 @pytest.fixture(params=WAYS, ids="-".join)
 def call(request, traced):
-    """Call a method of a client, with or without asyncio, over gRPC or HTTP."""
+    """A function that calls a method of a client, with or without asyncio, over gRPC or HTTP."""
     protocol, kind = request.param
     url = traced.grpc_url if protocol == "grpc" else f"http://{traced.http_url}"
     return lambda method, *arguments, **options: calling(kind, url, method, *arguments, **options)
@@ -71,32 +71,32 @@ def calling(kind, url, method, *arguments, attempts=3, **options):
 
 
 def within(traceparent):
-    """The context of a caller whose trace this is."""
+    """Return the context of a caller with this trace."""
     return TraceContextTextMapPropagator().extract({"traceparent": traceparent})
 
 
 def here(traceparent):
-    """A span that is current, in a caller's trace."""
+    """Start a current span in a caller's trace."""
     return trace.get_tracer("test").start_as_current_span("here", context=within(traceparent))
 
 
-def test_an_inference_is_a_span_that_triton_continues(call, spans, receiver):
+def test_inference_span_is_the_parent_of_tritons_spans(call, spans, receiver):
     def send(traceparent):
         spans.clear()
         with here(traceparent):
             call("classify", IMAGE, LABELS, request_id="r-7")
 
-    told, _ = receiver.caught(send, is_answered)
+    received, _ = receiver.caught(send, is_answered)
     inference, outer = spans.get_finished_spans()
     assert (inference.name, inference.kind) == ("infer clip_zero_shot", SpanKind.CLIENT)
     assert inference.parent.span_id == outer.context.span_id
     assert inference.attributes["triton.model_name"] == "clip_zero_shot"
     assert inference.attributes["triton.request_id"] == "r-7"
     assert inference.status.status_code is StatusCode.UNSET and not inference.events
-    assert only(told, "InferRequest").parent == f"{inference.context.span_id:016x}"
+    assert only(received, "InferRequest").parent == f"{inference.context.span_id:016x}"
 
 
-def test_an_error_is_told_by_its_type_only(call, spans, receiver):
+def test_span_of_a_failed_inference_holds_only_the_error_type(call, spans, receiver):
     for wanted, arguments, options in (
         (InferenceError, (IMAGE, LABELS), {"request_id": f"{FAULT}-c"}),
         (InvalidInputError, (b"no image", LABELS), {}),
@@ -111,7 +111,7 @@ def test_an_error_is_told_by_its_type_only(call, spans, receiver):
 
 
 @pytest.mark.parametrize("way", WAYS, ids="-".join)
-def test_further_tries_are_events(way, spans):
+def test_retries_are_span_events(way, spans):
     protocol, kind = way
     with socket.create_server(("127.0.0.1", 0)) as listener:
         unused_port = listener.getsockname()[1]
@@ -126,7 +126,7 @@ def test_further_tries_are_events(way, spans):
     assert inference.status.status_code is StatusCode.ERROR
 
 
-def test_without_a_span_and_without_sampling_nothing_is_told(call, spans, receiver):
+def test_no_trace_context_is_sent_without_a_sampled_span(call, spans, receiver):
     call("embed_texts", LABELS, request_id="r-none")
     unsampled, out, _ = new_trace(sampled=False)
     with here(unsampled):
@@ -137,19 +137,19 @@ def test_without_a_span_and_without_sampling_nothing_is_told(call, spans, receiv
         with here(traceparent):
             call("embed_texts", LABELS)
 
-    receiver.caught(send, is_answered)  # later, so what the others had left would be here
+    receiver.caught(send, is_answered)  # by now spans of the other calls would have arrived
     assert not receiver.of(out)
-    told = {span.attributes.get("triton.request_id") for span in receiver.spans}
-    assert not told & {"r-none", "r-unsampled"}
+    received = {span.attributes.get("triton.request_id") for span in receiver.spans}
+    assert not received & {"r-none", "r-unsampled"}
 
 
-def test_a_traceparent_that_the_caller_gives_is_sent(call, spans, receiver):
+def test_traceparent_header_of_the_caller_is_sent_unchanged(call, spans, receiver):
     def send(traceparent):
         with here(new_trace()[0]):
             call("embed_texts", LABELS, headers={"traceparent": traceparent})
 
-    told, mine = receiver.caught(send, is_answered)
-    assert only(told, "InferRequest").parent == mine
+    received, mine = receiver.caught(send, is_answered)
+    assert only(received, "InferRequest").parent == mine
 
 
 def test_only_inferences_have_spans(call, spans):
@@ -158,7 +158,7 @@ def test_only_inferences_have_spans(call, spans):
     assert [span.name for span in spans.get_finished_spans()] == ["here"]
 
 
-def test_requests_of_a_bulk_run_are_below_the_callers_span(traced, spans):
+def test_requests_of_a_bulk_run_are_children_of_the_callers_span(traced, spans):
     with here(new_trace()[0]) as outer, tritonclip.Client(traced.grpc_url) as client:
         list(client.embed_images_many([IMAGE] * 6, batch_size=2))
     inferences = [span for span in spans.get_finished_spans() if span.name.startswith("infer ")]
@@ -166,7 +166,7 @@ def test_requests_of_a_bulk_run_are_below_the_callers_span(traced, spans):
     assert {span.parent.span_id for span in inferences} == {outer.get_span_context().span_id}
 
 
-def test_a_cancelled_call_is_an_error(traced, spans):
+def test_span_of_a_cancelled_call_is_an_error(traced, spans):
     async def run():
         async with tritonclip.AsyncClient(traced.grpc_url) as client:
             with here(new_trace()[0]):
@@ -178,7 +178,7 @@ def test_a_cancelled_call_is_an_error(traced, spans):
     assert [span.attributes["error.type"] for span in inferences] in ([], ["CancelledError"])
 
 
-def test_with_the_api_alone_the_callers_trace_is_passed_on(traced, receiver):
+def test_trace_context_is_propagated_without_the_opentelemetry_sdk(traced, receiver):
     code = f"""
 import sys
 sys.modules["opentelemetry.sdk"] = None
@@ -189,13 +189,13 @@ context.attach(TraceContextTextMapPropagator().extract({{"traceparent": sys.argv
 with tritonclip.Client({traced.grpc_url!r}) as client:
     client.embed_texts(["a"])
 """
-    told, mine = receiver.caught(
+    received, mine = receiver.caught(
         lambda traceparent: run_python(code, traceparent).check_returncode(), is_answered
     )
-    assert only(told, "InferRequest").parent == mine
+    assert only(received, "InferRequest").parent == mine
 
 
-def test_a_program_without_opentelemetry_does_not_import_it(traced):
+def test_opentelemetry_is_not_imported_by_the_client(traced):
     code = f"""
 import sys, tritonclip
 with tritonclip.Client({traced.grpc_url!r}) as client:

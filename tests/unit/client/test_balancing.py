@@ -1,4 +1,4 @@
-"""One name with several addresses, as of a headless Service: calls are spread, and replaced servers found."""
+"""One name with several addresses, as with a headless Service: balancing, and replaced servers."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tritonclip._transport.grpc import client_options
 from tritonclip_server.serving.launcher import free_port
 
 PATIENCE_S = 15
-"""Less than the 30 s for which gRPC by default asks no name server again."""
+"""Less than gRPC's default of 30 s between name resolutions."""
 
 
 class Live(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Counts how often it was asked whether it lives."""
+    """Counts its liveness requests."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -48,9 +48,9 @@ def listening(host: str, port: int) -> Iterator[Live]:
 
 @contextmanager
 def client(names: NameServer, port: int) -> Iterator[triton.InferenceServerClient]:
-    """With the options of this package's client; the name is asked of the test's own name server."""
+    """Open a client with this package's options; the test's own name server resolves the name."""
     options = client_options(Settings.from_env(f"servers.test:{port}", environ={}))
-    assert options["url"] == f"servers.test:{port}"  # gRPC resolves it, and not the client once and for all
+    assert options["url"] == f"servers.test:{port}"  # gRPC resolves it, not the client once at the start
     with triton.InferenceServerClient(**options | {"url": names.target(port)}) as made:
         yield made
 
@@ -60,13 +60,13 @@ def port() -> int:
     return free_port("127.0.0.1")
 
 
-def test_calls_are_spread_over_all_addresses_of_a_name(port):
+def test_calls_are_balanced_over_all_addresses_of_a_name(port):
     with listening("127.0.0.1", port) as one, listening("127.0.0.2", port) as other:
         with NameServer("127.0.0.1", "127.0.0.2") as names, client(names, port) as caller:
             until_answered(caller)
             end = time.monotonic() + PATIENCE_S
             while not (one.calls and other.calls):  # until both are connected
-                assert time.monotonic() < end, "one server gets all calls"
+                assert time.monotonic() < end, "one server receives all calls"
                 caller.is_server_live()
             before = one.calls, other.calls
             for _ in range(20):
@@ -74,7 +74,7 @@ def test_calls_are_spread_over_all_addresses_of_a_name(port):
             assert (one.calls - before[0], other.calls - before[1]) == (10, 10)
 
 
-def test_a_server_in_the_place_of_another_is_found_soon(port):
+def test_server_that_replaces_another_is_found_within_seconds(port):
     with NameServer("127.0.0.1") as names, client(names, port) as caller:
         with listening("127.0.0.1", port) as one:
             until_answered(caller)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tritonclip import Client, InvalidInputError, Progress, TritonClipError
+from tritonclip import Client, InvalidInputError, Progress, TritonClipError, TruncatedTextWarning
 from tritonclip import _bulk as bulk
+from tritonclip._calls.token_counts import LabelReport
 
 
 def plan(batch_size: int = 3, **options: Any) -> bulk.Plan:
@@ -38,7 +39,7 @@ def doubled(group: list[tuple[int, int]]) -> list[int]:
     return [2 * value for _, value in group]
 
 
-def test_groups_hold_every_input_with_its_place() -> None:
+def test_groups_hold_every_input_with_its_index() -> None:
     groups = list(bulk.group_inputs("abcdefg", 3))
     assert groups == [
         [(0, "a"), (1, "b"), (2, "c")],
@@ -55,7 +56,7 @@ def test_large_inputs_make_small_groups(tmp_path: Path) -> None:
     assert [len(group) for group in bulk.group_inputs(inputs, 16)] == [2, 2, 2]
 
 
-def test_texts_are_weighed_by_themselves_and_not_by_files_of_their_name(tmp_path: Path) -> None:
+def test_size_of_a_text_is_not_that_of_a_file_with_its_name(tmp_path: Path) -> None:
     big = tmp_path / "big.jpg"
     big.write_bytes(bytes(bulk.MAX_GROUP_BYTES))
     texts: list[Any] = [str(big), "x" * bulk.MAX_GROUP_BYTES, "short", 4]
@@ -64,7 +65,7 @@ def test_texts_are_weighed_by_themselves_and_not_by_files_of_their_name(tmp_path
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 100])
-def test_results_come_in_the_inputs_order(count: int) -> None:
+def test_results_keep_the_order_of_inputs(count: int) -> None:
     wanted = [2 * value for value in range(count)]
     assert list(run(range(count), doubled)) == wanted
     assert asyncio.run(run_async(range(count), doubled)) == wanted
@@ -78,7 +79,7 @@ def test_inputs_may_come_from_an_async_iterator() -> None:
     assert asyncio.run(run_async(count(), doubled)) == [2 * value for value in range(20)]
 
 
-def test_inputs_are_drawn_only_as_there_is_room() -> None:
+def test_inputs_are_consumed_lazily() -> None:
     drawn = 0
 
     def inputs() -> Iterator[int]:
@@ -99,8 +100,8 @@ def test_inputs_are_drawn_only_as_there_is_room() -> None:
     assert drawn < 400
 
 
-def test_as_many_requests_as_asked_for_are_in_flight() -> None:
-    together = threading.Barrier(4, timeout=20)  # broken, and the run with it, unless four meet
+def test_concurrency_requests_are_in_flight() -> None:
+    together = threading.Barrier(4, timeout=20)  # breaks, and fails the run, unless four requests meet
 
     def meet(group: list[tuple[int, int]]) -> list[int]:
         together.wait()
@@ -113,7 +114,7 @@ def with_errors(group: list[tuple[int, int]]) -> list[Any]:
     return [InvalidInputError(f"image {i}: odd") if value % 2 else value for i, value in group]
 
 
-def test_errors_are_raised_in_their_turn() -> None:
+def test_error_is_raised_after_the_results_before_it() -> None:
     results = run([0, 2, 4, 6, 7, 8], with_errors)
     assert [next(results) for _ in range(4)] == [0, 2, 4, 6]
     with pytest.raises(InvalidInputError, match="image 4: odd"):
@@ -122,7 +123,7 @@ def test_errors_are_raised_in_their_turn() -> None:
         asyncio.run(run_async([0, 2, 4, 6, 7, 8], with_errors))
 
 
-def test_errors_are_handed_out_in_their_place() -> None:
+def test_errors_are_returned_in_the_order_of_inputs() -> None:
     for results in (
         list(run(range(5), with_errors, on_error="return")),
         asyncio.run(run_async(range(5), with_errors, on_error="return")),
@@ -132,17 +133,25 @@ def test_errors_are_handed_out_in_their_place() -> None:
         ]  # fmt: skip
 
 
-def test_progress_counts_what_was_handed_out() -> None:
-    told: list[Progress] = []
-    list(run(range(7), with_errors, on_error="return", on_progress=told.append))
-    assert told == [
+def test_label_report_reports_the_first_answer_only() -> None:
+    report = LabelReport(["short", "long"])
+    with pytest.warns(TruncatedTextWarning, match="label 1 has 99 tokens") as caught:
+        report([5, 99])
+        report([99, 99])
+    assert len(caught) == 1
+
+
+def test_progress_counts_returned_results() -> None:
+    reported: list[Progress] = []
+    list(run(range(7), with_errors, on_error="return", on_progress=reported.append))
+    assert reported == [
         Progress(done=3, failed=1, retries=0),
         Progress(done=6, failed=3, retries=0),
         Progress(done=7, failed=3, retries=0),
     ]
 
 
-def test_an_error_of_the_program_ends_the_run_and_its_threads() -> None:
+def test_unexpected_exception_ends_the_run_and_its_threads() -> None:
     def broken(group: Any) -> list[Any]:
         raise ZeroDivisionError
 
@@ -158,14 +167,14 @@ def test_an_error_of_the_program_ends_the_run_and_its_threads() -> None:
      ("patience_s", -1), ("on_error", "ignore"), ("timeout_s", 0), ("priority", -1), ("priority", 1.5),
      ("request_id", 7), ("headers", {"a b": "c"})],
 )  # fmt: skip
-def test_wrong_options_are_told_of_at_once(name: str, value: Any) -> None:
+def test_invalid_option_is_rejected_at_once(name: str, value: Any) -> None:
     with Client("127.0.0.1:9") as client:
         for call in (client.classify_many, client.embed_images_many, client.embed_texts_many):
             with pytest.raises(InvalidInputError, match=name):
                 call([], **{name: value})  # type: ignore[operator]
 
 
-def test_wrong_inputs_are_told_of_at_once(tmp_path: Path) -> None:
+def test_invalid_input_is_rejected_at_once(tmp_path: Path) -> None:
     with Client("127.0.0.1:9") as client:
         for image in (b"x", np.zeros((2, 2), np.uint8)):
             with pytest.raises(InvalidInputError, match="single image"):

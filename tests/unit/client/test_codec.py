@@ -40,14 +40,14 @@ def test_classify_request_is_one_group() -> None:
     assert labels[0].tolist() == [b"This is a photo of Katze.", "This is a photo of 犬.".encode()]
 
 
-def test_a_cut_label_is_named() -> None:
+def test_truncated_label_emits_a_warning() -> None:
     outputs = scores([0.25, 0.75]) | {"token_counts": np.array([[77, 78]], dtype=np.int32)}
     with pytest.warns(TruncatedTextWarning, match="label 1 has 78 tokens and was cut at 77: 'b'") as caught:
         classify([b"x"], ["a", "b"]).decode(outputs)
     assert len(caught) == 1
 
 
-def test_answers_without_sound_token_counts_are_refused() -> None:
+def test_answer_without_valid_token_counts_is_rejected() -> None:
     outputs = scores([0.25, 0.75])
     call = classify([b"x"], ["a", "b"])
     with pytest.raises(InferenceError, match="has no 'token_counts'"):
@@ -56,7 +56,7 @@ def test_answers_without_sound_token_counts_are_refused() -> None:
         call.decode(outputs | {"token_counts": np.zeros((1, 3), np.int32)})
 
 
-def test_embedding_requests() -> None:
+def test_embedding_calls_hold_one_group() -> None:
     images = codec.embed_images_call([b"one", b"two\0"])
     texts = codec.embed_texts_call(["{} stays", "as it is"])
     pixels = codec.embed_pixels_call(np.zeros((2, 3, 4, 5), np.uint8))
@@ -78,7 +78,7 @@ def test_embedding_requests() -> None:
         codec.embed_texts_call(["x"]),
     ],
 )
-def test_requests_hold_what_the_model_takes(call: codec.Call[Any]) -> None:
+def test_call_holds_exactly_the_models_inputs(call: codec.Call[Any]) -> None:
     assert list(call.inputs) == [tensor.name for tensor in call.model.inputs]
     assert set(call.outputs) <= set(call.model.outputs)
 
@@ -87,13 +87,13 @@ def test_same_size_images_stay_separate_elements() -> None:
     assert codec.bytes_tensor([b"ab", b"cd"]).shape == (1, 2)
 
 
-def test_requests_over_two_gib_are_refused() -> None:
+def test_request_over_two_gib_is_rejected() -> None:
     big = bytes(2**28)  # one object, counted nine times
     with pytest.raises(InvalidInputError, match="9 inputs have 2415919140 bytes"):
         codec.embed_images_call([big] * 9)
 
 
-def test_predictions_have_the_pipelines_form() -> None:
+def test_predictions_have_the_format_of_the_pipeline() -> None:
     call = classify([b"x", b"y"], ["a", "b", "c"])
     result = call.decode(scores([0.25, 0.5, 0.125], [1.0, 0.0, 0.0]))
     assert result == [
@@ -104,12 +104,12 @@ def test_predictions_have_the_pipelines_form() -> None:
     assert type(result[0][0]["score"]) is float
 
 
-def test_order_equals_the_pipelines_on_many_ties() -> None:
+def test_tied_scores_keep_the_order_of_the_pipeline() -> None:
     rng = np.random.default_rng(3)
     names = [f"label {i}" for i in range(200)]
     row = rng.integers(0, 9, 200).astype(np.float32) / 16
     result = classify([b"x"], names).decode(scores(row.tolist()))
-    # As in transformers' ZeroShotImageClassificationPipeline.postprocess.
+    # As transformers' ZeroShotImageClassificationPipeline.postprocess sorts.
     wanted = sorted(zip(row.tolist(), names, strict=True), key=lambda pair: -pair[0])
     assert [(item["score"], item["label"]) for item in result[0]] == wanted
 
@@ -126,7 +126,7 @@ def test_order_equals_the_pipelines_on_many_ties() -> None:
         ({}, ["b", "a", "c"]),
     ],
 )
-def test_top_k_and_threshold(options: dict[str, Any], kept: list[str]) -> None:
+def test_top_k_and_threshold_limit_the_predictions(options: dict[str, Any], kept: list[str]) -> None:
     result = classify([b"x"], ["a", "b", "c"], **options).decode(scores([0.25, 0.5, 0.125]))
     assert [item["label"] for item in result[0]] == kept
 
@@ -136,12 +136,12 @@ def test_top_k_and_threshold(options: dict[str, Any], kept: list[str]) -> None:
     [("top_k", v) for v in (0, -1, 1.0, True, "1")]
     + [("threshold", v) for v in (-0.1, 1.1, float("nan"), True, "0")],
 )
-def test_wrong_top_k_and_threshold(field: str, value: Any) -> None:
+def test_invalid_top_k_or_threshold_is_rejected(field: str, value: Any) -> None:
     with pytest.raises(InvalidInputError, match=field):
         classify([b"x"], **{field: value})
 
 
-def test_embeddings_are_the_callers_own() -> None:
+def test_embeddings_are_a_writable_copy() -> None:
     received = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
     received.setflags(write=False)
     result = codec.embed_images_call([b"x", b"y"]).decode({"image_embeds": received})
@@ -161,13 +161,13 @@ def test_embeddings_are_the_callers_own() -> None:
         (scores([0.5, float("nan")]), "NaN"),
     ],
 )
-def test_answers_that_make_no_sense(outputs: Tensors, part: str) -> None:
+def test_malformed_scores_are_rejected(outputs: Tensors, part: str) -> None:
     with pytest.raises(InferenceError, match=part) as caught:
         classify([b"x"]).decode(outputs)
     assert caught.value.model == "clip_zero_shot"
 
 
-def test_embeddings_that_make_no_sense() -> None:
+def test_malformed_embeddings_are_rejected() -> None:
     call = codec.embed_texts_call(["a", "b"])
     with pytest.raises(InferenceError, match=r"text_embeds: expected float32 \[1, 2, \?\]"):
         call.decode({"text_embeds": np.zeros((1, 3, 4), np.float32)})
@@ -191,14 +191,14 @@ def test_similarity_is_the_cosine() -> None:
     np.testing.assert_allclose(result[1, 2], np.dot(a[1], b[2]), rtol=1e-5)
 
 
-def test_labels_none_and_comma_string() -> None:
+def test_labels_default_and_comma_separated_string() -> None:
     texts = [f"This is a photo of {label}.".encode() for label in DEFAULT_LABELS]
     assert classify([b"x"], None).inputs["labels"].tolist() == [texts]
     call = classify([b"x"], " a cat, a dog ,,", hypothesis_template="{}")
     assert call.inputs["labels"].tolist() == [[b"a cat", b"a dog"]]
 
 
-def test_labels_come_back_as_given() -> None:
+def test_predictions_return_labels_unchanged() -> None:
     result = classify([b"x"], [" a ", "a"]).decode(scores([0.75, 0.25]))
     assert [item["label"] for item in result[0]] == [" a ", "a"]
 
@@ -218,7 +218,7 @@ def test_labels_come_back_as_given() -> None:
         (7, "got int"),
     ],
 )
-def test_wrong_labels(labels: Any, part: str) -> None:
+def test_invalid_labels_are_rejected(labels: Any, part: str) -> None:
     with pytest.raises(InvalidInputError, match=part):
         classify([b"x"], labels)
 
@@ -226,7 +226,7 @@ def test_wrong_labels(labels: Any, part: str) -> None:
 @pytest.mark.parametrize(
     ("texts", "part"), [([], "texts: "), (["a", " "], "text 1: "), ("\udfff", "text 0: ")]
 )
-def test_wrong_texts(texts: Any, part: str) -> None:
+def test_invalid_texts_are_rejected(texts: Any, part: str) -> None:
     with pytest.raises(InvalidInputError, match=part):
         check_texts(texts)
 
@@ -234,7 +234,7 @@ def test_wrong_texts(texts: Any, part: str) -> None:
 @pytest.mark.parametrize(
     ("template", "text"), [("{}", b"x"), ("{{{}}}", b"{x}"), ("{{}} {}", b"{} x"), ("a {}{{", b"a x{")]
 )
-def test_templates(template: str, text: bytes) -> None:
+def test_template_is_filled_with_the_label(template: str, text: bytes) -> None:
     assert classify([b"x"], ["x"], hypothesis_template=template).inputs["labels"].tolist() == [[text]]
 
 
@@ -242,10 +242,10 @@ def test_templates(template: str, text: bytes) -> None:
     "template",
     ["", "photo", "{} {}", "{0}", "{label}", "{!r}", "{:>9}", "{", "}", "{}{", "{{}}", "{}\ud800", None, 3],
 )
-def test_wrong_templates(template: Any) -> None:
+def test_invalid_template_is_rejected(template: Any) -> None:
     with pytest.raises(InvalidInputError, match="hypothesis_template"):
         classify([b"x"], ["x"], hypothesis_template=template)
 
 
-def test_braces_in_labels_are_plain_text() -> None:
+def test_braces_in_labels_are_literal() -> None:
     assert classify([b"x"], ["{0} {"], hypothesis_template="{}").inputs["labels"].tolist() == [[b"{0} {"]]

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from tritonclip import Client, InvalidInputError
-from tritonclip._settings import Settings
+from tritonclip._settings import ClientOptions, Settings
 
 
 def settings(url: str | None = None, env: dict[str, str] | None = None, **options: Any) -> Settings:
     return Settings.from_env(url, environ=env or {}, **options)
 
 
-def test_defaults() -> None:
+def test_settings_without_arguments_are_the_defaults() -> None:
     assert settings() == Settings(urls=("localhost:8001",), protocol="grpc", timeout_s=30.0)
     assert settings(protocol="http").endpoint == "http://localhost:8000"
 
@@ -39,7 +39,7 @@ def test_defaults() -> None:
         ("grpcs://a:1,grpcs://b:2", "grpcs://a:1,b:2"),
     ],
 )
-def test_urls(url: str, endpoint: str) -> None:
+def test_url_is_completed_with_scheme_and_port(url: str, endpoint: str) -> None:
     assert settings(url).endpoint == endpoint
 
 
@@ -49,12 +49,12 @@ def test_urls(url: str, endpoint: str) -> None:
      "://host", "host:", "host:0", "host:65536", "host:x", "host:²", ":8001", "grpc://",
      "a b:1", "::1", "host:1/path", "http://user@host", "http://host:1/?a=b", "http://host:1/#a"],
 )  # fmt: skip
-def test_wrong_urls(url: str) -> None:
+def test_malformed_url_is_rejected(url: str) -> None:
     with pytest.raises(InvalidInputError, match="url"):
         settings(url)
 
 
-def test_argument_then_environment_then_default() -> None:
+def test_argument_comes_before_environment_before_default() -> None:
     env = {"TRITONCLIP_URL": "env:1", "TRITONCLIP_PROTOCOL": "http", "TRITONCLIP_TIMEOUT_S": "2.5"}
     assert settings(env=env) == Settings(urls=("env:1",), protocol="http", timeout_s=2.5)
     assert settings("arg:2", env) == Settings(urls=("arg:2",), protocol="http", timeout_s=2.5)
@@ -66,7 +66,7 @@ def test_argument_then_environment_then_default() -> None:
     assert settings(env=dict.fromkeys(env, "")) == settings()
 
 
-def test_contradictions_are_refused() -> None:
+def test_protocol_that_contradicts_the_url_is_rejected() -> None:
     with pytest.raises(InvalidInputError, match="contradicts the URL http://host"):
         settings("http://host", protocol="grpc")
     with pytest.raises(InvalidInputError, match="contradicts"):
@@ -74,7 +74,7 @@ def test_contradictions_are_refused() -> None:
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), True, "5"])
-def test_wrong_timeouts(value: Any) -> None:
+def test_invalid_timeout_is_rejected(value: Any) -> None:
     with pytest.raises(InvalidInputError, match="timeout_s"):
         settings(timeout_s=value)
 
@@ -83,17 +83,17 @@ def test_wrong_timeouts(value: Any) -> None:
     "env",
     [{"TRITONCLIP_TIMEOUT_S": "soon"}, {"TRITONCLIP_TIMEOUT_S": "-1"}, {"TRITONCLIP_PROTOCOL": "soap"}],
 )
-def test_wrong_environment(env: dict[str, str]) -> None:
+def test_invalid_environment_variable_is_rejected(env: dict[str, str]) -> None:
     with pytest.raises(InvalidInputError, match="TIMEOUT_S|timeout_s|protocol"):
         settings(env=env)
 
 
-def test_settings_are_frozen() -> None:
+def test_settings_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         settings().urls = ("other:1",)  # type: ignore[misc]
 
 
-def test_client_reads_the_process_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_reads_environment_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITONCLIP_URL", "http://env-host:7")
     monkeypatch.setenv("TRITONCLIP_TIMEOUT_S", "3")
     with Client() as client:
@@ -102,7 +102,7 @@ def test_client_reads_the_process_environment(monkeypatch: pytest.MonkeyPatch) -
     assert "closed" in repr(client)
 
 
-def test_the_api_key_is_a_header_that_is_never_shown() -> None:
+def test_api_key_becomes_a_header_and_is_never_shown() -> None:
     by_argument = settings(api_key="s3cret", headers={"X-Team": "a"})
     assert by_argument.headers == {"authorization": "Bearer s3cret", "x-team": "a"}
     assert settings(env={"TRITONCLIP_API_KEY": "s3cret"}).headers == {"authorization": "Bearer s3cret"}
@@ -125,12 +125,12 @@ def test_the_api_key_is_a_header_that_is_never_shown() -> None:
         ("x", 1),
     ],
 )
-def test_wrong_headers(name: Any, value: Any) -> None:
+def test_invalid_header_is_rejected(name: Any, value: Any) -> None:
     with pytest.raises(InvalidInputError, match="headers: "):
         settings(headers={name: value})
 
 
-def test_tls_files(tmp_path: Path) -> None:
+def test_tls_files_are_checked(tmp_path: Path) -> None:
     ca, other = tmp_path / "ca.pem", tmp_path / "other.pem"
     ca.touch(), other.touch()
     found = settings("grpcs://host", ca_file=ca, cert_file=other, key_file=str(other))
@@ -158,11 +158,17 @@ def test_tls_files(tmp_path: Path) -> None:
         ("fetch_max_bytes", 0),
     ],
 )
-def test_wrong_options(name: str, value: Any) -> None:
+def test_invalid_option_is_rejected(name: str, value: Any) -> None:
     with pytest.raises(InvalidInputError, match=name):
         settings(**{name: value})
 
 
-def test_an_unknown_option_is_a_type_error() -> None:
+def test_unknown_option_raises_type_error() -> None:
     with pytest.raises(TypeError, match="timeout"):
         Client(timeout=3)  # type: ignore[call-arg]
+
+
+def test_every_option_is_a_setting() -> None:
+    names = {field.name for field in dataclasses.fields(Settings)}
+    assert set(ClientOptions.__annotations__) - names == {"api_key"}  # which becomes a header
+    assert names - set(ClientOptions.__annotations__) == {"urls", "secure"}

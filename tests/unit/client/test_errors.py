@@ -40,18 +40,18 @@ def mapped(error: BaseException) -> TritonClipError:
 
 
 @pytest.mark.parametrize(("kind", "builtin"), LEAVES.items())
-def test_tree(kind: type[TritonClipError], builtin: type[Exception]) -> None:
+def test_error_is_also_a_builtin_exception(kind: type[TritonClipError], builtin: type[Exception]) -> None:
     assert issubclass(kind, TritonClipError)
     assert issubclass(kind, builtin)
     assert kind.__name__ in (errors.__doc__ or "")
 
 
-def test_tree_is_complete() -> None:
+def test_every_error_is_in_the_tree() -> None:
     assert set(TritonClipError.__subclasses__()) == set(LEAVES)
 
 
 @pytest.mark.parametrize("kind", [TritonClipError, *LEAVES])
-def test_errors_carry_their_parts_through_pickle(kind: type[TritonClipError]) -> None:
+def test_pickled_error_keeps_its_attributes(kind: type[TritonClipError]) -> None:
     error = pickle.loads(pickle.dumps(kind("image 1: empty", model="m", endpoint="http://h:1")))
     assert type(error) is kind
     assert (error.message, error.model, error.endpoint) == ("image 1: empty", "m", "http://h:1")
@@ -74,7 +74,9 @@ def test_errors_carry_their_parts_through_pickle(kind: type[TritonClipError]) ->
         ("CANCELLED", "418", InferenceError),
     ],
 )
-def test_both_protocols_map_alike(grpc_status: str, http_status: str, kind: type[TritonClipError]) -> None:
+def test_both_protocols_map_to_the_same_error(
+    grpc_status: str, http_status: str, kind: type[TritonClipError]
+) -> None:
     text = "in ensemble 'clip_zero_shot', image 1: cannot identify image file"
     over_grpc = mapped(InferenceServerException(text, status=f"StatusCode.{grpc_status}"))
     over_http = mapped(InferenceServerException(text, status=http_status))
@@ -98,7 +100,7 @@ def test_tritons_prefixes_are_removed(prefix: str) -> None:
     assert error.message == "label 3: blank. Correct this label, or leave it out."
 
 
-def test_a_cure_that_the_server_names_is_left_alone() -> None:
+def test_cure_in_the_servers_text_is_kept() -> None:
     error = mapped(InferenceServerException("label 3 is blank; give it a character", status="400"))
     assert error.message == "label 3 is blank; give it a character"
 
@@ -113,7 +115,7 @@ def test_a_cure_that_the_server_names_is_left_alone() -> None:
         ("StatusCode.UNAVAILABLE", "in ensemble 'clip_zero_shot', model 'similarity' is not ready"),
     ],
 )
-def test_missing_models(status: str, text: str) -> None:
+def test_missing_model_raises_model_not_ready(status: str, text: str) -> None:
     error = mapped(InferenceServerException(text, status=status))
     assert type(error) is ModelNotReadyError
     assert "model repository" in error.message
@@ -129,13 +131,13 @@ def test_missing_models(status: str, text: str) -> None:
         "[request id: x] inference input 'image' data-type is 'BYTES', but model 'm' expects 'INT32'",
     ],
 )
-def test_another_contract_is_the_deployments_fault(text: str) -> None:
+def test_unexpected_tensors_raise_model_not_ready(text: str) -> None:
     error = mapped(InferenceServerException(text, status="StatusCode.INVALID_ARGUMENT"))
     assert type(error) is ModelNotReadyError
     assert "another version" in error.message
 
 
-def test_too_large_is_the_callers_fault() -> None:
+def test_too_large_request_raises_invalid_input() -> None:
     over_grpc = InferenceServerException(
         "Sent message larger than max (9 vs. 4)", status="StatusCode.RESOURCE_EXHAUSTED"
     )
@@ -154,7 +156,7 @@ def test_rejected_request_is_unavailable_without_advice_to_check_the_url(text: s
 
 
 def rejections_of_the_models() -> list[tuple[str, str]]:
-    """The (reason, text) of every RejectedError that the models' code makes, with 5 for each value."""
+    """Return (reason, text) of every RejectedError in the models' code, with 5 for each formatted value."""
     found = []
     for path in sorted((ROOT / "model_repository").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -192,7 +194,7 @@ def test_rejection_reason_of_other_texts(text: str, reason: str | None) -> None:
     assert rejection_reason(text) == reason
 
 
-def test_restricted_is_not_retried() -> None:
+def test_restricted_protocol_raises_access_denied() -> None:
     text = "This protocol is restricted, expecting header 'triton-grpc-protocol-key'"
     error = mapped(InferenceServerException(text, status="StatusCode.UNAVAILABLE"))
     assert type(error) is AccessDeniedError
@@ -210,13 +212,15 @@ def test_restricted_is_not_retried() -> None:
         (ValueError("Expecting value"), InferenceError, "ValueError: Expecting value"),
     ],
 )
-def test_failures_without_a_status(error: Exception, kind: type[TritonClipError], part: str) -> None:
+def test_exception_without_a_status_is_mapped_by_its_type(
+    error: Exception, kind: type[TritonClipError], part: str
+) -> None:
     result = mapped(error)
     assert type(result) is kind
     assert part in result.message
 
 
-def test_certificates_are_not_an_outage() -> None:
+def test_rejected_certificate_is_not_an_outage() -> None:
     for text, kind in (
         ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed", CertificateError),
         ("[SSL] record layer failure", ServerUnavailableError),
@@ -226,11 +230,11 @@ def test_certificates_are_not_an_outage() -> None:
         assert "ca_file" in error.message
 
 
-def test_long_texts_are_cut() -> None:
+def test_long_text_is_truncated() -> None:
     error = mapped(InferenceServerException("x" * 5000, status="500"))
     assert error.message == "x" * 1000 + " [cut]. See the server's log, and report it."
 
 
-def test_statusless_triton_errors_and_empty_texts() -> None:
+def test_triton_error_without_status_or_text_is_an_inference_error() -> None:
     assert type(mapped(InferenceServerException("model version must be a string"))) is InferenceError
     assert "no message" in mapped(InferenceServerException("", status="500")).message

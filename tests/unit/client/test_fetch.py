@@ -1,4 +1,4 @@
-"""Fetching from a real server on this machine that answers well, badly, slowly and not at all."""
+"""Fetching from a real local server that responds correctly, incorrectly, slowly or not at all."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STEP_S = 0.02
 
 
 class Site(ThreadingHTTPServer):
-    """What the handler serves, and what it saw."""
+    """A server that records the requests it receives."""
 
     daemon_threads = True
 
@@ -45,7 +45,7 @@ class Site(ThreadingHTTPServer):
         return super().get_request()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that leave early are what is tested."""
+        """Ignore clients that disconnect early, which the tests do on purpose."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -112,11 +112,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def _kept_once(self, rest: str) -> None:
         self._answer(CONTENT)
-        self.rfile.readline()  # the next request on this connection, which gets no answer
+        self.rfile.readline()  # the next request on this connection, which gets no response
         self.close_connection = True
 
     def _trickle(self, rest: str) -> None:
-        """A byte now and then, of the headers, the body or a chunk's size, until the client goes."""
+        """Send the headers, the body or a chunk's size byte by byte until the client disconnects."""
         start = b"HTTP/1.1 200 OK\r\n"
         starts = {
             "head": start + b"X-Long: ",
@@ -157,7 +157,7 @@ def fails(fetch: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-def test_images_are_fetched_over_one_connection(site: Site, fetcher: Fetcher) -> None:
+def test_images_of_one_host_share_a_connection(site: Site, fetcher: Fetcher) -> None:
     assert [fetcher.fetch(f"{site.url}/image?{n}", "image 0") for n in range(3)] == [CONTENT] * 3
     assert site.connections == 1
     assert site.headers[0]["user-agent"] == f"tritonclip/{tritonclip.__version__}"
@@ -174,7 +174,7 @@ def test_images_are_fetched_over_one_connection(site: Site, fetcher: Fetcher) ->
         ("gzip/300000", bytes(300_000)),
     ],
 )
-def test_redirects_and_answers_of_every_framing(
+def test_redirects_and_every_response_framing_are_read(
     site: Site, fetcher: Fetcher, path: str, content: bytes
 ) -> None:
     assert fetcher.fetch(f"{site.url}/{path}", "image 0") == content
@@ -196,7 +196,9 @@ def test_redirects_and_answers_of_every_framing(
         ("garbage", "cannot be fetched: SSH-2.0-OpenSSH_9.2"),
     ],
 )
-def test_bad_answers_are_named(site: Site, fetcher: Fetcher, path: str, cause: str) -> None:
+def test_bad_response_raises_an_error_with_its_cause(
+    site: Site, fetcher: Fetcher, path: str, cause: str
+) -> None:
     with pytest.raises(InvalidInputError, match=f"^image 3: '{site.url}/{path}' .*{cause}"):
         fetcher.fetch(f"{site.url}/{path}", "image 3")
     assert fetcher.fetch(f"{site.url}/image", "image 3") == CONTENT
@@ -204,7 +206,7 @@ def test_bad_answers_are_named(site: Site, fetcher: Fetcher, path: str, cause: s
 
 @pytest.mark.parametrize("what", ["head", "body", "chunks"])
 @pytest.mark.parametrize("by_call", [False, True])
-def test_a_trickle_is_ended(site: Site, what: str, by_call: bool) -> None:
+def test_trickling_response_is_stopped_at_the_limit(site: Site, what: str, by_call: bool) -> None:
     fetcher = Fetcher(timeout_s=20 if by_call else 0.3)
     url = f"{site.url}/trickle/{what}"
     message = fails(lambda: fetcher.fetch(url, "image 1", 0.3 if by_call else None))
@@ -214,12 +216,12 @@ def test_a_trickle_is_ended(site: Site, what: str, by_call: bool) -> None:
         wait_until(lambda: site.open_slow == 0, "a slow connection is still open")
 
 
-def test_a_call_cannot_raise_the_limit(site: Site) -> None:
+def test_longer_timeout_of_a_call_does_not_raise_the_limit(site: Site) -> None:
     url = f"{site.url}/trickle/body"
     assert "after 0.2 s (fetch_timeout_s)" in fails(lambda: Fetcher(0.2).fetch(url, "image 0", 60))
 
 
-def test_a_name_that_takes_long_to_resolve_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_name_resolution_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     answered = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_: answered.wait(10) and [])
     try:
@@ -229,7 +231,7 @@ def test_a_name_that_takes_long_to_resolve_is_given_up(monkeypatch: pytest.Monke
     assert "timed out after 0.1 s" in message
 
 
-def test_a_kept_connection_that_was_dropped_is_tried_once_more(site: Site, fetcher: Fetcher) -> None:
+def test_dropped_idle_connection_is_retried_once(site: Site, fetcher: Fetcher) -> None:
     assert fetcher.fetch(f"{site.url}/kept_once", "image 0") == CONTENT
     assert fetcher.fetch(f"{site.url}/image", "image 0") == CONTENT
     assert site.connections == 2
@@ -240,13 +242,13 @@ def test_a_kept_connection_that_was_dropped_is_tried_once_more(site: Site, fetch
 
 
 @pytest.mark.parametrize("target", ["ftp://127.0.0.1/a", "file:///etc/passwd", "data:,x"])
-def test_redirects_lead_to_http_only(site: Site, fetcher: Fetcher, target: str) -> None:
+def test_redirect_to_another_scheme_is_rejected(site: Site, fetcher: Fetcher, target: str) -> None:
     site.target = target
     message = fails(lambda: fetcher.fetch(f"{site.url}/away", "image 0"))
     assert f"redirects to '{target}', and {target.partition(':')[0]} is not followed from http" in message
 
 
-def test_user_and_password_are_sent_to_their_host_only_and_never_shown(site: Site, fetcher: Fetcher) -> None:
+def test_credentials_are_sent_to_their_host_only_and_hidden_in_errors(site: Site, fetcher: Fetcher) -> None:
     with_password = site.url.replace("//", "//me:pass%20word@")
     fetcher.fetch(f"{with_password}/hops/0", "image 0")
     wanted = "Basic " + base64.b64encode(b"me:pass word").decode()
@@ -260,7 +262,7 @@ def test_user_and_password_are_sent_to_their_host_only_and_never_shown(site: Sit
 
 @pytest.fixture
 def secure_site(site: Site, tmp_path: Any) -> str:
-    """The site over TLS, with a certificate of its own for 127.0.0.1."""
+    """The URL of the site over TLS, with a self-made certificate for 127.0.0.1."""
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test"
     name = ["-addext", "subjectAltName=IP:127.0.0.1"]
@@ -272,12 +274,12 @@ def secure_site(site: Site, tmp_path: Any) -> str:
     return site.url.replace("http", "https")
 
 
-def test_https_is_verified(secure_site: str, fetcher: Fetcher) -> None:
+def test_untrusted_https_certificate_is_rejected(secure_site: str, fetcher: Fetcher) -> None:
     message = fails(lambda: fetcher.fetch(f"{secure_site}/image", "image 0"))
     assert "certificate" in message
 
 
-def test_https_works_within_the_limit_and_is_not_left_for_http(
+def test_https_fetch_honours_the_limit_and_rejects_a_redirect_to_http(
     secure_site: str, site: Site, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
@@ -305,7 +307,7 @@ def test_https_works_within_the_limit_and_is_not_left_for_http(
         ("data:," + "x" * (LIMIT_BYTES + 1), "is larger than 300000 bytes"),
     ],
 )
-def test_urls_that_lead_nowhere(fetcher: Fetcher, url: str, cause: str) -> None:
+def test_unreachable_url_raises_an_error_with_its_cause(fetcher: Fetcher, url: str, cause: str) -> None:
     with pytest.raises(InvalidInputError, match=f"^image 2: .*(?:{cause})") as caught:
         fetcher.fetch(url, "image 2")
     assert len(str(caught.value)) < 300
@@ -321,11 +323,13 @@ def test_urls_that_lead_nowhere(fetcher: Fetcher, url: str, cause: str) -> None:
         "data:,Hello",
     ],
 )
-def test_data_urls(fetcher: Fetcher, url: str) -> None:
+def test_data_url_is_decoded(fetcher: Fetcher, url: str) -> None:
     assert fetcher.fetch(url, "image 0") == b"Hello"
 
 
-def test_threads_share_a_fetcher_and_closing_ends_only_what_is_kept(site: Site, fetcher: Fetcher) -> None:
+def test_fetcher_is_shared_by_threads_and_close_only_ends_idle_connections(
+    site: Site, fetcher: Fetcher
+) -> None:
     with ThreadPoolExecutor(16) as pool:
         done = pool.map(lambda n: fetcher.fetch(f"{site.url}/image?{n}", f"image {n}"), range(64))
         assert list(done) == [CONTENT] * 64
@@ -338,12 +342,12 @@ def test_threads_share_a_fetcher_and_closing_ends_only_what_is_kept(site: Site, 
 
 
 @pytest.mark.parametrize("text", ["http://a", "HTTPS://a", "data:,x"])
-def test_urls_are_told_from_paths(text: str) -> None:
+def test_paths_are_not_urls(text: str) -> None:
     assert is_url(text)
     assert not is_url(f"./{text}")
 
 
-def test_urllib3_is_loaded_by_the_first_fetch_only() -> None:
+def test_urllib3_is_imported_by_the_first_http_fetch_only() -> None:
     code = "import sys; from tritonclip._images.fetch import Fetcher; Fetcher().fetch('data:,x', 'image 0');"
     code += "print('urllib3' in sys.modules)"
     done = run_python(code)

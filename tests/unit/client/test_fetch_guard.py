@@ -1,4 +1,4 @@
-"""What a guarded fetcher refuses and what it still fetches, from real servers on this machine's loopback."""
+"""A guarded fetcher against real servers on the loopback interface: rejected and permitted URLs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tritonclip._images.guard import AddressGuard
 CONTENT = bytes(range(256)) * 100
 LIMIT_BYTES = 30_000
 NOT_PUBLIC = "the address of its host, or of one that it redirects to, is not public or not known"
-PUBLIC = "93.184.216.34"  # only looked at, never connected to
+PUBLIC = "93.184.216.34"  # only checked, never connected to
 
 
 class Site(ThreadingHTTPServer):
@@ -40,7 +40,7 @@ class Site(ThreadingHTTPServer):
         return super().get_request()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that leave early are what is tested."""
+        """Ignore clients that disconnect early, which the tests do on purpose."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -90,7 +90,7 @@ class Handler(BaseHTTPRequestHandler):
         self._trickle(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;")
 
     def _trickle(self, start: bytes) -> None:
-        """Byte after byte until the client goes."""
+        """Send byte after byte until the client disconnects."""
         self.close_connection = True
         self.server.open_slow += 1
         try:
@@ -103,7 +103,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Names:
-    """A table of names; each look-up of a name gives its next answer, the last one again and again."""
+    """A table of names. Each lookup of a name returns its next answer; the last one is repeated."""
 
     def __init__(self, **answers: list[list[str]]) -> None:
         self.answers = {name.replace("_", "."): rows for name, rows in answers.items()}
@@ -112,7 +112,7 @@ class Names:
     def __call__(self, host: str, port: int, **options: Any) -> list[tuple[Any, ...]]:
         self.asked.append(host)
         rows = self.answers.get(host.rstrip("."))
-        if rows is None:  # digits of any spelling, and localhost
+        if rows is None:  # numeric addresses in any spelling, and localhost
             assert (
                 host.lower().rstrip(".") in ("localhost",) or not host[-1].isalpha() or host.startswith("0x")
             )
@@ -161,7 +161,7 @@ def fails(fetch: Callable[[], object]) -> str:
         *("5f00::1", "4000::1", "not an address"),
     ],
 )
-def test_addresses_that_are_not_public(address: str) -> None:
+def test_private_address_is_not_permitted(address: str) -> None:
     assert not AddressGuard().permits(address)
 
 
@@ -170,11 +170,11 @@ def test_addresses_that_are_not_public(address: str) -> None:
     [PUBLIC, "8.8.8.8", "172.32.0.1", "100.128.0.1", "168.63.129.17", "192.0.1.1", "::ffff:8.8.8.8"]
     + ["64:ff9b::808:808", "2606:4700::1111", "2a00:1450:4001::200e", "2001:4860:4860::8888"],
 )  # fmt: skip
-def test_addresses_that_are_public(address: str) -> None:
+def test_public_address_is_permitted(address: str) -> None:
     assert AddressGuard().permits(address)
 
 
-def test_the_allow_list() -> None:
+def test_allowed_network_is_permitted() -> None:
     guard = AddressGuard(["10.1.0.0/16", "fd12::/16"])
     permitted = ["10.1.2.3", "::ffff:10.1.2.3", "64:ff9b::10.1.2.3", "fd12::1", "8.8.8.8"]
     assert all(map(guard.permits, permitted))
@@ -193,7 +193,7 @@ def test_the_allow_list() -> None:
         *("mixed.example", "mixed6.example", "unknown.example", "metadata.example"),
     ],
 )
-def test_hosts_that_are_not_public_are_refused_without_a_connection(site: Site, host: str) -> None:
+def test_private_host_is_rejected_without_a_connection(site: Site, host: str) -> None:
     inner = [["127.0.0.1"]]
     names = Names(inner_example=inner, unknown_example=[[]], metadata_example=[["169.254.169.254"]])
     names.answers |= {"mixed.example": [[PUBLIC, "127.0.0.1"]], "mixed6.example": [["2606:4700::1", "::1"]]}
@@ -208,7 +208,7 @@ def test_hosts_that_are_not_public_are_refused_without_a_connection(site: Site, 
     assert site.connections == 0
 
 
-def test_an_open_and_a_closed_port_and_an_unknown_name_get_one_answer(site: Site) -> None:
+def test_open_port_closed_port_and_unknown_name_get_the_same_error(site: Site) -> None:
     names = Names(inner_example=[["127.0.0.1"]], nowhere_example=[[]])
     guard = AddressGuard((), (site.server_port, 1), names)
     urls = [f"http://inner.example:{port}/" for port in (site.server_port, 1)] + ["http://nowhere.example:1/"]
@@ -248,7 +248,7 @@ def test_an_open_and_a_closed_port_and_an_unknown_name_get_one_answer(site: Site
         ("ftp://example.com/", "is not a valid"),
     ],
 )
-def test_urls_that_are_refused_for_their_form(url: str, cause: str) -> None:
+def test_malformed_or_suspicious_url_is_rejected(url: str, cause: str) -> None:
     names = Names(example_com=[[]])
 
     def resolve(host: str, *place: Any, **options: Any) -> Any:
@@ -260,7 +260,7 @@ def test_urls_that_are_refused_for_their_form(url: str, cause: str) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_an_allowed_host_is_asked_by_its_name_over_kept_connections(
+def test_allowed_host_gets_its_name_as_host_header_over_kept_connections(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
@@ -276,11 +276,11 @@ def test_an_allowed_host_is_asked_by_its_name_over_kept_connections(
     assert fetcher.fetch("data:,Hello", "image 0") == b"Hello"
 
 
-def test_a_name_that_changes_its_address_is_resolved_once(
+def test_name_that_changes_its_address_is_resolved_once_per_request(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = Names(rebound_example=[["127.0.0.2"], ["127.0.0.1"]])
-    # 127.0.0.2 stands for the public address: nothing listens there, and 127.0.0.1 would answer.
+    # 127.0.0.2 plays the public address: nothing listens there, but 127.0.0.1 would answer.
     url = f"http://rebound.example:{site.server_port}/image"
     message = fails(lambda: guarded(site, names, "127.0.0.2/32").fetch(url, "image 0"))
     assert "cannot be fetched: its host cannot be reached" in message
@@ -290,7 +290,7 @@ def test_a_name_that_changes_its_address_is_resolved_once(
     assert site.connections == 0
 
 
-def test_each_hop_is_resolved_once_and_checked(site: Site) -> None:
+def test_each_redirect_is_resolved_once_and_checked(site: Site) -> None:
     names = Names(a_example=[["127.0.0.1"]], b_example=[["127.0.0.1"]])
     site.target = f"http://b.example:{site.server_port}/image"
     assert guarded(site, names).fetch(f"http://a.example:{site.server_port}/away", "image 0") == CONTENT
@@ -303,7 +303,7 @@ def test_each_hop_is_resolved_once_and_checked(site: Site) -> None:
         ("http://127.0.0.1:{port}/image", NOT_PUBLIC),
         ("//127.1:{port}/image", NOT_PUBLIC),
         ("http://inner.example:{port}/image", NOT_PUBLIC),
-        ("/image", NOT_PUBLIC),  # the name's next answer is not permitted
+        ("/image", NOT_PUBLIC),  # the name's next address is not permitted
         ("http://[::1]:{port}/image", NOT_PUBLIC),
         ("http://127.0.0.3:22/", "a port that is not fetched from"),
         ("http://me:secret@127.0.0.3:{port}/image", "a user or password"),
@@ -311,7 +311,7 @@ def test_each_hop_is_resolved_once_and_checked(site: Site) -> None:
         ("file:///etc/passwd", "file is not followed from http"),
     ],
 )
-def test_redirects_are_checked(target: str, cause: str) -> None:
+def test_redirect_to_a_forbidden_target_is_rejected(target: str, cause: str) -> None:
     for outer in serve(Site("127.0.0.3")):
         for inner in serve(Site("127.0.0.1", outer.server_port)):
             outer.target = target.format(port=outer.server_port)
@@ -323,7 +323,7 @@ def test_redirects_are_checked(target: str, cause: str) -> None:
             assert (outer.connections, inner.connections) == (1, 0)
 
 
-def test_the_next_address_is_tried_if_one_does_not_answer(site: Site) -> None:
+def test_next_address_is_used_if_one_refuses_connections(site: Site) -> None:
     names = Names(two_example=[["127.0.0.2", "127.0.0.1"]], none_example=[["127.0.0.2", "127.0.0.4"]])
     fetcher, port = guarded(site, names), site.server_port
     assert fetcher.fetch(f"http://two.example:{port}/image", "image 0") == CONTENT
@@ -332,8 +332,8 @@ def test_the_next_address_is_tried_if_one_does_not_answer(site: Site) -> None:
     )
 
 
-def test_an_address_that_is_silent_leaves_time_for_the_next(site: Site) -> None:
-    with socket.socket() as full:  # a queue of connections that nobody takes: the next ones get no answer
+def test_silent_address_leaves_time_for_the_next(site: Site) -> None:
+    with socket.socket() as full:  # its backlog is full, so further connections get no answer
         full.bind(("127.0.0.2", site.server_port))
         full.listen(0)
         waiting = [socket.socket() for _ in range(3)]
@@ -349,28 +349,28 @@ def test_an_address_that_is_silent_leaves_time_for_the_next(site: Site) -> None:
             client.close()
 
 
-def test_a_dropped_connection_is_tried_once_more(site: Site) -> None:
+def test_dropped_idle_connection_is_retried_once(site: Site) -> None:
     fetcher, url = guarded(site, Names()), f"http://127.0.0.1:{site.server_port}"
     assert fetcher.fetch(f"{url}/kept_once", "image 0") == CONTENT
     assert fetcher.fetch(f"{url}/image", "image 0") == CONTENT
     assert site.connections == 2
 
 
-def test_what_a_host_says_is_not_told(site: Site) -> None:
+def test_errors_reveal_nothing_that_the_host_sent(site: Site) -> None:
     fetcher = guarded(site, Names(closed_example=[["127.0.0.2"]]))
     urls = [f"http://127.0.0.1:{site.server_port}/banner", f"http://closed.example:{site.server_port}/"]
     messages = [fails(lambda url=url: fetcher.fetch(url, "image 0")) for url in urls]  # type: ignore[misc]
     assert len({message.replace(url, "") for message, url in zip(messages, urls, strict=True)}) == 1
 
 
-def test_the_limit_of_bytes_holds(site: Site) -> None:
+def test_response_over_the_size_limit_is_rejected(site: Site) -> None:
     url = f"http://127.0.0.1:{site.server_port}/large"
     assert "is larger than 30000 bytes" in fails(lambda: guarded(site, Names()).fetch(url, "image 0"))
 
 
 @pytest.mark.parametrize("what", ["head", "body", "chunks"])
 @pytest.mark.parametrize("secure", [False, True])
-def test_a_trickle_ends_and_so_does_its_thread(
+def test_trickling_response_and_its_thread_end_at_the_limit(
     site: Site, what: str, secure: bool, authority: trustme.CA
 ) -> None:
     if secure:
@@ -393,7 +393,7 @@ def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
 
 
 def wrap(site: Site, authority: trustme.CA, *names: str) -> list[str | None]:
-    """Serves the site over TLS, with a certificate of these names; returns the names asked for by SNI."""
+    """Serve the site over TLS with a certificate for these names; return the names requested by SNI."""
     asked: list[str | None] = []
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(*names).configure_cert(context)
@@ -402,7 +402,7 @@ def wrap(site: Site, authority: trustme.CA, *names: str) -> list[str | None]:
     return asked
 
 
-def test_https_is_verified_for_the_name_and_no_connection_serves_two(
+def test_https_certificate_is_verified_per_name_and_connections_are_not_shared(
     site: Site, authority: trustme.CA
 ) -> None:
     asked = wrap(site, authority, "a.example")
@@ -423,7 +423,7 @@ def test_https_is_verified_for_the_name_and_no_connection_serves_two(
     )
 
 
-def test_https_of_an_unknown_authority_is_refused(site: Site, authority: trustme.CA) -> None:
+def test_https_certificate_of_an_unknown_authority_is_rejected(site: Site, authority: trustme.CA) -> None:
     wrap(site, trustme.CA(), "a.example")
     names = Names(a_example=[["127.0.0.1"]])
     url = f"https://a.example:{site.server_port}/image"
@@ -431,7 +431,7 @@ def test_https_of_an_unknown_authority_is_refused(site: Site, authority: trustme
     assert site.seen == []
 
 
-def test_an_event_loop_fetches_side_by_side_and_gets_the_same_errors(site: Site) -> None:
+def test_fetch_async_runs_concurrently_and_raises_the_same_errors(site: Site) -> None:
     fetcher, url = guarded(site, Names()), f"http://127.0.0.1:{site.server_port}"
     late = [fetcher.fetch_async(f"{url}/head", f"image {n}", 0.4) for n in range(20)]
     others = [
@@ -450,7 +450,7 @@ def test_an_event_loop_fetches_side_by_side_and_gets_the_same_errors(site: Site)
     assert all("timed out after 0.4 s (timeout_s)" in str(result) for result in results[:20])
 
 
-def test_a_fetch_that_nobody_waits_for_any_more_ends_quietly(site: Site) -> None:
+def test_cancelled_fetch_ends_without_a_warning(site: Site) -> None:
     fetcher = guarded(site, Names(), timeout_s=0.5)
     before = threading.active_count()
 

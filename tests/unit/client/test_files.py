@@ -72,11 +72,11 @@ def found(*patterns: str | os.PathLike[str]) -> list[str]:
         (["d[[]1]/*"], ["d[1]/y.jpg"]),
     ],
 )
-def test_what_patterns_give(patterns: list[Any], wanted: list[str]) -> None:
+def test_patterns_find_the_expected_files(patterns: list[Any], wanted: list[str]) -> None:
     assert found(*patterns) == wanted
 
 
-def test_absolute_paths_stay_absolute(tree: Path) -> None:
+def test_absolute_pattern_finds_absolute_paths(tree: Path) -> None:
     assert found(tree / "b" / "*.gif", tree / "d1") == [f"{tree}/b/2.gif", f"{tree}/d1/z.jpg"]
 
 
@@ -95,19 +95,19 @@ def test_absolute_paths_stay_absolute(tree: Path) -> None:
         (3, "expected a path or a pattern, got int"),
     ],
 )
-def test_a_pattern_that_gives_nothing_is_named(pattern: Any, message: str) -> None:
+def test_pattern_without_files_raises_an_error_that_names_it(pattern: Any, message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         found("a.jpg", pattern)
 
 
-def test_what_does_not_exist_is_refused_before_the_first_file() -> None:
+def test_missing_path_is_rejected_before_the_first_file() -> None:
     with pytest.raises(InvalidInputError, match="nope"):
         find_images("a.jpg", "nope")
     with pytest.raises(InvalidInputError, match="nothing given"):
         find_images()
 
 
-def test_links_are_followed_once_and_never_in_a_circle(tree: Path) -> None:
+def test_links_are_followed_once_and_cycles_end(tree: Path) -> None:
     for name in ("b", "d1"):
         for target in ("b", "d1"):
             (tree / name / f"to_{target}").symlink_to(tree / target, target_is_directory=True)
@@ -121,13 +121,13 @@ def test_links_are_followed_once_and_never_in_a_circle(tree: Path) -> None:
     assert len(found("**/*.jpg")) < 20
 
 
-def test_only_files_count(tree: Path) -> None:
+def test_directories_and_special_files_are_not_found(tree: Path) -> None:
     os.mkfifo(tree / "d1" / "pipe.jpg")
     (tree / "d1" / "folder.jpg").mkdir()
     assert found("d1") == ["d1/z.jpg"]
 
 
-def test_no_directory_is_listed_before_its_turn(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_directories_are_listed_lazily(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = []
     scandir = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
@@ -139,7 +139,9 @@ def test_no_directory_is_listed_before_its_turn(tree: Path, monkeypatch: pytest.
     assert listed == [".", "b"]
 
 
-def test_a_directory_that_cannot_be_listed_is_named(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_directory_raises_an_error_that_names_it(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     paths = find_images("b")
     next(paths)
     for path in (tree / "b" / "c").iterdir():
@@ -149,7 +151,7 @@ def test_a_directory_that_cannot_be_listed_is_named(tree: Path, monkeypatch: pyt
         list(paths)
 
 
-def test_the_suffixes_are_those_of_what_the_server_accepts() -> None:
+def test_suffixes_match_the_servers_accepted_formats() -> None:
     config = text_format.Parse(CONFIG.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
     assert list(FORMAT_SUFFIXES) == config.parameters["image_formats"].string_value.split(",")
     known = Image.registered_extensions()

@@ -31,7 +31,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def test_files_and_bytes_pass_untouched(tmp_path: Path) -> None:
+def test_files_and_bytes_are_sent_unchanged(tmp_path: Path) -> None:
     content = b"any bytes\0\0"
     path = tmp_path / "ein bild.jpg"
     path.write_bytes(content)
@@ -41,7 +41,7 @@ def test_files_and_bytes_pass_untouched(tmp_path: Path) -> None:
     assert {type(item) for item in result} == {bytes}
 
 
-def test_binary_files_are_read_from_where_they_stand_and_stay_open(tmp_path: Path) -> None:
+def test_binary_files_are_read_from_their_position_and_stay_open(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("member", b"content")
@@ -58,7 +58,7 @@ def test_binary_files_are_read_from_where_they_stand_and_stay_open(tmp_path: Pat
         assert not any(file.closed for file in files)  # type: ignore[attr-defined]
 
 
-def test_urls_go_through_the_fetcher() -> None:
+def test_urls_are_fetched() -> None:
     fetch = Fetcher(max_bytes=5).fetch
     assert encode_images(["data:,hello", b"x"], fetch) == [b"hello", b"x"]
     assert encode_image("DATA:,hello", 0, fetch) == b"hello"
@@ -68,7 +68,7 @@ def test_urls_go_through_the_fetcher() -> None:
 
 class GivesNothing:
     def read(self) -> None:
-        """As a raw file that does not block."""
+        """Return None, as a non-blocking raw file does."""
 
 
 def test_single_image_is_distinguished_from_a_sequence() -> None:
@@ -78,7 +78,7 @@ def test_single_image_is_distinguished_from_a_sequence() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK", "1", "LA", "I;16", "YCbCr", "F"])
-def test_pil_images_arrive_as_load_image_sees_them(mode: str) -> None:
+def test_pil_image_is_encoded_as_load_image_reads_it(mode: str) -> None:
     from transformers.image_utils import load_image
 
     source = Image.fromarray(RGB)
@@ -103,7 +103,7 @@ def test_exif_orientation_is_applied_once(orientation: int) -> None:
 
 
 @pytest.mark.parametrize("width", [17, WEBP_MAX_SIDE_PX + 1])
-def test_only_pixels_travel(width: int) -> None:
+def test_metadata_of_pil_images_is_not_sent(width: int) -> None:
     image = Image.new("RGB", (width, 1), (1, 2, 3))
     plain = encode_image(image, 0)
     image.info["icc_profile"] = b"profile" * 1000
@@ -112,7 +112,7 @@ def test_only_pixels_travel(width: int) -> None:
 
 
 @pytest.mark.skipif(not REFERENCE_WHITENS, reason="this transformers leaves a transparent colour as it is")
-def test_a_transparent_colour_travels_for_the_server_to_make_it_white() -> None:
+def test_transparent_colour_is_sent_for_the_server_to_make_it_white() -> None:
     from transformers.image_transforms import convert_to_rgb
     from transformers.image_utils import load_image
 
@@ -131,13 +131,13 @@ def test_arrays_keep_every_pixel(shape: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(pixels(encode_image(array, 0)), wanted)
 
 
-def test_arrays_need_not_be_contiguous() -> None:
+def test_non_contiguous_array_is_encoded() -> None:
     array = RGB[::-1, ::2]
     np.testing.assert_array_equal(pixels(encode_image(array, 0)), array)
 
 
 @pytest.mark.parametrize("side", [WEBP_MAX_SIDE_PX, WEBP_MAX_SIDE_PX + 1])
-def test_images_longer_than_webp_allows(side: int) -> None:
+def test_image_too_large_for_webp_is_encoded_as_png(side: int) -> None:
     array = RNG.integers(0, 256, (1, side, 3), dtype=np.uint8)
     np.testing.assert_array_equal(pixels(encode_image(array, 0)), array)
 
@@ -155,12 +155,12 @@ def test_images_longer_than_webp_allows(side: int) -> None:
         (RGB[:0], "no pixels"),
     ],
 )
-def test_wrong_arrays(array: npt.NDArray[Any], hint: str) -> None:
+def test_invalid_array_is_rejected_with_a_hint(array: npt.NDArray[Any], hint: str) -> None:
     with pytest.raises(InvalidInputError, match=f"^image 1: .*{hint}"):
         encode_images([b"x", array])
 
 
-def test_wrong_inputs_are_named_by_index(tmp_path: Path) -> None:
+def test_invalid_input_raises_an_error_with_its_index(tmp_path: Path) -> None:
     empty = tmp_path / "empty.jpg"
     empty.touch()
     broken = Image.open(io.BytesIO(encoded(Image.fromarray(RGB))[:60]))
@@ -191,6 +191,6 @@ def test_wrong_inputs_are_named_by_index(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("nothing", [[], ()])
-def test_no_image(nothing: Any) -> None:
+def test_empty_list_of_images_is_rejected(nothing: Any) -> None:
     with pytest.raises(InvalidInputError, match="at least one image"):
         as_images(nothing)

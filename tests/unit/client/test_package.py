@@ -19,7 +19,7 @@ from tritonclip._calls import wire
 REPOSITORY = ROOT / "model_repository"
 
 
-def test_all_names_every_public_name() -> None:
+def test_all_lists_every_public_name() -> None:
     public = {
         name
         for name, value in vars(tritonclip).items()
@@ -33,7 +33,7 @@ def test_every_error_is_public() -> None:
     assert errors <= set(tritonclip.__all__)
 
 
-def test_import_loads_no_transport_and_no_model_library() -> None:
+def test_import_loads_neither_transport_nor_model_library() -> None:
     code = "import sys, tritonclip; print(*sys.modules)"
     done = run_python(code)
     assert done.returncode == 0, done.stderr
@@ -50,7 +50,7 @@ def test_import_loads_no_transport_and_no_model_library() -> None:
     assert not heavy & set(done.stdout.split())
 
 
-def test_the_package_needs_no_model_library() -> None:
+def test_package_depends_on_no_model_library() -> None:
     needed, waiting = set(), ["tritonclip"]
     while waiting:
         name = canonicalize_name(waiting.pop())
@@ -67,12 +67,12 @@ def test_the_package_needs_no_model_library() -> None:
     assert not {"torch", "transformers", "tokenizers", "scikit-learn", "pyarrow", "nvidia-pytriton"} & needed
 
 
-def test_the_package_says_that_it_is_typed() -> None:
+def test_package_is_marked_as_typed() -> None:
     assert (importlib.resources.files("tritonclip") / "py.typed").is_file()
 
 
 @pytest.mark.parametrize(("protocol", "other"), [("grpc", "gevent"), ("http", "grpc")])
-def test_client_loads_its_own_protocol_only(protocol: str, other: str) -> None:
+def test_client_imports_its_own_protocol_only(protocol: str, other: str) -> None:
     code = f"import sys, tritonclip; tritonclip.Client(protocol={protocol!r}).close(); print(*sys.modules)"
     done = run_python(code)
     assert done.returncode == 0, done.stderr
@@ -82,7 +82,7 @@ def test_client_loads_its_own_protocol_only(protocol: str, other: str) -> None:
 
 
 @pytest.mark.parametrize("model", wire.PUBLIC_MODELS, ids=lambda model: model.name)
-def test_wire_agrees_with_the_model_repository(model: wire.Model) -> None:
+def test_wire_matches_the_model_repository(model: wire.Model) -> None:
     text = (REPOSITORY / model.name / "config.pbtxt").read_text(encoding="utf-8")
     config = text_format.Parse(text, model_config_pb2.ModelConfig())
 
@@ -100,12 +100,12 @@ def test_wire_agrees_with_the_model_repository(model: wire.Model) -> None:
 
 
 @pytest.mark.parametrize("bad", ["live", "ready", "model", None])
-def test_health_is_ok_only_with_everything(bad: str | None) -> None:
+def test_health_is_ok_only_if_everything_is_ready(bad: str | None) -> None:
     health = Health(live=bad != "live", ready=bad != "ready", models={"a": True, "b": bad != "model"})
     assert health.ok is (bad is None)
 
 
 @pytest.mark.parametrize("inference", [None, "ok", "overloaded", "timeout", "failed"])
-def test_an_overloaded_server_is_healthy(inference: Any) -> None:
+def test_overloaded_server_is_healthy(inference: Any) -> None:
     health = Health(live=True, ready=True, models={}, inference=inference)
     assert health.ok is (inference in (None, "ok", "overloaded"))

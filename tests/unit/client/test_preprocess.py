@@ -1,4 +1,4 @@
-"""Pixels made by the client against those that the server's own decoder makes."""
+"""The client's preprocessing against the server's decoder."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def opened(encoded: bytes) -> Image.Image:
 
 @pytest.mark.parametrize("kind", SETTINGS)
 @pytest.mark.parametrize("name", varied_images())
-def test_pixels_equal_the_servers_bit_for_bit(name: str, kind: str, tmp_path: Path) -> None:
+def test_pixels_equal_the_servers_pixels_bit_for_bit(name: str, kind: str, tmp_path: Path) -> None:
     encoded = varied_images()[name]
     settings = ProcessorSettings.from_json(json.dumps(SETTINGS[kind]))
     formats = "JPEG PNG WEBP GIF BMP TIFF PPM".split()
@@ -58,14 +58,14 @@ def test_pixels_equal_the_servers_bit_for_bit(name: str, kind: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("cut", [np.s_[::-1, ::2], np.s_[:, :, 0], np.s_[:, :, [0, 1, 2, 0]]])
-def test_arrays_of_every_shape_equal_what_would_be_sent(cut: Any) -> None:
+def test_array_gives_the_same_pixels_as_its_encoded_file(cut: Any) -> None:
     array = np.asarray(noise(250, 240))[cut]
     server = ImageDecoder(ServerSettings.from_dict(SETTINGS["clip"]), ["PNG", "WEBP"], MAX_PIXELS)
     np.testing.assert_array_equal(preprocess_image(array, 0, CLIP), server.decode(encode_image(array, 0)))
 
 
 @pytest.mark.parametrize("mode", "1 L LA P RGBA CMYK YCbCr LAB HSV I I;16 F".split())
-def test_pil_images_of_every_mode_are_left_alone_and_equal_what_would_be_sent(mode: str) -> None:
+def test_pil_image_is_not_modified_and_gives_the_same_pixels_as_its_file(mode: str) -> None:
     source = noise(250, 240)
     image = source.convert("L").convert("I").convert("I;16") if mode == "I;16" else source.convert(mode)
     image.getexif()[EXIF_ORIENTATION] = 6
@@ -77,7 +77,7 @@ def test_pil_images_of_every_mode_are_left_alone_and_equal_what_would_be_sent(mo
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "RGB", "P", "I;16"])
-def test_a_transparent_colour_is_treated_alike_in_every_mode(mode: str) -> None:
+def test_transparent_colour_gives_the_same_pixels_in_every_mode(mode: str) -> None:
     image = Image.new("I;16", (30, 20), 7) if mode == "I;16" else noise(30, 20).convert(mode)
     encoded = encode(image, "PNG", transparency=(255, 0, 0) if mode == "RGB" else 1)
     server = ImageDecoder(ServerSettings.from_dict(SETTINGS["clip"]), ["PNG", "WEBP"], MAX_PIXELS)
@@ -86,7 +86,7 @@ def test_a_transparent_colour_is_treated_alike_in_every_mode(mode: str) -> None:
         np.testing.assert_array_equal(preprocess_image(form, 0, CLIP), wanted)
 
 
-def test_the_alpha_of_a_palette_is_dropped_without_a_warning() -> None:
+def test_palette_alpha_is_dropped_without_a_warning() -> None:
     palette = noise(30, 20).convert("P")
     encoded = encode(palette, "PNG", transparency=bytes([0, 128] * 128))
     wanted = preprocess_image(palette, 0, CLIP)
@@ -104,7 +104,7 @@ def test_url_array_and_file_object_are_preprocessed_together() -> None:
     np.testing.assert_array_equal(many[[0, 2]], np.concatenate([one, one]))
 
 
-def test_images_without_a_common_size_cannot_be_sent_together() -> None:
+def test_images_of_different_sizes_are_rejected_without_a_crop() -> None:
     settings = ProcessorSettings(resize=50, resample=3, crop=None)
     assert preprocess_images([noise(100, 50), noise(200, 100)], settings).shape == (2, 3, 50, 100)
     with pytest.raises(InvalidInputError, match="^image 1: has 50 x 75 pixels but image 0 has 75 x 50"):
@@ -112,7 +112,7 @@ def test_images_without_a_common_size_cannot_be_sent_together() -> None:
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds hardly any data."""
+    """Return a PNG that claims a size and has hardly any data."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -141,7 +141,7 @@ def bomb(width: int, height: int) -> bytes:
         (None, "got NoneType"),
     ],
 )
-def test_wrong_images_are_named_by_index(wrong: Any, message: str) -> None:
+def test_invalid_image_raises_an_error_with_its_index(wrong: Any, message: str) -> None:
     with pytest.raises(InvalidInputError, match=f"^image 1: .*{message}"):
         preprocess_images([noise(30, 30), wrong], CLIP)
 
@@ -179,6 +179,6 @@ def test_settings_are_read_from_json(change: dict[str, Any], expected: Processor
         ],
     ],
 )
-def test_malformed_settings_say_what_to_do(text: str, reason: str) -> None:
+def test_malformed_settings_raise_an_error_with_the_cure(text: str, reason: str) -> None:
     with pytest.raises(ModelNotReadyError, match=f"malformed .*{reason}.*prepare_weights.py"):
         ProcessorSettings.from_json(text)

@@ -1,4 +1,4 @@
-"""The transports against real sockets: closed, silent, not Triton. Real servers: tests/server/end_to_end."""
+"""The transports against real sockets that are closed, silent or not Triton. See tests/server for Triton."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PROTOCOLS = ["grpc", "http"]
 
 @pytest.fixture
 def silent_port() -> Iterator[int]:
-    """A port that takes connections and never answers."""
+    """A port that accepts connections and never responds."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
 
@@ -46,11 +46,11 @@ def closed_port() -> int:
 
 
 class Answers(http.server.ThreadingHTTPServer):
-    """A real HTTP server whose every answer is (status, body)."""
+    """A real HTTP server that always responds with `status` and `body`."""
 
     def __init__(self) -> None:
         server = self
-        self.status, self.body, self.delay_s = 200, b"", 0.0
+        self.status, self.body, self.delay_s, self.requests = 200, b"", 0.0, 0
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -60,6 +60,7 @@ class Answers(http.server.ThreadingHTTPServer):
                 self.do_GET()
 
             def do_GET(self) -> None:
+                server.requests += 1
                 time.sleep(server.delay_s)
                 self.send_response(server.status)
                 self.send_header("Content-Length", str(len(server.body)))
@@ -77,7 +78,7 @@ class Answers(http.server.ThreadingHTTPServer):
 
 
 class Resets(socketserver.ThreadingTCPServer):
-    """Speaks HTTP/2, and resets each stream, as a proxy does where the server behind it dies midway."""
+    """An HTTP/2 server that resets each stream, as a proxy does if its upstream dies during a call."""
 
     daemon_threads = True
     calls = 0
@@ -112,7 +113,7 @@ class Resets(socketserver.ThreadingTCPServer):
 
 @pytest.mark.parametrize("code", [Resets.INTERNAL_ERROR, Resets.CANCEL])
 @pytest.mark.parametrize("headers_first", [False, True])
-def test_a_call_that_a_proxy_breaks_off_is_tried_again(headers_first: bool, code: int) -> None:
+def test_call_whose_stream_a_proxy_resets_is_retried(headers_first: bool, code: int) -> None:
     with Resets(code, headers_first) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
         try:
@@ -145,7 +146,7 @@ def calls(client: Client) -> list[Any]:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_refused_connections(protocol: str, closed_port: int) -> None:
+def test_refused_connection_raises_unavailable_with_the_endpoint(protocol: str, closed_port: int) -> None:
     with Client(f"127.0.0.1:{closed_port}", protocol=protocol) as client:
         for call in calls(client):
             with pytest.raises(ServerUnavailableError, match="refused.*check the URL") as caught:
@@ -158,13 +159,13 @@ def test_refused_connections(protocol: str, closed_port: int) -> None:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_unknown_hosts(protocol: str) -> None:
+def test_unknown_host_raises_unavailable(protocol: str) -> None:
     with Client("no-such-host.invalid", protocol=protocol) as client, pytest.raises(ServerUnavailableError):
         client.health()
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_deadlines(protocol: str, silent_port: int) -> None:
+def test_silent_server_raises_deadline_exceeded(protocol: str, silent_port: int) -> None:
     with Client(f"127.0.0.1:{silent_port}", protocol=protocol, timeout_s=0.05) as client:
         for call in calls(client):
             with pytest.raises(DeadlineExceededError, match=r"within 0\.05 s.*timeout_s"):
@@ -175,7 +176,7 @@ def test_deadlines(protocol: str, silent_port: int) -> None:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("timeout_s", [0, -1, float("inf"), True])
-def test_wrong_deadlines_of_a_call(protocol: str, timeout_s: float, closed_port: int) -> None:
+def test_invalid_timeout_of_a_call_is_rejected(protocol: str, timeout_s: float, closed_port: int) -> None:
     with Client(f"127.0.0.1:{closed_port}", protocol=protocol) as client:
         for call in (
             lambda: client.classify(b"x", timeout_s=timeout_s),
@@ -186,7 +187,7 @@ def test_wrong_deadlines_of_a_call(protocol: str, timeout_s: float, closed_port:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_wrong_input_is_found_before_any_connection(protocol: str, closed_port: int) -> None:
+def test_invalid_input_is_rejected_before_any_connection(protocol: str, closed_port: int) -> None:
     with Client(f"127.0.0.1:{closed_port}", protocol=protocol) as client:
         for call in (
             lambda: client.classify([b"x", b""]),
@@ -201,7 +202,7 @@ def test_wrong_input_is_found_before_any_connection(protocol: str, closed_port: 
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_closed_clients(protocol: str, closed_port: int) -> None:
+def test_closed_client_raises_runtime_error(protocol: str, closed_port: int) -> None:
     client = Client(f"127.0.0.1:{closed_port}", protocol=protocol)
     client.close()
     client.close()
@@ -210,13 +211,13 @@ def test_closed_clients(protocol: str, closed_port: int) -> None:
             call()
 
 
-def test_grpc_to_a_port_that_speaks_http(answers: Answers) -> None:
+def test_grpc_to_an_http_port_raises_unavailable(answers: Answers) -> None:
     with Client(answers.url.removeprefix("http://"), protocol="grpc") as client:
         with pytest.raises(ServerUnavailableError, match="check the URL and the port"):
             client.health()
 
 
-def test_http_to_a_port_that_speaks_something_else() -> None:
+def test_http_to_a_port_of_another_protocol_raises_unavailable() -> None:
     def greet() -> None:
         connection, _ = listener.accept()
         with connection:
@@ -254,7 +255,7 @@ def test_http_to_a_port_that_speaks_something_else() -> None:
         (200, b'{"outputs": []}', InferenceError, "has no 'scores'"),
     ],
 )
-def test_http_answers(
+def test_http_status_and_body_map_to_an_error(
     answers: Answers, status: int, body: bytes, kind: type[TritonClipError], part: str
 ) -> None:
     answers.status, answers.body = status, body
@@ -265,7 +266,31 @@ def test_http_answers(
     assert (caught.value.model, caught.value.endpoint) == ("clip_zero_shot", answers.url)
 
 
-def test_http_goes_on_after_a_deadline(answers: Answers) -> None:
+@pytest.mark.parametrize("message", ["label 1 is too long: 9 bytes", "too many labels: 2 in one request"])
+def test_invalid_label_ends_a_bulk_run_after_one_request(answers: Answers, message: str) -> None:
+    answers.status, answers.body = 400, b'{"error": "%s"}' % message.encode()
+    with Client(answers.url) as client:
+        with pytest.raises(InvalidInputError, match=f"^{message}"):
+            list(client.classify_many([b"x"] * 8, ["a", "b"], on_error="return"))
+    assert answers.requests == 1
+
+
+def test_invalid_images_of_a_bulk_run_are_found_by_bisection(answers: Answers) -> None:
+    answers.status, answers.body = 400, b'{"error": "image 0: not an image"}'
+    with Client(answers.url) as client:
+        results = list(client.classify_many([b"x"] * 4, ["a", "b"], on_error="return"))
+    assert [str(one)[:22] for one in results] == [f"image {index}: not an image." for index in range(4)]
+    assert answers.requests == 7
+
+
+def test_invalid_text_of_a_bulk_run_is_named_by_its_index(answers: Answers) -> None:
+    answers.status, answers.body = 400, b'{"error": "label 0 is too long"}'
+    with Client(answers.url) as client:
+        results = list(client.embed_texts_many(["a", "b"], on_error="return"))
+    assert [str(one)[:18] for one in results] == ["text 0 is too long", "text 1 is too long"]
+
+
+def test_http_client_works_after_a_missed_deadline(answers: Answers) -> None:
     with Client(answers.url) as client:
         answers.delay_s = 0.3
         with pytest.raises(DeadlineExceededError):
@@ -281,7 +306,7 @@ EMBEDDINGS = b"""{"outputs": [
 ]}"""
 
 
-def test_similarity_is_two_calls_within_one_deadline(answers: Answers) -> None:
+def test_similarity_sends_two_requests_within_one_deadline(answers: Answers) -> None:
     answers.body = EMBEDDINGS
     with Client(answers.url) as client:
         result = client.similarity(b"x", ["a", "b"])
@@ -291,7 +316,7 @@ def test_similarity_is_two_calls_within_one_deadline(answers: Answers) -> None:
             client.similarity(b"x", ["a", "b"], timeout_s=0.5)
 
 
-def test_health_over_http(answers: Answers) -> None:
+def test_health_over_http_reports_every_model(answers: Answers) -> None:
     with Client(answers.url) as client:
         assert client.health().ok
         answers.status = 400
@@ -305,7 +330,7 @@ def test_health_over_http(answers: Answers) -> None:
     }
 
 
-def test_http_from_many_threads(answers: Answers) -> None:
+def test_http_client_serves_many_threads(answers: Answers) -> None:
     results = []
     with Client(answers.url) as client:
         threads = [threading.Thread(target=lambda: results.append(client.health().ok)) for _ in range(8)]
@@ -338,10 +363,10 @@ def test_http_threads_leave_no_open_files(answers: Answers) -> None:
             in_a_thread(with_its_own_client)
             Client(answers.url).health()
         after = files()
-    assert after < before + 20  # one thread's leavings, and the server's side of connections
+    assert after < before + 20  # leftovers of one thread, and the server's side of connections
 
 
-def test_http_client_that_was_not_closed_ends_quietly(answers: Answers) -> None:
+def test_http_client_that_is_not_closed_exits_without_a_warning(answers: Answers) -> None:
     code = f"from tritonclip import Client; c = Client({answers.url!r}); assert c.health().ok"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
@@ -350,7 +375,7 @@ def test_http_client_that_was_not_closed_ends_quietly(answers: Answers) -> None:
 
 
 @pytest.mark.parametrize(("protocol", "module"), [("grpc", "grpc"), ("http", "gevent")])
-def test_missing_protocol_dependencies(protocol: str, module: str) -> None:
+def test_missing_protocol_dependency_raises_an_error_with_the_pip_command(protocol: str, module: str) -> None:
     code = (
         f"import sys; sys.modules[{module!r}] = None\n"
         "import tritonclip\n"

@@ -18,6 +18,7 @@ from tritonclip._images.urls import (
     decode_data_url,
     follow_redirect,
     is_data_url,
+    seconds_left,
     shorten,
     shown_url,
     too_large,
@@ -199,14 +200,6 @@ class Fetcher:
         if not content:
             raise InvalidInputError(f"{name} is empty; give the URL of an image")
         return bytes(content)
-
-
-def seconds_left(end: float) -> float:
-    """Return the seconds until `end` on the monotonic clock, or raise TimeoutError if it has passed."""
-    left_s = end - time.monotonic()
-    if left_s <= 0:
-        raise TimeoutError
-    return left_s
 
 
 def _root_cause(error: BaseException) -> str:

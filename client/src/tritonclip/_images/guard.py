@@ -30,8 +30,7 @@ from urllib3.connection import HTTPConnection
 from urllib3.util import Url, parse_url
 from urllib3.util.ssl_ import create_urllib3_context
 
-from tritonclip._images.fetch import seconds_left
-from tritonclip._images.urls import FETCH_IT_YOURSELF, USER_INFO
+from tritonclip._images.urls import FETCH_IT_YOURSELF, USER_INFO, seconds_left
 from tritonclip.errors import InvalidInputError
 
 WEB_PORTS = (80, 443)

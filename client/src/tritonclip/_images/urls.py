@@ -1,10 +1,11 @@
-"""URLs of images: which strings are URLs, data URLs, redirects, credentials, and URLs in error texts."""
+"""Helpers that the fetcher and the address guard share: URLs, redirects, error texts, remaining time."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import re
+import time
 import urllib.parse
 
 from tritonclip.errors import InvalidInputError
@@ -94,3 +95,11 @@ def shown_url(url: str) -> str:
 def shorten(text: str, chars: int) -> str:
     """Return at most this many characters of a text, with an ellipsis if some are missing."""
     return text if len(text) <= chars else text[:chars] + "..."
+
+
+def seconds_left(end: float) -> float:
+    """Return the seconds until `end` on the monotonic clock, or raise TimeoutError if it has passed."""
+    left_s = end - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError
+    return left_s
