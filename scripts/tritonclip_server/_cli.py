@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
-
 import click
 
+from tritonclip_server import __version__
 from tritonclip_server._lazy_group import LazyGroup, Subcommand
 
 SUBCOMMANDS = {
@@ -25,6 +24,6 @@ SUBCOMMANDS = {
 
 
 @click.group(cls=LazyGroup, subcommands=SUBCOMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(version("tritonclip-server"), prog_name="tritonclip-server")
+@click.version_option(__version__, prog_name="tritonclip-server")
 def main() -> None:
     """Prepare, serve, roll out, evaluate and measure CLIP on Triton Inference Server."""

@@ -26,7 +26,7 @@ class Subcommand(NamedTuple):
 
 
 class LazyGroup(click.Group):
-    """A group whose subcommands are named by module.
+    """A group of commands that are listed by module.
 
     Args:
         subcommands: The subcommands by name.
@@ -37,7 +37,7 @@ class LazyGroup(click.Group):
         self._subcommands = subcommands
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names in the order of the table."""
+        """Return the names in the order of the table."""
         return list(self._subcommands)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:

@@ -1,4 +1,4 @@
-"""Folders that come with the package: in a wheel they are inside it, in a checkout next to it."""
+"""Folders that belong to the package. A wheel contains them; in a checkout they are next to the package."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
 CHECKOUT = _PACKAGE.parent.parent
-"""Root of the checkout. Only commands that are documented to need a checkout may use it."""
+"""Root of the checkout. Use it only in commands that are documented to need a checkout."""
 
 
 def _folder(packaged: str, in_checkout: str) -> Path:
@@ -15,6 +15,6 @@ def _folder(packaged: str, in_checkout: str) -> Path:
 
 
 MODEL_REPOSITORY = _folder("model_repository", "model_repository")
-"""Code and configurations of the nine models, from which `prepare` writes a repository."""
+"""Code and configurations of the nine models; the source of every prepared repository."""
 DEMO_CHECKPOINT = _folder("demo/checkpoint", "scripts/demo/checkpoint")
 DEMO_IMAGES = _folder("demo/images", "scripts/demo/images")

@@ -35,7 +35,7 @@ class Checkpoint:
         source: Hub id or directory, as the user gave it.
         revision: Commit on the hub, or "local".
         sha256: Digest of the weights file. With several files, the digest of their digests in name order.
-        random: Whether the weights are random.
+        random: True for random weights.
         vision: Settings of the vision tower, including the pixel normalisation.
         text: Settings of the text tower.
         processor: Resize and crop settings in the format of the `image_preprocess` model.

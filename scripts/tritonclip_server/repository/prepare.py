@@ -39,7 +39,7 @@ class Target:
     Attributes:
         output: The model repository.
         version: Number of the version directory.
-        force: Whether to replace a version that holds another checkpoint.
+        force: Replace a version that holds another checkpoint.
     """
 
     output: Path

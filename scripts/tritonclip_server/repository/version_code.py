@@ -18,7 +18,7 @@ PREFIX = "clip_"
 class VersionFinder(MetaPathFinder):
     """Importer of the modules `clip_*` in version folders, and of no other module.
 
-    Triton's stub appends the whole version folder to `sys.path`, where a module could hide one of Python's.
+    Triton's stub appends the whole version folder to `sys.path`, so its modules could hide those of Python.
 
     Args:
         folders: Searched in order.

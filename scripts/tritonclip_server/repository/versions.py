@@ -52,7 +52,7 @@ def versions_of(repository: Path, *, interrupted: bool = False) -> Versions:
 
     Args:
         repository: A repository that `tritonclip-server prepare` wrote.
-        interrupted: Whether the ensembles may serve different versions, because all are switched next.
+        interrupted: Accept ensembles that serve different versions, because all are switched next.
 
     Raises:
         RepositoryError: It is not a repository, an older release wrote it, or a switch was interrupted.
@@ -104,7 +104,7 @@ def locked(repository: Path, *, wait: bool = False) -> Iterator[None]:
 
     Args:
         repository: A directory.
-        wait: Whether to wait for the lock.
+        wait: Wait for the lock instead of failing.
 
     Raises:
         RepositoryError: The repository is locked, or there is no such directory.

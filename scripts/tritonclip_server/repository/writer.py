@@ -113,7 +113,7 @@ def write_version(
         fingerprint: The `version_fingerprint` for the manifests.
         parameters: Changed parameters and `SIZES` of `config.pbtxt`, by model.
         labels: File of labels that `text_encoder` encodes when it loads, one per line.
-        force: Whether to replace a version that holds another checkpoint.
+        force: Replace a version that holds another checkpoint.
 
     Raises:
         RepositoryError: The version holds another checkpoint and `force` is not set.

@@ -55,7 +55,7 @@ class Difference:
 
     @property
     def is_small(self) -> bool:
-        """Whether the version may be served."""
+        """True if the version may be served."""
         return min(self.image_cosine, self.text_cosine) >= MIN_COSINE and self.score <= MAX_SCORE_ERROR
 
     def __str__(self) -> str:

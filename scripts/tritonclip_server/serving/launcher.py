@@ -62,7 +62,7 @@ class ServerOptions:
             `tls`.
         tls: PEM files of TLS for gRPC; None serves gRPC without TLS.
         admin_key: Key of the closed endpoints (header `admin-key`); random if None.
-        explicit: Whether callers with that key may load and unload models, as a rollout does.
+        explicit: Let callers with that key load and unload models, as a rollout does.
         start_timeout_s: Time limit for the models to load, in seconds.
         drain_timeout_s: Longest wait for requests in flight when the server stops, in seconds.
         exit_timeout_s: Time that Triton may take to exit when it is not drained, in seconds.
@@ -242,7 +242,7 @@ class EmbeddedTriton:
         would drop requests inside an ensemble, and report for seconds that there is no such model.
 
         Args:
-            drain: Whether to wait for the requests in flight.
+            drain: Wait for the requests in flight.
         """
         drained = drain and self.exit_code is None and self._process is not None
         if drained:

@@ -43,7 +43,7 @@ class LogEntry:
         source: File and line of the code, or one of `PRINTED`, `SERVE`, `SUPERVISOR`.
         message: Text of one or more lines.
         continuation: Pattern of the lines that continue the entry; None if it is complete.
-        with_next: Whether the first line that does not match the pattern is still part of the entry.
+        with_next: True if the first line that does not match the pattern is still part of the entry.
     """
 
     time: datetime
@@ -78,7 +78,7 @@ class LogParser:
 
     @property
     def has_incomplete(self) -> bool:
-        """Whether further lines may continue the last entry."""
+        """True if further lines may continue the last entry."""
         return self._incomplete is not None
 
     def feed(self, line: str) -> list[LogEntry]:

@@ -50,7 +50,7 @@ class ProbeResult:
 
     @property
     def is_busy(self) -> bool:
-        """Whether the server is live, but had no time for the probe."""
+        """True if the server is live, but had no time for the probe."""
         return self.outcome in ("overloaded", "timeout")
 
 

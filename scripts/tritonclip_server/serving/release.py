@@ -64,8 +64,8 @@ def server_flags(
     Args:
         release: Release that gets the flags.
         admin_key: Key that callers of the closed endpoints must send.
-        explicit: Whether these callers may load and unload models.
-        gpu: Whether the host has a GPU.
+        explicit: Let these callers load and unload models.
+        gpu: True if the host has a GPU.
         exit_timeout_s: Time that Triton waits for requests in flight when it exits, in seconds.
     """
     closed = f"{ADMIN_ENDPOINTS}:{ADMIN_HEADER}={admin_key}"

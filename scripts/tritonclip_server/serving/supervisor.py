@@ -78,7 +78,7 @@ class ProbeHistory:
         Args:
             result: Outcome of the probe.
             now_s: Time at which it ended, in seconds of a monotonic clock.
-            progressing: Whether requests are in flight and every model finished some since the last probe.
+            progressing: True if requests are in flight and every model finished some since the last probe.
         """
         if result.is_busy:
             return self._stall(result, now_s, progressing)
