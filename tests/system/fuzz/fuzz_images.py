@@ -1,10 +1,10 @@
-"""Fuzzes `ImageDecoder.decode` in process with atheris: only ImageError may come out of it.
+"""Fuzz `ImageDecoder.decode` in process with atheris: it may raise no exception but ImageError.
 
     .venv/bin/python -m tests.system.fuzz.fuzz_images -max_total_time=300
 
-Starts from valid files of every format; takes libFuzzer's options. What it finds lies in `build/fuzz/`; a
-file found is run again by naming it. Inputs that take more than `-timeout` seconds, and memory beyond
-`-rss_limit_mb`, count as findings too.
+The corpus starts with valid files of every format. The command takes libFuzzer's options and writes its
+findings to `build/fuzz/`; pass the path of a finding to run it again. An input that takes more than
+`-timeout` seconds or more memory than `-rss_limit_mb` is a finding too.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ with atheris.instrument_imports(include=["PIL", "clip_images", "clip_geometry"])
 from tests.system.fuzz.hostile_headers import EDGES, HEADERS  # noqa: E402
 from tests.system.fuzz.hostile_images import MODES, seeds  # noqa: E402
 
-FOUND = ROOT / "build" / "fuzz"
+FINDINGS = ROOT / "build" / "fuzz"
 MAX_PIXELS = 1_000_000
-"""Small, so that the fuzzer's time goes into the decoders' code and not into large images."""
+"""Small limit, so that the fuzzer tries many files instead of large ones."""
 
 DECODER = images.ImageDecoder(images.ProcessorSettings(224, 3, (224, 224)), tuple(MODES), MAX_PIXELS)
 
 
 def decode(encoded: bytes) -> None:
-    """Decodes one input; any exception but ImageError ends the fuzzer with the input in a file."""
+    """Decode one input. Any exception but ImageError ends the fuzzer, which writes the input to a file."""
     try:
         pixels = DECODER.decode(encoded)
     except images.ImageError:
@@ -44,7 +44,7 @@ def decode(encoded: bytes) -> None:
 
 
 def write_corpus(directory: Path) -> Path:
-    """Writes the valid files and the lying headers where the fuzzer starts from."""
+    """Write the valid files and the false headers that the fuzzer starts from."""
     directory.mkdir(parents=True, exist_ok=True)
     files = list(seeds().values())
     files += [make(edge, edge) for make in HEADERS.values() for edge in EDGES]
@@ -54,10 +54,10 @@ def write_corpus(directory: Path) -> Path:
 
 
 def main() -> None:
-    """Runs libFuzzer until its options or a finding end it."""
-    corpus = write_corpus(FOUND / "images")
+    """Run libFuzzer until its options or a finding end it."""
+    corpus = write_corpus(FINDINGS / "images")
     files = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-    options = ["-timeout=20", "-rss_limit_mb=4096", "-max_len=65536", f"-artifact_prefix={FOUND}/"]
+    options = ["-timeout=20", "-rss_limit_mb=4096", "-max_len=65536", f"-artifact_prefix={FINDINGS}/"]
     atheris.Setup([sys.argv[0], *options, *sys.argv[1:], *([] if files else [str(corpus)])], decode)
     atheris.Fuzz()
 

@@ -1,4 +1,4 @@
-"""A valid request to each model, from which the hostile ones are made and which serve as controls."""
+"""Valid requests to each model: the hostile ones are made from them, and they serve as controls."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from functools import cache
 
 import numpy as np
 
-from tests.system.fuzz.fuzz_wire import Request, array_tensor, bytes_tensor
 from tests.system.fuzz.hostile_images import seeds
+from tests.system.fuzz.wire import Request, array_tensor, bytes_tensor
 
 SIDE, DIM = 224, 512
-"""Of the demo checkpoint."""
+"""Image side in pixels and embedding dimension of the demo checkpoint."""
 LABELS = (b"a red circle", b"a blue square")
 
 
-def good_image() -> bytes:
-    """A valid file."""
+def healthy_image() -> bytes:
+    """Return a valid image file."""
     return seeds()["PNG RGB"]
 
 
 @cache
 def healthy() -> dict[str, Request]:
-    """One valid request to each model."""
-    image, labels = bytes_tensor("image", [good_image()]), bytes_tensor("labels", LABELS)
+    """Return one valid request to each model."""
+    image, labels = bytes_tensor("image", [healthy_image()]), bytes_tensor("labels", LABELS)
     text = bytes_tensor("text", LABELS)
     pixels = array_tensor("pixel_values", np.full((1, 1, 3, SIDE, SIDE), 99, np.uint8))
     unit = np.eye(3, DIM, dtype=np.float32)[None]

@@ -1,6 +1,6 @@
-"""Bodies that are no requests at all: damaged protobuf messages, and damaged HTTP.
+"""Bodies that are not valid requests: damaged protobuf messages and damaged HTTP messages.
 
-`LEFT_OUT` names what kills the embedded release's own HTTP server and is therefore never made here.
+`NEVER_SENT` lists bodies that crash the HTTP server of the embedded release. They are not generated.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from hypothesis import strategies as st
 
-from tests.system.fuzz.fuzz_senders import http_message
-from tests.system.fuzz.fuzz_wire import grpc_body, http_parts, parse_grpc_body
 from tests.system.fuzz.healthy_requests import healthy
 from tests.system.fuzz.hostile_images import Edit
-from tests.system.fuzz.hostile_tensors import is_left_out
+from tests.system.fuzz.hostile_tensors import is_never_sent
+from tests.system.fuzz.senders import http_message
+from tests.system.fuzz.wire import grpc_body, http_parts, parse_grpc_body
 
-LEFT_OUT = {
-    "JSON nested 200,000 deep": "overflows the stack of the release's JSON parser",
-    "chunked bodies of millions of 1-byte chunks": "overflow the stack of its HTTP library",
-    "form-urlencoded bodies of 5 MB and more": "crash its HTTP library's own parser",
+NEVER_SENT = {
+    "JSON nested 200,000 levels deep": "overflows the stack of the JSON parser",
+    "chunked bodies of millions of 1-byte chunks": "overflow the stack of the HTTP library",
+    "form-urlencoded bodies of 5 MB and more": "crash the parser of the HTTP library",
 }
 DEEPEST = 100
 JSON = {"Content-Type": "application/json"}
@@ -50,18 +50,18 @@ def _healthy_names() -> st.SearchStrategy[str]:
 
 
 def grpc_bodies() -> st.SearchStrategy[bytes]:
-    """Damaged messages, and bytes that never were one."""
+    """Generate damaged messages and random bytes."""
     whole = _healthy_names().map(lambda name: grpc_body(healthy()[name]))
     noise = st.integers(0, 2**31).map(lambda seed: np.random.default_rng(seed).bytes(seed % 700))
     made = st.one_of(
         st.builds(_edited, whole, _edits), st.builds(_edited, whole, _edits), noise, st.binary(max_size=80)
     )
-    return made.filter(lambda body: not _asks_for_what_is_left_out(body))
+    return made.filter(lambda body: not _is_never_sent(body))
 
 
-def _asks_for_what_is_left_out(body: bytes) -> bool:
+def _is_never_sent(body: bytes) -> bool:
     try:
-        return is_left_out(parse_grpc_body(body))
+        return is_never_sent(parse_grpc_body(body))
     except DecodeError:
         return False
 
@@ -134,7 +134,7 @@ METHODS = st.sampled_from(("GET", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "
 
 
 def http_bodies() -> st.SearchStrategy[bytes]:
-    """Whole HTTP messages with damaged JSON, lengths, paths, methods or heads."""
+    """Generate whole HTTP messages with damaged JSON, lengths, paths, methods or heads."""
     name, no_edits = _healthy_names(), st.just(list[Edit]())
     text = st.just("clip_text_embedding")
     head_length = LENGTHS.map(lambda value: {"Inference-Header-Content-Length": value})

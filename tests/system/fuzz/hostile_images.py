@@ -1,11 +1,10 @@
-"""Hostile images as recipes, so that a failing one is printed in a line and made again from it.
+"""Hostile images as recipes: a failure prints the recipe in one line, and the same file can be built again.
 
-A recipe is a valid file of any format and mode with some edits, or a file whose header lies, or noise.
+A recipe is a valid file of any format and mode with some edits, a file with a false header, or noise.
 """
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from functools import cache
 
@@ -13,6 +12,7 @@ import numpy as np
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.helpers.pictures import encode, turned
 from tests.system.fuzz.hostile_headers import EDGES, HEADERS
 
 WIDTH, HEIGHT = 48, 40
@@ -38,15 +38,8 @@ NUMBERS = (
 )
 
 
-def encode(image: Image.Image, kind: str, **options: object) -> bytes:
-    """An image as an encoded file."""
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
 def picture(mode: str, width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
-    """Noise on a gradient, in any mode."""
+    """Draw noise on a gradient, in any mode."""
     noise = np.random.default_rng(0).integers(0, 40, (height, width, 3))
     ramp = np.linspace(0, 200, width)[None, :, None]
     image = Image.fromarray((noise + ramp).astype(np.uint8))
@@ -59,16 +52,14 @@ def picture(mode: str, width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
 
 @cache
 def seeds() -> dict[str, bytes]:
-    """Valid files by name: every format accepted, in every mode that it can be written in."""
+    """Return valid files by name: every accepted format, in every mode that Pillow can write."""
     files = {f"{kind} {mode}": encode(picture(mode), kind) for kind, modes in MODES.items() for mode in modes}
     frames = [picture("RGB").rotate(turn) for turn in (0, 90, 180)]
     for kind in ANIMATED:
         files[f"{kind} animated"] = encode(frames[0], kind, save_all=True, append_images=frames[1:])
-    turned = Image.Exif()
-    turned[0x0112] = 6
     return files | {
         "JPEG progressive": encode(picture("RGB"), "JPEG", progressive=True),
-        "JPEG turned": encode(picture("RGB"), "JPEG", exif=turned),
+        "JPEG turned": turned(picture("RGB"), 6),
         "PNG transparent": encode(picture("P"), "PNG", transparency=3),
         "WEBP lossless": encode(picture("RGBA"), "WEBP", lossless=True),
         "TIFF deflate": encode(picture("RGB"), "TIFF", compression="tiff_adobe_deflate"),
@@ -82,7 +73,7 @@ def seeds() -> dict[str, bytes]:
 
 @cache
 def bombs() -> dict[str, bytes]:
-    """Small files that would become large images, or slow ones."""
+    """Return small files that decode to large images or decode slowly."""
     progressive = encode(Image.new("L", (2000, 2000), 128), "JPEG", progressive=True)
     last_scan = progressive[progressive.rindex(b"\xff\xda") : -2]
     flat = Image.new("1", (10_000, 10_000))
@@ -100,14 +91,14 @@ def bombs() -> dict[str, bytes]:
 
 @dataclass(frozen=True)
 class Edit:
-    """One change to a file; places are fractions of its length, so that they fit any file."""
+    """One change of a file. Positions are fractions of its length, so that they fit any file."""
 
     kind: str
     at: float
     value: int = 0
 
     def apply(self, file: bytes) -> bytes:
-        """The changed file."""
+        """Return the changed file."""
         place = int(self.at * len(file))
         if self.kind == "truncate":
             return file[:place]
@@ -133,14 +124,14 @@ EDITS = ("truncate", "flip", "number", "cut", "repeat", "splice", "junk")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an image is made: of a valid file (`seed`), a header (`seed`, `edges`) or noise, then edited."""
+    """Instructions for a file: a valid file (`seed`), a header (`seed`, `edges`) or noise, then edits."""
 
     seed: str
     edits: tuple[Edit, ...] = ()
     edges: tuple[int, int] = (0, 0)
 
     def build(self) -> bytes:
-        """The file."""
+        """Build the file."""
         if self.seed in HEADERS:
             file = HEADERS[self.seed](*self.edges)
         elif self.seed == "noise":
@@ -153,31 +144,31 @@ class Recipe:
 
 
 def _edits(least: int) -> st.SearchStrategy[tuple[Edit, ...]]:
-    head = st.floats(0, 0.1)  # where the headers lie
+    head = st.floats(0, 0.1)  # the part with the headers
     at = st.one_of(head, st.floats(0, 1))
     edit = st.builds(Edit, st.sampled_from(EDITS), at, st.integers(0, 255))
     return st.lists(edit, min_size=least, max_size=6).map(tuple)
 
 
 def edited_files() -> st.SearchStrategy[Recipe]:
-    """Valid files of every format, damaged."""
+    """Generate damaged files of every format."""
     return st.builds(Recipe, st.sampled_from(sorted(seeds())), _edits(1))
 
 
-def lying_headers() -> st.SearchStrategy[Recipe]:
-    """Tiny files that claim any size, some of them damaged besides."""
+def false_headers() -> st.SearchStrategy[Recipe]:
+    """Generate tiny files that claim any size, some of them with edits."""
     edge = st.sampled_from(EDGES)
     return st.builds(Recipe, st.sampled_from(sorted(HEADERS)), _edits(0), st.tuples(edge, edge))
 
 
 def noise() -> st.SearchStrategy[Recipe]:
-    """Random bytes, the empty file among them."""
+    """Generate random bytes, including the empty file."""
     sizes = st.tuples(st.integers(0, 2**31), st.integers(0, 4096))
     return st.builds(Recipe, st.just("noise"), st.just(()), sizes)
 
 
 def recipes() -> st.SearchStrategy[Recipe]:
-    """All of them; the bombs seldom, since each takes the time of hundreds of the others."""
-    common = [edited_files(), edited_files(), edited_files(), lying_headers(), noise()]
+    """Generate files of all kinds. Bombs are rare, because one takes as long as hundreds of other files."""
+    common = [edited_files(), edited_files(), edited_files(), false_headers(), noise()]
     rare = st.builds(Recipe, st.sampled_from(sorted(bombs())))
     return st.integers(0, 399).flatmap(lambda draw: rare if draw == 399 else st.one_of(common))

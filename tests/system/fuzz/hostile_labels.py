@@ -1,4 +1,4 @@
-"""Hostile labels: too many, too long, not UTF-8, blank, and every corner of Unicode."""
+"""Hostile labels: too many, too long, not UTF-8, blank, and unusual Unicode."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ SPECIAL = (
 )
 NOT_UTF8 = (
     b"\xff",
-    b"\xc0\x80",  # NUL, too long a form
+    b"\xc0\x80",  # NUL in an overlong form
     b"\xed\xa0\x80\xed\xb0\x80",  # surrogates
     b"\xf4\x90\x80\x80",  # beyond Unicode
-    b"\xe2\x82",  # cut
+    b"\xe2\x82",  # truncated
     b"\x80",
     "Grün".encode("latin-1"),
     "cat".encode("utf-16"),
@@ -52,7 +52,7 @@ _good = st.integers(0, 50).map(lambda number: b"label %d" % number)
 
 
 def labels() -> st.SearchStrategy[bytes]:
-    """One label, more often wrong than right."""
+    """Generate one label, more often invalid than valid."""
     broken = st.builds(
         lambda before, wrong: before.encode() + wrong, st.text(max_size=8), st.sampled_from(NOT_UTF8)
     )
@@ -67,14 +67,14 @@ def labels() -> st.SearchStrategy[bytes]:
     )
 
 
-LARGEST = ([b"x" * 4096] * 2100, [b"label"] * 20_000, [b"x" * 9_000_000])
-"""Lists beyond each of the limits."""
+OVERSIZED = ([b"x" * 4096] * 2100, [b"label"] * 20_000, [b"x" * 9_000_000])
+"""Lists that exceed each of the limits."""
 
 
 def label_lists() -> st.SearchStrategy[list[bytes]]:
-    """The labels of one request; seldom more of them than are allowed."""
+    """Generate the labels of one request. Lists above the limits are rare."""
     few = st.lists(labels(), max_size=5)
     short = labels().filter(lambda label: len(label) < 600)
     many = st.builds(lambda label, count: [label] * count, short, st.sampled_from((300, 9_999, 10_001)))
-    rare = st.one_of(many, st.sampled_from(LARGEST))
+    rare = st.one_of(many, st.sampled_from(OVERSIZED))
     return st.integers(0, 99).flatmap(lambda draw: rare if draw == 99 else few)

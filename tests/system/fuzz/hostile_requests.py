@@ -1,6 +1,6 @@
-"""Hostile requests by kind, all of which can be said in both protocols: images, labels, tensors, parameters.
+"""Hostile requests by kind, for both protocols: images, labels, tensors and parameters.
 
-Each starts from a healthy request to one of the models and makes something about it wrong, or odd but right.
+Each is a healthy request to one of the models with a change that makes it invalid or unusual.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from tests.system.fuzz.fuzz_wire import Parameter, Request, bytes_tensor
-from tests.system.fuzz.healthy_requests import good_image, healthy
+from tests.system.fuzz.healthy_requests import healthy, healthy_image
 from tests.system.fuzz.hostile_images import Recipe, recipes
 from tests.system.fuzz.hostile_labels import label_lists
 from tests.system.fuzz.hostile_tensors import tensor_requests
+from tests.system.fuzz.wire import Parameter, Request, bytes_tensor
 
 
-def _image_request(model: str, recipe: Recipe, with_good: bool) -> Request:
-    files = [good_image(), recipe.build()] if with_good else [recipe.build()]
+def _image_request(model: str, recipe: Recipe, with_healthy: bool) -> Request:
+    files = [healthy_image(), recipe.build()] if with_healthy else [recipe.build()]
     tensors = (bytes_tensor("image", files), *healthy()[model].tensors[1:])
-    return replace(healthy()[model], tensors=tensors, what=repr(recipe))
+    return replace(healthy()[model], tensors=tensors, description=repr(recipe))
 
 
 def image_requests() -> st.SearchStrategy[Request]:
-    """Requests with a hostile image, alone or behind a good one."""
+    """Generate requests with a hostile image, alone or after a healthy one."""
     models = ("clip_zero_shot", "clip_image_embedding", "clip_image_embedding", "image_preprocess")
     return st.builds(_image_request, st.sampled_from(models), recipes(), st.booleans())
 
@@ -32,16 +32,16 @@ def image_requests() -> st.SearchStrategy[Request]:
 def _label_request(model: str, labels: list[bytes]) -> Request:
     old = healthy()[model].tensors
     tensors = tuple(bytes_tensor(one.name, labels) if one.name in ("labels", "text") else one for one in old)
-    return replace(healthy()[model], tensors=tensors, what=_shortened(labels))
+    return replace(healthy()[model], tensors=tensors, description=_abbreviated(labels))
 
 
-def _shortened(labels: list[bytes]) -> str:
+def _abbreviated(labels: list[bytes]) -> str:
     shown = [repr(one) if len(one) < 200 else f"{one[:8]!r} of {len(one)} bytes" for one in labels[:8]]
     return f"{len(labels)} labels: {', '.join(shown)}"
 
 
 def label_requests() -> st.SearchStrategy[Request]:
-    """Requests with hostile labels."""
+    """Generate requests with hostile labels."""
     models = ("clip_zero_shot", "clip_text_embedding", "clip_text_embedding", "text_encoder")
     return st.builds(_label_request, st.sampled_from(models), label_lists())
 
@@ -59,7 +59,7 @@ DEADLINES = st.one_of(
         (-1, 0, 1, 5, 60_000, 2**31, 2**53, 2**63 - 1, -(2**63), 1e308, 0.5, "1000", "1e3", True)
     ),
 )
-TRITONS_NAMES = (
+TRITON_PARAMETERS = (
     "priority",
     "timeout",
     "sequence_id",
@@ -72,7 +72,7 @@ TRITONS_NAMES = (
     "ü",
     "",
 )
-"""Of parameters that Triton reads itself."""
+"""Names of parameters that Triton itself reads, and unusual names."""
 HEADERS = (
     {"x-odd": "1" * 4000},
     {"x-odd": ""},
@@ -87,15 +87,17 @@ HEADERS = (
 def _with_parameters(
     request: Request, parameters: Mapping[str, Parameter], request_id: str, headers: Mapping[str, str]
 ) -> Request:
-    what = f"{str(dict(parameters))[:300]}, id of {len(request_id)}"
-    return replace(request, parameters=parameters, request_id=request_id, headers=headers, what=what)
+    description = f"{str(dict(parameters))[:300]}, id of {len(request_id)}"
+    return replace(
+        request, parameters=parameters, request_id=request_id, headers=headers, description=description
+    )
 
 
 def parameter_requests() -> st.SearchStrategy[Request]:
-    """Healthy requests with odd parameters, ids and headers."""
+    """Generate healthy requests with unusual parameters, ids and headers."""
     deadline = DEADLINES.map(lambda value: {"deadline_ms": value})
     other = st.dictionaries(
-        st.one_of(st.sampled_from(TRITONS_NAMES), st.text(max_size=9)), _values, max_size=4
+        st.one_of(st.sampled_from(TRITON_PARAMETERS), st.text(max_size=9)), _values, max_size=4
     )
     parameters = st.one_of(deadline, deadline, other, st.builds(lambda a, b: {**a, **b}, other, deadline))
     ids = st.one_of(

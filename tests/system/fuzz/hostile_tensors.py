@@ -1,6 +1,6 @@
 """Requests whose tensors, names, types, shapes, sizes, outputs or models are wrong.
 
-`LEFT_OUT` names what is never made, and why.
+`NEVER_SENT` lists requests that are not generated, with the reasons.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from tests.system.fuzz.fuzz_wire import Request, Tensor, array_tensor, bytes_elements, bytes_tensor
 from tests.system.fuzz.healthy_requests import DIM, LABELS, SIDE, healthy
+from tests.system.fuzz.wire import Request, Tensor, array_tensor, bytes_elements, bytes_tensor
 
 SIZES = st.sampled_from(
     (-(2**63), -1, 0, 1, 2, 3, 7, 65, SIDE, DIM, 2**20, 2**31 - 1, 2**31, 2**32, 2**62, 2**63 - 1)
@@ -66,7 +66,7 @@ PREFIXES = (
 def _with_tensor(request: Request, position: int, **changes: Any) -> Request:
     tensors = list(request.tensors)
     tensors[position % len(tensors)] = replace(tensors[position % len(tensors)], **changes)
-    return replace(request, tensors=tuple(tensors), what=f"{position}: {str(changes)[:300]}")
+    return replace(request, tensors=tuple(tensors), description=f"{position}: {str(changes)[:300]}")
 
 
 def _numbers(values: list[float], rows: tuple[int, int], dim: int, both: bool) -> Request:
@@ -78,11 +78,11 @@ def _numbers(values: list[float], rows: tuple[int, int], dim: int, both: bool) -
             array[(number * 997) % len(array)] = np.float32(value)
     named = zip(("image_embeds", "text_embeds"), arrays, strict=True)
     tensors = tuple(array_tensor(name, array) for name, array in named)
-    return Request("similarity", tensors, what=f"{values} in {rows} of {dim}")
+    return Request("similarity", tensors, description=f"{values} in {rows} of {dim}")
 
 
 def embeds_with_odd_numbers() -> st.SearchStrategy[Request]:
-    """Embeddings that hold NaN, infinity, or numbers of any size."""
+    """Generate embeddings with NaN, infinity or numbers of any size."""
     odd = st.sampled_from((np.nan, np.inf, -np.inf, 3.4e38, -3.4e38, 1e-45, 0.0, -0.0, 1e20))
     values = st.lists(st.one_of(odd, st.floats(width=32)), min_size=1, max_size=6)
     rows = st.tuples(st.integers(1, 5), st.integers(1, 5))
@@ -92,15 +92,15 @@ def embeds_with_odd_numbers() -> st.SearchStrategy[Request]:
 def _embeds(image: tuple[int, int, int], text: tuple[int, int, int]) -> Request:
     shapes = {"image_embeds": image, "text_embeds": text}
     tensors = tuple(array_tensor(name, np.full(shape, 0.1, np.float32)) for name, shape in shapes.items())
-    return Request("similarity", tensors, what=str(shapes))
+    return Request("similarity", tensors, description=str(shapes))
 
 
 def _pixels(model: str, shape: tuple[int, ...]) -> Request:
-    return Request(model, (array_tensor("pixel_values", np.zeros(shape, np.uint8)),), what=str(shape))
+    return Request(model, (array_tensor("pixel_values", np.zeros(shape, np.uint8)),), description=str(shape))
 
 
-def honest_shapes() -> st.SearchStrategy[Request]:
-    """Any small shapes, with as many bytes as they ask for."""
+def consistent_shapes() -> st.SearchStrategy[Request]:
+    """Generate small shapes of any kind, with as many bytes as they need."""
     small = st.sampled_from((0, 1, 2, 3, 5, 65))
     edge = st.sampled_from((0, 1, 3, SIDE - 1, SIDE, SIDE + 1))
     shape = st.tuples(small, small, st.sampled_from((0, 1, DIM)))
@@ -109,47 +109,43 @@ def honest_shapes() -> st.SearchStrategy[Request]:
     return st.one_of(st.builds(_embeds, shape, shape), st.builds(_pixels, pixel_models, pixels))
 
 
-LEFT_OUT = {
-    "requests of no rows to a composing model": "Triton 2.51's dynamic batcher never answers a "
-    "request whose batch dimension is 0 and whose tensors hold nothing; the ensembles refuse it",
-    "times of the future sent to image_preprocess": "count as work for the encoder, for a minute in which "
-    "images are refused; only callers of the composing model itself can send them",
+NEVER_SENT = {
+    "requests without rows to a composing model": "Triton 2.51's dynamic batcher never answers a "
+    "request whose batch dimension is 0; the ensembles reject it",
 }
-"""What is never made here, and why."""
+"""Requests that are not generated, with the reasons."""
 
 
-def is_left_out(request: Request) -> bool:
-    """Whether `LEFT_OUT` names a request."""
-    if not request.model.startswith("clip_") and any(one.shape[:1] == (0,) for one in request.tensors):
-        return True
-    return request.model == "image_preprocess" and any(one.name == "times" for one in request.tensors)
+def is_never_sent(request: Request) -> bool:
+    """Return True if `NEVER_SENT` lists a request."""
+    return not request.model.startswith("clip_") and any(one.shape[:1] == (0,) for one in request.tensors)
 
 
 def _with_times(model: str, times: list[int], rows: int) -> Request:
     array = np.array(times * rows, np.int64).reshape(rows, -1)
     tensor = Tensor("times", "INT64", array.shape, array.tobytes())
     return replace(
-        healthy()[model], tensors=(*healthy()[model].tensors, tensor), what=f"times {times} x {rows}"
+        healthy()[model], tensors=(*healthy()[model].tensors, tensor), description=f"times {times} x {rows}"
     )
 
 
 def forged_times() -> st.SearchStrategy[Request]:
-    """The stamp of `admission`, made up by a caller who calls a composing model."""
+    """Generate direct calls of a composing model with forged `times`, which `admission` normally sets."""
     time = st.one_of(
         st.sampled_from((-(2**63), -1, 0, 1, 2**62, 2**63 - 1)), st.integers(-(2**63), 2**63 - 1)
     )
-    models = st.sampled_from(("vision_encoder", "text_encoder"))
+    models = st.sampled_from(("image_preprocess", "vision_encoder", "text_encoder"))
     return st.builds(_with_times, models, st.lists(time, min_size=2, max_size=4), st.integers(1, 2))
 
 
 def _without(request: Request, position: int) -> Request:
     kept = [one for index, one in enumerate(request.tensors) if index != position % len(request.tensors)]
-    return replace(request, tensors=tuple(kept), what=f"without tensor {position}")
+    return replace(request, tensors=tuple(kept), description=f"without tensor {position}")
 
 
 def _surplus(request: Request, name: str) -> Request:
     return replace(
-        request, tensors=(*request.tensors, bytes_tensor(name, [b"x"])), what=f"surplus {name[:20]}"
+        request, tensors=(*request.tensors, bytes_tensor(name, [b"x"])), description=f"surplus {name[:20]}"
     )
 
 
@@ -158,11 +154,11 @@ def _admission(tensors: list[str]) -> Request:
         "content": bytes_tensor("content", LABELS),
         "pixel_values": healthy()["vision_encoder"].tensors[0],
     }
-    return Request("admission", tuple(known[name] for name in tensors), what=f"inputs {tensors}")
+    return Request("admission", tuple(known[name] for name in tensors), description=f"inputs {tensors}")
 
 
 def tensor_requests() -> st.SearchStrategy[Request]:
-    """Requests whose tensors, names, types, shapes, sizes, outputs or models are wrong."""
+    """Generate requests whose tensors, names, types, shapes, sizes, outputs or models are wrong."""
     request = st.sampled_from(sorted(healthy())).map(healthy().__getitem__)
     position = st.integers(0, 1)
     shapes = st.lists(SIZES, max_size=6).map(tuple)
@@ -195,6 +191,6 @@ def tensor_requests() -> st.SearchStrategy[Request]:
         ),
         st.builds(_admission, st.lists(st.sampled_from(("content", "pixel_values")), unique=True)),
         embeds_with_odd_numbers(),
-        honest_shapes(),
+        consistent_shapes(),
         forged_times(),
-    ).filter(lambda made: not is_left_out(made))
+    ).filter(lambda made: not is_never_sent(made))

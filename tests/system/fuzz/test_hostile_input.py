@@ -1,6 +1,6 @@
-"""Thousands of hostile inputs through both protocols: each answered well, and the server unharmed.
+"""Thousands of hostile inputs over both protocols: each gets a valid answer, and the server stays unharmed.
 
-`make test` sends some hundreds, always the same; `make fuzz` the long form, with a seed that it prints.
+`make test` sends the same 960 inputs each time. `make fuzz` sends more, with a seed that it prints.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from tests.system.fuzz.fuzz_senders import BATCH
-from tests.system.fuzz.fuzz_target import Target
-from tests.system.fuzz.fuzz_wire import Request
 from tests.system.fuzz.hostile_bodies import BODIES
 from tests.system.fuzz.hostile_requests import KINDS
+from tests.system.fuzz.senders import BATCH
+from tests.system.fuzz.target import Target
+from tests.system.fuzz.wire import Request
 
 pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
 SHORT = 960
@@ -27,16 +27,16 @@ PARTS = ("warm-up", "first half", "second half")
 CASES = [
     (part, kind, protocol) for part in PARTS for kind in (*KINDS, "bodies") for protocol in ("grpc", "http")
 ]
-GROWTH = 0.05
-"""Of a process's memory between the ends of the halves."""
-REGION_GROWTH = 0.15
-"""Of the shared memory: Triton never shrinks a region, which is as large as the largest batch it has held."""
+MAX_GROWTH = 0.05
+"""Relative growth of a process's memory between the ends of the two halves."""
+MAX_REGION_GROWTH = 0.15
+"""Relative growth of the shared memory. Triton never shrinks a region below the largest batch in it."""
 SLACK_KIB = 8 * 1024
-"""Twice what a process was seen to go up and down by, between repetitions of the very same inputs."""
+"""Twice the variation of a process's memory that was measured when the same inputs were repeated."""
 
 
 def run(target: Target, part: str, kind: str, protocol: str, examples: int, first_seed: int) -> None:
-    """Sends one kind's share of a part."""
+    """Send the inputs of one kind and protocol in a part."""
     strategy = BODIES[protocol]() if kind == "bodies" else KINDS[kind]()
 
     @seed(zlib.crc32(f"{first_seed} {part} {kind} {protocol}".encode()))
@@ -51,38 +51,38 @@ def run(target: Target, part: str, kind: str, protocol: str, examples: int, firs
     def attack(batch: list[Request | bytes]) -> None:
         target.attack(kind, protocol, batch)
 
-    print(f"FUZZ_SEED={first_seed} FUZZ_EXAMPLES={examples}")  # noqa: T201  Shown where the test fails.
+    print(f"FUZZ_SEED={first_seed} FUZZ_EXAMPLES={examples}")  # noqa: T201  # pytest shows it if the test fails
     attack()
     if (kind, protocol) == CASES[-1][1:]:
         target.end_part(part)
 
 
 def check_unharmed(target: Target) -> None:
-    """Compares the vitals at the end of the parts."""
+    """Compare the vitals at the end of the parts."""
     start, before, after = (target.parts[part] for part in ("start", "first half", "second half"))
     report(target)
     assert not target.incidents
     assert set(after.private_kib) == set(start.private_kib)
-    assert after.inside == 0
+    assert after.in_flight == 0
     assert set(after.regions) == set(start.regions)
-    assert sum(after.regions.values()) <= sum(before.regions.values()) * (1 + REGION_GROWTH)
+    assert sum(after.regions.values()) <= sum(before.regions.values()) * (1 + MAX_REGION_GROWTH)
     grown = {
         process.name: f"{before.private_kib[process]} to {now} KiB"
         for process, now in after.private_kib.items()
-        if now > before.private_kib[process] * (1 + GROWTH) + SLACK_KIB
+        if now > before.private_kib[process] * (1 + MAX_GROWTH) + SLACK_KIB
     }
     assert not grown
 
 
 def report(target: Target) -> None:
-    """Prints what was sent and what came of it."""
+    """Print the number of inputs and of answers by status, and the memory after each part."""
     kinds = sorted({key[:2] for key in target.statuses})
     sent = sum(target.statuses.values())
-    lines = [f"{sent} hostile inputs, {target.controls} healthy ones right, {target.struck} struck"]
+    lines = [f"{sent} hostile inputs, {target.controls} healthy requests answered, {target.spoiled} spoiled"]
     for pair in kinds:
         counts = {key[2]: count for key, count in sorted(target.statuses.items()) if key[:2] == pair}
-        told = ", ".join(f"{status} {count}" for status, count in counts.items())
-        lines.append(f"{pair[0]:>10} {pair[1]}: {sum(counts.values())} ({told})")
+        counted = ", ".join(f"{status} {count}" for status, count in counts.items())
+        lines.append(f"{pair[0]:>10} {pair[1]}: {sum(counts.values())} ({counted})")
     for process in target.parts["start"].private_kib:
         sizes = [f"{vitals.private_kib.get(process, 0)}" for vitals in target.parts.values()]
         lines.append(f"{process.name:>17} {process.pid}: {' '.join(sizes)} KiB")
@@ -92,20 +92,20 @@ def report(target: Target) -> None:
 
 
 @pytest.mark.parametrize(("part", "kind", "protocol"), CASES)
-def test_hostile_input_is_answered_well(target: Target, part: str, kind: str, protocol: str) -> None:
+def test_hostile_input_gets_a_valid_answer(target: Target, part: str, kind: str, protocol: str) -> None:
     run(target, part, kind, protocol, SHORT, first_seed=0)
 
 
-def test_the_server_is_unharmed(target: Target) -> None:
+def test_server_is_unharmed_after_hostile_input(target: Target) -> None:
     check_unharmed(target)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("part", "kind", "protocol"), CASES)
-def test_much_hostile_input_is_answered_well(target: Target, part: str, kind: str, protocol: str) -> None:
+def test_much_hostile_input_gets_a_valid_answer(target: Target, part: str, kind: str, protocol: str) -> None:
     run(target, part, kind, protocol, LONG, LONG_SEED)
 
 
 @pytest.mark.slow
-def test_the_server_is_unharmed_after_much(target: Target) -> None:
+def test_server_is_unharmed_after_much_hostile_input(target: Target) -> None:
     check_unharmed(target)

@@ -1,4 +1,4 @@
-"""Sends requests of any kind to a server, many at once, and never waits longer than `TIMEOUT_S`."""
+"""Senders of valid and invalid requests, several at once; no call waits longer than `TIMEOUT_S`."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from typing import Protocol
 
 import grpc
 
-from tests.system.fuzz.fuzz_wire import Reply, Request, grpc_body, grpc_outputs, http_outputs, http_parts
+from tests.system.fuzz.wire import Reply, Request, grpc_body, grpc_outputs, http_outputs, http_parts
 
 TIMEOUT_S = 60.0
-"""Of one call. The dearest images allowed take seconds; what takes longer hangs."""
+"""Time limit of one call. The most expensive images within the limits take seconds; a longer call hangs."""
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 BATCH = 8
 NO_ANSWER = {grpc.StatusCode.DEADLINE_EXCEEDED: "HANG", grpc.StatusCode.UNKNOWN: "UNKNOWN"}
 
 
 class Sender(Protocol):
-    """Both protocols' senders."""
+    """A sender of one protocol."""
 
     def send(self, requests: Sequence[Request | bytes]) -> list[Reply]:
-        """Sends all at once; bytes are a whole message of the protocol, sent as they are."""
+        """Send all requests at once; bytes are a whole message of the protocol and are sent unchanged."""
 
     def close(self) -> None:
-        """Ends the connections."""
+        """Close the connections."""
 
 
 class GrpcSender:
-    """Sends ModelInfer messages over one channel."""
+    """Sender of ModelInfer messages over one channel."""
 
     def __init__(self, url: str) -> None:
         sizes = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
@@ -40,12 +40,12 @@ class GrpcSender:
         self._call = self._channel.unary_unary(METHOD)  # no serializers: bytes in, bytes out
 
     def send(self, requests: Sequence[Request | bytes]) -> list[Reply]:
-        """Sends all at once; bytes are a serialized message."""
+        """Send all requests at once; bytes are a serialized message."""
         futures = [self._start(request) for request in requests]
         return [self._reply(future) for future in futures]
 
     def close(self) -> None:
-        """Closes the channel."""
+        """Close the channel."""
         self._channel.close()
 
     def _start(self, request: Request | bytes) -> grpc.Future:
@@ -63,7 +63,7 @@ class GrpcSender:
 
 
 class HttpSender:
-    """Sends POSTs and raw bytes, each over a connection of its own."""
+    """Sender of POST requests and raw bytes, each over a new connection."""
 
     def __init__(self, url: str) -> None:
         host, port = url.rsplit(":", 1)
@@ -71,11 +71,11 @@ class HttpSender:
         self._pool = ThreadPoolExecutor(BATCH)
 
     def send(self, requests: Sequence[Request | bytes]) -> list[Reply]:
-        """Sends all at once; bytes are a whole HTTP message with its head."""
+        """Send all requests at once; bytes are a whole HTTP message with its head."""
         return list(self._pool.map(self._send, requests))
 
     def close(self) -> None:
-        """Ends the threads."""
+        """Stop the threads."""
         self._pool.shutdown()
 
     def _send(self, request: Request | bytes) -> Reply:
@@ -83,7 +83,7 @@ class HttpSender:
             with socket.create_connection(self._address, TIMEOUT_S) as connection:
                 connection.sendall(request if isinstance(request, bytes) else self._message(request))
                 if isinstance(request, bytes):
-                    with contextlib.suppress(OSError):  # Triton may have hung up already, having answered
+                    with contextlib.suppress(OSError):  # Triton may have answered and closed the connection
                         connection.shutdown(socket.SHUT_WR)  # a body shorter than announced ends here
                 return _read(connection)
         except TimeoutError:
@@ -99,7 +99,7 @@ class HttpSender:
 
 
 def http_message(path: str, headers: dict[str, str], body: bytes, method: str = "POST") -> bytes:
-    """An HTTP message with these headers and no others."""
+    """Build an HTTP message with these headers and no others."""
     lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode("utf-8") + body
 
@@ -118,7 +118,7 @@ def _read(connection: socket.socket) -> Reply:
 
 
 class Senders:
-    """One sender for each protocol; a context manager."""
+    """The senders of both protocols, as a context manager."""
 
     def __init__(self, grpc_url: str, http_url: str) -> None:
         self._senders: dict[str, Sender] = {"grpc": GrpcSender(grpc_url), "http": HttpSender(http_url)}

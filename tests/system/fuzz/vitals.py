@@ -1,4 +1,4 @@
-"""The server's processes: which they are, what memory they hold, and whether anything waits inside them."""
+"""Processes of the server, their memory, and the requests in flight inside it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tritonclip_server.serving.launcher import EmbeddedTriton
 
 PROC = Path("/proc")
 REGION = re.compile(r"(/dev/shm/\S+)")
-INSIDE = re.compile(
+IN_FLIGHT = re.compile(
     r"^(?:nv_inference_pending_request_count|tritonclip_requests_executing)\{[^}]*\} (\S+)$", re.MULTILINE
 )
 SETTLE_TIMEOUT_S = 30.0
@@ -23,7 +23,8 @@ class Process(NamedTuple):
     """One process of a server.
 
     Attributes:
-        started: Clock ticks after boot, so that a reused id is told apart.
+        pid: Process id.
+        started: Start of the process in clock ticks after boot, because ids are reused.
         name: "tritonserver", or the model that a stub serves.
     """
 
@@ -33,42 +34,42 @@ class Process(NamedTuple):
 
 
 class Vitals(NamedTuple):
-    """What a server holds at one moment.
+    """Memory and requests of a server at one moment.
 
     Attributes:
-        private_kib: Memory of each process that is no shared region and no file; such a region grows to the
-            largest batch it has held and stays so.
-        regions: Sizes of the shared-memory files, by name.
-        inside: Requests that wait or execute, as the metrics say.
+        private_kib: Anonymous memory of each process, without shared regions and mapped files.
+        regions: Sizes of the shared-memory files by name, in bytes. A region never shrinks below the largest
+            batch that it has held.
+        in_flight: Requests that are queued or executing, according to the metrics.
     """
 
     private_kib: dict[Process, int]
     regions: dict[str, int]
-    inside: float
+    in_flight: float
 
 
-def take(server: EmbeddedTriton) -> Vitals:
-    """Reads a server's vitals, once nothing is inside it or `SETTLE_TIMEOUT_S` are over."""
+def read_vitals(server: EmbeddedTriton) -> Vitals:
+    """Read the vitals of a server once no request is in flight, or after `SETTLE_TIMEOUT_S` at the latest."""
     deadline = time.monotonic() + SETTLE_TIMEOUT_S
-    while (inside := _inside(server)) and time.monotonic() < deadline:
+    while (in_flight := _in_flight(server)) and time.monotonic() < deadline:
         time.sleep(0.2)
-    found = {_process(pid): _private_kib(pid) for pid in _family(server.pid)}
+    found = {_process(pid): _private_kib(pid) for pid in _process_tree(server.pid)}
     regions = {region for process in found for region in _regions(process.pid)}
     sizes = {region: Path(region).stat().st_size for region in regions if Path(region).exists()}
-    return Vitals(found, sizes, inside)
+    return Vitals(found, sizes, in_flight)
 
 
 def processes(server: EmbeddedTriton) -> set[Process]:
-    """The server and its stubs."""
-    return {_process(pid) for pid in _family(server.pid)}
+    """Return the processes of the server and of its stubs."""
+    return {_process(pid) for pid in _process_tree(server.pid)}
 
 
-def _inside(server: EmbeddedTriton) -> float:
-    return sum(map(float, INSIDE.findall(server.metrics())))
+def _in_flight(server: EmbeddedTriton) -> float:
+    return sum(map(float, IN_FLIGHT.findall(server.metrics())))
 
 
-def _family(pid: int) -> list[int]:
-    """A process and its children."""
+def _process_tree(pid: int) -> list[int]:
+    """Return a process id and those of its children."""
     return [pid, *(child for child in _pids() if _stat(child)[1] == str(pid))]
 
 
@@ -77,7 +78,7 @@ def _pids() -> Iterator[int]:
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of `stat` behind the command: state, parent, ..."""
+    """Return the fields of `stat` after the command, which begin with the state and the parent."""
     with contextlib.suppress(OSError):
         return (PROC / str(pid) / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return ["", ""]

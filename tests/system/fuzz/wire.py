@@ -1,6 +1,6 @@
-"""An inference request that may say anything, in both protocols' wire forms, and the answer to it.
+"""Inference requests with any content in the wire formats of both protocols, and the answers to them.
 
-`tritonclient` checks what it sends; here nothing is checked, so that shapes, sizes and types can be wrong.
+`tritonclient` validates requests. This module does not, so that shapes, sizes and types can be wrong.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ Parameter = str | int | bool | float
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor whose claims need not agree with its bytes.
+    """A tensor whose type and shape need not agree with its bytes.
 
     Attributes:
-        datatype: Triton's name, such as "FP32".
-        shape: Claimed.
-        data: Sent.
+        name: Name of the input.
+        datatype: Triton's name of the type, such as "FP32".
+        shape: Shape in the request.
+        data: Bytes in the request.
     """
 
     name: str
@@ -40,13 +41,13 @@ class Request:
     """An inference request.
 
     Attributes:
-        what: For people: how it was made.
-        outputs: Names asked for; all where empty.
+        description: How the request was made, for messages.
+        outputs: Names of the requested outputs; all outputs if empty.
     """
 
     model: str
     tensors: tuple[Tensor, ...]
-    what: str = ""
+    description: str = ""
     version: str = ""
     outputs: tuple[str, ...] = ()
     request_id: str = ""
@@ -56,12 +57,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back.
+    """The answer to a request.
 
     Attributes:
-        status: "OK", a gRPC status such as "INVALID_ARGUMENT", an HTTP status such as "400", or "HANG" and
-            "CLOSED" where the server gave no answer.
-        outputs: By name; None where they cannot be read.
+        status: "OK", a gRPC status such as "INVALID_ARGUMENT", an HTTP status such as "400", or "HANG" or
+            "CLOSED" if the server did not answer.
+        message: Text of the error.
+        outputs: Outputs by name, or None if they cannot be read.
     """
 
     status: str
@@ -70,23 +72,23 @@ class Reply:
 
 
 def bytes_elements(elements: Sequence[bytes]) -> bytes:
-    """A BYTES tensor's data: each element behind its length."""
+    """Encode the data of a BYTES tensor: the length of each element, then the element."""
     return b"".join(struct.pack("<I", len(one)) + one for one in elements)
 
 
 def bytes_tensor(name: str, elements: Sequence[bytes]) -> Tensor:
-    """A valid BYTES tensor of one row."""
+    """Build a valid BYTES tensor with one row."""
     return Tensor(name, "BYTES", (1, len(elements)), bytes_elements(elements))
 
 
 def array_tensor(name: str, array: np.ndarray) -> Tensor:
-    """A valid tensor of numbers."""
+    """Build a valid tensor of numbers."""
     datatype = {"f4": "FP32", "u1": "UINT8", "i4": "INT32"}[array.dtype.str[1:]]
     return Tensor(name, datatype, array.shape, array.tobytes())
 
 
 def grpc_body(request: Request) -> bytes:
-    """The serialized ModelInferRequest."""
+    """Serialize a request as a ModelInferRequest."""
     message = service_pb2.ModelInferRequest(
         model_name=request.model, model_version=request.version, id=request.request_id
     )
@@ -102,14 +104,14 @@ def grpc_body(request: Request) -> bytes:
 
 
 def parse_grpc_body(body: bytes) -> Request:
-    """The models and tensors of a serialized ModelInferRequest, without their bytes."""
+    """Parse the model and the tensors of a ModelInferRequest, without their bytes."""
     message = service_pb2.ModelInferRequest.FromString(body)
     tensors = (Tensor(one.name, one.datatype, tuple(one.shape), b"") for one in message.inputs)
     return Request(message.model_name, tuple(tensors))
 
 
 def grpc_outputs(body: bytes) -> dict[str, np.ndarray]:
-    """The outputs of a serialized ModelInferResponse."""
+    """Parse the outputs of a ModelInferResponse."""
     message = service_pb2.ModelInferResponse.FromString(body)
     return {
         output.name: np.frombuffer(raw, triton_to_np_dtype(output.datatype)).reshape(tuple(output.shape))
@@ -118,7 +120,7 @@ def grpc_outputs(body: bytes) -> dict[str, np.ndarray]:
 
 
 def http_parts(request: Request) -> tuple[str, dict[str, str], bytes]:
-    """The path, the headers and the body of a POST with binary tensors."""
+    """Return the path, the headers and the body of a POST request with binary tensors."""
     inputs: list[dict[str, Any]] = [
         {
             "name": tensor.name,
@@ -135,8 +137,8 @@ def http_parts(request: Request) -> tuple[str, dict[str, str], bytes]:
     if request.request_id:
         document["id"] = request.request_id
     if request.outputs:
-        asked = {"binary_data": True}
-        document["outputs"] = [{"name": name, "parameters": asked} for name in request.outputs]
+        binary = {"binary_data": True}
+        document["outputs"] = [{"name": name, "parameters": binary} for name in request.outputs]
     head = json.dumps(document).encode()
     version = f"/versions/{quote(request.version, safe='')}" if request.version else ""
     path = f"/v2/models/{quote(request.model, safe='')}{version}/infer"
@@ -145,7 +147,7 @@ def http_parts(request: Request) -> tuple[str, dict[str, str], bytes]:
 
 
 def http_outputs(body: bytes, head_bytes: int) -> dict[str, np.ndarray]:
-    """The binary outputs of an HTTP answer, whose JSON has `head_bytes` bytes."""
+    """Parse the binary outputs of an HTTP answer whose JSON has `head_bytes` bytes."""
     document, place, outputs = json.loads(body[:head_bytes]), head_bytes, {}
     for output in document.get("outputs", ()):
         size = output["parameters"]["binary_data_size"]
