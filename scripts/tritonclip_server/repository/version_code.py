@@ -18,7 +18,7 @@ PREFIX = "clip_"
 class VersionFinder(MetaPathFinder):
     """Importer of the modules `clip_*` in version folders, and of no other module.
 
-    Triton's stub appends the whole version folder to `sys.path`, so its modules could hide those of Python.
+    To add the whole folder to `sys.path`, as the stub of Triton does, could hide other modules.
 
     Args:
         folders: Searched in order.
