@@ -215,7 +215,7 @@ class LabelStore:
 
         Args:
             prompts: All prompts that are wanted.
-            new: Those that were missing.
+            new: The prompts that were missing.
             embeds: The embeddings of the new prompts, float32 [d] each.
             counts: The token counts of the new prompts.
             version: The version of the models that embedded them; None if none was missing.
