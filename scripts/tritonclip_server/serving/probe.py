@@ -125,7 +125,7 @@ def _infer(server: _Server) -> ProbeResult:
         tensors.append(server.triton.InferInput(name, [1, len(content)], "BYTES"))
         tensors[-1].set_data_from_numpy(np.array([content], object))
     wanted = [server.triton.InferRequestedOutput("scores")]
-    parameters = {"deadline_ms": server.left_s * 1000}
+    parameters = {"deadline_ms": max(int(server.left_s * 1000), 1)}
     try:
         answer = server.client.infer(
             MODEL, tensors, outputs=wanted, parameters=parameters, **server.options()

@@ -1,11 +1,14 @@
 """Outcomes of a probe: servers that cannot be reached, and the real texts of rejected requests."""
 
 import ast
+import itertools
 import socket
+from typing import NamedTuple
 
 import pytest
 
 from clip_admission import Limits, stamp
+from clip_common.pace import BATCHES_BEFORE, Pace
 from clip_common.times import Times
 from tests.helpers.servers import ROOT
 from tritonclip_server.serving.launcher import free_port
@@ -13,9 +16,27 @@ from tritonclip_server.serving.probe import InferenceServerException as TritonEr
 from tritonclip_server.serving.probe import _failed_inference, is_overload, probe
 
 MS = 1000
+
+
+class Group(NamedTuple):
+    times: Times
+    size: int = 1
+
+
+def reject_slow_batch():
+    """Let a model instance reject a group whose batch would end 1 ms after its deadline."""
+    pace = Pace(itertools.count(0, 2 * MS).__next__)
+    for _ in range(BATCHES_BEFORE):
+        pace.run([Group(Times(0, 60_000 * MS, 60_000 * MS))], list)
+    now_us = BATCHES_BEFORE * 2 * 2 * MS
+    (outcome,) = pace.run([Group(Times(0, 60_000 * MS, now_us + MS))], list)
+    raise outcome
+
+
 REJECTIONS = {
     "queue budget is over": lambda: Times(0, 10 * MS, 60_000 * MS).check(11 * MS),
     "deadline has passed": lambda: Times(0, 60_000 * MS, 10 * MS).check(11 * MS),
+    "batch ends after the deadline": reject_slow_batch,
     "no time is left": lambda: stamp('{"deadline_ms": -3}', 1, Limits(10_000, 60_000), 0),
 }
 
