@@ -86,7 +86,7 @@ def test_inference_span_is_the_parent_of_tritons_spans(call, spans, receiver):
         with here(traceparent):
             call("classify", IMAGE, LABELS, request_id="r-7")
 
-    received, _ = receiver.caught(send, is_answered)
+    received, _ = receiver.send_traced(send, is_answered)
     inference, outer = spans.get_finished_spans()
     assert (inference.name, inference.kind) == ("infer clip_zero_shot", SpanKind.CLIENT)
     assert inference.parent.span_id == outer.context.span_id
@@ -137,8 +137,8 @@ def test_no_trace_context_is_sent_without_a_sampled_span(call, spans, receiver):
         with here(traceparent):
             call("embed_texts", LABELS)
 
-    receiver.caught(send, is_answered)  # by now spans of the other calls would have arrived
-    assert not receiver.of(out)
+    receiver.send_traced(send, is_answered)  # by now spans of the other calls would have arrived
+    assert not receiver.spans_of(out)
     received = {span.attributes.get("triton.request_id") for span in receiver.spans}
     assert not received & {"r-none", "r-unsampled"}
 
@@ -148,7 +148,7 @@ def test_traceparent_header_of_the_caller_is_sent_unchanged(call, spans, receive
         with here(new_trace()[0]):
             call("embed_texts", LABELS, headers={"traceparent": traceparent})
 
-    received, mine = receiver.caught(send, is_answered)
+    received, mine = receiver.send_traced(send, is_answered)
     assert only(received, "InferRequest").parent == mine
 
 
@@ -189,7 +189,7 @@ context.attach(TraceContextTextMapPropagator().extract({{"traceparent": sys.argv
 with tritonclip.Client({traced.grpc_url!r}) as client:
     client.embed_texts(["a"])
 """
-    received, mine = receiver.caught(
+    received, mine = receiver.send_traced(
         lambda traceparent: run_python(code, traceparent).check_returncode(), is_answered
     )
     assert only(received, "InferRequest").parent == mine

@@ -1,4 +1,4 @@
-"""Gateways in front of the shared embedded Triton, one open and one that wants keys, and a browser."""
+"""Fixtures: gateways in front of the shared embedded Triton, with and without keys, and a browser."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ AXE = ROOT / "build" / "gateway" / "node_modules" / "axe-core" / "axe.min.js"
 
 @pytest.fixture(scope="session")
 def open_gateway(server: EmbeddedTriton) -> Iterator[GatewayProcess]:
-    """A gateway that everyone may call."""
+    """Start a gateway without keys."""
     with running(server.grpc_url) as gateway:
         yield gateway
 
 
 @pytest.fixture(scope="session")
 def gateway(open_gateway: GatewayProcess) -> str:
-    """Its address."""
+    """Return the URL of the open gateway."""
     return open_gateway.url
 
 
 @pytest.fixture(scope="session")
 def gateway_with_keys(server: EmbeddedTriton) -> Iterator[GatewayProcess]:
-    """A gateway with one API key."""
+    """Start a gateway with one API key."""
     with running(server.grpc_url, environ={"TRITONCLIP_GATEWAY_KEYS": KEY_LINE}, key=KEY) as gateway:
         yield gateway
 
 
 @pytest.fixture
 def unused_port() -> int:
-    """A port on which nobody listens."""
+    """Return a port on which nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 def command(name: str, package: str) -> str:
-    """The path of a program; without it the tests are skipped, but not in CI."""
+    """Return the path of a program. If it is missing, skip the test, or fail in CI."""
     found = shutil.which(name)
     if found is None and "CI" not in os.environ:
         pytest.skip(f"{name} not found; the page's tests need: apt-get install {package}")
@@ -60,7 +60,7 @@ def command(name: str, package: str) -> str:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """A browser, of one module only: Playwright keeps an event loop in the tests' own thread."""
+    """Start a browser for one module, because Playwright keeps an event loop in the thread of the tests."""
     with sync_playwright() as playwright:
         browser = launch(playwright, command("chromium", "chromium"))
         yield browser
@@ -69,7 +69,7 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def axe() -> str:
-    """The source of axe-core."""
+    """Return the source of axe-core, installed by npm if necessary."""
     if not AXE.exists():
         npm = command("npm", "npm")
         AXE.parents[2].mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def axe() -> str:
 
 @pytest.fixture
 def opened(chromium: Browser) -> Iterator[Callable[..., ClipPage]]:
-    """Opens pages; at the end none of them may have had trouble."""
+    """Return a function that opens pages, and check at the end that none had problems."""
     with contextlib.ExitStack() as stack:
         pages: list[ClipPage] = []
 
@@ -92,4 +92,4 @@ def opened(chromium: Browser) -> Iterator[Callable[..., ClipPage]]:
             return pages[-1]
 
         yield open_page
-        assert [trouble for page in pages for trouble in page.troubles] == []
+        assert [problem for page in pages for problem in page.problems] == []

@@ -1,4 +1,4 @@
-"""The API key of the gateways of the tests, and its line."""
+"""API key of the gateways in the tests, and its line for a keys file."""
 
 import hashlib
 

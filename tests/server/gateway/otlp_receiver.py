@@ -1,4 +1,4 @@
-"""A collector for tests: takes traces over OTLP/HTTP, as protobuf from Python and as JSON from Triton."""
+"""A trace collector for tests: OTLP over HTTP, as protobuf from Python and as JSON from Triton."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 WAIT_S = 10
 TRIES = 5
-ERROR = 2  # OTLP's number of that status
+ERROR = 2  # OTLP's status code
 
 
 @dataclass(frozen=True)
 class Span:
-    """What arrived of a span; ids in hexadecimal digits, `parent` empty for a root."""
+    """A received span. Ids are hexadecimal, and `parent` is empty for a root span."""
 
     service: str
     name: str
@@ -36,52 +36,52 @@ class Span:
 
 @dataclass
 class Receiver:
-    """What came in, and where to send it."""
+    """The collector's endpoint, and the spans and bodies that it has received."""
 
     endpoint: str = ""
     spans: list[Span] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
 
-    def of(self, trace: str) -> list[Span]:
-        """What is here of a trace."""
+    def spans_of(self, trace: str) -> list[Span]:
+        """Return the spans of a trace."""
         return [span for span in list(self.spans) if span.trace == trace]
 
-    def caught(
+    def send_traced(
         self, send: Callable[[str], object], enough: Callable[[list[Span]], object]
     ) -> tuple[list[Span], str]:
-        """The spans of a request, once they are enough, and the id of its caller's span.
+        """Send a request, and return its spans once they are complete, and the id of its caller's span.
 
-        Triton 2.51 reads past the end of a `traceparent` that comes over gRPC, and so misses one in 50 or so.
-        A request that it missed is sent again, in a new trace.
+        Triton 2.51 reads past the end of a `traceparent` that arrives over gRPC, and so misses about one in
+        50. A request that it missed is sent again in a new trace.
 
         Args:
-            send: Sends it, with the `traceparent` that it gets.
-            enough: Whether all the spans are here that there must be.
+            send: Sends the request with a given `traceparent`.
+            enough: Returns True if the spans are complete.
         """
         for _ in range(TRIES):
             traceparent, trace, caller = new_trace()
             send(traceparent)
             end = time.monotonic() + WAIT_S
             while time.monotonic() < end:
-                if enough(found := self.of(trace)):
+                if enough(found := self.spans_of(trace)):
                     return found, caller
                 time.sleep(0.05)
-        raise AssertionError(f"only these came: {found}")
+        raise AssertionError(f"incomplete spans: {found}")
 
 
 def new_trace(sampled: bool = True) -> tuple[str, str, str]:
-    """A `traceparent`, and the ids of its trace and span."""
+    """Return a new `traceparent`, and the ids of its trace and span."""
     trace, span = secrets.token_hex(16), secrets.token_hex(8)
     return f"00-{trace}-{span}-{int(sampled):02}", trace, span
 
 
 def is_answered(spans: list[Span]) -> bool:
-    """Whether Triton's spans of a request are here: its outermost ends last."""
+    """Return True if Triton has sent all of its spans; the outermost one ends last."""
     return any(span.name == "InferRequest" for span in spans)
 
 
 def only(spans: list[Span], name: str) -> Span:
-    """The one span of that name."""
+    """Return the only span of a name."""
     (span,) = [span for span in spans if span.name == name]
     return span
 
@@ -106,7 +106,7 @@ def receiving() -> Iterator[Receiver]:
             self.end_headers()
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Nothing."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True

@@ -1,4 +1,4 @@
-"""The gateway's web page in Chromium: what a person does with it, and what must never happen in it."""
+"""Driver of the gateway's web page in Chromium. It performs a person's actions and records problems."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WATCH_POLICY = """
 document.addEventListener("securitypolicyviolation", (event) =>
   console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`));
 """
-# Files into an event that only a person can cause: paste and drop.
+# Dispatches paste and drop events with files, which otherwise only a person can cause.
 SEND_FILES = """
 ([kind, files]) => {
   const data = new DataTransfer();
@@ -51,28 +51,30 @@ SEND_FILES = """
 
 
 def launch(playwright: Playwright, executable: str) -> Browser:
-    """Start the browser, with a camera that shows a moving picture."""
+    """Start the browser with a fake camera."""
     return playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
 
 
 class ClipPage:
-    """The page in a window of its own.
+    """The page in a separate browser window.
 
     Attributes:
-        page: Playwright's.
-        expected_statuses: Of answers that are failures on purpose; the browser logs each as an error.
-        troubles: Errors of the console, violations of the policy, and requests to other hosts.
+        page: Playwright's page.
+        expected_statuses: Statuses of intended failures, which the browser logs as errors.
+        problems: Console errors, violations of the security policy, and requests to other hosts.
     """
 
     def __init__(self, page: Page, url: str) -> None:
         self.page, self.url = page, url
         self.expected_statuses: set[int] = set()
-        self.troubles: list[str] = []
+        self.problems: list[str] = []
         page.set_default_timeout(15_000)
         page.add_init_script(WATCH_POLICY)
-        page.on("filechooser", lambda chooser: None)  # from the start: a late listener can miss the first one
+        page.on(
+            "filechooser", lambda chooser: None
+        )  # registered first, because a late listener can miss a chooser
         page.on("console", self._on_console)
-        page.on("pageerror", lambda error: self.troubles.append(f"exception: {error}"))
+        page.on("pageerror", lambda error: self.problems.append(f"exception: {error}"))
         page.on("request", self._on_request)
 
     def _on_console(self, message: ConsoleMessage) -> None:
@@ -80,28 +82,33 @@ class ClipPage:
         if status and int(status[1]) in self.expected_statuses:
             return
         if message.type in ("error", "warning"):
-            self.troubles.append(f"{message.type}: {message.text}")
+            self.problems.append(f"{message.type}: {message.text}")
 
     def _on_request(self, request: Request) -> None:
         address = urlsplit(request.url)
         if address.scheme not in ("blob", "data") and address.netloc != urlsplit(self.url).netloc:
-            self.troubles.append(f"request to {request.url}")
+            self.problems.append(f"request to {request.url}")
 
     def open(self) -> ClipPage:
-        """Load the page, and wait until it knows the server."""
+        """Load the page and wait until it has read the server's settings."""
         self.page.goto(self.url)
         expect(self.page.locator("#template")).not_to_have_value("")
-        expect(self.page.locator("#status")).not_to_have_text("Asking the server")
+        expect(self.page.locator("#status")).not_to_have_text("Connecting to the server")
         return self
 
     def add_images(self, *paths: Path) -> None:
-        """Choose files in the picker."""
+        """Choose files in the file picker."""
         with self.page.expect_file_chooser() as chooser:
             self.page.get_by_role("button", name="Choose files").click()
         chooser.value.set_files(list(paths))
 
     def send_files(self, kind: str, *paths: Path) -> None:
-        """Paste or drop files; `dragover` shows them above the page."""
+        """Paste, drop or drag files.
+
+        Args:
+            kind: Event to dispatch: `paste`, `drop` or `dragover`.
+            paths: The files.
+        """
         files = [
             {
                 "name": path.name,
@@ -113,40 +120,40 @@ class ClipPage:
         self.page.evaluate(SEND_FILES, [kind, files])
 
     def add_labels(self, *labels: str) -> None:
-        """Type labels, each with Enter."""
+        """Type labels, and press Enter after each."""
         field = self.page.get_by_label("Labels", exact=True)
         for label in labels:
             field.fill(label)
             field.press("Enter")
 
     def chips(self) -> list[str]:
-        """The labels on screen."""
+        """Return the labels on screen."""
         return self.page.locator(".chip > span").all_text_contents()
 
     def classify(self) -> None:
-        """Press the button."""
+        """Press Classify."""
         self.page.get_by_role("button", name="Classify", exact=True).click()
 
     def card(self, name: str) -> Locator:
-        """The card of an image."""
+        """Return the card of an image."""
         heading = self.page.get_by_role("heading", name=name, exact=True)
         return self.page.locator("#gallery > li").filter(has=heading)
 
     def ranking(self, name: str) -> list[tuple[str, float]]:
-        """The labels of an image and their scores in percent, as they stand on its card."""
+        """Return the labels and scores in percent on the card of an image."""
         rows = self.card(name).locator(".ranking li")
         expect(rows.first).to_be_attached()
         texts = [row.locator("span").all_text_contents() for row in rows.all()]
         return [(label, float(figure.removesuffix("%"))) for label, figure, _ in texts]
 
     def compare(self, *texts: str) -> None:
-        """Write texts into the other tab, and press its button."""
+        """Enter texts in the tab Compare and press its button."""
         self.page.get_by_role("tab", name="Compare").click()
-        self.page.get_by_label("Texts, one a line").fill("\n".join(texts))
+        self.page.get_by_label("Texts, one per line").fill("\n".join(texts))
         self.page.get_by_role("button", name="Compare", exact=True).click()
 
     def cosines(self) -> dict[str, list[float]]:
-        """The table, when it is complete: the cosines of each image that has some."""
+        """Wait until the table is complete, and return the cosines of each image that has some."""
         cells = self.page.locator("td.heat")
         expect(cells.first).to_be_visible()
         expect(self.page.locator("#heat .busy")).to_have_count(0)
@@ -158,7 +165,7 @@ class ClipPage:
         return table
 
     def code(self, kind: str) -> str:
-        """Unfold "Use it from code" of the tab on screen, and read the program."""
+        """Open "Show the code" in the current tab and return the program."""
         details = self.page.locator("[role=tabpanel]:visible details.code")
         if details.get_attribute("open") is None:
             details.locator("summary").click()
@@ -170,7 +177,7 @@ class ClipPage:
     def replying(
         self, path: str, status: int, body: dict[str, Any], times: int | None = None, **headers: str
     ) -> Iterator[None]:
-        """Answer calls of a path in the server's place: what it can hardly be brought to say."""
+        """Intercept calls to a path and give a response that the server is hard to provoke to."""
 
         def reply(route: Route) -> None:
             named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -183,17 +190,17 @@ class ClipPage:
         self.page.unroute(pattern)
 
     def overflow(self) -> int:
-        """By how many pixels the page is wider than the window."""
+        """Return by how many pixels the page is wider than the window."""
         return int(self.page.evaluate("document.documentElement.scrollWidth - innerWidth"))
 
     def violations(self, axe: str) -> list[str]:
-        """What axe-core finds wrong in what is on screen, in light and in dark."""
+        """Return axe-core's violations on screen, in light and in dark mode."""
         found = []
         for scheme in ("light", "dark"):
             self.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
             self.page.evaluate(f"typeof axe === 'undefined' && (() => {{ {axe} }})()")
             answer = self.page.evaluate("axe.run({ resultTypes: ['violations'] })")
-            assert len(answer["passes"]) > 10  # it did look
+            assert len(answer["passes"]) > 10  # the page was not empty
             found += [
                 f"{scheme}: {rule['id']}: {node['target']}: {node['failureSummary']}"
                 for rule in answer["violations"]

@@ -1,4 +1,4 @@
-"""HTTP over a bare socket, for what no client library would send, or not so slowly."""
+"""HTTP over a plain socket, for malformed and slow requests that client libraries do not send."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WAIT_S = 20
 
 @dataclass
 class Reply:
-    """What came back, up to the end of its body."""
+    """A complete HTTP response."""
 
     status: int
     headers: dict[str, str]
@@ -24,28 +24,28 @@ class Reply:
 
     @property
     def error(self) -> dict[str, Any]:
-        """Its error."""
+        """The error in the body."""
         error: dict[str, Any] = json.loads(self.body)["error"]
         return error
 
 
 @contextlib.contextmanager
 def connected(url: str) -> Iterator[socket.socket]:
-    """A connection to a gateway."""
+    """Connect to a gateway."""
     parts = urlsplit(url)
     with socket.create_connection((parts.hostname, parts.port), WAIT_S) as connection:
         yield connection
 
 
 def head(path: str, **headers: object) -> bytes:
-    """A POST request's line and headers; underscores stand for hyphens."""
+    """Return the request line and headers of a POST. Underscores in names become hyphens."""
     lines = [f"POST {path} HTTP/1.1", "Host: gateway"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode()
 
 
 def upload(path: str, files: list[bytes], **headers: object) -> bytes:
-    """A whole POST of files as the form field `images`, and two labels."""
+    """Return a complete POST with files in the form field `images`, and two labels."""
     body = b"".join(part("images", file, "a.jpg") for file in files)
     body += part("labels", b"a red circle") + part("labels", b"the digit 7") + f"--{BOUNDARY}--\r\n".encode()
     kind = f"multipart/form-data; boundary={BOUNDARY}"
@@ -53,14 +53,14 @@ def upload(path: str, files: list[bytes], **headers: object) -> bytes:
 
 
 def part(name: str, content: bytes, file: str | None = None) -> bytes:
-    """One part of a form."""
+    """Return one part of a form."""
     named = f'; filename="{file}"' if file else ""
     start = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"{named}\r\n\r\n'
     return start.encode() + content + b"\r\n"
 
 
 def read_reply(connection: socket.socket) -> Reply:
-    """The next reply; raises ConnectionError where the connection ends without one."""
+    """Read the next response; raise ConnectionError if the connection closes without one."""
     received = b""
     while b"\r\n\r\n" not in received:
         received += _more(connection)
@@ -73,7 +73,7 @@ def read_reply(connection: socket.socket) -> Reply:
 
 
 def is_closed(connection: socket.socket) -> bool:
-    """Whether the other side ends the connection, once all is read; waits for it."""
+    """Wait for the other side to close the connection, and return True if it does."""
     try:
         while connection.recv(65536):
             pass

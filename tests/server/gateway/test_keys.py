@@ -1,4 +1,4 @@
-"""API keys: who may call, and how a key is added and revoked while the gateway runs."""
+"""API keys: authorisation, and adding and revoking keys while the gateway runs."""
 
 import hashlib
 import subprocess
@@ -23,7 +23,7 @@ def ask(gateway, headers):
     return gateway.request("GET", "/v1/models", headers=headers)
 
 
-def test_a_key_comes_in_either_header(gateway_with_keys):
+def test_key_is_accepted_in_either_header(gateway_with_keys):
     key = gateway_with_keys.key
     for headers in ({"Authorization": f"Bearer {key}"}, {"Authorization": f"bearer {key}"}, {"key": key}):
         assert ask(gateway_with_keys, headers).status == 200
@@ -40,7 +40,7 @@ def test_a_key_comes_in_either_header(gateway_with_keys):
         ({"key": "x" * 20_000}, "the API key is not valid"),
     ],
 )
-def test_without_a_valid_key_nothing_is_done(gateway_with_keys, headers, message):
+def test_request_without_valid_key_is_rejected(gateway_with_keys, headers, message):
     for path in (
         "/v1/classify",
         "/v1/similarity",
@@ -54,7 +54,7 @@ def test_without_a_valid_key_nothing_is_done(gateway_with_keys, headers, message
         assert reply.headers["www-authenticate"] == "Bearer"
 
 
-def test_health_page_and_limits_need_no_key(gateway_with_keys):
+def test_health_pages_and_limits_need_no_key(gateway_with_keys):
     for path in (
         "/",
         "/docs",
@@ -69,7 +69,7 @@ def test_health_page_and_limits_need_no_key(gateway_with_keys):
     assert gateway_with_keys.request("GET", "/v1/info", headers={}).json()["keys_required"] is True
 
 
-def test_a_wrong_key_is_told_before_the_body_is_sent(gateway_with_keys):
+def test_wrong_key_is_rejected_before_the_body_is_sent(gateway_with_keys):
     with connected(gateway_with_keys.url) as connection:
         connection.sendall(
             head("/v1/classify", Content_Type="application/json", Content_Length=1000, key="wrong")
@@ -77,7 +77,7 @@ def test_a_wrong_key_is_told_before_the_body_is_sent(gateway_with_keys):
         assert read_reply(connection).status == 401
 
 
-def test_the_name_of_a_key_is_in_the_log_and_the_key_is_not(gateway_with_keys):
+def test_log_holds_the_name_of_a_key_but_not_the_key(gateway_with_keys):
     headers = {"key": gateway_with_keys.key, "X-Request-ID": "named"}
     ask(gateway_with_keys, headers)
     ask(gateway_with_keys, {"key": "a-wrong-key"})
@@ -90,12 +90,12 @@ def test_the_name_of_a_key_is_in_the_log_and_the_key_is_not(gateway_with_keys):
     )
 
 
-def test_a_gateway_without_keys_says_so_when_it_starts(open_gateway, gateway_with_keys):
+def test_gateway_without_keys_warns_at_startup(open_gateway, gateway_with_keys):
     assert "no API keys configured: anyone" in open_gateway.logged(level="WARNING")["event"]
     assert not [line for line in gateway_with_keys.lines if "no API keys" in line]
 
 
-def test_keys_are_added_and_revoked_while_it_runs(server, tmp_path):
+def test_keys_are_added_and_revoked_at_runtime(server, tmp_path):
     file = tmp_path / "keys"
     first, second = make_key(), make_key()
     file.write_text(f"# who\n{line('first', first)}\n")
@@ -119,7 +119,7 @@ def test_keys_are_added_and_revoked_while_it_runs(server, tmp_path):
         assert statuses() == [401, 401]
 
 
-def test_keys_of_the_environment_and_of_a_file_hold_together(tmp_path):
+def test_keys_of_environment_and_file_are_both_valid(tmp_path):
     file = tmp_path / "keys"
     file.write_text(line("file", "a"))
     ring = KeyRing(parse_keys(line("environment", "b"), "environment"), file)
@@ -136,12 +136,12 @@ def test_keys_of_the_environment_and_of_a_file_hold_together(tmp_path):
         (f"a:{'G' * 64}", "expected"),
     ],
 )
-def test_malformed_keys_are_refused_at_the_start(text, message):
+def test_malformed_keys_are_rejected_at_startup(text, message):
     with pytest.raises(InvalidInputError, match=message):
         GatewaySettings(keys=text)
 
 
-def test_the_command_makes_a_key_and_keeps_its_digest(tmp_path, capsys):
+def test_gateway_key_prints_a_key_and_stores_its_digest(tmp_path, capsys):
     file = tmp_path / "keys"
     made = {}
     for name in ("ann", "bob@example.com"):
@@ -170,7 +170,7 @@ def test_the_command_makes_a_key_and_keeps_its_digest(tmp_path, capsys):
         (["--url", "ftp://host"], "ftp"),
     ],
 )
-def test_wrong_options_end_the_command_at_once(options, message):
+def test_invalid_options_exit_with_2(options, message):
     command = [sys.executable, "-m", "tritonclip", "gateway", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""What is too much, too slow or gone: each with its status and message, and nothing left behind."""
+"""Requests that are too large, too many or too slow, and callers that disconnect."""
 
 import signal
 import time
@@ -25,19 +25,19 @@ BODY_TIMEOUT_S = 1.0
 
 @pytest.fixture(scope="module")
 def tight(server):
-    """A gateway that allows little."""
+    """Start a gateway with low limits."""
     with running(server.grpc_url, "--max-body-mib", 2, "--max-mib", 3, "--max-requests", 3) as gateway:
         yield gateway
 
 
 @pytest.fixture(scope="module")
 def hasty(server):
-    """A gateway that does not wait for long."""
+    """Start a gateway with a short body timeout."""
     with running(server.grpc_url, "--body-timeout", BODY_TIMEOUT_S) as gateway:
         yield gateway
 
 
-def nothing_under_way(gateway):
+def wait_until_idle(gateway):
     names = ("requests_in_flight", "body_bytes_in_flight")
     wait_until(
         lambda: not sum(metric(gateway, f"tritonclip_gateway_{name}") for name in names), f"{names} are not 0"
@@ -50,7 +50,7 @@ def works(gateway):
     return reply.status == 200 and reply.json()["results"][0]["predictions"][0]["label"] == "a red circle"
 
 
-def test_a_body_that_says_it_is_too_large_is_refused_unread(tight):
+def test_announced_oversized_body_is_rejected_unread(tight):
     with connected(tight.url) as connection:
         connection.sendall(head("/v1/classify", Content_Type="application/json", Content_Length=2 * MIB + 1))
         reply = read_reply(connection)
@@ -60,7 +60,7 @@ def test_a_body_that_says_it_is_too_large_is_refused_unread(tight):
 
 
 @pytest.mark.parametrize("path", ["/v1/classify", "/v1/embeddings"])
-def test_a_body_that_becomes_too_large_is_refused(tight, path):
+def test_body_that_exceeds_the_limit_is_rejected(tight, path):
     with connected(tight.url) as connection:
         connection.sendall(head(path, Content_Type="application/json", Transfer_Encoding="chunked"))
         for _ in range(33):
@@ -70,8 +70,8 @@ def test_a_body_that_becomes_too_large_is_refused(tight, path):
     assert works(tight)
 
 
-def test_more_uploads_than_it_holds_are_refused(tight):
-    nothing_under_way(tight)  # an answer is there a moment before its request is counted out
+def test_upload_over_the_byte_limit_is_rejected(tight):
+    wait_until_idle(tight)  # a response arrives just before its request is no longer counted
     big = head("/v1/classify", Content_Type="application/json", Content_Length=2 * MIB)
     with connected(tight.url) as first, connected(tight.url) as second:
         first.sendall(big)
@@ -83,27 +83,27 @@ def test_more_uploads_than_it_holds_are_refused(tight):
         assert (reply.status, reply.error["code"]) == (503, "overloaded")
         assert int(reply.headers["retry-after"]) >= 1
         assert reply.error["message"] == "too many upload bytes in flight; try again later"
-    nothing_under_way(tight)
+    wait_until_idle(tight)
     assert works(tight)
 
 
-def test_more_requests_than_it_holds_are_refused(tight):
-    nothing_under_way(tight)  # an answer is there a moment before its request is counted out
+def test_request_over_the_request_limit_is_rejected(tight):
+    wait_until_idle(tight)  # a response arrives just before its request is no longer counted
     small = head("/v1/classify", Content_Type="application/json", Content_Length=10)
     with connected(tight.url) as one, connected(tight.url) as two, connected(tight.url) as three:
         for connection in (one, two, three):
             connection.sendall(small)
         wait_until(lambda: metric(tight, "tritonclip_gateway_requests_in_flight") == 3, "three requests")
-        refused = tight.request("POST", "/v1/classify", json={})
-        assert (refused.status, refused.json()["error"]["code"]) == (503, "overloaded")
-        assert int(refused.headers["retry-after"]) >= 1
+        rejected = tight.request("POST", "/v1/classify", json={})
+        assert (rejected.status, rejected.json()["error"]["code"]) == (503, "overloaded")
+        assert int(rejected.headers["retry-after"]) >= 1
         assert tight.request("GET", "/healthz").status == 200
         assert tight.request("GET", "/readyz").status == 200
-    nothing_under_way(tight)
+    wait_until_idle(tight)
     assert works(tight)
 
 
-def test_a_body_that_does_not_come_is_told_and_cut_off(hasty):
+def test_incomplete_body_gets_408_and_the_connection_is_closed(hasty):
     with connected(hasty.url) as connection:
         connection.sendall(upload("/v1/classify", [CIRCLE])[:-100])
         reply = read_reply(connection)
@@ -111,10 +111,10 @@ def test_a_body_that_does_not_come_is_told_and_cut_off(hasty):
         assert reply.headers["connection"] == "close"
         assert "did not arrive in time" in reply.error["message"]
         assert is_closed(connection)
-    nothing_under_way(hasty)
+    wait_until_idle(hasty)
 
 
-def test_a_body_that_trickles_is_told_and_cut_off(hasty):
+def test_slow_body_gets_408(hasty):
     message = upload("/v1/classify", [CIRCLE])
     with connected(hasty.url) as connection:
         connection.sendall(message[:1000])
@@ -130,28 +130,28 @@ def test_a_body_that_trickles_is_told_and_cut_off(hasty):
 @pytest.mark.parametrize(
     "sent", [b"", b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nX-Slow: "], ids=["none", "some"]
 )
-def test_headers_that_do_not_come_are_cut_off(hasty, sent):
+def test_connection_without_complete_headers_is_closed(hasty, sent):
     with connected(hasty.url) as connection:
         connection.sendall(sent)
         assert is_closed(connection)
 
 
-def test_a_body_nobody_reads_any_more_is_cut_off(hasty):
+def test_connection_with_unread_body_is_closed(hasty):
     with connected(hasty.url) as connection:
         connection.sendall(head("/v1/nothing", Content_Type="application/json", Content_Length=MIB))
         assert read_reply(connection).status == 404
         assert is_closed(connection)
 
 
-def test_a_connection_serves_one_request_after_another(tight):
+def test_connection_is_reused_for_several_requests(tight):
     with connected(tight.url) as connection:
         for _ in range(3):
             connection.sendall(upload("/v1/classify", [CIRCLE]))
             assert read_reply(connection).status == 200
 
 
-def test_who_hangs_up_ends_the_work(open_gateway, server):
-    """Hundreds of large images, which would take many seconds: the server decodes but the first of them."""
+def test_disconnect_cancels_the_work(open_gateway, server):
+    """Disconnect after sending 200 large images: only the first ones are decoded."""
     large = encode(noise(700, 700), "JPEG", quality=85)
     gone = 'tritonclip_gateway_requests_total{method="POST",route="/v1/classify",status="499"}'
     with Client(server.grpc_url) as client:
@@ -161,23 +161,23 @@ def test_who_hangs_up_ends_the_work(open_gateway, server):
             connection.sendall(upload("/v1/classify", [large] * 200, X_Request_ID="gone"))
             time.sleep(0.5)
         wait_until(lambda: metric(open_gateway, gone) == before + 1, "499")
-        nothing_under_way(open_gateway)
+        wait_until_idle(open_gateway)
         assert works(open_gateway)
         time.sleep(0.5)
         finished = {one.name: one.rows for one in client.statistics()}["similarity"] - encoded
-    assert finished <= 6  # 13 groups of 16 images if nobody had stopped them, and the one of `works`
+    assert finished <= 6  # 13 groups of 16 images without cancellation, plus one request of `works`
     assert open_gateway.logged(request_id="gone")["status"] == 499
 
 
-def test_who_hangs_up_within_the_body_is_logged_as_gone(open_gateway):
+def test_disconnect_during_the_body_is_logged_as_499(open_gateway):
     with connected(open_gateway.url) as connection:
         connection.sendall(upload("/v1/classify", [CIRCLE], X_Request_ID="half")[:-100])
         time.sleep(0.2)
     assert open_gateway.logged(request_id="half")["status"] == 499
-    nothing_under_way(open_gateway)
+    wait_until_idle(open_gateway)
 
 
-def test_a_deadline_that_passes_is_told(open_gateway):
+def test_missed_deadline_gets_504_and_invalid_deadline_400(open_gateway):
     large = encode(noise(1500, 1500), "JPEG", quality=85)
     for fields in ([("images", ("a", large))] * 8, [("images", ("a", large))] * 24):
         reply = open_gateway.request("POST", "/v1/classify", fields=fields, headers={"X-Timeout-S": "0.1"})
@@ -188,8 +188,8 @@ def test_a_deadline_that_passes_is_told(open_gateway):
         assert (reply.status, reply.json()["error"]["param"]) == (400, "X-Timeout-S")
 
 
-# Counts of a year where the number of answers is looked at: a window that seldom ends between two requests.
-def test_the_rate_of_each_key(server, tmp_path):
+# Tests that count responses use a limit per year, whose window rarely ends between two requests.
+def test_rate_limit_applies_per_key(server, tmp_path):
     import hashlib
 
     keys = tmp_path / "keys"
@@ -202,14 +202,14 @@ def test_the_rate_of_each_key(server, tmp_path):
         assert statuses("ann", 6) == [200] * 4 + [429] * 2
         assert statuses("wrong", 6) == [401] * 6
         assert statuses("bob", 4) == [200] * 4
-        refused = gateway.request("POST", "/v1/classify", headers={"key": "bob"}, json={})
-        assert refused.status == 429
-        assert refused.json()["error"]["type"] == "rate_limit_error"
-        assert "rate limit of 4 per 1 year exceeded" in refused.json()["error"]["message"]
+        rejected = gateway.request("POST", "/v1/classify", headers={"key": "bob"}, json={})
+        assert rejected.status == 429
+        assert rejected.json()["error"]["type"] == "rate_limit_error"
+        assert "rate limit of 4 per 1 year exceeded" in rejected.json()["error"]["message"]
         assert [gateway.request("GET", "/healthz").status for _ in range(6)] == [200] * 6
 
 
-def test_the_rate_of_each_address(server):
+def test_rate_limit_without_keys_applies_per_address(server):
     with running(server.grpc_url, "--rate-limit", "2/year") as gateway:
 
         def status(address):
@@ -219,15 +219,15 @@ def test_the_rate_of_each_address(server):
         assert status("192.0.2.2") == 200
 
 
-def test_when_to_come_back(server):
+def test_rate_limit_response_has_retry_after(server):
     with running(server.grpc_url, "--rate-limit", "2/minute") as gateway:
         replies = [gateway.request("GET", "/v1/models") for _ in range(6)]  # a minute may end between two
-        refused = [reply for reply in replies if reply.status == 429]
-        assert refused
-        assert all(1 <= int(reply.headers["retry-after"]) <= 60 for reply in refused)
+        rejected = [reply for reply in replies if reply.status == 429]
+        assert rejected
+        assert all(1 <= int(reply.headers["retry-after"]) <= 60 for reply in rejected)
 
 
-def test_a_server_that_is_not_there(unused_port):
+def test_unreachable_server_gets_503(unused_port):
     with running(f"127.0.0.1:{unused_port}") as gateway:
         assert gateway.request("GET", "/healthz").status == 200
         ready = gateway.request("GET", "/readyz")
@@ -242,10 +242,10 @@ def test_a_server_that_is_not_there(unused_port):
         assert (reply.status, reply.json()["error"]["code"]) == (503, "server_unavailable")
         assert f"127.0.0.1:{unused_port}" in gateway.logged(request_id="alone")["cause"]
         assert int(reply.headers["retry-after"]) >= 1
-        assert str(unused_port) not in reply.data.decode()  # the inside of a deployment is nobody's business
+        assert str(unused_port) not in reply.data.decode()  # callers must not learn about the deployment
 
 
-def test_an_overloaded_server_is_told_with_a_time_to_come_back(prepare):
+def test_overloaded_server_gets_503_with_retry_after(prepare):
     exact = ("--precision", "float32", "--set", "vision_encoder.compile=off")
     repository = prepare("scripts/demo/checkpoint", "--set", "admission.queue_budget_ms=100", *exact)
     images = [path.read_bytes() for path in sorted(IMAGES.iterdir()) if path.suffix != ".json"] * 2
@@ -270,7 +270,7 @@ def test_an_overloaded_server_is_told_with_a_time_to_come_back(prepare):
         assert gateway.request("GET", "/readyz").status == 200
 
 
-def test_other_pages_may_call_where_they_are_allowed(server, open_gateway):
+def test_allowed_origin_may_call(server, open_gateway):
     asked = {"Origin": "https://app.example.com", "Access-Control-Request-Method": "POST"}
     with running(server.grpc_url, "--cors-origin", "https://app.example.com") as gateway:
         reply = gateway.request(
@@ -286,11 +286,11 @@ def test_other_pages_may_call_where_they_are_allowed(server, open_gateway):
     assert open_gateway.request("OPTIONS", "/v1/classify", headers=asked).status == 405
 
 
-def test_a_stop_answers_what_is_under_way(server):
+def test_shutdown_finishes_requests_in_flight(server):
     with running(server.grpc_url) as gateway, connected(gateway.url) as connection:
         large = encode(noise(1000, 1000), "JPEG", quality=85)
         connection.sendall(upload("/v1/classify", [large] * 16))
-        wait_until(lambda: metric(gateway, "tritonclip_gateway_requests_in_flight") == 1, "under way")
+        wait_until(lambda: metric(gateway, "tritonclip_gateway_requests_in_flight") == 1, "in flight")
         time.sleep(0.1)
         gateway.process.terminate()
         assert read_reply(connection).status == 200

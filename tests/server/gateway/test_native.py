@@ -1,4 +1,4 @@
-"""The gateway's own API against the real server: the numbers of the client, errors in their places."""
+"""The gateway's own API against the real server: results equal the client's, and errors name their field."""
 
 import base64
 import json
@@ -18,7 +18,7 @@ CIRCLE, SEVEN = IMAGES / "red_circle.jpg", IMAGES / "digit_7.jpg"
 
 
 def form(*images, **fields):
-    """The parts of a form: image files, then fields, lists as repeated ones."""
+    """Return the parts of a form: image files, then fields, with one part per list item."""
     parts = [("images", (path.name, path.read_bytes())) for path in images]
     for name, value in fields.items():
         parts += [(name, str(one)) for one in (value if isinstance(value, list) else [value])]
@@ -45,7 +45,7 @@ def same(found, expected):
     assert [one["score"] for one in found] == pytest.approx([one["score"] for one in expected], abs=1e-6)
 
 
-def test_a_form_gives_what_the_client_gives(open_gateway, direct):
+def test_form_returns_the_results_of_the_client(open_gateway, direct):
     reply = open_gateway.request("POST", "/v1/classify", fields=form(CIRCLE, labels=LABELS))
     (found,) = predictions(reply)
     same(found, direct.classify(CIRCLE, LABELS))
@@ -60,12 +60,12 @@ def test_a_form_gives_what_the_client_gives(open_gateway, direct):
 @pytest.mark.parametrize(
     "image", [encoded(CIRCLE), f"data:image/jpeg;base64,{encoded(CIRCLE)}"], ids=["base64", "data URI"]
 )
-def test_json_gives_the_same(open_gateway, direct, image):
+def test_json_returns_the_results_of_the_client(open_gateway, direct, image):
     (found,) = predictions(open_gateway.post("/v1/classify", images=image, labels=LABELS))
     same(found, direct.classify(CIRCLE, LABELS))
 
 
-def test_options_are_those_of_the_client(open_gateway, direct):
+def test_options_have_the_effect_of_the_client_options(open_gateway, direct):
     options = {"hypothesis_template": "a drawing of {}", "top_k": 2, "threshold": 0.0}
     expected = direct.classify([CIRCLE, SEVEN], LABELS, **options)
     for reply in (
@@ -77,7 +77,7 @@ def test_options_are_those_of_the_client(open_gateway, direct):
             assert len(found) == 2
 
 
-def test_one_field_of_labels_is_split_at_its_commas_and_none_gives_the_default(open_gateway):
+def test_single_label_string_is_split_and_no_label_means_defaults(open_gateway):
     (found,) = predictions(
         open_gateway.request("POST", "/v1/classify", fields=form(CIRCLE, labels="a red circle, the digit 7"))
     )
@@ -86,7 +86,7 @@ def test_one_field_of_labels_is_split_at_its_commas_and_none_gives_the_default(o
     assert {one["label"] for one in found} == {"object", "animal", "vehicle", "person", "food"}
 
 
-def test_each_image_has_its_own_result_or_error(open_gateway, direct):
+def test_each_image_has_a_result_or_an_error(open_gateway, direct):
     images = [CIRCLE, ROOT / "README.md", SEVEN]
     parts = form(*images, labels=LABELS)
     parts.insert(2, ("images", "not base64!"))
@@ -112,7 +112,7 @@ def test_each_image_has_its_own_result_or_error(open_gateway, direct):
     assert reply.json()["usage"]["images"] == 2
 
 
-def test_more_images_than_one_request_to_the_server_takes(open_gateway, direct):
+def test_many_images_are_split_into_several_inferences(open_gateway, direct):
     images = sorted(IMAGES.glob("*.*"))
     images = [path for path in images if path.suffix != ".json"] * 4
     found = predictions(open_gateway.request("POST", "/v1/classify", fields=form(*images, labels=LABELS)))
@@ -121,7 +121,7 @@ def test_more_images_than_one_request_to_the_server_takes(open_gateway, direct):
         same(one, direct.classify(path, LABELS))
 
 
-def test_no_image_answered_is_an_error_with_all_results(open_gateway):
+def test_error_holds_all_results_if_every_image_fails(open_gateway):
     reply = open_gateway.request(
         "POST", "/v1/classify", fields=form(ROOT / "README.md", ROOT / "Makefile", labels=LABELS)
     )
@@ -131,7 +131,7 @@ def test_no_image_answered_is_an_error_with_all_results(open_gateway):
     assert [result["error"]["param"] for result in body["results"]] == ["images[0]", "images[1]"]
 
 
-def test_similarity_is_that_of_the_client(open_gateway, direct):
+def test_similarity_equals_the_client(open_gateway, direct):
     expected = direct.similarity([CIRCLE, SEVEN], LABELS)
     for reply in (
         open_gateway.request("POST", "/v1/similarity", fields=form(CIRCLE, SEVEN, texts=LABELS)),
@@ -143,7 +143,7 @@ def test_similarity_is_that_of_the_client(open_gateway, direct):
         np.testing.assert_allclose([one["similarities"] for one in body["results"]], expected, atol=1e-6)
 
 
-def test_cut_texts_are_told_of(open_gateway):
+def test_truncated_texts_are_reported_as_warnings(open_gateway):
     reply = open_gateway.post("/v1/classify", images=encoded(CIRCLE), labels=["a red circle", "word " * 90])
     (warning,) = reply.json()["warnings"]
     assert warning.startswith("label 1 has ")
@@ -178,7 +178,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("body", "param", "message"), BAD, ids=[str(index) for index in range(len(BAD))])
-def test_what_is_wrong_is_named(open_gateway, body, param, message):
+def test_invalid_field_is_named(open_gateway, body, param, message):
     reply = open_gateway.post("/v1/classify", **body)
     assert reply.status == 400, reply.data
     error = reply.json()["error"]
@@ -210,7 +210,7 @@ FILE = b'--x\r\nContent-Disposition: form-data; name="labels"; filename="a"\r\n\
         (NAMED % (b"top_k", b"1") + NAMED % (b"top_k", b"2") + b"--x--\r\n", FORM, 400, "top_k"),
     ],
 )
-def test_malformed_bodies(open_gateway, body, kind, status, message):
+def test_malformed_body_is_rejected(open_gateway, body, kind, status, message):
     reply = open_gateway.request(
         "POST", "/v1/classify", body=body, headers={"Content-Type": kind} if kind else {}
     )
@@ -218,14 +218,14 @@ def test_malformed_bodies(open_gateway, body, kind, status, message):
     assert message in reply.json()["error"]["message"]
 
 
-def test_compressed_bodies_are_refused(open_gateway):
+def test_compressed_body_is_rejected(open_gateway):
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     reply = open_gateway.request("POST", "/v1/classify", body=b"x", headers=headers)
     assert reply.status == 415
     assert "content-encoding 'gzip' is not supported" in reply.json()["error"]["message"]
 
 
-def test_paths_and_methods(open_gateway):
+def test_unknown_path_gets_404_and_wrong_method_405(open_gateway):
     reply = open_gateway.request("GET", "/v1/nothing")
     assert (reply.status, reply.json()["error"]["code"]) == (404, "not_found")
     reply = open_gateway.request("GET", "/v1/classify")
@@ -233,7 +233,7 @@ def test_paths_and_methods(open_gateway):
     assert "use POST" in reply.json()["error"]["message"]
 
 
-def test_health_and_limits(open_gateway):
+def test_health_and_limits_are_reported(open_gateway):
     assert open_gateway.request("GET", "/healthz").json() == {"status": "ok"}
     ready = open_gateway.request("GET", "/readyz")
     assert (ready.status, ready.json()) == (200, {"status": "ready", "inference": "ok", "reason": None})
@@ -241,7 +241,7 @@ def test_health_and_limits(open_gateway):
     assert info["keys_required"] is False and info["url_input"] is False and info["max_images"] == 256
 
 
-def test_every_answer_has_the_headers_of_a_careful_page(open_gateway):
+def test_every_response_has_security_headers(open_gateway):
     for path in ("/", "/docs", "/static/app.css", "/v1/models", "/nothing", "/healthz"):
         headers = open_gateway.request("GET", path).headers
         assert headers["x-content-type-options"] == "nosniff"
@@ -250,7 +250,7 @@ def test_every_answer_has_the_headers_of_a_careful_page(open_gateway):
         assert "server" not in headers
 
 
-def test_request_ids_are_taken_over_or_made(open_gateway):
+def test_valid_request_id_is_kept_and_others_are_replaced(open_gateway):
     reply = open_gateway.request("GET", "/healthz", headers={"X-Request-ID": "caller-7.a_b"})
     assert reply.headers["x-request-id"] == "caller-7.a_b"
     for bad in ("a b", "x" * 65, 'quote"'):
@@ -258,7 +258,7 @@ def test_request_ids_are_taken_over_or_made(open_gateway):
         assert len(made) == 32
 
 
-def test_the_log_tells_of_a_request_without_its_content(open_gateway):
+def test_log_describes_a_request_without_its_content(open_gateway):
     headers = {"X-Request-ID": "logged-1"}
     fields = form(CIRCLE, ROOT / "Makefile", labels=["a secret label", "b"])
     assert open_gateway.request("POST", "/v1/classify", fields=fields, headers=headers).status == 200
@@ -293,7 +293,7 @@ def test_metrics_count_requests_images_and_texts(open_gateway):
     assert "process_resident_memory_bytes" in open_gateway.request("GET", "/metrics").data.decode()
 
 
-def test_one_pool_serves_many_callers_at_once(open_gateway, direct):
+def test_concurrent_callers_get_their_own_results(open_gateway, direct):
     from tests.helpers.calls import together
 
     expected = {path: direct.classify(path, LABELS) for path in (CIRCLE, SEVEN)}

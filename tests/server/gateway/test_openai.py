@@ -1,4 +1,4 @@
-"""OpenAI's own Python package, pointed at the gateway, and what it does not show of the wire."""
+"""OpenAI's Python package against the gateway."""
 
 import asyncio
 import base64
@@ -38,9 +38,9 @@ def vectors(reply):
 
 
 @pytest.mark.parametrize("form", [{}, {"encoding_format": "float"}, {"encoding_format": "base64"}])
-def test_texts(client, direct, form):
+def test_texts_are_embedded(client, direct, form):
     reply = client.embeddings.create(model="clip", input=TEXTS, **form)
-    if form.get("encoding_format") == "base64":  # asked for by name, the package hands it out as it is
+    if form.get("encoding_format") == "base64":  # if requested explicitly, the package does not decode it
         found = np.array([np.frombuffer(base64.b64decode(one.embedding), "<f4") for one in reply.data])
     else:
         found = vectors(reply)
@@ -49,7 +49,7 @@ def test_texts(client, direct, form):
     assert reply.usage.prompt_tokens == reply.usage.total_tokens > 12
 
 
-def test_a_single_text_and_the_tokens_that_were_cut(client, direct):
+def test_truncated_text_has_a_warning_and_all_its_tokens(client, direct):
     reply = client.embeddings.create(model="clip", input="word " * 90)
     with pytest.warns(TruncatedTextWarning):
         expected = direct.embed_texts("word " * 90)
@@ -59,7 +59,7 @@ def test_a_single_text_and_the_tokens_that_were_cut(client, direct):
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_images(client, direct, several):
+def test_images_are_embedded(client, direct, several):
     paths = [IMAGES / "red_circle.jpg", IMAGES / "digit_7.jpg"] if several else [IMAGES / "red_circle.jpg"]
     given = [data_uri(path) for path in paths] if several else data_uri(paths[0])
     reply = client.embeddings.create(model="clip", input=given, extra_body={"modality": "image"})
@@ -67,7 +67,7 @@ def test_images(client, direct, several):
     assert reply.usage.total_tokens == 0
 
 
-def test_the_asynchronous_package(gateway_with_keys, direct):
+def test_async_package_embeds_concurrently(gateway_with_keys, direct):
     async def ask():
         async with openai.AsyncOpenAI(
             base_url=f"{gateway_with_keys.url}/v1", api_key=gateway_with_keys.key
@@ -79,7 +79,7 @@ def test_the_asynchronous_package(gateway_with_keys, direct):
     np.testing.assert_allclose(found, direct.embed_texts(TEXTS), atol=1e-6)
 
 
-def test_models(client, direct):
+def test_served_model_is_listed_and_found_by_name(client, direct):
     (served,) = client.models.list().data
     info = direct.models()[0]
     assert (served.id, served.model_extra["sha256"]) == (info.checkpoint, info.sha256)
@@ -104,14 +104,14 @@ def test_models(client, direct):
         ({"input": ["a"] * 10001}, "input", "texts: 10001 given, at most 10000"),
     ],
 )
-def test_bad_requests(client, arguments, param, message):
+def test_invalid_request_names_its_field(client, arguments, param, message):
     with pytest.raises(openai.BadRequestError, match=message) as caught:
         client.embeddings.create(model="clip", **arguments)
     assert caught.value.param == param
     assert caught.value.type == "invalid_request_error"
 
 
-def test_other_models_and_wrong_keys(client, gateway_with_keys):
+def test_unknown_model_and_wrong_key_are_rejected(client, gateway_with_keys):
     with pytest.raises(openai.NotFoundError, match="the model 'text-embedding-3-small' does not exist"):
         client.embeddings.create(model="text-embedding-3-small", input="a")
     wrong = openai.OpenAI(base_url=f"{gateway_with_keys.url}/v1", api_key="wrong", max_retries=0)
@@ -120,7 +120,7 @@ def test_other_models_and_wrong_keys(client, gateway_with_keys):
     assert caught.value.code == "invalid_api_key"
 
 
-def test_dimensions_of_the_model_and_unknown_members_pass(gateway_with_keys, direct):
+def test_model_dimension_and_unknown_members_are_accepted(gateway_with_keys, direct):
     size = len(direct.embed_texts("a"))
     reply = gateway_with_keys.post("/v1/embeddings", input="a", dimensions=size, user="someone", more=1)
     assert reply.status == 200

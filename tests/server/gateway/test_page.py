@@ -1,4 +1,4 @@
-"""The gateway's web page in a real browser, in front of the real server."""
+"""The gateway's web page in a real browser, in front of a real server."""
 
 import base64
 import json
@@ -55,17 +55,17 @@ def test_every_demo_image_gets_its_label(clip):
     assert clip.page.locator("#news").inner_text().count("three orange triangles, ") == 1
 
 
-def test_more_than_five_labels_are_folded(clip):
+def test_more_than_five_labels_are_collapsed(clip):
     clip.add_images(CIRCLE)
     clip.add_labels(*LABELS)
     clip.classify()
     rows = clip.card(CIRCLE.name).locator(".ranking li")
     expect(rows.filter(visible=True)).to_have_count(5)
-    clip.page.get_by_role("button", name=f"All {len(LABELS)} labels").click()
+    clip.page.get_by_role("button", name=f"Show all {len(LABELS)} labels").click()
     expect(rows.filter(visible=True)).to_have_count(len(LABELS))
 
 
-def test_head_tells_model_and_state(clip):
+def test_header_shows_model_and_status(clip):
     expect(clip.page.locator("#status")).to_have_text("Ready")
     expect(clip.page.locator("#model")).not_to_be_empty()
     expect(clip.page.locator("#scale")).to_contain_text("logit scale of this model is")
@@ -73,7 +73,7 @@ def test_head_tells_model_and_state(clip):
     expect(clip.page.locator("#key-form")).to_be_hidden()
 
 
-def test_bad_files_spoil_their_own_cards_only(clip, broken, tmp_path):
+def test_bad_file_fails_only_its_own_card(clip, broken, tmp_path):
     clip.expected_statuses.add(400)
     notes = tmp_path / "notes.txt"
     notes.write_text("no image", encoding="utf-8")
@@ -84,10 +84,10 @@ def test_bad_files_spoil_their_own_cards_only(clip, broken, tmp_path):
     expect(clip.card("broken.jpg").locator(".error")).to_contain_text("The file is not an image")
     expect(clip.card("notes.txt").locator(".error")).to_have_text("Not an image: its type is text/plain.")
     retries = clip.page.get_by_role("button", name=re.compile("^Try again"))
-    expect(retries).to_have_count(1)  # notes.txt will never do
+    expect(retries).to_have_count(1)  # retrying notes.txt is pointless
 
 
-def test_too_large_a_file_is_not_sent(opened, gateway, tmp_path):
+def test_oversized_file_is_not_sent(opened, gateway, tmp_path):
     page = opened(gateway)
     info = json.loads(page.page.request.get(f"{gateway}/v1/info").body())
     with page.replying("v1/info", 200, info | {"max_body_bytes": 100_000}):
@@ -101,7 +101,7 @@ def test_too_large_a_file_is_not_sent(opened, gateway, tmp_path):
     )
 
 
-def test_what_is_missing_is_said_at_its_field(clip):
+def test_missing_input_is_reported_at_its_field(clip):
     clip.add_images(CIRCLE)
     clip.classify()
     expect(clip.page.locator("#label-message")).to_have_text("Add a label first.")
@@ -109,14 +109,14 @@ def test_what_is_missing_is_said_at_its_field(clip):
     clip.add_labels("a red circle")
     clip.page.get_by_label("Hypothesis template").fill("a photo")
     clip.classify()
-    expect(clip.page.locator("#template-message")).to_have_text("Write {} where the label goes.")
+    expect(clip.page.locator("#template-message")).to_have_text("Add {} as a placeholder for the label.")
     clip.page.get_by_label("Hypothesis template").fill("a photo of {}")
     clip.page.get_by_role("button", name=f"Remove {CIRCLE.name}").click()
     clip.classify()
     expect(clip.page.locator("#classify-message")).to_have_text("Add an image first.")
 
 
-def test_a_gallery_of_many_images(clip, tmp_path):
+def test_gallery_shows_many_images(clip, tmp_path):
     copies = [shutil.copy(CIRCLE, tmp_path / f"circle-{number}.jpg") for number in range(12)]
     clip.add_labels("a red circle", "a blue square")
     clip.add_images(*copies)
@@ -131,7 +131,7 @@ def test_a_gallery_of_many_images(clip, tmp_path):
     expect(clip.page.locator("#gallery > li")).to_have_count(0)
 
 
-def test_at_most_four_requests_at_a_time(clip, tmp_path):
+def test_page_sends_at_most_four_concurrent_requests(clip, tmp_path):
     held = []
     clip.page.route("**/v1/classify", lambda route: held.append(route))
     clip.add_labels("a red circle", "a blue square")
@@ -146,13 +146,13 @@ def test_at_most_four_requests_at_a_time(clip, tmp_path):
         assert clip.ranking(f"{number}.jpg")[0][0] == "a red circle"
 
 
-def test_labels_as_chips(clip):
+def test_labels_are_added_and_removed_as_chips(clip):
     field = clip.page.get_by_label("Labels", exact=True)
     field.press_sequentially("a cat,a dog")
     field.press("Enter")
     assert clip.chips() == ["a cat", "a dog"]
     clip.add_labels("a cat")
-    expect(clip.page.locator("#label-message")).to_have_text("“a cat” is there already.")
+    expect(clip.page.locator("#label-message")).to_have_text("“a cat” has already been added.")
     field.press("Backspace")
     assert clip.chips() == ["a cat"]
     field.evaluate(
@@ -169,7 +169,7 @@ def test_labels_as_chips(clip):
     expect(clip.page.get_by_role("button", name="Remove a hen")).to_be_focused()
 
 
-def test_new_labels_wait_for_the_button(clip):
+def test_new_labels_take_effect_on_classify(clip):
     clip.add_labels("a blue square", "a green heart")
     clip.add_images(CIRCLE)
     assert {label for label, _ in clip.ranking(CIRCLE.name)} == {"a blue square", "a green heart"}
@@ -182,7 +182,7 @@ def test_new_labels_wait_for_the_button(clip):
     expect(clip.page.locator("#classify-message")).to_be_empty()
 
 
-def test_a_label_that_is_cut_is_warned_of(clip):
+def test_truncated_label_is_one_warning(clip):
     clip.add_labels("red " * 90, "a blue square")
     clip.add_images(CIRCLE, IMAGES / "digit_3.png")
     clip.ranking(CIRCLE.name)
@@ -191,13 +191,13 @@ def test_a_label_that_is_cut_is_warned_of(clip):
     expect(clip.page.locator("#warnings li")).to_contain_text("was cut at 77")
 
 
-def test_paste(clip):
+def test_pasted_image_is_classified(clip):
     clip.add_labels("a red circle", "a blue square")
     clip.send_files("paste", IMAGES / "blue_square.webp")
     assert clip.ranking("blue_square.webp")[0][0] == "a blue square"
 
 
-def test_drop(clip):
+def test_dropped_images_are_classified(clip):
     hint = clip.page.locator("#drop-hint")
     clip.add_labels("a red circle", "a blue square")
     clip.send_files("dragover", CIRCLE)
@@ -208,10 +208,10 @@ def test_drop(clip):
     assert clip.ranking("blue_square.webp")[0][0] == "a blue square"
 
 
-def test_camera(clip):
+def test_photo_is_classified_and_the_camera_stopped(clip):
     clip.add_labels("a red circle", "a green clock")
     clip.page.get_by_role("button", name="Take a photo").click()
-    shutter = clip.page.get_by_role("button", name="Take it")
+    shutter = clip.page.get_by_role("button", name="Take photo")
     expect(shutter).to_be_enabled()
     track = clip.page.evaluate_handle("document.getElementById('preview').srcObject.getTracks()[0]")
     shutter.click()
@@ -220,7 +220,7 @@ def test_camera(clip):
     assert track.evaluate("(track) => track.readyState") == "ended"
 
 
-def test_without_a_camera_a_file_will_do(opened, gateway):
+def test_without_camera_the_file_picker_opens(opened, gateway):
     page = opened(gateway)
     page.page.add_init_script("delete Navigator.prototype.mediaDevices")
     page.open()
@@ -229,7 +229,7 @@ def test_without_a_camera_a_file_will_do(opened, gateway):
     assert chooser.value.element.get_attribute("capture") == "environment"
 
 
-def test_by_keyboard_alone(clip):
+def test_page_works_by_keyboard_alone(clip):
     keyboard = clip.page.keyboard
 
     def tab_to(locator):
@@ -254,7 +254,7 @@ def test_by_keyboard_alone(clip):
     keyboard.press("ArrowRight")
     expect(clip.page.get_by_role("tab", name="Compare")).to_be_focused()
     expect(clip.page.get_by_role("tabpanel", name="Compare")).to_be_visible()
-    tab_to(clip.page.get_by_label("Texts, one a line"))
+    tab_to(clip.page.get_by_label("Texts, one per line"))
     keyboard.type("a red circle")
     keyboard.press("Control+Enter")
     assert list(clip.cosines()) == [CIRCLE.name]
@@ -264,7 +264,7 @@ def test_by_keyboard_alone(clip):
     expect(clip.page.get_by_role("tabpanel", name="Classify")).to_be_visible()
 
 
-def test_heat_map(clip, broken):
+def test_heat_map_shows_the_cosines(clip, broken):
     clip.expected_statuses.add(400)
     clip.add_images(CIRCLE, IMAGES / "blue_square.webp")
     clip.compare("a red circle", "", "a blue square, with a comma", "a red circle")
@@ -285,14 +285,14 @@ def test_heat_map(clip, broken):
     expect(clip.page.locator("#heat tbody tr")).to_have_count(2)
 
 
-def test_heat_map_takes_the_labels(clip):
+def test_use_the_labels_fills_in_the_texts(clip):
     clip.add_labels("a red circle")
     clip.page.get_by_role("tab", name="Compare").click()
     clip.page.get_by_role("button", name="Use the labels").click()
-    expect(clip.page.get_by_label("Texts, one a line")).to_have_value("This is a photo of a red circle.")
+    expect(clip.page.get_by_label("Texts, one per line")).to_have_value("This is a photo of a red circle.")
 
 
-def test_embedding_download(clip, gateway):
+def test_embedding_is_downloaded(clip, gateway):
     clip.add_images(CIRCLE)
     with clip.page.expect_download() as download:
         clip.page.get_by_role("button", name=f"Download embedding of {CIRCLE.name}").click()
@@ -326,7 +326,7 @@ def run(*arguments, **environ):
     return done.stdout
 
 
-def test_curl_command_does_as_the_page_does(clip):
+def test_curl_command_returns_what_the_page_shows(clip):
     clip.add_images(CIRCLE)
     clip.add_labels(*NASTY_LABELS)
     clip.classify()
@@ -337,7 +337,7 @@ def test_curl_command_does_as_the_page_does(clip):
     assert [(each["label"], round(100 * each["score"], 1)) for each in predictions] == shown
 
 
-def test_python_program_does_as_the_page_does(clip):
+def test_python_program_returns_what_the_page_shows(clip):
     clip.add_images(CIRCLE)
     clip.add_labels(*NASTY_LABELS, "a red circle")
     clip.classify()
@@ -347,7 +347,7 @@ def test_python_program_does_as_the_page_does(clip):
     assert repr(best) in printed.split("}")[0]
 
 
-def test_code_of_a_comparison(clip):
+def test_comparison_code_returns_what_the_page_shows(clip):
     clip.add_images(CIRCLE)
     clip.compare("a red circle", "a blue square")
     cosines = clip.cosines()[CIRCLE.name]
@@ -363,7 +363,7 @@ def test_code_is_copied(opened, gateway):
     assert page.page.evaluate("navigator.clipboard.readText()") == code
 
 
-def test_key(opened, gateway_with_keys):
+def test_page_asks_for_the_key_and_remembers_it(opened, gateway_with_keys):
     page = opened(gateway_with_keys.url).open()
     page.expected_statuses.add(401)
     window, message = page.page, page.page.locator("#key-message")
@@ -371,17 +371,17 @@ def test_key(opened, gateway_with_keys):
     page.add_images(CIRCLE)
     page.add_labels("a red circle", "a blue square")
     page.classify()
-    expect(message).to_have_text("Give the API key first.")
+    expect(message).to_have_text("Enter the API key first.")
     field.fill("tck-wrong")
     field.press("Enter")
-    expect(message).to_contain_text("refused this key")
+    expect(message).to_contain_text("rejected this key")
     page.classify()
     expect(page.card(CIRCLE.name).locator(".error")).to_be_visible()
     window.get_by_label("Remember in this tab").check()
     field.fill(gateway_with_keys.key)
     window.get_by_role("button", name="Use key").click()
     expect(window.locator("#key-form")).to_be_hidden()
-    assert page.ranking(CIRCLE.name)[0][0] == "a red circle"  # the refused image, by itself
+    assert page.ranking(CIRCLE.name)[0][0] == "a red circle"  # the rejected image is retried automatically
     for kind in ("curl", "Python"):
         assert gateway_with_keys.key not in page.code(kind)
         assert "TRITONCLIP_KEY" in page.code(kind)
@@ -393,7 +393,7 @@ def test_key(opened, gateway_with_keys):
     expect(window.locator("#key-form")).to_be_hidden()
 
 
-def test_a_server_that_is_not_ready_or_overloaded(opened, gateway):
+def test_server_that_is_not_ready_or_overloaded_is_shown(opened, gateway):
     page = opened(gateway)
     reply = {"status": "not ready", "inference": "timeout", "reason": "the model does not answer"}
     status = page.page.locator("#status")
@@ -408,11 +408,11 @@ def test_a_server_that_is_not_ready_or_overloaded(opened, gateway):
     expect(status).to_have_text("Ready")
     page.page.wait_for_load_state("networkidle")
     with page.replying("readyz", 503, reply | {"reason": None}):
-        page.page.clock.run_for(16_000)  # it asks every 15 s
+        page.page.clock.run_for(16_000)  # the page polls every 15 s
         expect(status).to_have_text("Not ready")
 
 
-def test_a_gateway_that_comes_back(opened, gateway):
+def test_page_recovers_when_the_gateway_returns(opened, gateway):
     page = opened(gateway)
     page.page.clock.install()
     with (
@@ -422,7 +422,7 @@ def test_a_gateway_that_comes_back(opened, gateway):
     ):
         page.page.goto(gateway)
         expect(page.page.locator("#status")).to_have_text("Not ready")
-        page.page.wait_for_load_state("networkidle")  # only then it waits to ask again
+        page.page.wait_for_load_state("networkidle")  # then the page waits for its next poll
     page.page.clock.run_for(16_000)
     expect(page.page.locator("#status")).to_have_text("Ready")
     expect(page.page.get_by_label("Hypothesis template")).to_have_value("This is a photo of {}.")
@@ -430,15 +430,15 @@ def test_a_gateway_that_comes_back(opened, gateway):
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_busy_server_is_asked_again(clip, status):
+def test_busy_server_is_retried(clip, status):
     clip.add_labels("a red circle", "a blue square")
     with clip.replying("v1/classify", status, BUSY, times=2, Retry_After="1"):
         clip.add_images(CIRCLE)
-        expect(clip.card(CIRCLE.name)).to_contain_text("The server is busy: next try in 1 s (1 of 3).")
+        expect(clip.card(CIRCLE.name)).to_contain_text("The server is busy. Retry in 1 s (1 of 3).")
         assert clip.ranking(CIRCLE.name)[0][0] == "a red circle"
 
 
-def test_a_busy_server_is_asked_four_times_at_most(clip):
+def test_busy_server_gets_at_most_four_attempts(clip):
     asked = []
     clip.page.on("request", lambda request: asked.append(request.url))
     clip.add_labels("a red circle", "a blue square")
@@ -450,16 +450,16 @@ def test_a_busy_server_is_asked_four_times_at_most(clip):
     assert clip.ranking(CIRCLE.name)[0][0] == "a red circle"
 
 
-def test_a_server_that_is_gone(clip):
+def test_unreachable_server_is_reported(clip):
     clip.page.route("**/v1/classify", lambda route: route.abort())
     clip.add_labels("a red circle")
     clip.add_images(CIRCLE)
     expect(clip.card(CIRCLE.name).locator(".error")).to_contain_text("No answer")
-    assert clip.troubles == ["error: Failed to load resource: net::ERR_FAILED"]
-    clip.troubles.clear()
+    assert clip.problems == ["error: Failed to load resource: net::ERR_FAILED"]
+    clip.problems.clear()
 
 
-def test_a_phone(opened, gateway, broken):
+def test_page_fits_a_phone(opened, gateway, broken):
     page = opened(gateway, viewport={"width": 320, "height": 640}, has_touch=True, is_mobile=True).open()
     page.expected_statuses.add(400)
     assert page.overflow() == 0
@@ -473,11 +473,11 @@ def test_a_phone(opened, gateway, broken):
     assert page.overflow() == 0
     assert page.page.locator(".scroller").evaluate("(node) => node.scrollWidth > node.clientWidth")
     page.page.get_by_role("button", name="Take a photo").click()
-    expect(page.page.get_by_role("button", name="Take it")).to_be_enabled()
+    expect(page.page.get_by_role("button", name="Take photo")).to_be_enabled()
     assert page.overflow() == 0
 
 
-def test_dark_and_light(clip):
+def test_page_follows_the_colour_scheme(clip):
     def brightness():
         colour = clip.page.evaluate("getComputedStyle(document.body).backgroundColor")
         return sum(map(int, re.findall(r"\d+", colour)[:3]))
@@ -488,7 +488,7 @@ def test_dark_and_light(clip):
     assert brightness() < 150
 
 
-def test_accessible_in_every_state(clip, broken, axe):
+def test_page_is_accessible_in_every_state(clip, broken, axe):
     clip.expected_statuses |= {400, 503}
     assert clip.violations(axe) == []
     clip.classify()
@@ -504,23 +504,23 @@ def test_accessible_in_every_state(clip, broken, axe):
     assert clip.violations(axe) == []
     with clip.replying("v1/classify", 503, BUSY, Retry_After="50"):
         clip.classify()
-        expect(clip.card(CIRCLE.name)).to_contain_text("next try in 50 s")
+        expect(clip.card(CIRCLE.name)).to_contain_text("Retry in 50 s")
         assert clip.violations(axe) == []
     clip.compare(*LABELS, "red " * 90)
     clip.cosines()
     clip.code("Python")
     assert clip.violations(axe) == []
     clip.page.get_by_role("button", name="Take a photo").click()
-    expect(clip.page.get_by_role("button", name="Take it")).to_be_enabled()
+    expect(clip.page.get_by_role("button", name="Take photo")).to_be_enabled()
     assert clip.violations(axe) == []
 
 
-def test_accessible_where_a_key_is_asked_for(opened, gateway_with_keys, axe):
+def test_key_form_is_accessible(opened, gateway_with_keys, axe):
     page = opened(gateway_with_keys.url).open()
     page.expected_statuses |= {401, 503}
     page.page.get_by_label("API key").fill("tck-wrong")
     page.page.keyboard.press("Enter")
-    expect(page.page.locator("#key-message")).to_contain_text("refused this key")
+    expect(page.page.locator("#key-message")).to_contain_text("rejected this key")
     with page.replying("readyz", 503, {"status": "not ready", "inference": None, "reason": "down"}):
         page.open()
         assert page.violations(axe) == []

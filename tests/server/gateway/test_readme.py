@@ -1,4 +1,4 @@
-"""The commands of the READMEs that call a gateway, run as they stand."""
+"""The README commands that call a gateway, run unchanged."""
 
 import json
 import re
@@ -19,17 +19,17 @@ def blocks(language):
 
 
 def commands():
-    """Each command by itself; a line that ends in a pipe goes on."""
+    """Yield each command; a line that ends in a pipe continues."""
     for block in blocks("sh"):
         yield from re.findall(r"(?:.*\|\n)*.*\n", block)
 
 
-def test_there_are_commands():
+def test_all_commands_are_found():
     assert len(list(commands())) == 7
 
 
 @pytest.mark.parametrize("command", list(commands()))
-def test_curl(open_gateway, command):
+def test_curl_command_succeeds(open_gateway, command):
     text = command.replace("localhost:8080", open_gateway.url.removeprefix("http://"))
     done = subprocess.run(["bash", "-ec", text], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -46,7 +46,7 @@ def test_curl(open_gateway, command):
         assert sum(value * value for value in vector) == pytest.approx(1, abs=1e-5)
 
 
-def test_python(open_gateway):
+def test_python_block_succeeds(open_gateway):
     (block,) = blocks("python")
     names: dict = {}
     exec(compile(block.replace("http://localhost:8080", open_gateway.url), "README.md", "exec"), names)

@@ -1,4 +1,4 @@
-"""The two calls of SambaStudio's CLIP endpoint, by the curl lines of its users."""
+"""The two calls of SambaStudio's CLIP endpoint, sent by curl."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ def curl(*arguments):
     return json.loads(done.stdout)
 
 
-def test_an_image_file(gateway_with_keys, direct):
+def test_image_file_is_embedded(gateway_with_keys, direct):
     path = IMAGES / "red_circle.jpg"
     reply = curl(
         "-X", "POST",
@@ -35,7 +35,7 @@ def test_an_image_file(gateway_with_keys, direct):
     np.testing.assert_allclose(reply["data"], direct.embed_images([path]), atol=1e-6)
 
 
-def test_texts(gateway_with_keys, direct):
+def test_texts_are_embedded(gateway_with_keys, direct):
     for texts in (["a red circle"], ["a red circle", "the digit 7"]):
         reply = curl(
             "-X", "POST",
@@ -47,7 +47,7 @@ def test_texts(gateway_with_keys, direct):
         np.testing.assert_allclose(reply["data"], direct.embed_texts(texts), atol=1e-6)
 
 
-def test_several_images(gateway_with_keys, direct):
+def test_several_images_are_embedded(gateway_with_keys, direct):
     paths = [IMAGES / "red_circle.jpg", IMAGES / "digit_7.jpg"]
     files = [("predict_file", (path.name, path.read_bytes())) for path in paths]
     reply = gateway_with_keys.request("POST", "/api/predict/file/p/e", fields=[*files, ("params", "{}")])
@@ -65,12 +65,12 @@ def test_several_images(gateway_with_keys, direct):
         ("nlp", {"json": {}}, 400, "inputs"),
     ],
 )
-def test_bad_requests(gateway_with_keys, path, options, status, param):
+def test_invalid_request_names_its_field(gateway_with_keys, path, options, status, param):
     reply = gateway_with_keys.request("POST", f"/api/predict/{path}/p/e", **options)
     assert reply.status == status, reply.data
     assert reply.json()["error"]["param"] == param
 
 
-def test_a_missing_key(gateway_with_keys):
+def test_missing_key_is_rejected(gateway_with_keys):
     reply = gateway_with_keys.request("POST", "/api/predict/nlp/p/e", json={"inputs": ["a"]}, headers={})
     assert (reply.status, reply.json()["error"]["code"]) == (401, "invalid_api_key")

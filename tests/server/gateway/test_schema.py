@@ -1,4 +1,4 @@
-"""The OpenAPI document: as it is stored, with examples that work, and kept to by the gateway."""
+"""The OpenAPI document: stored unchanged, with working examples, and observed by the gateway."""
 
 import json
 import subprocess
@@ -14,12 +14,12 @@ from tritonclip_server.benchmarks.gateway_process import running
 HERE = Path(__file__).parent
 
 
-def test_the_document_is_the_stored_one():
-    """If the API was to change: scripts/write_openapi.py stores it anew."""
+def test_document_equals_the_stored_one():
+    """After an intended change of the API, run scripts/write_openapi.py."""
     assert document() == TARGET.read_text(encoding="utf-8")
 
 
-def test_it_is_served(open_gateway):
+def test_document_is_served(open_gateway):
     assert open_gateway.request("GET", "/openapi.json").json() == json.loads(document())
 
 
@@ -30,7 +30,7 @@ def operations():
 
 
 @pytest.mark.parametrize("operation", list(operations()))
-def test_every_operation_is_explained(operation):
+def test_every_operation_is_documented(operation):
     assert operation["summary"] and operation["description"] and operation["tags"]
     if "requestBody" in operation:
         assert {"400", "401", "408", "413", "415", "429", "503", "504"} <= operation["responses"].keys()
@@ -42,7 +42,7 @@ def fields(schema, where=""):
         yield f"{where}.{name}", entry
 
 
-def test_every_field_of_a_request_has_a_description_and_an_example():
+def test_every_request_field_has_a_description_and_an_example():
     schemas = json.loads(document())["components"]["schemas"]
     for name in ("ClassifyRequest", "SimilarityRequest", "EmbeddingsRequest", "NlpRequest"):
         for where, entry in fields(schemas[name], name):
@@ -59,7 +59,7 @@ def test_every_field_of_a_request_has_a_description_and_an_example():
         ("/api/predict/nlp/p/e", "NlpRequest"),
     ],
 )
-def test_the_examples_work(open_gateway, path, name):
+def test_examples_succeed(open_gateway, path, name):
     schema = json.loads(document())["components"]["schemas"][name]
     example = {key: entry["examples"][0] for key, entry in schema["properties"].items()}
     reply = open_gateway.request("POST", path, json=example)

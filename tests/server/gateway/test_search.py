@@ -1,4 +1,4 @@
-"""Search on the gateway: the route, the small pictures, and the page in a real browser."""
+"""Search on the gateway: the API, thumbnails, and the page in a real browser."""
 
 import base64
 import contextlib
@@ -27,7 +27,7 @@ NASTY = '<img src=x onerror=alert(1)> & "quotes".jpg'
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """300 drawn pictures, and one whose name is HTML."""
+    """Draw 300 pictures, and one whose name is HTML."""
     folder = tmp_path_factory.mktemp("gateway") / "pictures"
     draw_folder(folder, 300)
     shutil.copy(next(folder.rglob("*green heart.jpg")), folder / NASTY)
@@ -36,7 +36,7 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def square(pictures):
-    """One of them."""
+    """Return a picture of a blue square."""
     return next(pictures.rglob("*blue square.jpg"))
 
 
@@ -62,7 +62,7 @@ def search(gateway, **fields):
     return reply.json()
 
 
-def test_by_text(searching):
+def test_text_finds_matching_images(searching):
     answer = search(searching, text="a blue square", top_k=3)
     assert (answer["model"], answer["entries"]) == ("scripts/demo/checkpoint", 303)
     assert [result["name"].endswith("blue square.jpg") for result in answer["results"]] == [True] * 3
@@ -70,12 +70,12 @@ def test_by_text(searching):
     assert len(search(searching, text="a red circle")["results"]) == 20
 
 
-def test_no_path_of_the_machine_is_told(searching, pictures):
+def test_results_hold_no_server_paths(searching, pictures):
     answer = search(searching, text="a blue square", of="all", top_k=100)
     assert str(pictures) not in json.dumps(answer)
 
 
-def test_by_image_as_form_and_as_json(searching, square):
+def test_image_finds_the_same_by_form_and_json(searching, square):
     content = square.read_bytes()
     form = searching.request("POST", "/v1/search", fields={"image": ("a.jpg", content), "top_k": "4"})
     json_answer = search(searching, image=base64.b64encode(content).decode(), top_k=4)
@@ -85,7 +85,7 @@ def test_by_image_as_form_and_as_json(searching, square):
     assert form.json()["results"][0]["score"] > 0.9999
 
 
-def test_an_image_finds_texts(searching):
+def test_image_finds_texts(searching):
     content = base64.b64encode((IMAGES / "blue_square.webp").read_bytes()).decode()
     answer = search(searching, image=content, of="texts")
     assert [result["name"] for result in answer["results"]] == ["a blue square", "a red circle"]
@@ -105,35 +105,35 @@ def test_an_image_finds_texts(searching):
         ({"image": "http://127.0.0.1/a.jpg"}, "URLs are not fetched here"),
     ],
 )
-def test_wrong_requests(searching, fields, text):
+def test_invalid_request_is_rejected(searching, fields, text):
     reply = searching.post("/v1/search", **fields)
     assert reply.status == 400
     assert text in reply.json()["error"]["message"]
 
 
-def test_two_images(searching):
+def test_two_query_images_are_rejected(searching):
     content = (IMAGES / "blue_square.webp").read_bytes()
     fields = [("image", ("a.webp", content)), ("image", ("b.webp", content))]
     reply = searching.request("POST", "/v1/search", fields=fields)
     assert (reply.status, "a search takes one" in reply.json()["error"]["message"]) == (400, True)
 
 
-def test_thumbnails(searching):
+def test_thumbnail_of_a_result_is_served(searching):
     result = search(searching, text="a blue square", top_k=1)["results"][0]
     reply = searching.request("GET", f"/v1/search/{result['id']}/thumbnail")
     assert (reply.status, reply.headers["Content-Type"]) == (200, "image/jpeg")
     assert Image.open(io.BytesIO(reply.data)).size == (96, 96)
 
 
-def test_thumbnails_are_drawn_anew(searching, server, pictures, place):
-    """A file's other content, such as where it was taken, is not passed on; its orientation is heeded."""
+def test_thumbnail_is_rotated_and_holds_no_metadata(searching, server, pictures, place):
+    """A thumbnail follows the file's orientation, but none of its metadata is served."""
     exif = Image.Exif()
     exif[0x010E] = "secret words"
     exif[0x0112] = 6
     Image.new("RGB", (3000, 1500), "red").save(pictures / "large.jpg", exif=exif)
     with Client(server.grpc_url) as clip, SearchIndex.open(place, clip) as index:
         index.sync([pictures])
-        time.sleep(1.1)  # longer than the gateway keeps to a version
+        time.sleep(1.1)  # longer than the gateway caches a version of the index
         entry = next(
             e for batch in open_store(str(place), None).stamps() for e, _ in batch if e.name == "large.jpg"
         )
@@ -159,31 +159,31 @@ def test_thumbnails_are_drawn_anew(searching, server, pictures, place):
         "",
     ],
 )
-def test_no_other_file_is_served(searching, id):
+def test_thumbnail_of_unknown_id_is_rejected(searching, id):
     reply = searching.request("GET", f"/v1/search/{id.replace(' ', '%20')}/thumbnail")
     assert reply.status in (400, 404)
     assert "error" in reply.json()
 
 
-def test_a_text_has_no_thumbnail(searching):
+def test_text_entry_has_no_thumbnail(searching):
     result = search(searching, text="a red circle", of="texts")["results"][0]
     assert searching.request("GET", f"/v1/search/{result['id']}/thumbnail").status == 404
 
 
-def test_keys_and_rates_hold(server, place):
+def test_search_requires_a_key_and_counts_for_the_rate_limit(server, place):
     environ = {"TRITONCLIP_GATEWAY_KEYS": KEY_LINE}
     options = ("--index", place, "--rate-limit", "3/year")
     with running(server.grpc_url, *options, environ=environ, key=KEY) as gateway:
-        refused = gateway.request("POST", "/v1/search", json={"text": "a"}, headers={})
-        assert refused.status == 401
+        rejected = gateway.request("POST", "/v1/search", json={"text": "a"}, headers={})
+        assert rejected.status == 401
         assert gateway.request("GET", f"/v1/search/{'0' * 32}/thumbnail", headers={}).status == 401
         id = search(gateway, text="a red circle")["results"][0]["id"]
         statuses = [gateway.request("GET", f"/v1/search/{id}/thumbnail").status for _ in range(3)]
         assert statuses == [200, 200, 429]
-        assert gateway.request("GET", "/search").status == 200  # the page itself is for everyone
+        assert gateway.request("GET", "/search").status == 200  # the page itself needs no key
 
 
-def test_an_index_that_is_damaged(server, place, tmp_path):
+def test_damaged_index_gets_500_without_its_path(server, place, tmp_path):
     damaged = shutil.copytree(place, tmp_path / "index")
     with running(server.grpc_url, "--index", damaged) as gateway:
         assert gateway.post("/v1/search", text="a").status == 200
@@ -195,7 +195,7 @@ def test_an_index_that_is_damaged(server, place, tmp_path):
         assert str(damaged) in gateway.logged(request_id="damaged")["cause"]
 
 
-def test_an_index_whose_server_is_gone(server, square, tmp_path):
+def test_unreachable_index_server_gets_503(server, square, tmp_path):
     (tmp_path / "chroma").mkdir()
     with contextlib.ExitStack() as stack:
         with running_chroma(tmp_path / "chroma") as chroma:
@@ -211,7 +211,7 @@ def test_an_index_whose_server_is_gone(server, square, tmp_path):
         assert "no Chroma server answers at" in gateway.logged(request_id="gone")["cause"]
 
 
-def test_without_an_index(open_gateway):
+def test_gateway_without_index_gets_404(open_gateway):
     reply = open_gateway.post("/v1/search", text="a")
     assert (reply.status, "--index" in reply.json()["error"]["message"]) == (404, True)
     assert open_gateway.request("GET", f"/v1/search/{'0' * 32}/thumbnail").status == 404
@@ -219,7 +219,7 @@ def test_without_an_index(open_gateway):
     assert open_gateway.request("GET", "/v1/info").json()["search"] is False
 
 
-def test_an_index_that_is_not_there(server, tmp_path):
+def test_missing_index_fails_at_startup(server, tmp_path):
     with (
         pytest.raises(RuntimeError, match="is not an index"),
         running(server.grpc_url, "--index", tmp_path / "no"),
@@ -227,7 +227,7 @@ def test_an_index_that_is_not_there(server, tmp_path):
         pass
 
 
-def test_an_index_of_other_weights(server, tmp_path):
+def test_index_of_other_weights_gets_503(server, tmp_path):
     other = Identity(sha256="0" * 64, checkpoint="another/model", dim=256)
     open_store(str(tmp_path / "index"), other).close()
     with running(server.grpc_url, "--index", tmp_path / "index") as gateway:
@@ -235,7 +235,7 @@ def test_an_index_of_other_weights(server, tmp_path):
         assert (reply.status, reply.json()["error"]["code"]) == (503, "model_not_ready")
 
 
-def test_many_searches_at_once(searching):
+def test_concurrent_searches_get_their_own_results(searching):
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(16) as pool:
@@ -248,16 +248,16 @@ def test_many_searches_at_once(searching):
 
 
 class SearchPage(ClipPage):
-    """The page of the search."""
+    """The search page."""
 
     def open(self):
         self.page.goto(f"{self.url}/search")
-        expect(self.page.locator("#status")).not_to_have_text("Asking the server")
+        expect(self.page.locator("#status")).not_to_have_text("Connecting to the server")
         expect(self.page.locator("#version")).not_to_be_empty()
         return self
 
     def search(self, text):
-        self.page.get_by_label("What the images show").fill(text)
+        self.page.get_by_label("Describe the images").fill(text)
         self.page.keyboard.press("Enter")
         expect(self.page.locator("#heading")).to_have_text(f"Results for {text}")
 
@@ -272,7 +272,7 @@ class SearchPage(ClipPage):
 
 @pytest.fixture
 def opened(opened):
-    """Opens pages that search."""
+    """Return a function that opens search pages."""
     return functools.partial(opened, kind=SearchPage)
 
 
@@ -281,7 +281,7 @@ def found(opened, searching):
     return opened(searching.url).open()
 
 
-def test_page_by_text(found):
+def test_page_finds_by_text(found):
     found.search("a blue square")
     found.drawn(24)
     assert found.names()[0].endswith("blue square.jpg")
@@ -290,16 +290,16 @@ def test_page_by_text(found):
     assert scores == sorted(scores, reverse=True)
 
 
-def test_page_by_an_image_of_the_disk_and_by_a_result(found, square):
+def test_page_finds_by_a_file_and_by_a_result(found, square):
     with found.page.expect_file_chooser() as chooser:
         found.page.get_by_role("button", name="Search with an image").click()
     chooser.value.set_files(square)
     expect(found.page.locator("#heading")).to_have_text(f"Results for {square.name}")
     found.drawn(24)
     assert found.names()[0].endswith(square.name)
-    expect(found.page.get_by_alt_text("The image that is searched with")).to_be_visible()
+    expect(found.page.get_by_alt_text("Query image")).to_be_visible()
     found.search("a green heart")
-    expect(found.page.get_by_alt_text("The image that is searched with")).to_be_hidden()
+    expect(found.page.get_by_alt_text("Query image")).to_be_hidden()
     found.drawn(24)
     first = found.names()[0]
     found.page.get_by_role("button", name=f"More like this: {first}", exact=True).click()
@@ -308,18 +308,18 @@ def test_page_by_an_image_of_the_disk_and_by_a_result(found, square):
 
 
 @pytest.mark.parametrize("kind", ["paste", "drop"])
-def test_page_takes_an_image_from_anywhere(found, kind):
+def test_page_accepts_pasted_and_dropped_images(found, kind):
     found.send_files(kind, IMAGES / "blue_square.webp")
     expect(found.page.locator("#heading")).to_have_text("Results for blue_square.webp")
     found.drawn(24)
 
 
-def test_page_says_what_is_wrong(found, tmp_path):
+def test_page_shows_errors(found, tmp_path):
     found.expected_statuses.add(400)
     found.page.get_by_role("button", name="Search", exact=True).click()
     message = found.page.locator("#search-message")
-    expect(message).to_have_text("Write what the images show, or choose an image.")
-    expect(found.page.get_by_label("What the images show")).to_be_focused()
+    expect(message).to_have_text("Describe the images, or choose an image.")
+    expect(found.page.get_by_label("Describe the images")).to_be_focused()
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no image at all")
     found.send_files("paste", broken)
@@ -330,26 +330,26 @@ def test_page_says_what_is_wrong(found, tmp_path):
     expect(message).to_have_text("Not an image: its type is text/plain.")
 
 
-def test_page_warns_of_a_text_that_is_cut(found):
+def test_page_warns_about_a_truncated_text(found):
     text = " ".join(["red"] * 90)
     found.search(text)
     expect(found.page.locator("#warnings li")).to_contain_text("was cut at 77")
 
 
-def test_page_shows_names_as_text(found):
+def test_page_does_not_render_html_in_names(found):
     found.search("a green heart")
     found.drawn(24)
     assert NASTY in found.names()
     assert found.page.locator("#results p img").count() == 0
 
 
-def test_page_where_a_file_is_gone(found, pictures):
+def test_page_shows_a_missing_file(found, pictures):
     path = next(pictures.rglob("*blue star.jpg"))
     path.rename(path.with_suffix(".away"))
     try:
         found.expected_statuses.add(404)
         found.search("a blue star")
-        expect(found.page.get_by_text("The file is gone, or busy.")).to_have_count(1)
+        expect(found.page.get_by_text("The file is missing or busy.")).to_have_count(1)
         found.drawn(23)
     finally:
         path.with_suffix(".away").rename(path)
@@ -359,7 +359,7 @@ def test_page_asks_for_the_key(opened, server, place):
     environ = {"TRITONCLIP_GATEWAY_KEYS": KEY_LINE}
     with running(server.grpc_url, "--index", place, environ=environ, key=KEY) as gateway:
         page = opened(gateway.url).open()
-        page.page.get_by_label("What the images show").fill("a red circle")
+        page.page.get_by_label("Describe the images").fill("a red circle")
         page.page.keyboard.press("Enter")
         page.page.get_by_label("API key").fill(KEY)
         page.page.keyboard.press("Enter")
@@ -368,13 +368,13 @@ def test_page_asks_for_the_key(opened, server, place):
         page.drawn(24)
 
 
-def test_page_by_keyboard_alone(found):
+def test_page_works_by_keyboard_alone(found):
     keyboard = found.page.keyboard
     for name in ("Classify", "API docs"):
         keyboard.press("Tab")
         expect(found.page.get_by_role("link", name=name)).to_be_focused()
     keyboard.press("Tab")
-    expect(found.page.get_by_label("What the images show")).to_be_focused()
+    expect(found.page.get_by_label("Describe the images")).to_be_focused()
     keyboard.type("a blue square")
     keyboard.press("Enter")
     found.drawn(24)
@@ -385,7 +385,7 @@ def test_page_by_keyboard_alone(found):
     expect(found.page.locator("#query")).to_be_visible()
 
 
-def test_page_on_a_narrow_screen(opened, searching):
+def test_page_fits_a_narrow_screen(opened, searching):
     page = opened(searching.url, viewport={"width": 320, "height": 640}).open()
     page.search("a blue square")
     page.drawn(24)
@@ -406,7 +406,7 @@ def test_page_is_accessible(found, axe):  # noqa: F811
     assert found.violations(axe) == []
 
 
-def test_the_first_page_links_to_it(opened, searching, gateway):
+def test_classify_page_links_to_search_if_there_is_an_index(opened, searching, gateway):
     page = opened(searching.url)
     page.page.goto(searching.url)
     page.page.get_by_role("link", name="Search").click()

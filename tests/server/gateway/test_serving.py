@@ -1,4 +1,4 @@
-"""The gateway under a proxy's path, with TLS, and without its packages."""
+"""The gateway under a path prefix, with TLS, and without its optional packages."""
 
 import re
 
@@ -10,13 +10,15 @@ from tests.helpers.servers import run_python
 from tritonclip_server.benchmarks.gateway_process import running
 
 
-def test_a_path_that_a_proxy_takes_off(server):
+def test_links_work_under_a_path_prefix(server):
     with running(server.grpc_url, "--root-path", "/clip") as gateway:
         page = gateway.request("GET", "/").data.decode()
-        shown = re.sub(r"<a [^>]*hidden[^>]*>", "", page)  # the search's link, where there is no index
+        shown = re.sub(
+            r"<a [^>]*hidden[^>]*>", "", page
+        )  # the link to the search, which is hidden without an index
         links = re.findall(r'(?:href|src)="([^"#]+)"', shown)
         assert len(links) >= 4
-        for link in links:  # relative ones, so that a browser asks under /clip
+        for link in links:  # relative, so that a browser requests them under /clip
             assert gateway.request("GET", f"/{link}").status == 200, link
         assert gateway.request("GET", "/static/swagger/swagger-ui.css").status == 200
         assert gateway.request("GET", "/openapi.json").json()["servers"] == [{"url": "/clip"}]
@@ -26,7 +28,7 @@ def test_a_path_that_a_proxy_takes_off(server):
         assert "unsafe-inline" not in gateway.request("GET", "/").headers["content-security-policy"]
 
 
-def test_tls(server, tmp_path):
+def test_tls_certificate_is_served(server, tmp_path):
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
     certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
@@ -44,7 +46,7 @@ def test_tls(server, tmp_path):
 
 
 @pytest.mark.parametrize("package", ["fastapi", "limits", "prometheus_client"])
-def test_a_missing_package_is_named_with_what_installs_it(package):
+def test_missing_package_is_named_with_its_pip_command(package):
     code = f"import sys; sys.modules[{package!r}] = None; from tritonclip._cli.main import main"
     code += "; sys.exit(main(['gateway']))"
     done = run_python(code)

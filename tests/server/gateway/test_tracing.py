@@ -1,4 +1,4 @@
-"""One trace of a request: from its caller, through the gateway and the client, to each step within Triton."""
+"""Traces of a request from its caller through the gateway and the client to each step in Triton."""
 
 import functools
 import json
@@ -14,7 +14,7 @@ from tritonclip_server.benchmarks.gateway_process import running
 from tritonclip_server.serving.logs import LogParser
 
 STEPS = {"admission", "text_encoder", "image_preprocess", "vision_encoder", "similarity"}
-LABEL = "the digit 7, which is nobody's business"
+LABEL = "the digit 7, which must stay private"
 IMAGE = "scripts/demo/images/digit_7.jpg"
 
 
@@ -66,8 +66,8 @@ def whole(spans):
     return is_answered(spans) and any(span.name.startswith("POST ") for span in spans)
 
 
-def test_one_trace_from_the_caller_to_each_model(receiver, gateway, traced):
-    spans, caller = receiver.caught(lambda parent: answered(gateway, parent, "r-one-trace"), whole)
+def test_trace_leads_from_the_caller_to_each_model(receiver, gateway, traced):
+    spans, caller = receiver.send_traced(lambda parent: answered(gateway, parent, "r-one-trace"), whole)
     entry, call = only(spans, "POST /v1/classify"), only(spans, "infer clip_zero_shot")
     inside, ensemble = only(spans, "InferRequest"), only(spans, "clip_zero_shot")
     assert [span.parent for span in (entry, call, inside, ensemble)] == [
@@ -95,29 +95,31 @@ def test_one_trace_from_the_caller_to_each_model(receiver, gateway, traced):
     assert line["span_id"] == entry.id
 
 
-def test_without_a_callers_trace_the_gateway_begins_one(receiver, gateway):
+def test_gateway_starts_a_trace_without_traceparent(receiver, gateway):
     answered(gateway, None, "r-own")
     trace = gateway.logged(request_id="r-own")["trace_id"]
     sent = functools.partial(answered, gateway)
-    receiver.caught(sent, whole)  # later, so the first's spans of the gateway are here too
-    spans = receiver.of(trace)
+    receiver.send_traced(sent, whole)  # sent later, so the first request's spans have arrived as well
+    spans = receiver.spans_of(trace)
     assert only(spans, "POST /v1/classify").parent == ""
     assert only(spans, "infer clip_zero_shot").parent == only(spans, "POST /v1/classify").id
 
 
-def test_a_request_that_is_sampled_out_leaves_no_span(receiver, gateway):
+def test_unsampled_request_leaves_no_span(receiver, gateway):
     unsampled, out, _ = new_trace(sampled=False)
     answered(gateway, unsampled, "r-out")
-    receiver.caught(functools.partial(answered, gateway), whole)  # later, so what it had left would be here
-    assert not receiver.of(out)
+    receiver.send_traced(
+        functools.partial(answered, gateway), whole
+    )  # sent later, so any span of the first would have arrived
+    assert not receiver.spans_of(out)
     assert not [span for span in receiver.spans if span.attributes.get("triton.request_id") == "r-out"]
     assert gateway.logged(request_id="r-out")["trace_id"] == out
 
 
-def test_the_standard_sampler_is_obeyed(receiver, gateway, traced, environ):
+def test_sampler_from_the_environment_is_used(receiver, gateway, traced, environ):
     with running(traced.grpc_url, environ=environ | {"OTEL_TRACES_SAMPLER": "always_off"}, key=KEY) as off:
         answered(off, None, "r-off")
-    receiver.caught(functools.partial(answered, gateway), whole)
+    receiver.send_traced(functools.partial(answered, gateway), whole)
     assert not [span for span in receiver.spans if span.attributes.get("triton.request_id") == "r-off"]
 
 
@@ -125,39 +127,39 @@ def test_health_and_metrics_leave_no_span(receiver, gateway):
     quiet, out, _ = new_trace()
     for path in ("/healthz", "/readyz", "/metrics"):
         assert gateway.request("GET", path, headers={"traceparent": quiet}).status == 200
-    receiver.caught(functools.partial(answered, gateway), whole)
-    assert not receiver.of(out)
+    receiver.send_traced(functools.partial(answered, gateway), whole)
+    assert not receiver.spans_of(out)
 
 
-def test_a_failing_request_has_errors_and_can_be_found_in_every_log(receiver, gateway, traced):
+def test_failed_request_has_error_spans_and_is_in_every_log(receiver, gateway, traced):
     request_id = f"{FAULT}-1"
-    spans, _ = receiver.caught(lambda parent: classify(gateway, parent, request_id), whole)
+    spans, _ = receiver.send_traced(lambda parent: classify(gateway, parent, request_id), whole)
     entry, call = only(spans, "POST /v1/classify"), only(spans, "infer clip_zero_shot")
     assert entry.is_error and entry.attributes["http.response.status_code"] == 500
     assert call.is_error and call.attributes["error.type"] == "InferenceError"
     assert gateway.logged(request_id=request_id, trace_id=entry.trace)["status"] == 500
     line = next(line for line in traced.log if "KeyError: 'planted'" in line)
     found = LogParser(lambda: datetime.now(timezone.utc)).feed(line)
-    told = json.loads(found[0].json())
-    assert (told["level"], told["request_id"]) == ("ERROR", request_id)
-    assert told["message"].startswith(f"incident {told['incident']}, model similarity, ")
+    logged = json.loads(found[0].json())
+    assert (logged["level"], logged["request_id"]) == ("ERROR", request_id)
+    assert logged["message"].startswith(f"incident {logged['incident']}, model similarity, ")
 
 
-def test_a_wrong_image_is_an_error_of_the_call_only(receiver, gateway):
+def test_invalid_image_is_an_error_of_the_inference_span_only(receiver, gateway):
     fields = [("images", ("a.jpg", b"no image")), ("labels", "a")]
 
     def send(traceparent):
         headers = {"Authorization": f"Bearer {KEY}", "traceparent": traceparent}
         assert gateway.request("POST", "/v1/classify", fields=fields, headers=headers).status < 500
 
-    spans, _ = receiver.caught(send, whole)
+    spans, _ = receiver.send_traced(send, whole)
     call = only(spans, "infer clip_zero_shot")
     assert call.is_error and call.attributes["error.type"] == "InvalidInputError"
     assert not only(spans, "POST /v1/classify").is_error
 
 
-def test_no_content_and_no_keys(receiver, gateway):
-    spans, _ = receiver.caught(
+def test_spans_hold_no_content_and_no_keys(receiver, gateway):
+    spans, _ = receiver.send_traced(
         lambda parent: answered(gateway, parent, path=f"/v1/classify?key={KEY}"), whole
     )
     assert only(spans, "POST /v1/classify").attributes["url.query"] == "REDACTED"
@@ -168,22 +170,22 @@ def test_no_content_and_no_keys(receiver, gateway):
             assert secret not in body
 
 
-def test_what_is_traced_last_is_sent_before_the_end(demo_repository, tmp_path, environ):
-    traces = [new_trace() for _ in range(5)]  # of some of which Triton may miss the traceparent
+def test_last_spans_are_exported_before_shutdown(demo_repository, tmp_path, environ):
+    traces = [new_trace() for _ in range(5)]  # several, because Triton may miss a traceparent
     with receiving() as receiver:
         late = {"OTEL_BSP_SCHEDULE_DELAY": "60000", "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint}
         with traced_server(demo_repository, tmp_path, receiver) as server:
             with running(server.grpc_url, environ=environ | late, key=KEY) as gateway:
                 for traceparent, _, _ in traces:
                     answered(gateway, traceparent)
-        names = [{span.name for span in receiver.of(trace)} for _, trace, _ in traces]
+        names = [{span.name for span in receiver.spans_of(trace)} for _, trace, _ in traces]
     assert all({"POST /v1/classify", "infer clip_zero_shot"} <= found for found in names)
     assert any({"InferRequest", *STEPS} <= found for found in names)
 
 
-def test_requests_are_unharmed_where_nothing_receives(demo_repository, tmp_path, environ):
+def test_requests_succeed_if_the_collector_is_down(demo_repository, tmp_path, environ):
     with receiving() as receiver:
-        pass  # its port is closed again
+        pass  # closes its port
     nowhere = environ | {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint}
     with traced_server(demo_repository, tmp_path, receiver) as server:
         with running(server.grpc_url, environ=nowhere, key=KEY) as gateway:
@@ -193,7 +195,7 @@ def test_requests_are_unharmed_where_nothing_receives(demo_repository, tmp_path,
         json.loads(line)
 
 
-def test_it_is_off_unless_asked_for(receiver, traced):
+def test_tracing_is_off_by_default(receiver, traced):
     before = len(receiver.bodies)
     with running(traced.grpc_url, environ={"TRITONCLIP_GATEWAY_KEYS": KEY_LINE}, key=KEY) as plain:
         answered(plain, new_trace()[0], "r-plain")
@@ -203,7 +205,7 @@ def test_it_is_off_unless_asked_for(receiver, traced):
     assert len(receiver.bodies) == before
 
 
-def test_the_missing_extra_is_named():
+def test_missing_extra_is_named():
     code = "import sys; sys.modules['opentelemetry.sdk'] = None; from tritonclip._cli.main import main"
     code += "; sys.exit(main(['gateway', '--trace']))"
     done = run_python(code)
@@ -212,7 +214,7 @@ def test_the_missing_extra_is_named():
     assert done.stderr.count("\n") == 1
 
 
-def test_the_log_as_plain_text(traced, environ, receiver):
+def test_text_log_holds_trace_ids(traced, environ, receiver):
     with running(traced.grpc_url, "--log-format", "text", environ=environ, key=KEY) as gateway:
         traceparent, trace, _ = new_trace()
         answered(gateway, traceparent, "r-text")

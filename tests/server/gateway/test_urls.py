@@ -1,4 +1,4 @@
-"""Images named by URL: off, or from public hosts only. What is fetched from is on this machine."""
+"""Images by URL: switched off, or fetched from public hosts only. The web server here is on loopback."""
 
 import http.server
 import threading
@@ -47,7 +47,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         try:
             self.wfile.write(body or b"")
-        except OSError:  # the caller has seen that it is too large
+        except OSError:  # the gateway stops reading once the file is too large
             pass
 
     def log_message(self, *_):
@@ -56,7 +56,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def host():
-    """A web server on loopback; its port."""
+    """Start a web server on loopback and return its port."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -68,14 +68,14 @@ def host():
 
 @pytest.fixture(scope="module")
 def guarded(server, host):
-    """A gateway that fetches from public hosts, at the web server's port too."""
+    """Start a gateway that fetches from public hosts, also at the web server's port."""
     with running(server.grpc_url, "--allow-urls", "--url-port", 80, "--url-port", host) as gateway:
         yield gateway
 
 
 @pytest.fixture(scope="module")
 def trusting(server, host):
-    """A gateway that may fetch from this machine."""
+    """Start a gateway that may fetch from this machine."""
     options = ("--allow-urls", "--url-network", "127.0.0.1/32", "--url-port", host)
     with running(server.grpc_url, *options) as gateway:
         yield gateway
@@ -85,7 +85,7 @@ def classify(gateway, *urls):
     return gateway.post("/v1/classify", images=list(urls), labels=LABELS)
 
 
-def test_an_image_is_fetched_where_it_may_be(trusting, host):
+def test_image_is_fetched_from_an_allowed_network(trusting, host):
     reply = classify(trusting, f"http://127.0.0.1:{host}/circle.jpg")
     assert reply.status == 200, reply.data
     assert reply.json()["results"][0]["predictions"][0]["label"] == "a red circle"
@@ -98,7 +98,7 @@ def test_an_image_is_fetched_where_it_may_be(trusting, host):
 
 
 @pytest.mark.parametrize("url", FORGED)
-def test_addresses_that_are_not_public_are_refused(guarded, url):
+def test_private_address_is_rejected(guarded, url):
     reply = classify(guarded, url)
     assert reply.status == 400
     error = reply.json()["error"]
@@ -106,7 +106,7 @@ def test_addresses_that_are_not_public_are_refused(guarded, url):
     assert "is not public or not known; give the URL of a public image" in error["message"]
 
 
-def test_an_open_port_and_a_closed_one_get_the_same_answer(guarded, host):
+def test_open_and_closed_ports_get_the_same_error(guarded, host):
     _Handler.asked.clear()
     answers = set()
     for port in (host, 80):
@@ -119,7 +119,7 @@ def test_an_open_port_and_a_closed_one_get_the_same_answer(guarded, host):
 @pytest.mark.parametrize(
     "target", ["http://169.254.169.254/", "http://10.0.0.1/", "//[::1]/", "file:///etc/passwd", "gopher://a/"]
 )
-def test_redirects_are_checked_as_well(trusting, host, target):
+def test_redirect_to_a_private_address_is_rejected(trusting, host, target):
     reply = classify(trusting, f"http://127.0.0.1:{host}/to/{target}")
     assert reply.status == 400, reply.data
     assert reply.json()["error"]["param"] == "images[0]"
@@ -128,7 +128,7 @@ def test_redirects_are_checked_as_well(trusting, host, target):
 @pytest.mark.parametrize(
     "url", ["file:///etc/passwd", "ftp://example.com/a.png", "../../etc/passwd", "cat.jpg"]
 )
-def test_what_is_no_web_address_is_never_opened(guarded, url):
+def test_other_schemes_and_paths_are_never_opened(guarded, url):
     reply = classify(guarded, url)
     assert reply.status == 400
     assert "is not valid base64" in reply.json()["error"]["message"]
@@ -142,7 +142,7 @@ def test_what_is_no_web_address_is_never_opened(guarded, url):
         ("/huge", "is larger than 20971520 bytes"),
     ],
 )
-def test_what_cannot_be_used_is_told(trusting, host, path, message):
+def test_unusable_response_is_reported_for_its_image(trusting, host, path, message):
     reply = classify(trusting, f"http://127.0.0.1:{host}{path}", f"http://127.0.0.1:{host}/circle.jpg")
     assert reply.status == 200, reply.data
     wrong, right = reply.json()["results"]
@@ -150,8 +150,8 @@ def test_what_cannot_be_used_is_told(trusting, host, path, message):
     assert right["predictions"][0]["label"] == "a red circle"
 
 
-def test_a_host_that_does_not_answer_holds_up_nobody(server):
-    """Many that stall, while others go on as ever; each is ended by its deadline."""
+def test_unresponsive_host_delays_no_other_request(server):
+    """Requests for stalled URLs end at their deadline, while others are answered."""
     import socket
 
     from tests.helpers.calls import together

@@ -1,4 +1,4 @@
-"""An embedded Triton that traces, with a fault that a request's id sets off."""
+"""An embedded Triton with tracing, and with a fault that a request id triggers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tritonclip_server.serving.launcher import EmbeddedTriton, ServerOptions
 from tritonclip_server.serving.tracing import TraceOptions
 
 FAULT = "fault"
-"""A request whose id begins so fails within the model `similarity`."""
+"""A request whose id starts with this fails in the model `similarity`."""
 SERVICE = "triton-of-the-test"
 
 
 @contextlib.contextmanager
 def traced_server(repository: Path, directory: Path, receiver: Receiver) -> Iterator[EmbeddedTriton]:
-    """Serve a copy of a repository, made in `directory`, with its spans sent to the receiver."""
+    """Serve a copy of a repository, made in `directory`, and export its spans to the receiver."""
     copy = directory / "models"
     shutil.copytree(repository, copy)
     model = copy / "similarity" / "1" / "model.py"

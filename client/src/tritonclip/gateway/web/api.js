@@ -1,11 +1,11 @@
-// Calls of the gateway: the key, at most four at a time, waiting where the server says so, errors as one kind.
+// Calls to the gateway: sends the key, limits concurrency, honours Retry-After, and unifies errors.
 
-const AT_ONCE = 4;
-const TRIES = 3; // after the first
+const MAX_CONCURRENT = 4;
+const MAX_RETRIES = 3;
 const LONGEST_WAIT_S = 60;
 const STORED = "tritonclip-key";
 
-// "refused": an answer was 401.
+// "unauthorized": a response had status 401.
 export const events = new EventTarget();
 
 class ApiError extends Error {
@@ -21,7 +21,7 @@ export function remembered() {
   try {
     return sessionStorage.getItem(STORED) ?? "";
   } catch {
-    return ""; // the browser keeps nothing
+    return ""; // storage is disabled
   }
 }
 
@@ -33,29 +33,29 @@ export function useKey(value, remember) {
     sessionStorage.removeItem(STORED);
     if (remember) sessionStorage.setItem(STORED, value);
   } catch {
-    // then it is for this page only
+    // storage is disabled; the key lasts until the page is closed
   }
 }
 
-// Paths are relative: the gateway may be served below a path of a proxy.
+// Paths are relative, because a proxy may serve the gateway under a path prefix.
 export const address = (path) => new URL(path, document.baseURI).href;
 
 export const getJson = (path) => request(path, {}, {});
 
-// The answer for one image. Options: signal, and onWait(text) for when the server has it wait.
+// Requests the result of one image. Options: signal, and onWait(text), called before each retry.
 export async function askOfImage(path, { file, name }, fields, options) {
   const body = new FormData();
   body.append("images", file, name);
   for (const [field, value] of fields) body.append(field, value);
   const answer = await queued(options, () => request(path, { method: "POST", body }, options));
   const [result] = answer.results;
-  if (result.error) throw new ApiError(ofOne(result.error.message));
+  if (result.error) throw new ApiError(forSingleFile(result.error.message));
   return { ...result, warnings: answer.warnings };
 }
 
 export const postForm = (path, body, options) => queued(options, () => request(path, { method: "POST", body }, options));
 
-// A picture that only callers with the key may have, for a URL of the page's own.
+// Fetches a file that requires the key, as a blob.
 export async function getBlob(path, options) {
   const response = await queued(options, () => send(path, {}, options.signal));
   if (!response.ok) throw new ApiError(`HTTP ${response.status}.`, response.status);
@@ -67,7 +67,7 @@ export function postJson(path, value, options) {
   return queued(options, () => request(path, init, options));
 }
 
-let free = AT_ONCE;
+let free = MAX_CONCURRENT;
 const waiting = [];
 
 async function queued({ signal }, work) {
@@ -87,8 +87,8 @@ async function request(path, init, { signal, onWait }) {
   for (let attempt = 1; ; attempt += 1) {
     const response = await send(path, init, signal);
     const wait_s = retryAfter(response);
-    if (wait_s === null || attempt > TRIES) return answerOf(response, signal);
-    onWait?.(`The server is busy: next try in ${wait_s} s (${attempt} of ${TRIES}).`);
+    if (wait_s === null || attempt > MAX_RETRIES) return answerOf(response, signal);
+    onWait?.(`The server is busy. Retry in ${wait_s} s (${attempt} of ${MAX_RETRIES}).`);
     await sleep(wait_s, signal);
   }
 }
@@ -101,7 +101,7 @@ async function send(path, init, signal) {
   } catch (error) {
     signal?.throwIfAborted();
     const isOut = error.name === "TypeError";
-    throw new ApiError(isOut ? "No answer: the server or the file cannot be reached." : error.message);
+    throw new ApiError(isOut ? "No answer. The server or the file cannot be reached." : error.message);
   }
 }
 
@@ -116,16 +116,16 @@ async function answerOf(response, signal) {
   try {
     body = await response.json();
   } catch {
-    signal?.throwIfAborted(); // else it was no JSON, as from a proxy
+    signal?.throwIfAborted(); // otherwise the body was not JSON, for example from a proxy
   }
-  if (status === 401) events.dispatchEvent(new Event("refused"));
+  if (status === 401) events.dispatchEvent(new Event("unauthorized"));
   if (ok && body) return body;
   const trace = status >= 500 && headers.has("X-Request-ID") ? ` (request ${headers.get("X-Request-ID")})` : "";
-  throw new ApiError(ofOne(body?.error?.message ?? `HTTP ${status}.`) + trace, status);
+  throw new ApiError(forSingleFile(body?.error?.message ?? `HTTP ${status}.`) + trace, status);
 }
 
-// The server numbers the images of a request; here each has one only.
-const ofOne = (message) =>
+// The server's messages number the images of a request, but each request here has one image.
+const forSingleFile = (message) =>
   message.replace(/^image 0\b/, "The file").replace(/^The file: ./, (start) => start.at(-1).toUpperCase());
 
 function sleep(seconds, signal) {

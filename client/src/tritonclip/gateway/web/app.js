@@ -1,4 +1,4 @@
-// Puts the page together: the parts share the images, the labels, and what the server says of itself.
+// Assembles the page. Its parts share the images, the labels and the server's limits.
 
 import { address, events } from "./api.js";
 import { startCamera } from "./camera.js";
@@ -12,7 +12,7 @@ import { startIntake } from "./intake.js";
 import { Status } from "./status.js";
 import { startTabs } from "./tabs.js";
 
-// Until /v1/info is known, nothing is refused here.
+// Until /v1/info has answered, the page enforces no limits.
 const info = { keys_required: false, max_body_bytes: Infinity, max_labels: Infinity, hypothesis_template: "{}" };
 const images = new Images(info);
 const [list, input, message] = ["label-list", "label-input", "label-message"].map(byId);
@@ -30,7 +30,7 @@ let action = () => classify.run();
 startTabs(document.querySelector("[role=tablist]"), (panel) => {
   const isClassify = panel.id === "classify-panel";
   action = isClassify ? () => classify.run() : () => compare.run();
-  panel.querySelector(".inputs").prepend(byId("intake")); // both tabs have the same images
+  panel.querySelector(".inputs").prepend(byId("intake")); // both tabs share the images
 });
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || byId("camera").open) return;
@@ -40,7 +40,7 @@ document.addEventListener("keydown", (event) => {
 
 const fileNames = () => (images.usable.length ? images.usable.map(({ name }) => name) : ["image.jpg"]);
 const request = (path, fields) => ({ url: address(path), files: fileNames(), fields, keys: info.keys_required });
-// Where nothing is there yet, examples are.
+// Show examples until there are values.
 const listed = (name, values) => (values.length ? values : ["a cat", "a dog"]).map((value) => [name, value]);
 const refreshes = [
   startCode(byId("classify-code"), () =>
@@ -61,8 +61,8 @@ events.addEventListener("model", () => {
   const { logit_scale } = page.model;
   const times = Math.exp(logit_scale / 100).toPrecision(2);
   byId("scale").textContent =
-    `The logit scale of this model is ${logit_scale.toFixed(1)}, learned in its training; one divided by it, ` +
-    `${(1 / logit_scale).toPrecision(2)}, is called the temperature. A label whose cosine is greater by 0.01 ` +
-    `has a score ${times} times as high.`;
+    `The logit scale of this model is ${logit_scale.toFixed(1)}, a value learned in training. Its reciprocal, ` +
+    `${(1 / logit_scale).toPrecision(2)}, is called the temperature. If the cosine of one label is higher by 0.01, ` +
+    `its score is ${times} times as high.`;
 });
 status.start();

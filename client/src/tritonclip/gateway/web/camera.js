@@ -1,4 +1,4 @@
-// A photo from the camera, in a dialog; where the browser gives no camera, its file picker with `capture`.
+// Takes a photo in a dialog. Without camera access, opens the file picker with `capture` instead.
 
 import { announce, byId, el, say } from "./dom.js";
 

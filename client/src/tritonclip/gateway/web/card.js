@@ -1,4 +1,4 @@
-// An image's card: thumbnail, name, ranked bars or what went wrong, and what can be done with it.
+// The card of an image: thumbnail, name, ranking or error, and buttons.
 
 import { breakable, button, counted, el, percent, removeButton } from "./dom.js";
 
@@ -22,7 +22,7 @@ export class Card {
       el("div", { class: "row" }, this.retry, this.embed),
       this.note,
     );
-    this.show(el("p", { class: "muted" }, "Waits for Classify"));
+    this.show(el("p", { class: "muted" }, "Not classified yet"));
     if (item.fault) this.showError(item.fault, false);
   }
 
@@ -52,7 +52,7 @@ export class Card {
 
 export function thumbnail({ url }) {
   const box = el("div", { class: "thumb" });
-  // an error: TIFF, say, which browsers do not show
+  // onerror: browsers cannot show some formats, such as TIFF
   if (url) box.append(el("img", { src: url, alt: "", loading: "lazy", onerror: () => box.replaceChildren() }));
   return box;
 }
@@ -67,7 +67,7 @@ function expander(rows) {
   const toggle = button("", { class: "plain", onclick: () => show(toggle.getAttribute("aria-expanded") === "false") });
   const show = (all) => {
     for (const row of rows.slice(SHOWN)) row.hidden = !all;
-    toggle.textContent = all ? `Only the best ${SHOWN}` : `All ${counted(rows.length, "label")}`;
+    toggle.textContent = all ? `Show the best ${SHOWN}` : `Show all ${counted(rows.length, "label")}`;
     toggle.setAttribute("aria-expanded", all);
   };
   show(false);

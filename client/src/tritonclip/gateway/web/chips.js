@@ -1,10 +1,10 @@
-// A list of short texts, each shown as a chip that can be removed.
+// A list of short texts, each shown as a removable chip.
 
 import { announce, el, removeButton, say } from "./dom.js";
 
 const split = (text) => text.split(/[,\n\r]+/).map((part) => part.trim()).filter(Boolean);
 
-// "change": the values are others now.
+// Dispatches "change" when the values change.
 export class Chips extends EventTarget {
   values = [];
 
@@ -13,13 +13,13 @@ export class Chips extends EventTarget {
     Object.assign(this, parts); // {list, input, message, info}
     const { input } = parts;
     input.addEventListener("keydown", (event) => this.onKey(event));
-    // by what is in the field: the keyboards of phones do not name their keys
+    // checks the value, because phone keyboards do not report which key was pressed
     input.addEventListener("input", () => input.value.includes(",") && this.commit());
     input.addEventListener("paste", (event) => this.onPaste(event));
     input.parentElement.addEventListener("click", (event) => event.target === input.parentElement && input.focus());
   }
 
-  // Takes what is typed so far as labels too.
+  // Adds what has been typed so far.
   commit() {
     const text = this.input.value;
     this.input.value = "";
@@ -27,18 +27,18 @@ export class Chips extends EventTarget {
   }
 
   add(texts) {
-    const refused = new Set();
+    const rejected = new Set();
     const before = this.values.length;
     const most = this.info.max_labels;
     for (const text of texts) {
-      if (this.values.includes(text)) refused.add(`\u201c${text}\u201d is there already.`);
-      else if (this.values.length >= most) refused.add(`At most ${most} labels are taken.`);
+      if (this.values.includes(text)) rejected.add(`\u201c${text}\u201d has already been added.`);
+      else if (this.values.length >= most) rejected.add(`At most ${most} labels are allowed.`);
       else {
         this.values.push(text);
         this.list.append(this.chip(text));
       }
     }
-    if (texts.length) say(this.message, [...refused].slice(0, 3).join(" "), this.input);
+    if (texts.length) say(this.message, [...rejected].slice(0, 3).join(" "), this.input);
     if (this.values.length === before) return;
     announce(`Added: ${this.values.slice(before).join(", ")}`);
     this.dispatchEvent(new Event("change"));

@@ -1,4 +1,4 @@
-// The tab "Classify": each image in a request of its own, its card filled when the answer is in.
+// The tab "Classify". Each image is one request, whose result fills its card.
 
 import { askOfImage, events, postJson } from "./api.js";
 import { Card } from "./card.js";
@@ -6,8 +6,8 @@ import { announce, byId, drop, percent, saveJson, say, warn } from "./dom.js";
 import { dataUri } from "./images.js";
 
 export class Classify {
-  cards = new Map(); // item -> {card, controller, status of its last answer}
-  isStale = false; // results are of other labels than those on screen
+  cards = new Map(); // item -> {card, controller, status of the last response}
+  isStale = false; // results belong to other labels than those on screen
 
   constructor(page) {
     this.page = page; // {images, labels, info, model, mayCall}
@@ -42,11 +42,11 @@ export class Classify {
     for (const item of images.usable) this.classify(item);
   }
 
-  // Says at the field what is missing, and whether nothing is.
+  // Reports missing input next to its field; returns true if nothing is missing.
   check() {
     const { input, message } = this.page.labels;
     if (!this.labels.length) say(message, "Add a label first.", input);
-    say(byId("template-message"), this.hasPlace ? "" : "Write {} where the label goes.", this.template);
+    say(byId("template-message"), this.hasPlace ? "" : "Add {} as a placeholder for the label.", this.template);
     if (!this.labels.length) input.focus();
     else if (!this.hasPlace) this.template.focus();
     return this.labels.length > 0 && this.hasPlace;
@@ -80,8 +80,8 @@ export class Classify {
     const note = (text) => (card.note.textContent = text);
     try {
       const isLarge = (item.file.size * 4) / 3 > this.page.info.max_body_bytes;
-      if (isLarge) throw new Error("Too large for this: base64 adds a third.");
-      note("Asking for the embedding");
+      if (isLarge) throw new Error("Too large, because base64 adds a third.");
+      note("Requesting the embedding");
       const asked = { model: "clip", input: await dataUri(item.file), modality: "image" };
       const { model, data } = await postJson("v1/embeddings", asked, { onWait: note });
       const sha256 = this.page.model?.sha256 ?? null;
@@ -131,7 +131,7 @@ export class Classify {
   showState() {
     byId("empty").hidden = this.cards.size > 0;
     const isStale = this.isStale && this.cards.size > 0;
-    const text = isStale ? "The inputs have changed: Classify brings the results up to date." : "";
+    const text = isStale ? "The inputs have changed. Press Classify to update the results." : "";
     byId("classify-message").textContent = text;
   }
 }

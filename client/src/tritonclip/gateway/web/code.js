@@ -1,22 +1,22 @@
-// The same request as a curl command and as a Python program, quoted so that any label comes through.
+// The page's request as a curl command and as a Python program, with every label quoted.
 
 import { announce, button, copy, el } from "./dom.js";
 
-// A request here: {url, files: [name], fields: [[name, value]], keys: whether a key is needed}.
+// A request is {url, files: [name], fields: [[name, value]], keys: true if a key is required}.
 
 const shellQuote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
 function curl({ url, files, fields, keys }) {
   const key = keys ? ['-H "Authorization: Bearer $TRITONCLIP_KEY"'] : [];
-  // curl's own quoting of a file name, inside the shell's
+  // curl's quoting of the file name, inside the shell's
   const images = files.map((name) => `-F ${shellQuote(`images=@"${name.replace(/[\\"]/g, "\\$&")}"`)}`);
-  // --form-string, because -F takes a value that begins with @ or < for a file
+  // --form-string, because -F reads a value that starts with @ or < from a file
   const rest = fields.map(([name, value]) => `--form-string ${shellQuote(`${name}=${value}`)}`);
   return [`curl -sS ${shellQuote(url)}`, ...key, ...images, ...rest].join(" \\\n  ");
 }
 
 function python({ url, files, fields, keys }) {
-  const text = JSON.stringify; // its escapes are Python's too
+  const text = JSON.stringify; // JSON escapes are valid in Python
   return `${keys ? "import os\n\n" : ""}import requests
 
 answer = requests.post(
@@ -34,7 +34,7 @@ for result in answer.json()["results"]:
     print(result)`;
 }
 
-// Fills a <details>; the function that it returns does so anew, while it is open.
+// Fills a <details>, and returns a function that updates it while it is open.
 export function startCode(details, requestNow) {
   const blocks = [["curl", curl], ["Python", python]].map(([title, write]) => {
     const pre = el("pre", { tabindex: 0, role: "group", "aria-label": `${title} code` });

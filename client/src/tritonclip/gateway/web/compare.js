@@ -1,4 +1,4 @@
-// The tab "Compare": images against texts, as a table of cosines whose cells are coloured by their value.
+// The tab "Compare": a table of cosines between images and texts, with cells coloured by value.
 
 import { askOfImage } from "./api.js";
 import { thumbnail } from "./card.js";
@@ -8,7 +8,7 @@ const shown = (cosine) => cosine.toFixed(3);
 const greatest = (values) => values.reduce((a, b) => Math.max(a, b));
 
 export class Compare {
-  rows = new Map(); // item -> {row, cosines: null until the answer is in}
+  rows = new Map(); // item -> {row, cosines: null until the response arrives}
   controller = new AbortController();
 
   constructor(page) {
@@ -16,7 +16,7 @@ export class Compare {
     this.texts = byId("texts");
     page.images.addEventListener("removed", ({ detail }) => this.onRemoved(detail));
     page.images.addEventListener("added", () => {
-      say(byId("compare-message"), this.rows.size ? "Compare brings the table up to date." : "");
+      say(byId("compare-message"), this.rows.size ? "Press Compare to update the table." : "");
     });
     this.texts.addEventListener("input", () => say(byId("texts-message"), "", this.texts));
     byId("compare").addEventListener("click", () => this.run());
@@ -27,14 +27,14 @@ export class Compare {
     return [...new Set(this.texts.value.split("\n").map((line) => line.trim()).filter(Boolean))];
   }
 
-  // Adds the labels as the other tab sends them, in its template.
+  // Adds the labels in their template, as the other tab sends them.
   fill() {
     const { labels } = this.page;
     labels.commit();
     const sentences = labels.values.map((label) => byId("template").value.replace("{}", () => label));
     this.texts.value = [...new Set([...this.lines, ...sentences])].join("\n");
     this.texts.dispatchEvent(new Event("input"));
-    if (!sentences.length) say(byId("texts-message"), "There is no label yet: write the texts here.", this.texts);
+    if (!sentences.length) say(byId("texts-message"), "There are no labels yet. Enter texts here.", this.texts);
     this.texts.focus();
   }
 
@@ -42,7 +42,7 @@ export class Compare {
     const { images, info, mayCall } = this.page;
     const texts = this.lines;
     const most = info.max_labels;
-    const fault = texts.length > most ? `At most ${most} texts are taken.` : texts.length ? "" : "Write a text first.";
+    const fault = texts.length > most ? `At most ${most} texts are allowed.` : texts.length ? "" : "Enter a text first.";
     say(byId("texts-message"), fault, this.texts);
     if (fault) return this.texts.focus();
     say(byId("compare-message"), images.items.length ? "" : "Add an image first.");
@@ -98,7 +98,7 @@ export class Compare {
     byId("compare-empty").hidden = true;
   }
 
-  // Colours run from the least to the greatest cosine on screen, so they are done anew for each answer.
+  // Colours span the lowest to the highest cosine on screen, so each response updates all of them.
   colour() {
     const answered = [...this.rows.values()].filter(({ cosines }) => cosines);
     this.legend.hidden = !answered.length;
@@ -117,7 +117,7 @@ export class Compare {
       shown(low),
       el("span", { class: "scale" }),
       shown(high),
-      el("span", { class: "muted" }, "The stronger the colour, the more alike. Bold: the best text of an image."),
+      el("span", { class: "muted" }, "A stronger colour means more similar. Bold marks the best text of an image."),
     );
   }
 

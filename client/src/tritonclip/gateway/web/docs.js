@@ -1,4 +1,4 @@
-// Swagger UI on this gateway's own document.
+// Show the gateway's OpenAPI document in Swagger UI.
 SwaggerUIBundle({
   url: "openapi.json",
   dom_id: "#docs",

@@ -1,8 +1,8 @@
-// Small helpers around the document. Data goes in as text only, never as HTML.
+// Small helpers for the document. Data is inserted as text, never as HTML.
 
 export const byId = (id) => document.getElementById(id);
 
-// An element with attributes, listeners (onclick: f) and children; strings become text.
+// Creates an element with attributes, listeners (onclick: f) and children. Strings become text.
 export function el(tag, attributes, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes ?? {})) {
@@ -18,23 +18,23 @@ export const button = (text, attributes) => el("button", { type: "button", ...at
 export const removeButton = (name, onclick) =>
   button("\u00d7", { class: "remove", "aria-label": `Remove ${name}`, onclick });
 
-const KEPT_NEWS = 30;
+const MAX_NEWS = 30;
 
-// Tells a screen reader; sighted users see the same elsewhere.
+// Announces text to screen readers; it is also visible elsewhere on the page.
 export function announce(text) {
   const news = byId("news");
   news.append(el("p", null, text));
-  if (news.childElementCount > KEPT_NEWS) news.firstElementChild.remove();
+  if (news.childElementCount > MAX_NEWS) news.firstElementChild.remove();
 }
 
-// Shows a message in its place (empty: none), announces it, and marks the field that it is about.
+// Shows and announces a message, and marks its field as invalid. An empty message clears both.
 export function say(place, text, field) {
   place.textContent = text;
   field?.setAttribute("aria-invalid", String(text !== ""));
   if (text && place.getAttribute("role") !== "alert") announce(text);
 }
 
-// Adds warnings to a list, each once; null empties it.
+// Adds new warnings to a list; null clears it.
 export function warn(list, warnings) {
   if (warnings === null) list.replaceChildren();
   const shown = Array.from(list.children, (each) => each.textContent);
@@ -46,10 +46,10 @@ export const percent = (score) => `${(100 * score).toFixed(1)}%`;
 
 export const counted = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 
-// A file name that may break behind its dots, dashes and underscores.
+// Allows line breaks in a file name after dots, dashes and underscores.
 export const breakable = (name) => name.split(/(?<=[._-])/).flatMap((part) => [part, el("wbr")]);
 
-// Removes a node; where it had the focus, its neighbour's remove button gets it.
+// Removes a node. If it had the focus, its neighbour's remove button receives it.
 export function drop(node) {
   const hadFocus = node.contains(document.activeElement);
   const next = node.nextElementSibling ?? node.previousElementSibling;
@@ -63,7 +63,7 @@ export function saveJson(name, value) {
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
 
-// Pages without https have no clipboard: select the text and copy it the old way.
+// Pages without HTTPS have no clipboard API, so the text is selected and copied by execCommand.
 export async function copy(node) {
   if (navigator.clipboard) return navigator.clipboard.writeText(node.textContent);
   getSelection().selectAllChildren(node);

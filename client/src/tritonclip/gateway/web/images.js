@@ -1,6 +1,6 @@
-// The images of the page, which both tabs share, and what can be said of a file before it is sent.
+// The images of the page, which both tabs share, and checks of a file before it is sent.
 
-const FORM_BYTES = 4096; // what a request holds beside the image, labels aside
+const FORM_BYTES = 4096; // size of a request without its image and labels
 
 // "added" (detail: items) and "removed" (detail: item).
 export class Images extends EventTarget {
@@ -30,7 +30,7 @@ export class Images extends EventTarget {
     return this.items.filter((item) => !item.fault);
   }
 
-  // Why a file cannot be sent, or null. A file without a type may be an image: the server will tell.
+  // Returns why a file cannot be sent, or null. A file without a type may be an image, so the server decides.
   faultOf({ type, size }) {
     const most = this.info.max_body_bytes;
     if (type && !type.startsWith("image/")) return `Not an image: its type is ${type}.`;
@@ -45,7 +45,7 @@ export function dataUri(file) {
   return new Promise((resolve, reject) => {
     const reader = new FileReader();
     reader.onload = () => resolve(reader.result);
-    reader.onerror = () => reject(new Error("The file cannot be read any more."));
+    reader.onerror = () => reject(new Error("The file can no longer be read."));
     reader.readAsDataURL(file);
   });
 }

@@ -1,4 +1,4 @@
-// Ways in for images: the file picker, drop, paste. The camera has a module of its own.
+// Adds images from the file picker, by drop or by paste. See camera.js for photos.
 
 import { announce, byId, counted, say } from "./dom.js";
 
@@ -52,11 +52,11 @@ function startDrop(images) {
     const items = Array.from(event.dataTransfer.items).filter(({ kind }) => kind === "file");
     const files = items.filter((item) => !item.webkitGetAsEntry?.()?.isDirectory).map((item) => item.getAsFile());
     images.add(files);
-    if (files.length < items.length) say(byId("intake-message"), "A folder cannot be dropped: drop the images in it.");
+    if (files.length < items.length) say(byId("intake-message"), "Folders are not supported. Drop the images in the folder instead.");
   });
 }
 
 function showCount({ items }) {
-  byId("count").textContent = items.length ? counted(items.length, "image") : "No image yet";
+  byId("count").textContent = items.length ? counted(items.length, "image") : "No images yet";
   byId("clear").hidden = !items.length;
 }

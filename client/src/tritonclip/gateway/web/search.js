@@ -1,4 +1,4 @@
-// The page of the search: a text or an image is sent, and what is most like it is shown, best first.
+// The search page: sends a text or an image, and shows the results, most similar first.
 
 import { events, getBlob, postForm, postJson } from "./api.js";
 import { announce, breakable, button, byId, counted, el, say, warn } from "./dom.js";
@@ -13,7 +13,7 @@ const page = { info, model: null };
 const status = new Status(page);
 const images = new Images(info);
 let last = new AbortController();
-let shown = []; // object URLs of the pictures on screen
+let shown = []; // object URLs of the thumbnails on screen
 
 byId("search-form").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -21,7 +21,7 @@ byId("search-form").addEventListener("submit", (event) => {
   const text = byId("text").value.trim();
   if (text) run(text, (options) => postJson(PATH, { text, top_k: TOP_K }, options));
   else {
-    say(byId("search-message"), "Write what the images show, or choose an image.", byId("text"));
+    say(byId("search-message"), "Describe the images, or choose an image.", byId("text"));
     byId("text").focus();
   }
 });
@@ -123,6 +123,6 @@ async function draw(frame, id, name, signal, item) {
     const more = () => searchWith([new File([picture], name.split("/").at(-1), { type: picture.type })]);
     item.append(button("More like this", { class: "small", "aria-label": `More like this: ${name}`, onclick: more }));
   } catch {
-    if (!signal.aborted) frame.replaceChildren(el("p", { class: "muted" }, "The file is gone, or busy."));
+    if (!signal.aborted) frame.replaceChildren(el("p", { class: "muted" }, "The file is missing or busy."));
   }
 }

@@ -1,4 +1,4 @@
-// The head of the page: which model, whether the server is ready, and the API key where one is needed.
+// The page header: model, server status, and the API key if one is required.
 
 import { address, events, getJson, hasKey, remembered, useKey } from "./api.js";
 import { announce, byId, say } from "./dom.js";
@@ -11,7 +11,7 @@ export class Status {
     byId("key-form").addEventListener("submit", (event) => this.onKey(event));
     byId("change-key").addEventListener("click", () => this.askKey(""));
     byId("remember").checked = remembered() !== "";
-    events.addEventListener("refused", () => this.onRefused());
+    events.addEventListener("unauthorized", () => this.onUnauthorized());
     document.addEventListener("visibilitychange", () => this.poll());
   }
 
@@ -20,10 +20,10 @@ export class Status {
     await Promise.all([this.poll(), this.page.info.keys_required && !hasKey() ? this.askKey("") : this.loadModel()]);
   }
 
-  // Whether a call makes sense; else asks for the key.
+  // Returns true if calls are possible; otherwise asks for the key.
   mayCall() {
     if (!this.page.info.keys_required || hasKey()) return true;
-    this.askKey("Give the API key first.");
+    this.askKey("Enter the API key first.");
     return false;
   }
 
@@ -31,7 +31,7 @@ export class Status {
     try {
       Object.assign(this.page.info, await getJson("v1/info"), { known: true });
     } catch {
-      return; // the poll asks again
+      return; // the next poll tries again
     }
     byId("version").textContent = `tritonclip ${this.page.info.version}`;
     events.dispatchEvent(new Event("info"));
@@ -47,7 +47,7 @@ export class Status {
       events.dispatchEvent(new Event("model"));
       return true;
     } catch {
-      return false; // of a refused key `onRefused` tells; the poll asks again
+      return false; // onUnauthorized reports a rejected key; the next poll tries again
     }
   }
 
@@ -81,14 +81,14 @@ export class Status {
     if (message || document.activeElement === document.body) byId("key").focus();
   }
 
-  onRefused() {
-    this.askKey(hasKey() ? "The server refused this key: check it and try again." : "The server needs an API key.");
+  onUnauthorized() {
+    this.askKey(hasKey() ? "The server rejected this key. Check it and try again." : "The server requires an API key.");
   }
 
   async onKey(event) {
     event.preventDefault();
     const key = byId("key").value.trim();
-    if (!key) return this.askKey("Give the API key first.");
+    if (!key) return this.askKey("Enter the API key first.");
     useKey(key, byId("remember").checked);
     say(byId("key-message"), "", byId("key"));
     if (!(await this.loadModel())) return;

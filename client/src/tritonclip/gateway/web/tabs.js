@@ -1,4 +1,4 @@
-// Tabs by the ARIA pattern: arrow keys, Home and End move and choose; only the chosen one is in the tab order.
+// Tabs following the ARIA pattern: arrow keys, Home and End select a tab; only the selected one is focusable.
 
 const MOVES = { ArrowRight: (at) => at + 1, ArrowLeft: (at) => at - 1, Home: () => 0, End: () => -1 };
 
