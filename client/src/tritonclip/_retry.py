@@ -40,7 +40,7 @@ def run_retry_policy(
     """Return the arguments of a tenacity `Retrying` for a request of a bulk run, to outlast a server restart.
 
     Args:
-        patience_s: How long to retry, in seconds.
+        patience_s: Maximum time to retry, in seconds.
         is_transient: Returns True if an error may disappear on a retry.
         on_retry: Called before each retry.
     """

@@ -292,7 +292,7 @@ class AsyncClient(BaseClient):
         )
 
     async def health(self, *, deep: bool = False, **options: Unpack[RequestOptions]) -> Health:
-        """Ask whether the server is live and ready, and each public model, within one deadline.
+        """Ask for the state of the server and of each public model, within one deadline.
 
         Args:
             deep: Classify a tiny image too, because Triton reports a model as ready even if its process is
@@ -305,7 +305,7 @@ class AsyncClient(BaseClient):
         return await self._run(status.health(deep=deep), self._start(options))
 
     async def models(self, **options: Unpack[RequestOptions]) -> list[ModelInfo]:
-        """Ask which weights each public model serves, within one deadline.
+        """Ask for the weights of each public model, within one deadline.
 
         Raises:
             ModelNotReadyError: A model was not prepared by tritonclip's `prepare_weights.py`.

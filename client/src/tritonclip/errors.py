@@ -28,7 +28,7 @@ MAX_TEXT_CHARS = 1000
 _PREFIX = re.compile(r"^(?:\[request id: [^\]]*\] |in ensemble '[^']*', )+")
 _NOT_READY = re.compile(r"Request for unknown model|.*\b(?:is not ready|has no available versions)\b")
 _RESTRICTED = re.compile(r".*\b(?:API|protocol) is restricted\b")
-# Texts about one input. Those with a semicolon already name a cure.
+# Texts about one input that name no cure; texts with a semicolon do.
 _ONE_INPUT = re.compile(r"(image|label|text) \d+\b[^;]*$")
 # Texts of gRPC and of this module for a connection that failed or broke.
 _NO_CONNECTION = re.compile(r"all backends|handshake|\bconnect(?:ion)?\b|socket closed", re.IGNORECASE)
