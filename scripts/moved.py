@@ -1,4 +1,4 @@
-"""Old paths of commands that moved: name the new one, and run it. Kept for one release.
+"""Run a command by its old path, and print its new name. Kept for one release.
 
 Each old path is a link to this file.
 """
@@ -22,12 +22,12 @@ MOVED = {
     ),
     "spark_benchmark": ("tritonclip-server benchmark spark", "tritonclip_server.benchmarks.spark"),
 }
-"""By old name: the new command, and its module."""
+"""New command and module by old name."""
 
 if __name__ == "__main__":
     name = Path(sys.argv[0]).stem
     if name not in MOVED:
-        sys.exit(f"{name}.py is no command; it names the new place of: {', '.join(MOVED)}")
+        sys.exit(f"{name}.py is not a command; it runs the moved commands {', '.join(MOVED)}")
     command, module = MOVED[name]
     print(f"scripts/{name}.py moved: use {command}", file=sys.stderr)  # noqa: T201
     runpy.run_module(module, run_name="__main__", alter_sys=True)

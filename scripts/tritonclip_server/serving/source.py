@@ -37,8 +37,8 @@ def prepared_repository(
 
     Raises:
         CheckpointError: The checkpoint cannot be found or served.
-        RepositoryError: The source is no checkpoint, the settings are wrong, or the directory serves another
-            version.
+        RepositoryError: The source is not a checkpoint, a setting is wrong, or a rollout switched the
+            directory to another version.
     """
     _check_source(source)
     if not Path(source).is_dir():

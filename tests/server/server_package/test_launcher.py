@@ -89,11 +89,7 @@ def test_model_that_does_not_load_fails_the_start_with_its_reason(demo_repositor
     server = EmbeddedTriton(broken, ANY_PORT)
     with pytest.raises(LaunchError, match="(?s)exited while it was loading.*logit_scale"):
         server.start()
-    assert not regions_of_nobody()
-
-
-def regions_of_nobody():
-    return remove_stale_regions()
+    assert not remove_stale_regions()
 
 
 def test_directory_without_models_is_rejected(tmp_path):

@@ -34,9 +34,9 @@ def test_stop_under_load_answers_every_accepted_request(fault_repository, protoc
         assert callers.others() == []
         assert callers.count_of("lost") == 0
         assert not callers.wrong
-        inside = [one.outcome for one in callers.seen if one.began < stopped_at < one.ended]
-        assert inside
-        assert set(inside) <= {"answered", "draining"}
+        in_flight = [one.outcome for one in callers.seen if one.began < stopped_at < one.ended]
+        assert in_flight
+        assert set(in_flight) <= {"answered", "draining"}
     assert "answered" in {one.outcome for one in large.seen if one.began < stopped_at < one.ended}
     assert small.count_of("draining") > 0
     assert small.count_of("unavailable") > 0
