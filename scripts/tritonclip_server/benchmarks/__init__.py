@@ -1,1 +1,1 @@
-"""Measure this system, alone and against others."""
+"""Benchmarks of the system, alone and against others."""

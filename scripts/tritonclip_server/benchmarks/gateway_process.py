@@ -1,4 +1,4 @@
-"""Runs the gateway as its users do, by the command in a process of its own, and keeps its log."""
+"""A gateway in a separate process, started by its command, with its log."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class GatewayProcess:
     """A running gateway.
 
     Attributes:
-        process: The command.
-        url: Its address.
-        key: A valid API key; None where none is needed.
-        lines: Its log, as it came.
-        pool: The connections of `request`.
+        process: Process of the command.
+        url: Address of the gateway.
+        key: Valid API key, or None if the gateway requires none.
+        lines: Lines of the log.
+        pool: Connections of `request`.
     """
 
     process: subprocess.Popen[str]
@@ -39,16 +39,16 @@ class GatewayProcess:
     pool: urllib3.PoolManager = field(default_factory=lambda: urllib3.PoolManager(retries=False))
 
     def request(self, method: str, path: str, **options: Any) -> urllib3.BaseHTTPResponse:
-        """Call it, with its key unless other headers are given."""
+        """Send a request, with the API key unless other headers are given."""
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         return self.pool.request(method, self.url + path, headers=options.pop("headers", headers), **options)
 
     def post(self, path: str, **json_body: Any) -> urllib3.BaseHTTPResponse:
-        """POST JSON."""
+        """Send a POST request with a JSON body."""
         return self.request("POST", path, json=json_body)
 
     def logged(self, **wanted: Any) -> dict[str, Any]:
-        """The first line of the log with these members; waits for it a little."""
+        """Return the first log entry with the given members; wait up to 5 s for it."""
         end = time.monotonic() + 5
         while time.monotonic() < end:
             for line in list(self.lines):
@@ -56,7 +56,7 @@ class GatewayProcess:
                 if wanted.items() <= entry.items():
                     return dict(entry)
             time.sleep(0.02)
-        raise AssertionError(f"no line with {wanted} in:\n" + "\n".join(self.lines))
+        raise AssertionError(f"no log entry with {wanted} in:\n" + "\n".join(self.lines))
 
 
 @contextlib.contextmanager
@@ -66,13 +66,13 @@ def running(
     """Run `tritonclip gateway` on a free port until the block ends.
 
     Args:
-        triton_url: Of the server behind it.
-        *options: Of the command.
-        environ: Added to the environment.
-        key: Sent by `GatewayProcess.request`.
+        triton_url: Address of the Triton server.
+        *options: Options of the command.
+        environ: Additional environment variables.
+        key: API key that `GatewayProcess.request` sends.
 
     Raises:
-        RuntimeError: If it does not start; holds its log.
+        RuntimeError: The gateway did not start. The message contains its log.
     """
     command = [
         sys.executable,
@@ -95,7 +95,7 @@ def running(
         end = time.monotonic() + START_S
         while not gateway.url:
             if process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError("the gateway does not start:\n" + "\n".join(gateway.lines))
+                raise RuntimeError("the gateway did not start:\n" + "\n".join(gateway.lines))
             time.sleep(0.02)
         yield gateway
     finally:

@@ -1,4 +1,4 @@
-"""What a result was measured on."""
+"""Description of the machine that runs a benchmark."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKAGES = ("torch", "transformers", "pillow", "nvidia-pytriton", "litserve", "f
 
 
 def describe() -> dict[str, Any]:
-    """CPU, memory, versions and commit; what cannot be found out is left empty."""
+    """Return CPU, memory, versions and commit. Values that cannot be determined are empty."""
     cpu = _read("/proc/cpuinfo")
     flags = (re.search(r"^flags\s*:(.*)$", cpu, re.MULTILINE) or [""])[0].split()
     memory = re.search(r"^MemTotal:\s*(\d+) kB$", _read("/proc/meminfo"), re.MULTILINE)
@@ -35,13 +35,13 @@ def describe() -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor's name; empty where none is to be found."""
+    """Return the name of the processor, or an empty string."""
     model = re.search(r"^model name\s*:\s*(.*)$", _read("/proc/cpuinfo"), re.MULTILINE)
     return model[1] if model else platform.processor()
 
 
 def triton_version(http_url: str) -> str:
-    """The release of a running server."""
+    """Return the release of a running server."""
     with urllib.request.urlopen(f"http://{http_url}/v2", timeout=10) as reply:
         return str(json.load(reply)["version"])
 

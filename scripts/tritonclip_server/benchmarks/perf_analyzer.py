@@ -1,7 +1,7 @@
-"""Triton's own load generator, perf_analyzer: so cheap that it can share a machine with the server.
+"""perf_analyzer, Triton's load generator, which is cheap enough to share a machine with the server.
 
-It is taken from the wheel of tritonclient 2.51.0, the last that carries it for glibc 2.34, and finds two
-libraries among those of nvidia-pytriton.
+It comes from the wheel of tritonclient 2.51.0, the last one that contains it for glibc 2.34. Two of its
+libraries come with nvidia-pytriton.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ LIBRARIES = ("libb64.so.0d", "libcudart.so.12")
 
 
 class PerfAnalyzerError(RuntimeError):
-    """perf_analyzer cannot be had, or has failed; the text says why."""
+    """perf_analyzer could not be installed, or it failed. The message contains the reason."""
 
 
 def install(directory: Path) -> Path:
-    """Put perf_analyzer and its libraries into a directory, unless they are there, and return the program.
+    """Install perf_analyzer and its libraries in a directory if necessary, and return the program.
 
     Raises:
-        PerfAnalyzerError: No wheel for this platform, or no network.
+        PerfAnalyzerError: There is no wheel for this platform, or no network.
     """
     program = directory / "perf_analyzer"
     if program.exists():
@@ -53,7 +53,7 @@ def install(directory: Path) -> Path:
         wheels = list(Path(scratch).glob("*.whl"))
         if done.returncode or not wheels:
             raise PerfAnalyzerError(
-                f"cannot download {WHEEL}, which carries perf_analyzer: {done.stderr.strip()}"
+                f"cannot download {WHEEL}, which contains perf_analyzer: {done.stderr.strip()}"
             )
         with zipfile.ZipFile(wheels[0]) as wheel:
             member = next(name for name in wheel.namelist() if name.endswith("/bin/perf_analyzer"))
@@ -65,7 +65,7 @@ def install(directory: Path) -> Path:
 
 
 def _library(name: str) -> Path:
-    """The file of nvidia-pytriton that is a library under another name, as libb64-98cb6333.so.0d."""
+    """Find a library in nvidia-pytriton, which adds a hash to its name, such as libb64-98cb6333.so.0d."""
     spec = importlib.util.find_spec("pytriton")
     base, _, suffix = name.partition(".")
     if spec is not None and spec.submodule_search_locations:
@@ -73,39 +73,39 @@ def _library(name: str) -> Path:
         found = sorted(libraries.glob(f"{base}-*.{suffix}*"))
         if found:
             return found[0]
-    raise PerfAnalyzerError(f"{name} is missing, which comes with nvidia-pytriton: run 'make install'")
+    raise PerfAnalyzerError(f"{name} is missing; it comes with nvidia-pytriton: pip install nvidia-pytriton")
 
 
 def write_images(
-    path: Path, images: Iterable[bytes], images_a_request: int, labels: Sequence[bytes] = ()
+    path: Path, images: Iterable[bytes], images_per_request: int, labels: Sequence[bytes] = ()
 ) -> int:
-    """Write the requests of an image model, as `write_requests` does.
+    """Write the requests of an image model.
 
     Args:
         path: JSON file to write.
-        images: Encoded files. Those that are too few for a last request are left out.
-        images_a_request: How many each request holds.
-        labels: What each request ranks them against, UTF-8; none for a model that takes images only.
+        images: Encoded files. Files left over after the last complete request are ignored.
+        images_per_request: Number of images per request.
+        labels: UTF-8 labels of each request; empty for a model that takes images only.
 
     Returns:
-        The number of requests.
+        Number of requests.
     """
     files = iter(images)
-    groups = iter(lambda: list(islice(files, images_a_request)), [])
+    groups = iter(lambda: list(islice(files, images_per_request)), [])
     rest = {"labels": labels} if labels else {}
-    whole = (group for group in groups if len(group) == images_a_request)
+    whole = (group for group in groups if len(group) == images_per_request)
     return write_requests(path, ({"image": group, **rest} for group in whole))
 
 
 def write_requests(path: Path, requests: Iterable[Mapping[str, Sequence[bytes]]]) -> int:
-    """Write requests as perf_analyzer reads them; it sends them again and again.
+    """Write requests in the format of perf_analyzer, which sends them repeatedly.
 
     Args:
         path: JSON file to write.
-        requests: The elements of each BYTES input of each request, by the input's name.
+        requests: Elements of the BYTES inputs of each request, by name of the input.
 
     Returns:
-        The number of requests.
+        Number of requests.
     """
     entries = [{name: _tensor(elements) for name, elements in request.items()} for request in requests]
     path.write_text(json.dumps({"data": entries}), encoding="utf-8")
@@ -118,15 +118,15 @@ def _tensor(elements: Sequence[bytes]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Load:
-    """What perf_analyzer measured.
+class LoadResult:
+    """Throughput, latencies and cost of a load.
 
     Attributes:
-        requests_per_s: Requests a second, from the first one sent to the last one answered.
-        p50_ms: Median latency of a request.
-        p95_ms: Its 95th percentile.
-        p99_ms: Its 99th percentile.
-        cpu_ms: CPU time of perf_analyzer for a request, its start and the reading of the requests included.
+        requests_per_s: Requests per second, from the first request to the last response.
+        p50_ms: Median latency.
+        p95_ms: 95th percentile of the latency.
+        p99_ms: 99th percentile of the latency.
+        cpu_ms: CPU time of perf_analyzer per request, including its start and the reading of the requests.
     """
 
     requests_per_s: float
@@ -146,31 +146,29 @@ def measure(
     callers: int,
     requests: int,
     timeout_s: float = 600.0,
-) -> Load:
-    """Send so many requests from so many callers at a time, over gRPC.
+) -> LoadResult:
+    """Send requests over gRPC with a fixed number in flight.
 
     Args:
-        program: From `install`.
-        model: The model to call.
+        program: Path from `install`.
+        model: Name of the model.
         grpc_url: `host:port`.
-        inputs: JSON file, as from `write_requests`.
-        shapes: Of the inputs, as `image:16`.
+        inputs: JSON file from `write_requests`.
+        shapes: Shapes of the inputs, such as `image:16`.
         callers: Requests in flight.
-        requests: How many to send.
-        timeout_s: When to give up.
-
-    Returns:
-        Throughput, latencies and the load generator's own cost.
+        requests: Number of requests.
+        timeout_s: Time limit.
 
     Raises:
-        PerfAnalyzerError: With what it printed.
+        PerfAnalyzerError: perf_analyzer failed or timed out. The message contains its output.
     """
     with tempfile.TemporaryDirectory() as scratch:
         profile = Path(scratch) / "profile.json"
         command = [str(program), "-m", model, "-u", grpc_url, "-i", "grpc", "-b", "1"]
         command += ["--input-data", str(inputs), "--concurrency-range", str(callers)]
         command += ["--request-count", str(requests), "--profile-export-file", str(profile)]
-        # With a thread a caller, an answer can come before all have started: that one it then awaits forever.
+        # With one thread per caller, perf_analyzer can miss a response that arrives before all threads have
+        # started, and then waits for it forever.
         command += ["--async"]
         for shape in shapes:
             command += ["--shape", shape]
@@ -181,7 +179,7 @@ def measure(
                 command, env=environment, capture_output=True, text=True, check=False, timeout=timeout_s
             )
         except subprocess.TimeoutExpired as error:
-            raise PerfAnalyzerError(f"perf_analyzer did not end within {timeout_s:.0f} s") from error
+            raise PerfAnalyzerError(f"perf_analyzer did not finish within {timeout_s:.0f} s") from error
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         if done.returncode or not profile.exists():
             raise PerfAnalyzerError(f"perf_analyzer failed: {(done.stdout + done.stderr)[-1000:]}")
@@ -189,26 +187,27 @@ def measure(
         return summarise(profile.read_bytes(), cpu_s * 1e3 / requests)
 
 
-def summarise(profile: bytes, cpu_ms: float) -> Load:
-    """Reads the times of all requests out of what perf_analyzer exports.
+def summarise(profile: bytes, cpu_ms: float) -> LoadResult:
+    """Compute the result from the times of all requests in the export of perf_analyzer.
 
-    Its own table will not do: it divides by a duration that it rounds up to whole seconds. The export is no
-    valid JSON where a request holds bytes that are no UTF-8, so only the times are looked for.
+    The table that perf_analyzer prints is not precise enough: it divides by a duration that is rounded up to
+    whole seconds. The export is not valid JSON if a request contains bytes that are not UTF-8, so a pattern
+    finds the times.
 
     Args:
-        profile: The exported file.
-        cpu_ms: For `Load`.
+        profile: Content of the exported file.
+        cpu_ms: CPU time per request.
     """
     starts = [int(found) for found in re.findall(rb'"timestamp":(\d+)', profile)]
     ends = [int(found) for found in re.findall(rb'"response_timestamps":\[(\d+)', profile)]
     if not starts or len(starts) != len(ends):
-        raise PerfAnalyzerError(f"perf_analyzer sent {len(starts)} requests and got {len(ends)} answers")
+        raise PerfAnalyzerError(f"perf_analyzer sent {len(starts)} requests and got {len(ends)} responses")
     latencies_ms = [(end - start) / 1e6 for start, end in zip(starts, ends, strict=True)]
     p50_ms, p95_ms, p99_ms = map(float, np.percentile(latencies_ms, (50, 95, 99)))
-    return Load(len(starts) / (max(ends) - min(starts)) * 1e9, p50_ms, p95_ms, p99_ms, cpu_ms)
+    return LoadResult(len(starts) / (max(ends) - min(starts)) * 1e9, p50_ms, p95_ms, p99_ms, cpu_ms)
 
 
 def _library_path(program: Path) -> str:
-    """The program's own directory, where the links are, and those of the libraries that they point to."""
+    """Return the directories of the program, which contains links, and of the libraries they point to."""
     directories = {str((program.parent / name).resolve().parent) for name in LIBRARIES}
     return ":".join([str(program.parent), *sorted(directories)])

@@ -1,4 +1,4 @@
-"""What every contender is given: the same JPEG files and the same labels."""
+"""Inputs of the benchmarks: JPEG files and labels."""
 
 from __future__ import annotations
 
@@ -13,28 +13,31 @@ from sklearn.datasets import load_sample_images
 PHOTO_SIZE = (640, 480)
 LARGE_PHOTO_SIZE = (4000, 3000)
 LABEL_COUNT = 10
-"""Labels a request, where a measurement does not say otherwise."""
+"""Default number of labels per request."""
 MOST_LABELS = 1000
 NOUNS = "cat dog car house tree boat plane flower bridge face".split()
 NOISE = 4.0
-"""Standard deviation of the noise added, in grey levels: the files get the size that cameras' files have."""
+"""Standard deviation of the added noise in grey levels. It gives the files the size of camera files."""
 
 
 def labels(count: int) -> list[str]:
-    """The first `count` of 1000 labels, no two alike; shorter lists are the beginnings of longer ones."""
+    """Return the first `count` of 1000 different labels. Shorter lists are prefixes of longer ones."""
     things = [*NOUNS, *(f"thing {number}" for number in range(MOST_LABELS - len(NOUNS)))]
     return [f"a photo of a {thing}" for thing in things[:count]]
 
 
 def photos(count: int, size: tuple[int, int], seed: int = 0) -> Iterator[bytes]:
-    """JPEG files of quality 90, no two alike, from scikit-learn's two photographs.
+    """Make different JPEG files of quality 90 from scikit-learn's two photographs.
 
-    Each is a crop of random place and size, half of them mirrored, resized and with slight noise.
+    Each is a crop of random position and size, resized, with slight noise. Half of them are mirrored.
 
     Args:
-        count: How many.
-        size: (width, height) of each.
-        seed: The same seed gives the same files.
+        count: Number of files.
+        size: Width and height.
+        seed: Seed of the random generator; equal seeds give equal files.
+
+    Yields:
+        Content of the files.
     """
     generator = np.random.default_rng(seed)
     originals = [Image.fromarray(pixels) for pixels in load_sample_images().images]
@@ -43,13 +46,23 @@ def photos(count: int, size: tuple[int, int], seed: int = 0) -> Iterator[bytes]:
 
 
 def write_photos(directory: Path, count: int, size: tuple[int, int]) -> list[Path]:
-    """Writes such files into a new directory; returns their paths in order."""
+    """Write files from `photos` into a new directory, and return their paths in order."""
     directory.mkdir(parents=True)
     paths = []
     for number, photo in enumerate(photos(count, size)):
         paths.append(directory / f"{number:03}.jpg")
         paths[-1].write_bytes(photo)
     return paths
+
+
+def write_patterns(directory: Path, count: int) -> list[Path]:
+    """Write different JPEG files of 320 x 240 pixels, about 10 kB each, and return their paths in order."""
+    directory.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(count):
+        blocks = Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        blocks.resize((320, 240), Image.Resampling.BICUBIC).save(directory / f"{number:06}.jpg", quality=90)
+    return sorted(directory.iterdir())
 
 
 def _variation(image: Image.Image, size: tuple[int, int], generator: np.random.Generator) -> Image.Image:
@@ -61,7 +74,7 @@ def _variation(image: Image.Image, size: tuple[int, int], generator: np.random.G
     varied = image.resize(size, Image.Resampling.BICUBIC, box=box)
     if generator.random() < 0.5:
         varied = varied.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    # The same noise on all three colours, as most of it is in a photograph.
+    # The noise is equal on all three channels, as most noise of a photograph is.
     noise = generator.standard_normal((size[1], size[0], 1), dtype=np.float32) * NOISE
     return Image.fromarray(np.clip(np.asarray(varied) + noise, 0, 255).astype(np.uint8))
 

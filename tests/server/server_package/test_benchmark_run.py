@@ -1,4 +1,4 @@
-"""The benchmark on real processes: perf_analyzer on the shared server, and a short run of the command."""
+"""The benchmark with real processes: perf_analyzer on the shared server, and a short run of the command."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ def program():
     return perf_analyzer.install(ROOT / "build" / "perf_analyzer")
 
 
-def test_perf_analyzer_sends_what_it_is_given(server, program, tmp_path):
+def test_perf_analyzer_sends_all_requests(server, program, tmp_path):
     workload.write_photos(tmp_path / "photos", 4, (320, 240))
     measurements.write_requests(tmp_path / "requests.json", tmp_path / "photos", images=2, labels=5)
     with Client(server.grpc_url) as client:
@@ -44,12 +44,12 @@ def test_perf_analyzer_sends_what_it_is_given(server, program, tmp_path):
     assert after["clip_zero_shot"].requests - before["clip_zero_shot"].requests == 12
     assert after["clip_zero_shot"].failures == before["clip_zero_shot"].failures
     assert 0 < load.p50_ms <= load.p95_ms <= load.p99_ms
-    # Four callers wait for an answer each: as many requests as the mean latency allows, within their spread.
+    # Each of the four callers waits for its response, so the latency limits the rate.
     assert 0 < load.requests_per_s <= 12 / load.p50_ms * 1e3
     assert load.cpu_ms > 0
 
 
-def test_perf_analyzer_says_what_went_wrong(server, program, tmp_path):
+def test_perf_analyzer_error_contains_the_servers_message(server, program, tmp_path):
     perf_analyzer.write_requests(tmp_path / "requests.json", [{"image": [b"no image"], "labels": [b"a"]}])
     with pytest.raises(perf_analyzer.PerfAnalyzerError, match="image 0 is not an image"):
         perf_analyzer.measure(
@@ -66,11 +66,11 @@ def test_perf_analyzer_says_what_went_wrong(server, program, tmp_path):
 
 @pytest.fixture
 def environment(tmp_path):
-    """Marks every process of a run, so that those left over can be told from another run's."""
+    """Environment that marks every process of a run, to recognise processes that survive it."""
     return {**os.environ, MARK: str(tmp_path)}
 
 
-def left_over(environment):
+def surviving_processes(environment):
     mark = f"{MARK}={environment[MARK]}".encode()
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
@@ -89,7 +89,7 @@ def start(environment, output, only):
 
 
 @pytest.mark.server
-def test_a_quick_run_leaves_its_files_and_no_process(tmp_path, environment):
+def test_quick_run_writes_its_files_and_leaves_no_process(tmp_path, environment):
     with start(environment, tmp_path, ONLY) as run:
         text, _ = run.communicate(timeout=300)
     assert run.returncode == 0, text
@@ -98,19 +98,19 @@ def test_a_quick_run_leaves_its_files_and_no_process(tmp_path, environment):
     assert {line["title"] for line in content["derived"]} == {"roofline: decoding and encoding only"}
     assert set(content["ready_s"]) == {"triton", "parts", "fastapi"}
     assert {"benchmark.md", "callers.png", "stages.png"} <= {path.name for path in tmp_path.iterdir()}
-    assert not left_over(environment)
+    assert not surviving_processes(environment)
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_leaves_no_process(tmp_path, environment):
+def test_interrupted_run_leaves_no_process(tmp_path, environment):
     with start(environment, tmp_path, "decode") as run:
         before = []
         for line in run.stdout:
             before.append(line)
             if line.startswith("parts is ready"):
                 break
-        assert len(left_over(environment)) > 1, before
+        assert len(surviving_processes(environment)) > 1, before
         run.send_signal(signal.SIGINT)
         run.communicate(timeout=60)
     assert run.returncode == 128 + signal.SIGINT
-    assert not left_over(environment)
+    assert not surviving_processes(environment)

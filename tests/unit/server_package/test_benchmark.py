@@ -1,4 +1,4 @@
-"""The benchmark's own arithmetic, its load, and its report."""
+"""The benchmark against peers: arithmetic, load and report."""
 
 import base64
 import json
@@ -12,14 +12,14 @@ from PIL import Image
 from tritonclip import ModelStatistics
 from tritonclip_server.benchmarks import perf_analyzer, workload
 from tritonclip_server.benchmarks.serving import measurements, report, roofline, stages
-from tritonclip_server.benchmarks.serving.command import choose
+from tritonclip_server.benchmarks.serving.command import select_measurements
 from tritonclip_server.benchmarks.serving.plots import write_plots
 
 STAGE = {"queue_ms": 1.0, "compute_ms": 2.0, "batch": 3.0}
 
 
 def elements(tensor):
-    """Reads Triton's form of a BYTES tensor."""
+    """Decode Triton's serialisation of a BYTES tensor."""
     content, found = base64.b64decode(tensor["b64"]), []
     while content:
         (length,) = struct.unpack_from("<I", content)
@@ -42,7 +42,7 @@ def served(images_per_s, text_ms=2.0):
 
 @pytest.fixture
 def rounds():
-    """Two rounds of every measurement: on the second one the machine was half as fast."""
+    """Two rounds of every measurement; in the second one the machine is half as fast."""
     made = {}
     for measurement in measurements.MEASUREMENTS:
         make = served if measurement.contender == "triton" else figures
@@ -55,12 +55,12 @@ def rounds():
     return made
 
 
-def test_labels_differ_and_longer_lists_begin_like_shorter_ones():
+def test_labels_differ_and_shorter_lists_are_prefixes():
     assert len(set(workload.labels(1000))) == 1000
     assert workload.labels(1000)[:10] == workload.labels(10)
 
 
-def test_photos_differ_and_can_be_made_again(tmp_path):
+def test_photos_differ_and_are_reproducible(tmp_path):
     paths = workload.write_photos(tmp_path / "photos", 4, workload.PHOTO_SIZE)
     contents = [path.read_bytes() for path in paths]
     assert len(set(contents)) == 4
@@ -70,7 +70,7 @@ def test_photos_differ_and_can_be_made_again(tmp_path):
         assert (image.format, image.size) == ("JPEG", workload.PHOTO_SIZE)
 
 
-def test_requests_come_back_as_they_were_written(tmp_path):
+def test_written_requests_hold_images_and_labels(tmp_path):
     (tmp_path / "photos").mkdir()
     for number in range(5):
         (tmp_path / "photos" / f"{number}.jpg").write_bytes(bytes([number]) * (number + 1))
@@ -81,37 +81,37 @@ def test_requests_come_back_as_they_were_written(tmp_path):
     assert elements(second["labels"]) == [label.encode() for label in workload.labels(3)]
 
 
-def test_a_bulk_run_leaves_out_what_does_not_fill_a_request(tmp_path):
+def test_images_that_do_not_fill_a_request_are_ignored(tmp_path):
     assert perf_analyzer.write_images(tmp_path / "requests.json", [b"a", b"bc", b"d"], 2) == 1
     (request,) = json.loads((tmp_path / "requests.json").read_text())["data"]
     assert elements(request["image"]) == [b"a", b"bc"]
 
 
-def test_times_are_found_among_bytes_that_are_no_utf8():
+def test_times_are_found_in_an_export_that_is_not_utf8():
     sent = b'{"timestamp":%d,"request_inputs":{"image":"\xff\xd8"},"response_timestamps":[%d]}'
     profile = b",".join(sent % (start, start + 500_000_000) for start in (0, 10**9, 1_500_000_000))
     load = perf_analyzer.summarise(profile, cpu_ms=0.25)
-    assert load == perf_analyzer.Load(1.5, 500.0, 500.0, 500.0, 0.25)
+    assert load == perf_analyzer.LoadResult(1.5, 500.0, 500.0, 500.0, 0.25)
 
 
-def test_unanswered_requests_are_an_error():
-    with pytest.raises(perf_analyzer.PerfAnalyzerError, match="sent 1 requests and got 0 answers"):
+def test_missing_response_raises():
+    with pytest.raises(perf_analyzer.PerfAnalyzerError, match="sent 1 requests and got 0 responses"):
         perf_analyzer.summarise(b'{"timestamp":5}', cpu_ms=0)
 
 
-def test_requests_are_a_multiple_of_the_callers():
+def test_request_count_is_a_multiple_of_the_callers():
     assert measurements.request_count(12.0, 16, 10.0) == 128
     assert measurements.request_count(12.0, 256, 10.0) == 512
 
 
-def test_http_figures_have_the_names_of_perf_analyzers():
+def test_http_figures_have_the_same_names_as_perf_analyzers():
     found = measurements.http_figures({"seconds": 2.0, "cpu_s": 0.01, "latencies_s": [0.1, 0.2, 0.3, 0.4]})
     assert found.pop("p50_ms") == pytest.approx(250)
     assert found.pop("p99_ms") > found.pop("p95_ms")
     assert found == {"images_per_s": 2.0, "requests_per_s": 2.0, "client_cpu_ms": 2.5}
 
 
-def test_stages_are_means_of_the_requests_between_two_readings():
+def test_stage_means_cover_the_requests_between_two_readings():
     def reading(requests, executions, queue_ms):
         return {
             stage: ModelStatistics(
@@ -128,15 +128,15 @@ def test_stages_are_means_of_the_requests_between_two_readings():
             for stage in stages.STAGES
         }
 
-    found = stages.between(reading(10, 10, 1.0), reading(30, 15, 3.0))
+    found = stages.means_between(reading(10, 10, 1.0), reading(30, 15, 3.0))
     assert found["similarity"] == pytest.approx({"queue_ms": 4.0, "compute_ms": 5.0, "batch": 4.0})
 
 
-def test_roofline_adds_the_times_of_decoding_and_encoding():
+def test_roofline_adds_decoding_and_encoding_times():
     assert roofline.roofline(60.0, 30.0) == pytest.approx(20.0)
 
 
-def test_derived_lines_compare_round_by_round(rounds):
+def test_derived_figures_compare_round_by_round(rounds):
     derived = {line.target.title: line for line in roofline.derive(rounds)}
     assert len(derived) == len(roofline.TARGETS)
     limit = derived["throughput / roofline"]
@@ -150,18 +150,18 @@ def test_derived_lines_compare_round_by_round(rounds):
     assert (label.spread.least, label.spread.most) == pytest.approx((2.0, 4.0)) and label.met
 
 
-def test_what_was_not_measured_is_not_derived(rounds):
+def test_figure_is_left_out_if_a_measurement_is_missing(rounds):
     some = {name: rounds[name] for name in ("callers-16", "fastapi", "litserve-1")}
     titles = [line.target.title for line in roofline.derive(some)]
     assert titles == ["throughput / FastAPI", "throughput / better LitServe"]
 
 
 @pytest.mark.parametrize("chosen", [None, "decode", "litserve-1,labels-1000"])
-def test_a_report_has_all_files(rounds, tmp_path, chosen):
-    kept = {one.name: rounds[one.name] for one in choose(chosen)}
+def test_report_writes_json_markdown_and_plots(rounds, tmp_path, chosen):
+    kept = {one.name: rounds[one.name] for one in select_measurements(chosen)}
     machine = {"cpu": "C", "flags": ["avx2"], "cores": 2, "memory_gib": 4.0, "python": "3", "commit": "c"}
     settings = {"checkpoint": "demo", "rounds": 2, "seconds": 1.0, "requests": {}}
-    result = report.Result(kept, {**machine, "versions": {"torch": "2"}}, settings, {"triton": 1.5})
+    result = report.BenchmarkResult(kept, {**machine, "versions": {"torch": "2"}}, settings, {"triton": 1.5})
     report.write(result, tmp_path)
     content = json.loads((tmp_path / "benchmark.json").read_text())
     assert content["rounds"] == kept
@@ -177,6 +177,6 @@ def test_a_report_has_all_files(rounds, tmp_path, chosen):
             assert image.format == "PNG"
 
 
-def test_an_unknown_measurement_is_refused():
-    with pytest.raises(click.BadParameter, match="no measurement is named nothing; there are pipeline-1, "):
-        choose("callers-1,nothing")
+def test_unknown_measurement_is_rejected():
+    with pytest.raises(click.BadParameter, match="no measurement matches nothing; choose from pipeline-1, "):
+        select_measurements("callers-1,nothing")

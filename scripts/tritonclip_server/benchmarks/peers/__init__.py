@@ -1,1 +1,1 @@
-"""The systems that the comparison runs in processes of their own."""
+"""Peers, and parts of this system, that the comparison runs in separate processes."""

@@ -1,4 +1,4 @@
-"""A contender: FastAPI around the transformers pipeline, as a user writes it: `fastapi_server MODEL PORT`."""
+"""A peer: FastAPI around the transformers pipeline, as users write it. Arguments: MODEL PORT."""
 
 import io
 import json
@@ -20,13 +20,13 @@ app = FastAPI()
 
 @app.get("/health")
 def health() -> str:
-    """Answers once the model is loaded."""
+    """Return 200 once the model is loaded."""
     return "ok"
 
 
 @app.post("/predict")
 def predict(image: Annotated[bytes, File()], labels: Annotated[str, Form()]) -> list[dict[str, Any]]:
-    """Ranks the labels (a JSON list) for one image file."""
+    """Rank the labels, a JSON list, for one image file."""
     return classifier(Image.open(io.BytesIO(image)), candidate_labels=json.loads(labels))
 
 

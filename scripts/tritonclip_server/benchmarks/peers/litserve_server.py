@@ -1,8 +1,10 @@
-"""A contender: LitServe, as strong as a user makes it by hand: `litserve_server MODEL PORT WORKERS`.
+"""A peer: LitServe, optimised as far as users do by hand. Arguments: MODEL PORT WORKERS.
 
-Requests are batched; images are decoded in a pool of threads, resized and cropped as CLIP's processor does;
-label embeddings are kept; only the vision tower runs for a request; bfloat16 where the CPU has instructions
-for it. Each of several workers gets its share of the cores.
+- Requests are batched.
+- A thread pool decodes images, and resizes and crops them as CLIP's image processor does.
+- Label embeddings are cached, so a request runs the vision tower only.
+- The precision is bfloat16 if the CPU has instructions for it.
+- Several workers share the cores equally.
 """
 
 import io
@@ -27,14 +29,14 @@ TEMPLATE = "This is a photo of {}."
 
 
 class ClassifierAPI(ls.LitAPI):
-    """Zero-shot classification of one image a request."""
+    """Zero-shot classification of one image per request."""
 
     def __init__(self, model: str, threads: int) -> None:
         super().__init__(max_batch_size=MAX_BATCH_SIZE, batch_timeout=BATCH_TIMEOUT_S)
         self.path, self.threads = model, threads
 
     def setup(self, device: str) -> None:
-        """Loads the model in a worker."""
+        """Load the model in a worker."""
         torch.set_num_threads(self.threads)
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
         self.dtype = torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
@@ -48,19 +50,19 @@ class ClassifierAPI(ls.LitAPI):
         self.label_embeds: dict[str, torch.Tensor] = {}
 
     def decode_request(self, request: Request) -> tuple[Future[np.ndarray], str]:
-        """Takes a multipart form; starts decoding in the pool: a batch's images are decoded side by side."""
+        """Read a multipart form, and start decoding in the pool, so that a batch is decoded in parallel."""
         form = cast(FormData, request)
         image = cast(UploadFile, form["image"]).file.read()
         return self.pool.submit(self._pixels, image), str(form["labels"])
 
     def batch(self, inputs: list[Any]) -> tuple[torch.Tensor, list[str]]:
-        """uint8 [n, 3, size, size] and the labels of each request."""
+        """Return uint8 [n, 3, size, size] and the labels of each request."""
         pixels, labels = zip(*inputs, strict=True)
         return torch.from_numpy(np.stack([future.result() for future in pixels])), list(labels)
 
     @torch.inference_mode()
     def predict(self, batch: tuple[torch.Tensor, list[str]]) -> list[list[float]]:
-        """The scores of each image's labels."""
+        """Return the scores of the labels for each image."""
         pixels, labels = batch
         normalised = ((pixels - self.mean) / self.std).to(self.dtype)
         embeds = self.model.get_image_features(pixel_values=normalised).pooler_output.float()
@@ -72,11 +74,11 @@ class ClassifierAPI(ls.LitAPI):
         ]
 
     def unbatch(self, output: list[list[float]]) -> list[list[float]]:
-        """One answer a request."""
+        """Return one result per request."""
         return output
 
     def encode_response(self, output: list[float]) -> dict[str, list[float]]:
-        """The answer as JSON."""
+        """Return the result as JSON."""
         return {"scores": output}
 
     def _pixels(self, image: bytes) -> np.ndarray:

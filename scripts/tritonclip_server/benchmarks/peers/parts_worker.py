@@ -1,7 +1,7 @@
-"""The parts of this system on their own: the vision encoder, and decoding: `parts_worker REPOSITORY PHOTOS`.
+"""The vision encoder and the decoder of this system without a server. Arguments: REPOSITORY PHOTOS.
 
-They are the `model.py` of the prepared `vision_encoder` and `image_preprocess`, initialised and executed as
-Triton does it, in this process: no server, no other process, no copies between them.
+This process initialises and executes the `model.py` of the prepared `vision_encoder` and `image_preprocess`,
+as Triton does. There are no other processes, and no copies between them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tritonclip_server.repository.version_code import load_model_class
 
 
 class Response:
-    """Stands in for Triton's: an error in it ends the measurement."""
+    """Replacement for Triton's `InferenceResponse`; an error in it ends the measurement."""
 
     def __init__(self, output_tensors: list[Any] | None = None, error: Any = None) -> None:
         if error is not None:
@@ -29,8 +29,8 @@ class Response:
         self.outputs = {name: array for name, array in output_tensors or []}
 
 
-def stand_in() -> MagicMock:
-    """What the models take for `triton_python_backend_utils`; metrics and the log go nowhere."""
+def replacement_utils() -> MagicMock:
+    """Create a replacement for `triton_python_backend_utils`; metrics and log entries are discarded."""
     pb_utils = MagicMock()
     pb_utils.InferenceResponse = Response
     pb_utils.Tensor = lambda name, array: (name, array)
@@ -40,7 +40,7 @@ def stand_in() -> MagicMock:
 
 
 def request(name: str, array: np.ndarray) -> MagicMock:
-    """A request with one input."""
+    """Create a request with one input."""
     found = MagicMock()
     found.inputs = {name: MagicMock()}
     found.inputs[name].as_numpy = lambda: array
@@ -48,16 +48,16 @@ def request(name: str, array: np.ndarray) -> MagicMock:
 
 
 def configuration(directory: Path) -> dict[str, Any]:
-    """The `config.pbtxt` of a model as Triton hands it to `initialize`."""
+    """Read the `config.pbtxt` of a model, as Triton passes it to `initialize`."""
     text = (directory / "config.pbtxt").read_text(encoding="utf-8")
     message = text_format.Parse(text, ModelConfig())
     return json_format.MessageToDict(message, preserving_proto_field_name=True)
 
 
 def load_model(directory: Path) -> Any:
-    """The `TritonPythonModel` of a prepared model directory, initialised without Triton."""
+    """Initialise the `TritonPythonModel` of a prepared model directory without Triton."""
     version = directory / "1"
-    sys.modules["triton_python_backend_utils"] = stand_in()
+    sys.modules["triton_python_backend_utils"] = replacement_utils()
     model = load_model_class(version)()
     arguments = {
         "model_config": json.dumps(configuration(directory)),
@@ -73,7 +73,7 @@ def load_model(directory: Path) -> Any:
 
 
 def main(repository: str, photos: str) -> None:
-    """Loads both parts and serves."""
+    """Load both models, and answer commands."""
     files = [path.read_bytes() for path in sorted(Path(photos).iterdir())]
     encoder = load_model(Path(repository) / "vision_encoder")
     decoder = load_model(Path(repository) / "image_preprocess")

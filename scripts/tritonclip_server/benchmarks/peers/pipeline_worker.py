@@ -1,4 +1,4 @@
-"""A contender: the transformers pipeline, float32, from JPEG files: `pipeline_worker MODEL PHOTOS LABELS`."""
+"""A peer: the transformers pipeline in float32 on JPEG files. Arguments: MODEL PHOTOS LABELS."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tritonclip_server.benchmarks.peers.worker import batches, serve, timed
 
 
 def main(model: str, photos: str, labels_file: str) -> None:
-    """Loads the pipeline and serves."""
+    """Load the pipeline, and answer commands."""
     labels = json.loads(Path(labels_file).read_text(encoding="utf-8"))
     files = [path.read_bytes() for path in sorted(Path(photos).iterdir())]
     processor = CLIPImageProcessorPil.from_pretrained(model)
@@ -25,11 +25,11 @@ def main(model: str, photos: str, labels_file: str) -> None:
     def run(batch: int, seconds: float) -> dict[str, float]:
         groups = batches(files, batch)
 
-        def work() -> None:
+        def classify_batch() -> None:
             images = [Image.open(io.BytesIO(file)) for file in next(groups)]
             classify(images, candidate_labels=labels, batch_size=batch)
 
-        return timed(work, batch, seconds)
+        return timed(classify_batch, batch, seconds)
 
     serve({"pipeline": run})
 

@@ -1,4 +1,4 @@
-"""A contender without a server, in a process of its own: a JSON command a line in, an answer a line out."""
+"""Protocol of a worker process: one JSON command per line in, one JSON result per line out."""
 
 from __future__ import annotations
 
@@ -9,39 +9,44 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-Run = Callable[[int, float], dict[str, float]]
-"""Works on batches of so many images for so many seconds, in whole batches; see `timed`."""
+BatchBenchmark = Callable[[int, float], dict[str, float]]
+"""Function of batch size and seconds that processes whole batches and returns the result of `timed`."""
 
 
-def serve(runs: Mapping[str, Run]) -> None:
-    """Says that it is ready, and then answers commands until its standard input ends.
+def serve(benchmarks: Mapping[str, BatchBenchmark]) -> None:
+    """Report readiness, then answer commands until standard input ends.
 
     Args:
-        runs: By the `part` that a command names; the command's `batch` and `seconds` are handed on.
+        benchmarks: Functions by the `part` of a command; they get its `batch` and `seconds`.
     """
     answer({"ready": True})
     for line in sys.stdin:
         command = json.loads(line)
-        answer(runs[command["part"]](command["batch"], command["seconds"]))
+        answer(benchmarks[command["part"]](command["batch"], command["seconds"]))
 
 
 def answer(content: Mapping[str, Any]) -> None:
-    """Writes one line."""
+    """Write one line."""
     sys.stdout.write(json.dumps(content) + "\n")
     sys.stdout.flush()
 
 
-def timed(work: Callable[[], object], images: int, seconds: float) -> dict[str, float]:
-    """Repeats `work`, which does so many images, for at least so long.
+def timed(process_batch: Callable[[], object], images: int, seconds: float) -> dict[str, float]:
+    """Repeat a function for at least `seconds`.
+
+    Args:
+        process_batch: Function that processes one batch.
+        images: Number of images per batch.
+        seconds: Minimum duration.
 
     Returns:
-        `images_per_s`, and the median milliseconds of one `work` as `p50_ms`.
+        `images_per_s`, and `p50_ms`, the median time of a batch.
     """
     times_s: list[float] = []
     start = time.perf_counter()
     while not times_s or sum(times_s) < seconds:
         begin = time.perf_counter()
-        work()
+        process_batch()
         times_s.append(time.perf_counter() - begin)
     elapsed = time.perf_counter() - start
     median_s = sorted(times_s)[len(times_s) // 2]
@@ -49,7 +54,7 @@ def timed(work: Callable[[], object], images: int, seconds: float) -> dict[str, 
 
 
 def batches(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
-    """Lists of `size` items, over and over."""
+    """Yield lists of `size` items, cycling through all items forever."""
     cycle = itertools.cycle(items)
     while True:
         yield list(itertools.islice(cycle, size))

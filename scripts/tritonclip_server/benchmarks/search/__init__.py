@@ -1,1 +1,1 @@
-"""Vector stores for the search index, compared."""
+"""Comparison of vector stores for the search index."""

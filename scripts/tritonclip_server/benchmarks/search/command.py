@@ -1,8 +1,8 @@
-"""Measures vector stores for `tritonclip.search`: recall, latency, memory, size on disk, updates.
+"""The command `tritonclip-server benchmark search`: vector stores for `tritonclip.search`.
 
-Each store is built once, and then searched in turns, every time in a new process with one query at a time, so
-that a drifting machine cannot favour one. Recall is against comparing all vectors. Needs the dependency group
-`search-bench`; a store that is not installed is left out.
+It measures recall, latency, memory, size on disk, and updates. Each store is built once. The searches of all
+stores are interleaved, each in a new process with one query at a time, so that a drift of the machine affects
+all. Recall is relative to a comparison with all vectors.
 """
 
 from __future__ import annotations
@@ -28,20 +28,30 @@ from tritonclip_server.benchmarks.search.vectors import Clustered, nearest, unif
 TOP_K = 10
 CHANGED = 1000
 PACKAGES = {"exact": "numpy", "faiss": "faiss-cpu"}
-Figures = dict[str, Any]
+StoreFigures = dict[str, Any]
 
 
 @click.command()
-@click.option("--rows", default=100_000, show_default=True)
-@click.option("--dim", default=512, show_default=True)
-@click.option("--queries", default=200, show_default=True, help="Of each kind.")
-@click.option("--rounds", default=3, show_default=True, help="Times that each store is searched.")
-@click.option("--store", "names", multiple=True, type=click.Choice(list(STORES)), help="[default: all]")
+@click.option("--rows", default=100_000, show_default=True, help="Number of vectors.")
+@click.option("--dim", default=512, show_default=True, help="Dimensions of the vectors.")
+@click.option("--queries", default=200, show_default=True, help="Queries of each kind.")
+@click.option("--rounds", default=3, show_default=True, help="Interleaved rounds of searches.")
 @click.option(
-    "--data", "kinds", multiple=True, type=click.Choice(["clustered", "uniform"]), help="[default: both]"
+    "--store",
+    "names",
+    multiple=True,
+    type=click.Choice(list(STORES)),
+    help="Stores to compare.  [default: all]",
 )
 @click.option(
-    "--child", hidden=True, nargs=4, help="Work in a process of its own: step, store, two directories."
+    "--data",
+    "kinds",
+    multiple=True,
+    type=click.Choice(["clustered", "uniform"]),
+    help="Kinds of vectors.  [default: both]",
+)
+@click.option(
+    "--child", hidden=True, nargs=4, help="Run one step in this process: step, store, two directories."
 )
 def main(
     rows: int,
@@ -52,10 +62,14 @@ def main(
     kinds: tuple[str, ...],
     child: tuple[str, str, str, str] | None,
 ) -> None:
-    """Compares stores on clustered vectors, with images and texts as queries, and on uniform random ones."""
+    """Compare vector stores on clustered and on uniform random vectors.
+
+    The clustered vectors resemble embeddings; images and texts are the queries. A store whose package is not
+    installed is left out; install all with: pip install --group search-bench
+    """
     if child:
-        step, store, given, place = child
-        click.echo(json.dumps(STEPS[step](STORES[store](Path(place)), Path(given))))
+        step, store, data_folder, store_folder = child
+        click.echo(json.dumps(STEPS[step](STORES[store](Path(store_folder)), Path(data_folder))))
         return
     console = Console(highlight=False, soft_wrap=True)
     for kind in kinds or ("clustered", "uniform"):
@@ -67,25 +81,25 @@ def main(
 
 
 def write_data(directory: Path, kind: str, rows: int, dim: int, queries: int) -> None:
-    """Write vectors, further ones for the update, queries, and the true neighbours of these."""
+    """Write vectors, new vectors for the update, queries, and the true neighbours of the queries."""
     directory.mkdir()
     if kind == "uniform":
         vectors, more = uniform(rows, dim, 1), uniform(CHANGED, dim, 2)
-        asked = {"uniform": uniform(queries, dim, 3)}
+        queries_of = {"uniform": uniform(queries, dim, 3)}
     else:
-        made = Clustered(dim)
-        vectors, more = made.images(rows, 1), made.images(CHANGED, 2)
-        asked = {"image": made.images(queries, 3), "text": made.texts(queries, 4)}
+        clustered = Clustered(dim)
+        vectors, more = clustered.images(rows, 1), clustered.images(CHANGED, 2)
+        queries_of = {"image": clustered.images(queries, 3), "text": clustered.texts(queries, 4)}
     np.save(directory / "vectors.npy", vectors)
     np.save(directory / "more.npy", more)
-    for name, query in asked.items():
+    for name, query in queries_of.items():
         np.save(directory / f"query_{name}.npy", query)
         np.save(directory / f"true_{name}.npy", nearest(vectors, query, TOP_K))
 
 
-def measure(names: tuple[str, ...], data: Path, scratch: Path, rounds: int) -> dict[str, Figures]:
-    """The figures of each store that is installed."""
-    figures: dict[str, Figures] = {}
+def measure(names: tuple[str, ...], data: Path, scratch: Path, rounds: int) -> dict[str, StoreFigures]:
+    """Measure each store that is installed."""
+    figures: dict[str, StoreFigures] = {}
     for name in names:
         try:
             release = version(PACKAGES.get(name, name))
@@ -93,42 +107,51 @@ def measure(names: tuple[str, ...], data: Path, scratch: Path, rounds: int) -> d
             continue
         place = scratch / name
         place.mkdir()
-        figures[name] = {"release": release, **run("build", name, data, place)}
+        figures[name] = {"release": release, **run_step("build", name, data, place)}
         figures[name]["disk_mib"] = sum(f.stat().st_size for f in place.rglob("*") if f.is_file()) / 2**20
-    searched: dict[str, list[Figures]] = defaultdict(list)
+    searched: dict[str, list[StoreFigures]] = defaultdict(list)
     for _ in range(rounds):
         for name in figures:
-            searched[name].append(run("search", name, data, scratch / name))
+            searched[name].append(run_step("search", name, data, scratch / name))
     for name, found in searched.items():
         figures[name] |= {key: statistics.median(one[key] for one in found) for key in found[0]}
-        figures[name] |= run("update", name, data, scratch / name)
+        figures[name] |= run_step("update", name, data, scratch / name)
     return figures
 
 
-def run(step: str, name: str, data: Path, place: Path) -> Figures:
-    """A step in a process of its own."""
-    command = [sys.executable, __file__, "--child", step, name, str(data), str(place)]
+def run_step(step: str, name: str, data: Path, place: Path) -> StoreFigures:
+    """Run a step in a separate process."""
+    command = [
+        sys.executable,
+        "-m",
+        "tritonclip_server.benchmarks.search.command",
+        "--child",
+        step,
+        name,
+        str(data),
+        str(place),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise click.ClickException(f"{name}, {step}: {done.stderr[-800:]}")
-    result: Figures = json.loads(done.stdout.splitlines()[-1])
+    result: StoreFigures = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
-def build(store: VectorStore, data: Path) -> Figures:
-    """Write all."""
+def build(store: VectorStore, data: Path) -> StoreFigures:
+    """Build the store, and return the time it takes."""
     vectors = np.load(data / "vectors.npy")
     start_s = time.perf_counter()
     store.build(np.arange(len(vectors)), vectors)
     return {"build_s": time.perf_counter() - start_s}
 
 
-def search(store: VectorStore, data: Path) -> Figures:
-    """Ask each query once, after one of each kind to warm up."""
-    Path("/proc/self/clear_refs").write_text("5")  # begins the peak anew
+def search(store: VectorStore, data: Path) -> StoreFigures:
+    """Search once per query, after one warm-up query of each kind."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = peak_mib()
     store.open()
-    figures: Figures = {}
+    figures: StoreFigures = {}
     for file in sorted(data.glob("query_*.npy")):
         name = file.stem.removeprefix("query_")
         queries, truth = np.load(file), np.load(data / f"true_{name}.npy")
@@ -148,13 +171,13 @@ def search(store: VectorStore, data: Path) -> Figures:
 
 
 def peak_mib() -> float:
-    """The most memory of this process so far, mapped files included."""
+    """Return the peak memory of this process, including mapped files."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
-def update(store: VectorStore, data: Path) -> Figures:
-    """Delete 1,000 rows and change 1,000 others; then each of the changed ones must find itself."""
+def update(store: VectorStore, data: Path) -> StoreFigures:
+    """Delete 1,000 rows and change 1,000 others, then count the changed rows that a search finds."""
     more = np.load(data / "more.npy")
     gone, changed = np.arange(CHANGED), np.arange(CHANGED, 2 * CHANGED)
     store.open()
@@ -169,16 +192,16 @@ def update(store: VectorStore, data: Path) -> Figures:
 STEPS = {"build": build, "search": search, "update": update}
 
 
-def show(console: Console, figures: dict[str, Figures]) -> None:
-    """Print the figures as a table of Markdown."""
+def show(console: Console, figures: dict[str, StoreFigures]) -> None:
+    """Print the figures as a Markdown table."""
     columns = list(next(iter(figures.values())))
     console.print(f"| store | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}")
     for name, row in figures.items():
-        cells = (_shown(key, row[key]) for key in columns)
+        cells = (_format(key, row[key]) for key in columns)
         console.print(f"| {name} | {' | '.join(cells)} |")
 
 
-def _shown(key: str, value: Any) -> str:
+def _format(key: str, value: Any) -> str:
     if not isinstance(value, float):
         return str(value)
     return f"{value:.4f}" if key.endswith("recall") else f"{value:.1f}"

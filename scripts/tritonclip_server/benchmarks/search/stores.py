@@ -1,7 +1,7 @@
-"""The vector stores that `search_benchmark.py` compares, each behind the same few calls.
+"""The vector stores that are compared, with a common interface.
 
-Rows are numbered; vectors are float32 [n, d] of unit length. A store that keeps only vectors (usearch, faiss)
-writes one file anew after a change; the others write what changed.
+Rows are numbered. Vectors are float32 [n, d] of unit length. A store that keeps vectors only (usearch, faiss)
+rewrites its file after a change; the others write the changed rows.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from tritonclip.search import _ann
 Array = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 PROBES = 128
-"""Cells of faiss that are looked at, of about 316."""
+"""Number of faiss cells that a search visits, of about 316."""
 
 
 class VectorStore(Protocol):
-    """What each can do; it is made with a directory, which holds a store already or none."""
+    """A store in a directory, which may be empty."""
 
     def build(self, ids: Ids, vectors: Array) -> None:
-        """Write all vectors and the index over them."""
+        """Write all vectors, and build the index."""
 
     def open(self) -> None:
-        """Make ready for searches, in a new process."""
+        """Open the store for searches in a new process."""
 
     def search(self, query: Array, k: int) -> Iterable[int]:
-        """The numbers of the nearest rows."""
+        """Return the numbers of the nearest rows."""
 
     def update(self, gone: Ids, ids: Ids, vectors: Array) -> None:
-        """Delete some rows, write others, and make that durable."""
+        """Delete the rows `gone`, write the rows `ids`, and make both durable."""
 
 
 class Exact:
-    """A file of float32, multiplied with the query: no index, no updates in place."""
+    """A file of float32 that is multiplied with the query, without index and in-place updates."""
 
     def __init__(self, directory: Path) -> None:
         self._path, self._ids_path = directory / "vectors.npy", directory / "ids.npy"
@@ -87,9 +87,9 @@ class Lance:
 
     def search(self, query: Array, k: int) -> Iterable[int]:
         """See `VectorStore`."""
-        asked = self._table.search(query).distance_type("l2").nprobes(self._partitions)
-        asked = asked.refine_factor(_ann.REFINE).select(["id", "_distance"]).limit(k)
-        return [int(i) for i in asked.to_arrow()["id"].to_pylist()]
+        query_builder = self._table.search(query).distance_type("l2").nprobes(self._partitions)
+        query_builder = query_builder.refine_factor(_ann.REFINE).select(["id", "_distance"]).limit(k)
+        return [int(i) for i in query_builder.to_arrow()["id"].to_pylist()]
 
     def update(self, gone: Ids, ids: Ids, vectors: Array) -> None:
         """See `VectorStore`."""
@@ -112,7 +112,7 @@ class Lance:
 
 
 class Usearch:
-    """usearch's graph (HNSW) over float16, searched in place by a memory map."""
+    """usearch: a graph (HNSW) of float16 vectors, searched in a memory-mapped file."""
 
     def __init__(self, directory: Path) -> None:
         self._path = str(directory / "index.usearch")
@@ -154,7 +154,7 @@ class Usearch:
 
 
 class Faiss:
-    """faiss: cells (IVF) of float32, in memory."""
+    """faiss: cells (IVF) of float32 vectors in memory."""
 
     def __init__(self, directory: Path) -> None:
         self._path = str(directory / "index.faiss")
@@ -195,7 +195,7 @@ class Faiss:
 
 
 class DuckDb:
-    """DuckDB without its extension VSS, which is downloaded when it is asked for: an exact scan."""
+    """DuckDB: an exact scan, without the extension VSS, which DuckDB would download on use."""
 
     def __init__(self, directory: Path) -> None:
         self._path = str(directory / "rows.duckdb")
@@ -217,8 +217,8 @@ class DuckDb:
 
     def search(self, query: Array, k: int) -> Iterable[int]:
         """See `VectorStore`."""
-        asked = f"array_inner_product(vector, ?::float[{len(query)}])"
-        rows = self._db.execute(f"select id from rows order by {asked} desc limit {k}", [query.tolist()])
+        score = f"array_inner_product(vector, ?::float[{len(query)}])"
+        rows = self._db.execute(f"select id from rows order by {score} desc limit {k}", [query.tolist()])
         return [row[0] for row in rows.fetchall()]
 
     def update(self, gone: Ids, ids: Ids, vectors: Array) -> None:

@@ -1,7 +1,7 @@
-"""Vectors to measure a search with: clustered ones as a model's embeddings are, and uniform random ones.
+"""Vectors for search benchmarks: clustered like the embeddings of a model, and uniformly random.
 
-Images crowd in a cone of the sphere, in groups of very different size, and vary in few directions within a
-group. Texts lie apart from the images, in a cone of their own, and point only roughly to what they describe.
+Image vectors fill a cone of the sphere. They form groups of very different size, and vary in few directions
+within a group. Text vectors fill another cone, and point only roughly to the images that they describe.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ Array = npt.NDArray[np.float32]
 GROUPS = 1000
 CHUNK_ROWS = 50_000
 DIRECTIONS = 32
-"""In which the images of a group vary."""
+"""Number of directions in which the images of a group vary."""
 
 TEXT_SHARE = 0.35
-"""Of a text's vector that points to an image; CLIP's cosines of an image with its caption are about that."""
+"""Share of a text vector that points to an image; about the cosine of CLIP for an image and its caption."""
 
 
 class Clustered:
-    """A mixture of `GROUPS` groups whose sizes fall as 1 / rank^0.8."""
+    """A mixture of `GROUPS` groups whose sizes fall with 1 / rank^0.8."""
 
     def __init__(self, dim: int, seed: int = 0) -> None:
         random = np.random.default_rng(seed)
@@ -33,10 +33,10 @@ class Clustered:
         self._shares = shares / shares.sum()
 
     def images(self, count: int, seed: int) -> Array:
-        """float32 [count, dim], unit L2 norm."""
+        """Sample image vectors: float32 [count, dim], unit L2 norm."""
         random = np.random.default_rng(seed)
         vectors = np.empty((count, len(self._cone)), np.float32)
-        for start in range(0, count, CHUNK_ROWS):  # a million at once would take four times their memory
+        for start in range(0, count, CHUNK_ROWS):  # a single step would need four times the memory
             chunk = vectors[start : start + CHUNK_ROWS]
             group = random.choice(GROUPS, len(chunk), p=self._shares)
             along = random.standard_normal((len(chunk), DIRECTIONS), np.float32) @ self._directions
@@ -45,26 +45,28 @@ class Clustered:
         return vectors
 
     def texts(self, count: int, seed: int) -> Array:
-        """float32 [count, dim], unit L2 norm."""
+        """Sample text vectors: float32 [count, dim], unit L2 norm."""
         random = np.random.default_rng(seed)
         cone = self._cone / np.linalg.norm(self._cone)
         meant = self.images(count, seed)
-        meant = unit(meant - (meant @ cone)[:, None] * cone)  # what sets the image apart from the others
+        meant = unit(
+            meant - (meant @ cone)[:, None] * cone
+        )  # the part in which the image differs from the others
         noise = random.standard_normal(meant.shape, np.float32) / len(cone) ** 0.5
         return unit(TEXT_SHARE * meant + 0.2 * cone + 0.8 * self._gap + 0.3 * noise)
 
 
 def uniform(count: int, dim: int, seed: int) -> Array:
-    """float32 [count, dim], unit L2 norm, evenly over the sphere."""
+    """Sample vectors uniformly on the sphere: float32 [count, dim], unit L2 norm."""
     return unit(np.random.default_rng(seed).standard_normal((count, dim), np.float32))
 
 
 def unit(vectors: Array) -> Array:
-    """Each row, at length 1."""
+    """Scale each row to length 1."""
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
 
 def nearest(vectors: Array, queries: Array, k: int) -> npt.NDArray[np.int64]:
-    """int64 [m, k]: the rows with the greatest cosine for each query, by comparing all."""
+    """Return the k rows with the largest cosine for each of m queries: int64 [m, k], by a full scan."""
     scores = queries @ vectors.T
     return np.argpartition(-scores, k, axis=1)[:, :k]

@@ -1,1 +1,1 @@
-"""The comparison of `tritonclip-server benchmark`."""
+"""Comparison of this system with its peers and with the limits of the machine."""

@@ -1,9 +1,8 @@
-"""Measures this system against what a user would write or pick instead, and against the machine's limits.
+"""The command `tritonclip-server benchmark serving`: this system, its peers, and the limits of the machine.
 
-`benchmark.py [CHECKPOINT]`, full-size random weights by default. Everything is measured in one run, in turns,
-so that a machine that drifts favours none: each figure is the median over the rounds, with the least and
-the most. The load comes from the same cores, over loopback, from real JPEG files. The parts stand in
-`benchmarks/`.
+All measurements are interleaved in one run, so a drift of the machine affects all contenders. Each figure
+is the median over the rounds, with its range. The load generator runs on the same cores, and sends real JPEG
+files over loopback.
 """
 
 from __future__ import annotations
@@ -21,7 +20,12 @@ from rich.console import Console
 from tritonclip_server.benchmarks import machine, perf_analyzer, workload
 from tritonclip_server.benchmarks.serving import report
 from tritonclip_server.benchmarks.serving.contenders import Contender, TritonContender, make_contenders
-from tritonclip_server.benchmarks.serving.measurements import MEASUREMENTS, Bench, Figures, Measurement
+from tritonclip_server.benchmarks.serving.measurements import (
+    MEASUREMENTS,
+    Figures,
+    Measurement,
+    MeasurementContext,
+)
 from tritonclip_server.benchmarks.serving.plots import write_plots
 from tritonclip_server.repository.prepare import main as prepare_weights
 from tritonclip_server.serving.signals import on_stop_signal
@@ -33,21 +37,24 @@ QUICK_SECONDS = 0.5
 
 @click.command()
 @click.argument("checkpoint", required=False)
-@click.option("--rounds", default=3, show_default=True, help="Interleaved repetitions.")
-@click.option("--seconds", default=10.0, show_default=True, help="About the length of one measurement.")
+@click.option("--rounds", default=3, show_default=True, help="Interleaved rounds.")
+@click.option("--seconds", default=10.0, show_default=True, help="Approximate duration of one measurement.")
 @click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("build") / "benchmark",
     help="Folder for benchmark.json, benchmark.md and the plots.  [default: build/benchmark]",
 )
-@click.option("--only", help="Names of measurements, with * as a wildcard, separated by commas.")
-@click.option("--quick", is_flag=True, help="One short round, to see that everything works.")
+@click.option("--only", help="Names of measurements, separated by commas; * is a wildcard.")
+@click.option("--quick", is_flag=True, help="Run one short round, to check that everything works.")
 def main(
     checkpoint: str | None, rounds: int, seconds: float, output: Path, only: str | None, quick: bool
 ) -> None:
-    """Measures CHECKPOINT (a directory or hub id); full-size random weights of ViT-B/32 without one."""
-    measurements = choose(only)
+    """Measure this system and its peers on CHECKPOINT, a directory or a hub id.
+
+    Without CHECKPOINT, full-size random weights of ViT-B/32 are used.
+    """
+    measurements = select_measurements(only)
     if quick:
         rounds, seconds = 1, QUICK_SECONDS
     output.mkdir(parents=True, exist_ok=True)
@@ -61,18 +68,18 @@ def main(
     console.print(f"written to {output}")
 
 
-def choose(only: str | None) -> list[Measurement]:
-    """The measurements whose names match one of the patterns; all without any.
+def select_measurements(only: str | None) -> list[Measurement]:
+    """Return the measurements whose names match one of the patterns, or all measurements.
 
     Raises:
-        click.BadParameter: A pattern that matches none.
+        click.BadParameter: A pattern matches no measurement.
     """
     if only is None:
         return list(MEASUREMENTS)
     names, patterns = [measurement.name for measurement in MEASUREMENTS], only.split(",")
     for pattern in patterns:
         if not any(fnmatch(name, pattern) for name in names):
-            raise click.BadParameter(f"no measurement is named {pattern}; there are {', '.join(names)}")
+            raise click.BadParameter(f"no measurement matches {pattern}; choose from {', '.join(names)}")
     return [one for one in MEASUREMENTS if any(fnmatch(one.name, pattern) for pattern in patterns)]
 
 
@@ -83,8 +90,8 @@ def measure(
     seconds: float,
     scratch: Path,
     console: Console,
-) -> report.Result:
-    """Prepares everything, starts the contenders, measures in turns, and ends them whatever happens."""
+) -> report.BenchmarkResult:
+    """Prepare the inputs, start the contenders, run all rounds, and stop the contenders in any case."""
     model = prepare(checkpoint, scratch, large=any(one.name.startswith("large") for one in measurements))
     program = perf_analyzer.install(Path("build") / "perf_analyzer")
     contenders = make_contenders(
@@ -95,7 +102,7 @@ def measure(
         labels=scratch / "labels.json",
         logs=scratch,
     )
-    bench = Bench(contenders, scratch, program)
+    context = MeasurementContext(contenders, scratch, program)
     facts = machine.describe()
     figures: dict[str, list[Figures]] = {measurement.name: [] for measurement in measurements}
     with ExitStack() as stack:
@@ -104,27 +111,27 @@ def measure(
             contender.start()
             console.print(f"{contender.name} is ready after {contender.ready_s:.1f} s")
             if isinstance(contender, TritonContender):
-                with turn(contender):
+                with resumed(contender):
                     facts["versions"]["triton"] = machine.triton_version(contender.server.http_url)
         for measurement in measurements:
-            with turn(contenders[measurement.contender]):
-                measurement.warm_up(bench, seconds)
+            with resumed(contenders[measurement.contender]):
+                measurement.warm_up(context, seconds)
         for number in range(rounds):
             for measurement in measurements:
-                with turn(contenders[measurement.contender]):
-                    found = measurement.run(bench, seconds)
+                with resumed(contenders[measurement.contender]):
+                    found = measurement.run(context, seconds)
                 figures[measurement.name].append(found)
                 rate = f"{found['images_per_s']:.1f} images/s"
                 console.print(f"round {number + 1} of {rounds}: {measurement.name} {rate}")
     settings = {"checkpoint": checkpoint or f"random {RANDOM}", "rounds": rounds, "seconds": seconds}
-    settings["requests"] = bench.requests
+    settings["requests"] = context.requests
     ready_s = {name: contender.ready_s for name, contender in contenders.items()}
-    return report.Result(figures, facts, settings, ready_s)
+    return report.BenchmarkResult(figures, facts, settings, ready_s)
 
 
 @contextmanager
-def turn(contender: Contender) -> Iterator[None]:
-    """Lets one contender run while the others are paused."""
+def resumed(contender: Contender) -> Iterator[None]:
+    """Let one contender run while the others are paused."""
     contender.resume()
     try:
         yield
@@ -133,10 +140,10 @@ def turn(contender: Contender) -> Iterator[None]:
 
 
 def prepare(checkpoint: str | None, scratch: Path, large: bool) -> str:
-    """Fills the scratch folder with the model repository, photos, large ones too where wanted, and labels.
+    """Write the model repository, photos, large photos if `large` is set, and labels to the scratch folder.
 
     Returns:
-        The checkpoint as transformers takes it.
+        Checkpoint for transformers.
     """
     workload.write_photos(scratch / "photos", PHOTOS, workload.PHOTO_SIZE)
     if large:

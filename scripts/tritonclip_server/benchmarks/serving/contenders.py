@@ -1,9 +1,8 @@
-"""The processes that are measured: started once, and stopped by SIGSTOP while another one has its turn.
+"""Contenders, the processes that are measured. Each starts once, and is paused with SIGSTOP between its runs.
 
-A pause costs nothing and takes no time, while starting anew would load torch and a model for each of some
-twenty measurements a round, and would measure cold caches. What is paused cannot spin, and some would:
-LitServe's workers poll their queue, and OpenMP's threads go on spinning after a pass. All lie in memory side
-by side: about 5 GB for ViT-B/32.
+A pause is free. A restart would load torch and a model for each of some twenty measurements per round, and
+would measure cold caches. A paused process also cannot spin: LitServe's workers poll their queue, and OpenMP
+threads spin after a pass. All contenders stay in memory, about 5 GB for ViT-B/32.
 """
 
 from __future__ import annotations
@@ -28,15 +27,15 @@ END_S = 5.0
 
 
 class ContenderError(RuntimeError):
-    """A contender did not start, or ended; the text has the end of its log."""
+    """A contender did not start, or it exited. The message contains the end of its log."""
 
 
 class Contender(ABC):
     """A process group that is measured.
 
     Attributes:
-        name: Names it in measurements.
-        ready_s: Seconds from its launch until it was ready.
+        name: Name in measurements.
+        ready_s: Seconds from launch to readiness.
     """
 
     def __init__(self, name: str) -> None:
@@ -45,7 +44,7 @@ class Contender(ABC):
         self._group: int | None = None
 
     def start(self) -> None:
-        """Starts it, waits until it is ready, and pauses it."""
+        """Start it, wait until it is ready, and pause it."""
         begin = time.perf_counter()
         self._group = self._launch()
         self._await_ready()
@@ -53,15 +52,15 @@ class Contender(ABC):
         self.pause()
 
     def pause(self) -> None:
-        """Stops the whole group where it is."""
+        """Pause the process group."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Lets the group go on."""
+        """Resume the process group."""
         self._signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """Ends the group, paused or not, half started or not."""
+        """Terminate the process group in any state."""
         if self._group is None:
             return
         self.resume()
@@ -70,15 +69,15 @@ class Contender(ABC):
 
     @abstractmethod
     def _launch(self) -> int:
-        """Starts its processes; returns their group."""
+        """Start the processes, and return their group."""
 
     @abstractmethod
     def _await_ready(self) -> None:
-        """Returns once it answers."""
+        """Wait until it answers."""
 
     @abstractmethod
     def _end(self) -> None:
-        """Ends its processes."""
+        """Terminate the processes."""
 
     def _signal(self, number: signal.Signals) -> None:
         if self._group is not None:
@@ -98,20 +97,20 @@ class TritonContender(Contender):
         return self.server.pid
 
     def _await_ready(self) -> None:
-        """Ready once launched."""
+        """Return at once: the launch waits for readiness."""
 
     def _end(self) -> None:
         self.server.stop()
 
 
 class PythonContender(Contender):
-    """A module of this package in a process of its own.
+    """A module of `benchmarks.peers` in a separate process.
 
     Args:
-        name: Of the contender.
-        module: Of this package.
-        arguments: Its command line.
-        log: File for what it writes to standard error.
+        name: Name of the contender.
+        module: Name of the module.
+        arguments: Command-line arguments.
+        log: File for its standard error.
     """
 
     def __init__(self, name: str, module: str, arguments: Sequence[object], log: Path) -> None:
@@ -155,18 +154,18 @@ class PythonContender(Contender):
 
     @property
     def process(self) -> subprocess.Popen[str]:
-        """The process, which must have been started."""
+        """Process of the contender, which must have been started."""
         if self._process is None:
             raise ContenderError(f"{self.name} was not started")
         return self._process
 
     def failure(self) -> ContenderError:
-        """What its log says."""
+        """Return an error with the end of its log."""
         return ContenderError(f"{self.name} failed:\n{self._log.read_text(encoding='utf-8')[-2000:]}")
 
 
 class HttpContender(PythonContender):
-    """A server of this package, on a free port, with `/health` and `/predict`."""
+    """An HTTP server on a free port, with `/health` and `/predict`."""
 
     def __init__(self, name: str, module: str, model: str, further: Sequence[object], log: Path) -> None:
         port = free_port("127.0.0.1")
@@ -184,12 +183,12 @@ class HttpContender(PythonContender):
         try:
             with urllib.request.urlopen(f"{self.url}/health", timeout=2) as reply:
                 return bool(reply.status == 200)
-        except OSError:  # urllib's own errors are OSErrors too
+        except OSError:  # includes the errors of urllib
             return False
 
 
 class WorkerContender(PythonContender):
-    """A worker of this package, which takes commands: see `worker.py`."""
+    """A worker process that takes commands; see `peers.worker`."""
 
     def _output(self) -> int:
         return subprocess.PIPE
@@ -198,7 +197,7 @@ class WorkerContender(PythonContender):
         self._read()
 
     def command(self, **content: Any) -> dict[str, float]:
-        """Sends a command and returns its answer."""
+        """Send a command, and return its result."""
         stdin = self.process.stdin
         assert stdin is not None
         stdin.write(json.dumps(content) + "\n")
@@ -218,15 +217,15 @@ class WorkerContender(PythonContender):
 def make_contenders(
     wanted: Iterable[str], *, model: str, repository: Path, photos: Path, labels: Path, logs: Path
 ) -> Mapping[str, Contender]:
-    """The contenders of these names, not started yet.
+    """Create contenders without starting them.
 
     Args:
-        wanted: Names; unknown ones are left out.
+        wanted: Names of contenders; unknown names are ignored.
         model: Checkpoint for transformers: a directory or a hub id.
-        repository: The model repository made of it.
+        repository: Model repository of that checkpoint.
         photos: Folder of JPEG files.
         labels: JSON file with a list of labels.
-        logs: Folder for their logs.
+        logs: Folder for the logs.
     """
     everyone: list[Contender] = [
         TritonContender(repository),

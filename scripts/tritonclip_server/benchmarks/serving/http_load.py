@@ -1,7 +1,7 @@
-"""The load for the HTTP servers: so many callers, each with one request of one image in flight.
+"""Load generator for the HTTP peers: callers that each keep one request with one image in flight.
 
-A process of its own, so that its cost on the shared cores can be told: `http_load.py URL --help`. It sends
-multipart forms with the fields `image` (a JPEG file) and `labels` (JSON), as all HTTP servers here take them.
+It runs in a separate process, so that its CPU time can be measured. It sends multipart forms with the fields
+`image` (a JPEG file) and `labels` (JSON), which all HTTP peers accept.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import click
 async def send(
     session: aiohttp.ClientSession, url: str, image: bytes, labels: str, latencies_s: list[float]
 ) -> None:
-    """Sends one request, reads its answer, and notes how long that took."""
+    """Send one request, read the response, and append its latency."""
     start = time.perf_counter()
     form = aiohttp.FormData({"labels": labels})
     form.add_field("image", image, filename="image.jpg", content_type="image/jpeg")
@@ -30,12 +30,12 @@ async def send(
 
 
 async def load(url: str, images: list[bytes], labels: str, callers: int, requests: int) -> dict[str, object]:
-    """Sends so many requests; returns their latencies, the whole duration, and this process's CPU time."""
-    work = iter(itertools.islice(itertools.cycle(images), requests))
+    """Send requests; return their latencies, the total duration, and the CPU time of this process."""
+    remaining = iter(itertools.islice(itertools.cycle(images), requests))
     latencies_s: list[float] = []
 
     async def call() -> None:
-        for image in work:
+        for image in remaining:
             await send(session, url, image, labels, latencies_s)
 
     connector = aiohttp.TCPConnector(limit=callers)
@@ -50,11 +50,13 @@ async def load(url: str, images: list[bytes], labels: str, callers: int, request
 @click.command()
 @click.argument("url")
 @click.option("--photos", type=click.Path(path_type=Path), required=True, help="Folder of JPEG files.")
-@click.option("--labels", type=click.Path(path_type=Path), required=True, help="JSON file, a list of texts.")
-@click.option("--callers", type=int, required=True)
-@click.option("--requests", type=int, required=True)
+@click.option(
+    "--labels", type=click.Path(path_type=Path), required=True, help="JSON file with a list of labels."
+)
+@click.option("--callers", type=int, required=True, help="Requests in flight.")
+@click.option("--requests", type=int, required=True, help="Number of requests.")
 def main(url: str, photos: Path, labels: Path, callers: int, requests: int) -> None:
-    """Loads URL and prints the result as JSON."""
+    """Send requests to URL, and print the result as JSON."""
     images = [path.read_bytes() for path in sorted(photos.iterdir())]
     result = asyncio.run(load(url, images, labels.read_text(encoding="utf-8"), callers, requests))
     click.echo(json.dumps(result))

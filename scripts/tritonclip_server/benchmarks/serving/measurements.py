@@ -1,4 +1,4 @@
-"""What is measured, one entry a line of the result, and how each is warmed up and run."""
+"""The measurements: how each is warmed up and run."""
 
 from __future__ import annotations
 
@@ -28,20 +28,25 @@ DECODE_BATCH = 16
 PROBE_REQUESTS = 4
 
 Figures = dict[str, Any]
-"""Of one run: `images_per_s`, where there are requests `requests_per_s`, `p50_ms`, `p95_ms`, `p99_ms` and the
-load generator's `client_cpu_ms` a request, for the served system `stages` as of `stages.between`."""
+"""Result of one measurement.
+
+- `images_per_s` and `p50_ms`, always
+- `requests_per_s`, `p95_ms`, `p99_ms`, and `client_cpu_ms`, the CPU time of the load generator per request,
+  for servers
+- `stages` from `stages.means_between`, for this system
+"""
 
 
 @dataclass
-class Bench:
-    """What measurements need.
+class MeasurementContext:
+    """Contenders, folders and request counts of a benchmark.
 
     Attributes:
-        contenders: Those that run, by name.
-        scratch: Folder with `photos`, `large` and `labels.json`, and for files made on the way.
-        program: perf_analyzer.
-        requests: How many requests each measurement sends, by its name; set by its warm-up, so that each
-            round sends as many.
+        contenders: Started contenders by name.
+        scratch: Folder with `photos`, `large` and `labels.json`, and for temporary files.
+        program: Path of perf_analyzer.
+        requests: Number of requests of each measurement by name. The warm-up sets it, so that all rounds send
+            the same number.
     """
 
     contenders: Mapping[str, Contender]
@@ -51,30 +56,34 @@ class Bench:
 
 
 class Measurement(Protocol):
-    """One line of the result."""
+    """A measurement, one line of the result."""
 
     @property
     def name(self) -> str:
-        """Names it in `--only` and in the result."""
+        """Name in `--only` and in the result."""
 
     @property
     def contender(self) -> str:
-        """Whom it measures."""
+        """Name of the contender."""
 
     @property
     def title(self) -> str:
-        """What it is, for people."""
+        """Description in the report."""
 
-    def warm_up(self, bench: Bench, seconds: float) -> None:
-        """Whatever is done once only, and a choice of how much makes up so many seconds."""
+    def warm_up(self, context: MeasurementContext, seconds: float) -> None:
+        """Warm up, and choose how many requests take about `seconds`."""
 
-    def run(self, bench: Bench, seconds: float) -> Figures:
-        """Measures for about so many seconds."""
+    def run(self, context: MeasurementContext, seconds: float) -> Figures:
+        """Measure for about `seconds`."""
 
 
 @dataclass(frozen=True)
-class WorkerRun:
-    """A part or the pipeline in a worker: batches of images until the time is over."""
+class WorkerMeasurement:
+    """Batches of images in a worker process, until the time is over.
+
+    Attributes:
+        share: Share of the usual seconds. Parts of the system are steadier than servers.
+    """
 
     name: str
     contender: str
@@ -82,43 +91,42 @@ class WorkerRun:
     part: str
     batch: int
     share: float = 1.0
-    """Of the seconds of a measurement: the parts are steadier than servers."""
 
-    def warm_up(self, bench: Bench, seconds: float) -> None:
-        """One batch."""
-        self.run(bench, 0)
+    def warm_up(self, context: MeasurementContext, seconds: float) -> None:
+        """Process one batch."""
+        self.run(context, 0)
 
-    def run(self, bench: Bench, seconds: float) -> Figures:
-        """See `worker.timed`."""
-        worker = bench.contenders[self.contender]
+    def run(self, context: MeasurementContext, seconds: float) -> Figures:
+        """Process batches; see `worker.timed`."""
+        worker = context.contenders[self.contender]
         assert isinstance(worker, WorkerContender)
         return {**worker.command(part=self.part, batch=self.batch, seconds=seconds * self.share)}
 
 
 @dataclass(frozen=True)
-class HttpRun:
-    """A server with one image a request."""
+class HttpMeasurement:
+    """An HTTP server with one image per request."""
 
     name: str
     title: str
 
     @property
     def contender(self) -> str:
-        """Named as the measurement."""
+        """Name of the contender, which is that of the measurement."""
         return self.name
 
-    def warm_up(self, bench: Bench, seconds: float) -> None:
-        """Two rounds of all callers; the second tells how fast it is."""
-        self._send(bench, HTTP_CALLERS)
-        probe = self._send(bench, HTTP_CALLERS)
-        bench.requests[self.name] = request_count(probe["requests_per_s"], HTTP_CALLERS, seconds)
+    def warm_up(self, context: MeasurementContext, seconds: float) -> None:
+        """Send two requests per caller; the second one shows the speed."""
+        self._send(context, HTTP_CALLERS)
+        probe = self._send(context, HTTP_CALLERS)
+        context.requests[self.name] = request_count(probe["requests_per_s"], HTTP_CALLERS, seconds)
 
-    def run(self, bench: Bench, seconds: float) -> Figures:
-        """Sends as many requests as the warm-up chose."""
-        return self._send(bench, bench.requests[self.name])
+    def run(self, context: MeasurementContext, seconds: float) -> Figures:
+        """Send as many requests as the warm-up has chosen."""
+        return self._send(context, context.requests[self.name])
 
-    def _send(self, bench: Bench, requests: int) -> Figures:
-        server = bench.contenders[self.contender]
+    def _send(self, context: MeasurementContext, requests: int) -> Figures:
+        server = context.contenders[self.contender]
         assert isinstance(server, HttpContender)
         command = [
             sys.executable,
@@ -126,7 +134,12 @@ class HttpRun:
             "tritonclip_server.benchmarks.serving.http_load",
             f"{server.url}/predict",
         ]
-        command += ["--photos", str(bench.scratch / "photos"), "--labels", str(bench.scratch / "labels.json")]
+        command += [
+            "--photos",
+            str(context.scratch / "photos"),
+            "--labels",
+            str(context.scratch / "labels.json"),
+        ]
         command += ["--callers", str(HTTP_CALLERS), "--requests", str(requests)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -135,61 +148,64 @@ class HttpRun:
 
 
 @dataclass(frozen=True)
-class TritonRun:
-    """This system, over gRPC, under the load of perf_analyzer."""
+class TritonMeasurement:
+    """This system over gRPC, with load from perf_analyzer.
+
+    Attributes:
+        photos: Folder in `MeasurementContext.scratch`.
+    """
 
     name: str
     callers: int
     labels: int = workload.LABEL_COUNT
     images: int = 1
     photos: str = "photos"
-    """Folder in `Bench.scratch`."""
 
     @property
     def contender(self) -> str:
-        """The embedded server."""
+        """Name of the contender."""
         return "triton"
 
     @property
     def title(self) -> str:
-        """Like "this system, 16 callers, 100 labels"; what is as in most measurements is left out."""
+        """Description such as "this system, 16 callers, 100 labels", without the default values."""
         parts = ["this system", _count(self.callers, "caller")]
         if self.labels != workload.LABEL_COUNT:
             parts.append(_count(self.labels, "label"))
         if self.images != 1:
-            parts.append(f"{self.images} images a request")
+            parts.append(f"{self.images} images per request")
         if self.photos == "large":
             parts.append("photos of {} x {}".format(*workload.LARGE_PHOTO_SIZE))
         return ", ".join(parts)
 
-    def warm_up(self, bench: Bench, seconds: float) -> None:
-        """Sends what the label cache needs, and then learns how fast it is."""
-        probe = self._send(bench, max(self.callers, PROBE_REQUESTS))
-        if probe["p50_ms"] < seconds * 500:  # A first try on cold caches says little, but a slow one must do.
-            probe = self._send(bench, max(self.callers, PROBE_REQUESTS))
-        bench.requests[self.name] = request_count(probe["requests_per_s"], self.callers, seconds)
+    def warm_up(self, context: MeasurementContext, seconds: float) -> None:
+        """Fill the label cache, then measure the speed."""
+        probe = self._send(context, max(self.callers, PROBE_REQUESTS))
+        if probe["p50_ms"] < seconds * 500:  # the caches were cold; repeat unless it is slow
+            probe = self._send(context, max(self.callers, PROBE_REQUESTS))
+        context.requests[self.name] = request_count(probe["requests_per_s"], self.callers, seconds)
 
-    def run(self, bench: Bench, seconds: float) -> Figures:
-        """Sends as many requests as the warm-up chose."""
-        with Client(self._server(bench).server.grpc_url) as client:
+    def run(self, context: MeasurementContext, seconds: float) -> Figures:
+        """Send as many requests as the warm-up has chosen."""
+        with Client(self._server(context).server.grpc_url) as client:
             before = stages.read_statistics(client)
-            figures = self._send(bench, bench.requests[self.name])
-            figures["stages"] = stages.between(before, stages.read_statistics(client))
+            figures = self._send(context, context.requests[self.name])
+            figures["stages"] = stages.means_between(before, stages.read_statistics(client))
         return figures
 
-    def _server(self, bench: Bench) -> TritonContender:
-        server = bench.contenders[self.contender]
+    def _server(self, context: MeasurementContext) -> TritonContender:
+        server = context.contenders[self.contender]
         assert isinstance(server, TritonContender)
         return server
 
-    def _send(self, bench: Bench, requests: int) -> Figures:
-        inputs = bench.scratch / f"{self.photos}-{self.images}-{self.labels}.json"
+    def _send(self, context: MeasurementContext, requests: int) -> Figures:
+        inputs = context.scratch / f"{self.photos}-{self.images}-{self.labels}.json"
         if not inputs.exists():
-            write_requests(inputs, bench.scratch / self.photos, self.images, self.labels)
+            write_requests(inputs, context.scratch / self.photos, self.images, self.labels)
         load = perf_analyzer.measure(
-            bench.program,
+            context.program,
             model=MODEL,
-            grpc_url=self._server(bench).server.grpc_url,
+            grpc_url=self._server(context).server.grpc_url,
             inputs=inputs,
             shapes=[f"image:{self.images}", f"labels:{self.labels}"],
             callers=self.callers,
@@ -201,19 +217,19 @@ class TritonRun:
 
 
 def write_requests(path: Path, photos: Path, images: int, labels: int) -> None:
-    """Writes the requests of `clip_zero_shot` for perf_analyzer: each photo once, so many a request."""
+    """Write the requests of `clip_zero_shot` for perf_analyzer, with `images` photos each."""
     files = (file.read_bytes() for file in sorted(photos.iterdir()))
     texts = [label.encode() for label in workload.labels(labels)]
     perf_analyzer.write_images(path, files, images, texts)
 
 
 def request_count(requests_per_s: float, callers: int, seconds: float) -> int:
-    """Requests for so many seconds: a multiple of the callers, two for each at least."""
+    """Return the number of requests for `seconds`: a multiple of the callers, at least two per caller."""
     return callers * max(2, round(requests_per_s * seconds / callers))
 
 
 def http_figures(result: Mapping[str, Any]) -> Figures:
-    """What `http_load` prints, in the figures that perf_analyzer's load has too."""
+    """Convert the output of `http_load` to the same figures as those from perf_analyzer."""
     latencies_s, count = result["latencies_s"], len(result["latencies_s"])
     p50_ms, p95_ms, p99_ms = (float(value) * 1e3 for value in np.percentile(latencies_s, (50, 95, 99)))
     rate = count / result["seconds"]
@@ -236,21 +252,23 @@ CALLERS = (1, 4, 16, 64, 256)
 LABELS = (1, 100, 1000)
 ENCODER_BATCHES = (1, 4, 8, 16, 32, 64)
 MEASUREMENTS: tuple[Measurement, ...] = (
-    WorkerRun("pipeline-1", "pipeline", "transformers pipeline, one by one", "pipeline", 1),
-    WorkerRun("pipeline-16", "pipeline", "transformers pipeline, batches of 16", "pipeline", 16),
-    HttpRun("fastapi", f"FastAPI around the pipeline, {HTTP_CALLERS} callers"),
-    HttpRun("litserve-1", f"LitServe, 1 worker, {HTTP_CALLERS} callers"),
-    HttpRun("litserve-2", f"LitServe, 2 workers, {HTTP_CALLERS} callers"),
+    WorkerMeasurement("pipeline-1", "pipeline", "transformers pipeline, one by one", "pipeline", 1),
+    WorkerMeasurement("pipeline-16", "pipeline", "transformers pipeline, batches of 16", "pipeline", 16),
+    HttpMeasurement("fastapi", f"FastAPI around the pipeline, {HTTP_CALLERS} callers"),
+    HttpMeasurement("litserve-1", f"LitServe, 1 worker, {HTTP_CALLERS} callers"),
+    HttpMeasurement("litserve-2", f"LitServe, 2 workers, {HTTP_CALLERS} callers"),
     *(
-        WorkerRun(f"encoder-{batch}", "parts", f"vision encoder alone, batch {batch}", "encode", batch, 0.5)
+        WorkerMeasurement(
+            f"encoder-{batch}", "parts", f"vision encoder alone, batch {batch}", "encode", batch, 0.5
+        )
         for batch in ENCODER_BATCHES
     ),
-    WorkerRun("decode", "parts", "decoding alone, all cores", "decode", DECODE_BATCH, 0.5),
-    WorkerRun("decode-1", "parts", "decoding alone, one core", "decode", 1, 0.25),
-    *(TritonRun(f"callers-{callers}", callers) for callers in CALLERS),
-    *(TritonRun(f"labels-{labels}", 1, labels=labels) for labels in LABELS),
-    TritonRun("images-16x1", 1, images=16),
-    TritonRun("images-16x4", 4, images=16),
-    TritonRun("large-1", 1, photos="large"),
-    TritonRun("large-16", 16, photos="large"),
+    WorkerMeasurement("decode", "parts", "decoding alone, all cores", "decode", DECODE_BATCH, 0.5),
+    WorkerMeasurement("decode-1", "parts", "decoding alone, one core", "decode", 1, 0.25),
+    *(TritonMeasurement(f"callers-{callers}", callers) for callers in CALLERS),
+    *(TritonMeasurement(f"labels-{labels}", 1, labels=labels) for labels in LABELS),
+    TritonMeasurement("images-16x1", 1, images=16),
+    TritonMeasurement("images-16x4", 4, images=16),
+    TritonMeasurement("large-1", 1, photos="large"),
+    TritonMeasurement("large-16", 16, photos="large"),
 )

@@ -1,4 +1,4 @@
-"""The result as pictures, each left out where its measurements are missing."""
+"""Plots of the result. A plot is left out if its measurements are missing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ IMAGE_BARS = {
 
 
 def write_plots(rounds: Rounds, directory: Path) -> list[Path]:
-    """Draws what the rounds allow; returns the PNG files."""
+    """Draw the plots whose measurements are available, and return the PNG files."""
     pictures = {
         "callers.png": by_callers,
         "labels.png": by_labels,
@@ -59,7 +59,7 @@ def write_plots(rounds: Rounds, directory: Path) -> list[Path]:
 
 
 def by_callers(rounds: Rounds) -> Figure | None:
-    """Throughput and latency by number of callers, with the roofline, the floor and the baselines."""
+    """Plot throughput and latency over callers, with the roofline, the floor and the peers."""
     points = {callers: f"callers-{callers}" for callers in CALLERS if f"callers-{callers}" in rounds}
     if not points:
         return None
@@ -72,7 +72,7 @@ def by_callers(rounds: Rounds) -> Figure | None:
         _line(right, rounds, points, f"p{percent}_ms", f"p{percent}")
     _limit(right, rounds, "floor")
     right.set_yscale("log")
-    for axes, title in ((left, "images a second"), (right, "latency of a request, ms")):
+    for axes, title in ((left, "images/s"), (right, "latency, ms")):
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(points), [str(callers) for callers in points])
         axes.set_xlabel("callers, each with one request of one image in flight")
@@ -84,7 +84,7 @@ def by_callers(rounds: Rounds) -> Figure | None:
 
 
 def by_labels(rounds: Rounds) -> Figure | None:
-    """Latency of one caller by number of cached labels."""
+    """Plot the latency of one caller over the number of cached labels."""
     points = {labels: name for labels, name in LABEL_POINTS.items() if name in rounds}
     if len(points) < 2:
         return None
@@ -98,7 +98,7 @@ def by_labels(rounds: Rounds) -> Figure | None:
     axes.set_xscale("log")
     axes.set_xticks(list(points), [str(labels) for labels in points])
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("cached labels a request, 1 caller")
+    axes.set_xlabel("cached labels per request, 1 caller")
     axes.set_ylabel("ms")
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
@@ -106,7 +106,7 @@ def by_labels(rounds: Rounds) -> Figure | None:
 
 
 def by_images(rounds: Rounds) -> Figure | None:
-    """Time of an image by requests in flight and images a request."""
+    """Plot the time per image over requests in flight and images per request."""
     bars = {label: name for label, name in IMAGE_BARS.items() if name in rounds}
     if not bars:
         return None
@@ -116,14 +116,14 @@ def by_images(rounds: Rounds) -> Figure | None:
     below = [middle - min(times) for middle, times in zip(middles, times_ms, strict=True)]
     above = [max(times) - middle for middle, times in zip(middles, times_ms, strict=True)]
     axes.bar(list(bars), middles, yerr=[below, above], capsize=4)
-    axes.set_xlabel("requests in flight x images a request")
-    axes.set_ylabel("ms an image")
+    axes.set_xlabel("requests in flight x images per request")
+    axes.set_ylabel("ms per image")
     axes.grid(axis="y", alpha=0.3)
     return figure
 
 
 def by_stage(rounds: Rounds) -> Figure | None:
-    """Queue and compute time of a request in each stage."""
+    """Plot queue and compute time per request in each stage."""
     names = [name for name in titles() if name in rounds and stage_means(rounds, name)]
     if not names:
         return None

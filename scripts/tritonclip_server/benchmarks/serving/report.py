@@ -1,4 +1,4 @@
-"""The result as a table for the terminal, as JSON with every round, and as Markdown."""
+"""The result as a table on the terminal, as JSON with every round, and as Markdown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tritonclip_server.benchmarks.serving.measurements import MEASUREMENTS
-from tritonclip_server.benchmarks.serving.roofline import Derived, Rounds, Spread, column, derive
+from tritonclip_server.benchmarks.serving.roofline import DerivedFigure, Rounds, Spread, column, derive
 from tritonclip_server.benchmarks.serving.stages import STAGES
 from tritonclip_server.benchmarks.workload import LABEL_COUNT, PHOTO_SIZE
 
@@ -27,25 +27,25 @@ HEADINGS = (
 )
 FIGURES = ("p50_ms", "p95_ms", "p99_ms", "client_cpu_ms")
 TARGET_HEADINGS = ("derived", "median", "least to most", "target", "")
-STAGE_HEADINGS = ("queue + compute ms of a request (requests a batch)", *STAGES)
+STAGE_HEADINGS = ("queue + compute ms per request (requests per batch)", *STAGES)
 NOTES = (
-    f"Unless a line says otherwise: {LABEL_COUNT} labels, 1 image a request, JPEG photos of "
+    f"Unless a line says otherwise: {LABEL_COUNT} labels, 1 image per request, JPEG photos of "
     "{} x {}.".format(*PHOTO_SIZE),
-    "Times of the pipeline and of parts are those of a whole batch. Client CPU is the load generator's, a "
-    "request; for this system with its start.",
+    "Times of the pipeline and of parts are per batch. Client CPU is the CPU time of the load generator per "
+    "request; for this system it includes the start of the generator.",
 )
 VERDICTS = {True: "met", False: "not met", None: ""}
 
 
 @dataclass(frozen=True)
-class Result:
-    """All of a run.
+class BenchmarkResult:
+    """Result of a benchmark.
 
     Attributes:
-        rounds: The figures of each round, by measurement.
-        machine: From `machine.describe`.
-        settings: Options of the run, and requests a measurement.
-        ready_s: Seconds from launch to ready, by contender.
+        rounds: Figures of each round by measurement.
+        machine: Description from `machine.describe`.
+        settings: Options of the command, and requests per measurement.
+        ready_s: Seconds from launch to readiness by contender.
     """
 
     rounds: Rounds
@@ -55,12 +55,12 @@ class Result:
 
 
 def titles() -> dict[str, str]:
-    """What each measurement is, in their order."""
+    """Return the description of each measurement by name, in order."""
     return {measurement.name: measurement.title for measurement in MEASUREMENTS}
 
 
 def summary(rounds: Rounds) -> dict[str, dict[str, Spread]]:
-    """Median, least and most of every figure, by measurement; the stages aside."""
+    """Return median and range of every figure by measurement, without the stages."""
     return {
         name: {figure: Spread.of(column(rounds, name, figure)) for figure in runs[0] if figure != "stages"}
         for name, runs in rounds.items()
@@ -68,7 +68,7 @@ def summary(rounds: Rounds) -> dict[str, dict[str, Spread]]:
 
 
 def stage_means(rounds: Rounds, name: str) -> dict[str, dict[str, float]]:
-    """Of each stage the median over the rounds of its means; empty where no stages were measured."""
+    """Return the median over the rounds of the means of each stage, or {} if none were measured."""
     if not all("stages" in figures for figures in rounds[name]):
         return {}
     return {
@@ -81,7 +81,7 @@ def stage_means(rounds: Rounds, name: str) -> dict[str, dict[str, float]]:
 
 
 def measurement_rows(rounds: Rounds) -> list[list[str]]:
-    """Under `HEADINGS`, a row a measurement."""
+    """Return one row per measurement, with the columns `HEADINGS`."""
     rows, spreads = [], summary(rounds)
     for name, title in titles().items():
         if name in spreads:
@@ -93,8 +93,8 @@ def measurement_rows(rounds: Rounds) -> list[list[str]]:
     return rows
 
 
-def target_rows(derived: Sequence[Derived]) -> list[list[str]]:
-    """Under `TARGET_HEADINGS`, a row a derived line."""
+def target_rows(derived: Sequence[DerivedFigure]) -> list[list[str]]:
+    """Return one row per derived figure, with the columns `TARGET_HEADINGS`."""
     return [
         [
             line.target.title,
@@ -110,7 +110,7 @@ def target_rows(derived: Sequence[Derived]) -> list[list[str]]:
 
 
 def stage_rows(rounds: Rounds) -> list[list[str]]:
-    """Under `STAGE_HEADINGS`, a row a measurement of the served system."""
+    """Return one row per measurement of this system, with the columns `STAGE_HEADINGS`."""
     rows = []
     for name, title in titles().items():
         means = stage_means(rounds, name) if name in rounds else {}
@@ -124,12 +124,12 @@ def _stage_cell(means: Mapping[str, float]) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits, more only before the decimal point."""
+    """Format with three significant digits, or all digits before the decimal point."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def facts(result: Result) -> list[str]:
-    """Machine, versions, settings and start times, a line each."""
+def facts(result: BenchmarkResult) -> list[str]:
+    """Return machine, versions, settings and start times, one per line."""
     machine = result.machine
     ready = ", ".join(f"{name} {number(seconds)} s" for name, seconds in result.ready_s.items())
     return [
@@ -137,14 +137,14 @@ def facts(result: Result) -> list[str]:
         f"{machine['memory_gib']} GiB, Python {machine['python']}, commit {machine['commit']}",
         ", ".join(f"{name} {release}" for name, release in machine["versions"].items()),
         f"{result.settings['checkpoint']}; {result.settings['rounds']} rounds, "
-        f"about {result.settings['seconds']:g} s a measurement",
+        f"about {result.settings['seconds']:g} s per measurement",
         f"From launch to ready: {ready}",
         *NOTES,
     ]
 
 
-def show(result: Result, console: Console) -> None:
-    """Prints everything."""
+def show(result: BenchmarkResult, console: Console) -> None:
+    """Print the result."""
     for line in facts(result):
         console.print(line)
     for headings, rows in _tables(result):
@@ -155,8 +155,8 @@ def show(result: Result, console: Console) -> None:
             console.print(table)
 
 
-def write(result: Result, directory: Path) -> None:
-    """Writes `benchmark.json` and `benchmark.md`."""
+def write(result: BenchmarkResult, directory: Path) -> None:
+    """Write `benchmark.json` and `benchmark.md`."""
     derived = [
         {
             "title": line.target.title,
@@ -177,8 +177,8 @@ def write(result: Result, directory: Path) -> None:
     (directory / "benchmark.md").write_text(markdown(result), encoding="utf-8")
 
 
-def markdown(result: Result) -> str:
-    """The same tables in Markdown."""
+def markdown(result: BenchmarkResult) -> str:
+    """Format the same tables as Markdown."""
     parts = ["\n".join(f"- {line}" for line in facts(result))]
     for headings, rows in _tables(result):
         if rows:
@@ -187,7 +187,7 @@ def markdown(result: Result) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _tables(result: Result) -> list[tuple[Sequence[str], list[list[str]]]]:
+def _tables(result: BenchmarkResult) -> list[tuple[Sequence[str], list[list[str]]]]:
     return [
         (HEADINGS, measurement_rows(result.rounds)),
         (TARGET_HEADINGS, target_rows(derive(result.rounds))),

@@ -1,4 +1,4 @@
-"""What the measurements say together: the limits of the machine, and how near to them the system comes."""
+"""Figures derived from several measurements: the limits of the machine, and ratios with targets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from tritonclip_server.benchmarks.serving.measurements import ENCODER_BATCHES
 
 Rounds = Mapping[str, Sequence[Mapping[str, Any]]]
-"""The figures of each round, by the measurement's name."""
+"""Figures of all rounds by name of the measurement."""
 ENCODERS = tuple(f"encoder-{batch}" for batch in ENCODER_BATCHES)
 BUSY = ("callers-16", "callers-64")
 LITSERVE = ("litserve-1", "litserve-2")
@@ -20,7 +20,7 @@ FEW_LABELS, MANY_LABELS = ("callers-1", 10), ("labels-1000", 1000)
 
 @dataclass(frozen=True)
 class Spread:
-    """Of a figure over the rounds."""
+    """Median and range of a figure over the rounds."""
 
     median: float
     least: float
@@ -28,20 +28,20 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """From one value a round."""
+        """Summarise one value per round."""
         return cls(median(values), min(values), max(values))
 
 
 @dataclass(frozen=True)
 class Target:
-    """A line derived from measurements, and the bound that the project sets itself.
+    """A figure derived from measurements, and the project's target for it.
 
     Attributes:
-        title: What it is.
-        relation: ">=", "<=" or "<"; the empty text where there is no bound.
-        bound: The bound, in `unit`.
-        values: From the rounds to one value a round; KeyError where something was not measured.
-        unit: Of the values; empty for ratios.
+        title: Description in the report.
+        relation: ">=", "<=" or "<", or an empty string if there is no target.
+        bound: Value of the target, in `unit`.
+        values: Computes one value per round. It raises KeyError if a measurement is missing.
+        unit: Unit of the values; empty for ratios.
     """
 
     title: str
@@ -52,26 +52,26 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Derived:
-    """A target with what was measured."""
+class DerivedFigure:
+    """A target and the measured values."""
 
     target: Target
     spread: Spread
 
     @property
     def met(self) -> bool | None:
-        """Whether the median keeps the bound; None where there is none."""
+        """True if the median meets the target, None if there is no target."""
         value, bound = self.spread.median, self.target.bound
         return {">=": value >= bound, "<=": value <= bound, "<": value < bound}.get(self.target.relation)
 
 
 def column(rounds: Rounds, name: str, figure: str = "images_per_s") -> list[float]:
-    """One figure of one measurement, a value a round."""
+    """Return one figure of a measurement for every round."""
     return [float(figures[figure]) for figures in rounds[name]]
 
 
 def best(rounds: Rounds, names: Sequence[str]) -> str:
-    """The measurement with the highest median throughput."""
+    """Return the name of the measurement with the highest median throughput."""
     measured = [name for name in names if name in rounds]
     if not measured:
         raise KeyError(f"none of {', '.join(names)} was measured")
@@ -79,29 +79,29 @@ def best(rounds: Rounds, names: Sequence[str]) -> str:
 
 
 def ratio(over: Sequence[float], under: Sequence[float]) -> list[float]:
-    """Round by round, so that what drifts from round to round cancels out."""
+    """Divide round by round, so that a drift of the machine cancels out."""
     return [a / b for a, b in zip(over, under, strict=True)]
 
 
 def roofline(encoded_per_s: float, decoded_per_s: float) -> float:
-    """Images a second if nothing but decoding and encoding cost anything, each on all cores in its time."""
+    """Return images/s if only decoding and encoding took time, one after the other on all cores."""
     return 1 / (1 / encoded_per_s + 1 / decoded_per_s)
 
 
 def rooflines(rounds: Rounds) -> list[float]:
-    """The roofline of each round, at the encoder's best batch."""
+    """Return the roofline of each round, with the best batch size of the encoder."""
     encoded = column(rounds, best(rounds, ENCODERS))
     return [roofline(*pair) for pair in zip(encoded, column(rounds, "decode"), strict=True)]
 
 
 def latency_floors(rounds: Rounds) -> list[float]:
-    """Milliseconds of a request if nothing but decoding on one core and encoding one image took time."""
+    """Return the latency in ms if only decoding on one core and encoding of one image took time."""
     decode_ms, encode_ms = column(rounds, "decode-1", "p50_ms"), column(rounds, "encoder-1", "p50_ms")
     return [sum(pair) for pair in zip(decode_ms, encode_ms, strict=True)]
 
 
 def label_cost_us(rounds: Rounds) -> list[float]:
-    """Microseconds of the server for one more cached label: the slope of the stages that work on labels."""
+    """Return the server time of one more cached label in us: the slope of the stages that use labels."""
 
     def compute_ms(figures: Mapping[str, Any]) -> float:
         stages = figures["stages"]
@@ -143,13 +143,13 @@ TARGETS = (
     Target("median latency of 1 caller / floor", "<=", 1.3, _latency_over_floor),
     Target("median latency with 1000 cached labels / with 10", "<=", 1.5, _many_labels),
     Target(
-        "time an image, 1 request of 16 / 16 requests of 1",
+        "time per image, 1 request of 16 / 16 requests of 1",
         "<=",
         1,
         partial(_throughput, "callers-16", "images-16x1"),
     ),
     Target(
-        "time an image, 4 requests of 16 / 64 requests of 1",
+        "time per image, 4 requests of 16 / 64 requests of 1",
         "<=",
         1,
         partial(_throughput, "callers-64", "images-16x4"),
@@ -157,15 +157,15 @@ TARGETS = (
     Target("throughput at 256 callers / at 64", ">=", 1, partial(_throughput, "callers-256", "callers-64")),
     Target("server time of a cached label", "<", 5, label_cost_us, "us"),
 )
-"""Throughput without further words is the better one of 16 and 64 callers."""
+"""Targets of the project. "throughput" is the higher one of 16 and 64 callers."""
 
 
-def derive(rounds: Rounds) -> list[Derived]:
-    """The lines of `TARGETS` whose measurements are there."""
+def derive(rounds: Rounds) -> list[DerivedFigure]:
+    """Compute the figures of `TARGETS` whose measurements are available."""
     found = []
     for target in TARGETS:
         try:
-            found.append(Derived(target, Spread.of(target.values(rounds))))
+            found.append(DerivedFigure(target, Spread.of(target.values(rounds))))
         except KeyError:
             continue
     return found

@@ -1,4 +1,4 @@
-"""What each stage of the server took for the requests of one measurement, from Triton's statistics."""
+"""Queue and compute time of each stage of the server during a measurement, from Triton's statistics."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from collections.abc import Mapping
 from tritonclip import Client, ModelStatistics
 
 STAGES = ("text_encoder", "image_preprocess", "vision_encoder", "similarity")
-"""In the order in which a request of `clip_zero_shot` goes through them."""
+"""Stages of `clip_zero_shot`, in the order in which a request passes through them."""
 SETTLE_S = 0.3
-"""Triton counts a request after it has answered it."""
+"""Delay before a reading, because Triton counts a request after it has sent the response."""
 
 Statistics = Mapping[str, ModelStatistics]
 
 
 def read_statistics(client: Client) -> Statistics:
-    """The server's statistics since its start, by model."""
+    """Read the statistics of the stages since the start of the server."""
     time.sleep(SETTLE_S)
     return {found.name: found for found in client.statistics() if found.name in STAGES}
 
 
-def between(before: Statistics, after: Statistics) -> dict[str, dict[str, float]]:
-    """Means of the requests between two readings, by stage.
+def means_between(before: Statistics, after: Statistics) -> dict[str, dict[str, float]]:
+    """Compute the means of the requests between two readings.
 
     Returns:
-        For each stage `queue_ms` and `compute_ms` of a request, and `batch`: requests in a dynamic batch.
+        By stage, `queue_ms` and `compute_ms` per request, and `batch`, the requests per dynamic batch.
     """
     return {stage: _difference(before[stage], after[stage]) for stage in STAGES}
 
