@@ -121,7 +121,7 @@ def embed(
     null: bool,
     output: Output,
 ) -> int:
-    """Embed images, or texts with --text, as vectors of unit length."""
+    """Embed images or texts as unit vectors."""
     with _client(connect, preprocess) as client:
         if not as_text:
             return _over_images(
@@ -164,10 +164,10 @@ def similarity(
     null: bool,
     output: Output,
 ) -> int:
-    """Compare images with texts by the cosine of their embeddings, -1 to 1.
+    """Compare images with texts by cosine.
 
-    Leading arguments that name images are images, and the rest are texts. With --text or --texts-file, all
-    arguments are images. Texts are embedded without a template.
+    The cosine of two embeddings is -1 to 1. Leading arguments that name images are images, and the rest are
+    texts. With --text or --texts-file, all arguments are images. Texts are embedded without a template.
     """
     images, words = split_items(items, only_images=bool(texts or texts_file))
     words += [*texts, *(read_lines(texts_file, "--texts-file", "text") if texts_file else [])]

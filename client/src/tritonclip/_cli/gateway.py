@@ -19,7 +19,7 @@ _FILE = click.Path(path_type=Path)
 @connection
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind.")
 @click.option("--port", default=8080, show_default=True, help="0 picks a free port.")
-@click.option("--keys-file", type=_FILE, help="File of API keys, one per line, as printed by gateway-key.")
+@click.option("--keys-file", type=_FILE, help="API keys that callers must send; lines from gateway-key.")
 @click.option(
     "--rate-limit", metavar="RATE", help="Limit per key, or per address without keys, such as 100/minute."
 )
@@ -29,7 +29,7 @@ _FILE = click.Path(path_type=Path)
     show_default=True,
     help="Shared counters, such as async+redis://host:6379.",
 )
-@click.option("--max-body-mib", default=64, show_default=True, help="Maximum body size per request.")
+@click.option("--max-body-mib", default=64, show_default=True, help="Maximum body size per request, in MiB.")
 @click.option("--max-images", default=256, show_default=True, help="Maximum images per request.")
 @click.option(
     "--max-requests", default=256, show_default=True, help="Maximum requests in flight; further ones get 503."
@@ -38,7 +38,7 @@ _FILE = click.Path(path_type=Path)
     "--max-mib",
     default=1024,
     show_default=True,
-    help="Maximum total size of bodies in flight; further ones get 503.",
+    help="Maximum MiB of bodies in flight; further ones get 503.",
 )
 @click.option(
     "--body-timeout", default=60.0, show_default=True, help="Seconds within which a body must arrive."
@@ -88,12 +88,12 @@ def gateway(
     trace: bool | None,
     log_format: str,
 ) -> None:
-    """Serve a REST API and a web page in front of Triton until Ctrl-C.
+    """Serve a REST API and a web page.
 
-    --timeout is the deadline of a request. API keys come from --keys-file and TRITONCLIP_GATEWAY_KEYS.
-    Without keys, anyone who can reach the port may call. --api-key is the gateway's own key for a proxy in
-    front of Triton. The standard OpenTelemetry variables configure tracing, such as OTEL_SERVICE_NAME and
-    OTEL_TRACES_SAMPLER.
+    The gateway runs in front of Triton until Ctrl-C. --timeout is the deadline of a request. API keys come
+    from --keys-file and TRITONCLIP_GATEWAY_KEYS. Without keys, anyone who can reach the port may call.
+    --api-key is the gateway's own key for a proxy in front of Triton. The standard OpenTelemetry variables
+    configure tracing, such as OTEL_SERVICE_NAME and OTEL_TRACES_SAMPLER.
     """
     from tritonclip.gateway import GatewaySettings, create_app
     from tritonclip.gateway._serve import serve
@@ -139,10 +139,11 @@ def gateway(
 @click.argument("name")
 @click.option("--append-to", type=_FILE, metavar="FILE", help="Append the line to a keys file.")
 def gateway_key(name: str, append_to: Path | None) -> None:
-    """Create an API key for the gateway, which logs it as NAME.
+    """Create an API key for the gateway.
 
-    The key is printed once. Only its digest is stored, as a line for --keys-file or
-    TRITONCLIP_GATEWAY_KEYS. To revoke a key, remove its line; a running gateway notices within seconds.
+    The gateway logs NAME, never the key. The key is printed once. Only its digest is stored, as a line for
+    --keys-file or TRITONCLIP_GATEWAY_KEYS. To revoke a key, remove its line; a running gateway notices within
+    seconds.
     """
     from tritonclip.gateway.access.keys import NAME, digest, make_key, parse_keys
 

@@ -58,11 +58,12 @@ def index(
     many: dict[str, Any],
     as_json: bool,
 ) -> int:
-    """Create or update an index of the images in directories, for `tritonclip search`.
+    """Create or update an image index.
 
-    Only new and changed files are embedded. Deleted files are removed from the index. Entries outside the
-    given directories are kept. The same command continues a run that was killed. Files that are not images
-    are reported, and the exit code is then 2.
+    The images come from directories, searched recursively. `tritonclip search` queries the index. Only new
+    and changed files are embedded. Deleted files are removed from the index. Entries outside the given
+    directories are kept. The same command continues a run that was killed. Files that are not images are
+    reported, and the exit code is then 2.
     """
     from tritonclip.search import SearchIndex
 
@@ -119,10 +120,11 @@ def search(
     connect: dict[str, Any],
     as_json: bool,
 ) -> None:
-    """Find the entries of an index that are most similar to TEXT or to --image.
+    """Search an index by a text or an image.
 
-    Texts are embedded without a template. Scores are cosines, -1 to 1. Scores between two images are higher
-    than scores between an image and a text.
+    The results are the entries that are most similar to TEXT or to --image, best first. Texts are embedded
+    without a template. Scores are cosines, -1 to 1. Scores between two images are higher than scores between
+    an image and a text.
     """
     from tritonclip.search import SearchIndex
     from tritonclip.search._query import embed_query, rank_texts

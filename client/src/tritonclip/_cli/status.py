@@ -61,7 +61,7 @@ def _health(endpoint: str, connect: dict[str, Any], deep: bool) -> Health | None
 @connection
 @as_json
 def models(connect: dict[str, Any], as_json: bool) -> None:
-    """Show the checkpoint and checksum of the server's models."""
+    """Show the checkpoints of the server's models."""
     with Client(**connect) as client:
         infos = client.models()
     if as_json:
@@ -74,7 +74,10 @@ def models(connect: dict[str, Any], as_json: bool) -> None:
 @connection
 @as_json
 def stats(connect: dict[str, Any], as_json: bool) -> None:
-    """Show each model's requests, batches and mean times in ms since it was loaded."""
+    """Show counts and times of each model.
+
+    Requests, batches and mean times in ms are counted since the model was loaded.
+    """
     with Client(**connect) as client:
         found = client.statistics()
     if as_json:

@@ -41,7 +41,7 @@ class Problem(Exception):  # noqa: N818 - a response for the caller, not a failu
 
     Attributes:
         status: HTTP status.
-        message: What is wrong, where it is, and how to fix it.
+        message: The problem, its location, and how to fix it.
         code: Machine-readable code; None for the default code of the status.
         param: The request field at fault, such as `images[1]`.
         headers: Additional headers.

@@ -1,1 +1,1 @@
-"""Who may call the gateway and how much: API keys, rate limits, and limits on requests in flight."""
+"""Access control of the gateway: API keys, rate limits, and limits on requests in flight."""

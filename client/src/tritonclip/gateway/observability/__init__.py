@@ -1,1 +1,1 @@
-"""What the gateway reports about itself: logs, Prometheus metrics, traces and readiness."""
+"""Logs, Prometheus metrics, traces and readiness of the gateway."""

@@ -22,7 +22,7 @@ class StrictRequest(BaseModel):
 
 
 class Error(BaseModel):
-    """A description of what is wrong, where it is, and how to fix it."""
+    """An error: the problem, its location, and how to fix it."""
 
     message: str = Field(examples=["image 0: cannot identify the image format"])
     type: str = Field(examples=["invalid_request_error"])
