@@ -53,8 +53,8 @@ class BulkOptions(RequestOptions, total=False):
         batch_size: Maximum number of inputs per request; large inputs make smaller requests. A server rejects
             more than its `max_images` or `max_labels`. Default: 16 images or 256 texts.
         concurrency: Number of requests in flight. Default: 4.
-        patience_s: Maximum time to retry a request while the server is unavailable or too slow, in seconds. The
-            server may restart in the meantime. Default: 60.
+        patience_s: Maximum time to retry a request while the server is unavailable or too slow, in seconds.
+            The server may restart in the meantime. Default: 60.
         wait_for_server: Also wait for the server's first answer. False fails at once if the server is
             unreachable when the run starts. Default: True.
         on_progress: Called with a `Progress` before the results of each request are returned.
