@@ -59,7 +59,7 @@ def draft_ratio(text: str) -> float:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """Apply the orientation and convert to RGB like transformers' `load_image`, but do not copy RGB images."""
+    """Apply the orientation and convert to RGB like transformers' `load_image`, but copy no RGB image."""
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
     return image if image.mode == "RGB" else image.convert("RGB")

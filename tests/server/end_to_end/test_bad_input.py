@@ -1,4 +1,4 @@
-"""Bad input at the server's own door: a clear error with index and reason, over both protocols."""
+"""Invalid requests to the server itself: each error names the index and the reason, over both protocols."""
 
 import io
 
@@ -17,7 +17,7 @@ IMAGE = bytes_tensor([GOOD])
 
 
 def bomb():
-    """A PNG of 20,000 x 20,000 pixels in some kilobytes."""
+    """Return a PNG of 20,000 x 20,000 pixels in a few kilobytes."""
     file = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(file, "PNG")
     return file.getvalue()
@@ -60,7 +60,7 @@ STATUS = {"grpc": "StatusCode.INVALID_ARGUMENT", "http": "400"}
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 @pytest.mark.parametrize("name", CASES)
-def test_bad_requests_are_refused_with_the_reason(server, protocol, name):
+def test_invalid_request_is_rejected_with_the_reason(server, protocol, name):
     tensors, reason = CASES[name]
     with pytest.raises(InferenceServerException) as caught:
         infer(server, protocol, "clip_zero_shot", **tensors)
@@ -100,14 +100,14 @@ def test_bad_requests_are_refused_with_the_reason(server, protocol, name):
         ),
     ],
 )
-def test_bad_tensors_to_a_composing_model_are_refused(server, protocol, model, tensors, reason):
+def test_invalid_tensor_for_a_composing_model_is_rejected(server, protocol, model, tensors, reason):
     with pytest.raises(InferenceServerException) as caught:
         infer(server, protocol, model, **tensors)
     assert caught.value.status() == STATUS[protocol]
     assert reason in caught.value.message()
 
 
-def test_the_limits_themselves_are_accepted(server):
+def test_request_at_the_limits_is_accepted(server):
     labels = bytes_tensor([b"x" * 4096, *[b"label %d" % number for number in range(9_999)]])
     assert infer(server, "grpc", "clip_text_embedding", text=labels)["text_embeds"].shape == (1, 10_000, 512)
     images = bytes_tensor([GOOD] * 256)

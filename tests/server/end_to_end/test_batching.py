@@ -1,4 +1,4 @@
-"""Requests sent together: merged, answered as if each were alone, and never harmed by another."""
+"""Concurrent requests: they are merged, answered as if sent alone, and not affected by invalid ones."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ CALLERS = 32
 
 
 def request_of(index):
-    """A request whose numbers of images and labels differ from its neighbours'."""
+    """Return a request whose numbers of images and labels differ from those of the requests around it."""
     images = list(varied_images().values())
     return images[index : index + 1 + index % 3], LABELS[: 1 + index % len(LABELS)]
 
@@ -25,7 +25,7 @@ def scores(answer):
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_requests_together_answer_as_alone(server, protocol):
+def test_concurrent_requests_get_the_same_scores_as_alone(server, protocol):
     url = server.grpc_url if protocol == "grpc" else server.http_url
     with Client(url, protocol=protocol, timeout_s=120) as client:
         alone = [client.classify(*request_of(index)) for index in range(CALLERS)]
@@ -37,7 +37,7 @@ def test_requests_together_answer_as_alone(server, protocol):
     assert passes < CALLERS, "no two requests were merged"
 
 
-def test_embeddings_together_equal_those_alone(server):
+def test_concurrent_embeddings_equal_those_computed_alone(server):
     with Client(server.grpc_url, timeout_s=120) as client:
         alone = [client.embed_images(request_of(index)[0]) for index in range(CALLERS)]
         answers = together(CALLERS, lambda index: client.embed_images(request_of(index)[0]))
@@ -47,7 +47,7 @@ def test_embeddings_together_equal_those_alone(server):
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 @pytest.mark.parametrize("bad", [b"no image at all", b"", encode(noise(300, 200), "JPEG")[:2000]])
-def test_one_bad_image_among_many_requests_fails_alone(server, protocol, bad):
+def test_invalid_image_fails_only_its_request(server, protocol, bad):
     url = server.grpc_url if protocol == "grpc" else server.http_url
     good = encode(noise(200, 200), "PNG")
     tensors = {
@@ -76,7 +76,7 @@ def test_one_bad_image_among_many_requests_fails_alone(server, protocol, bad):
     assert passes < CALLERS, "no two requests were merged"
 
 
-def test_a_bad_label_fails_alone_and_before_any_image_is_decoded(server):
+def test_invalid_label_fails_only_its_request_before_its_image_is_decoded(server):
     good = bytes_tensor([encode(noise(64, 64), "PNG")])
     before = metric(server, "nv_inference_count", model="image_preprocess")
 
@@ -90,7 +90,7 @@ def test_a_bad_label_fails_alone_and_before_any_image_is_decoded(server):
     assert metric(server, "nv_inference_count", model="image_preprocess") - before == 7
 
 
-def test_rows_of_one_request_are_groups_of_their_own(server):
+def test_rows_of_a_request_are_independent_groups(server):
     images = list(varied_images().values())
     rows = [(images[0:2], [b"cat", b"red circle"]), (images[2:4], [b"house", b"star"])]
     joined = infer(
@@ -110,14 +110,14 @@ def test_rows_of_one_request_are_groups_of_their_own(server):
     np.testing.assert_allclose(joined["scores"].sum(axis=-1), 1, atol=1e-6)
 
 
-def test_more_images_than_the_largest_bucket_in_one_request(server):
+def test_request_larger_than_the_largest_bucket_is_answered(server):
     one = list(varied_images().values())[0]
     with Client(server.grpc_url, timeout_s=120) as client:
         embeds = client.embed_images([one] * 150)
         np.testing.assert_allclose(embeds, np.broadcast_to(client.embed_images(one), embeds.shape), atol=1e-5)
 
 
-def test_client_errors_name_the_image(server):
+def test_client_error_names_the_image(server):
     with (
         Client(server.grpc_url) as client,
         pytest.raises(InvalidInputError, match="image 1 cannot be decoded"),

@@ -1,4 +1,4 @@
-"""`image_preprocess` alone, with its options for JPEGs and two instances."""
+"""`image_preprocess` alone, with two instances and its options for JPEGs."""
 
 import shutil
 
@@ -17,12 +17,12 @@ CLIP = ProcessorSettings(resize=224, resample=3, crop=(224, 224))
 LARGE = encode(photos()[0].resize((1367, 911), Image.Resampling.BICUBIC), "JPEG")
 
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="nvJPEG may be had here")
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="nvJPEG may be available here")
 
 
 @pytest.fixture(scope="module")
 def optional(prepare, tmp_path_factory):
-    """A server that was asked for drafts and for nvJPEG, which needs torchvision and a GPU."""
+    """A server with drafts and nvJPEG enabled, on a machine without the GPU that nvJPEG needs."""
     settings = ("jpeg_draft=2", "jpeg_decoder=nvjpeg", "threads=0", "instances=2")
     options = [part for each in settings for part in ("--set", f"image_preprocess.{each}")]
     models = tmp_path_factory.mktemp("alone")
@@ -33,7 +33,7 @@ def optional(prepare, tmp_path_factory):
         yield running
 
 
-def test_drafts_are_taken_and_small_files_stay_exact(optional):
+def test_large_jpegs_are_drafted_and_small_ones_are_exact(optional):
     files = [LARGE, *varied_images().values()]
     pixels = infer(optional, "grpc", "image_preprocess", image=bytes_tensor(files))["pixel_values"][0]
     drafting = ImageDecoder(CLIP, ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"), 10**8, draft=2)
@@ -44,10 +44,10 @@ def test_drafts_are_taken_and_small_files_stay_exact(optional):
     np.testing.assert_array_equal(pixels[files.index(small)], exact.decode(small))
 
 
-def test_without_nvjpeg_each_instance_says_so_and_pillow_decodes(optional):
-    said = [
+def test_every_instance_warns_if_nvjpeg_is_not_available(optional):
+    warnings = [
         line
         for line in optional.log
         if "jpeg_decoder 'nvjpeg' is not available, Pillow decodes JPEGs" in line
     ]
-    assert len(said) == 2
+    assert len(warnings) == 2

@@ -1,4 +1,4 @@
-"""What a server tells of its models, and that the client's names are the server's."""
+"""Published facts of the models, health, and restricted endpoints."""
 
 import hashlib
 
@@ -14,7 +14,7 @@ from tritonclip_server.repository.writer import ENSEMBLES, MODELS
 
 
 @pytest.mark.parametrize("model", ENSEMBLES)
-def test_every_public_model_names_its_checkpoint(server, model):
+def test_public_model_names_its_checkpoint(server, model):
     facts = parameters(server, model)
     assert facts["checkpoint"] == "scripts/demo/checkpoint"
     assert facts["revision"] == "local"
@@ -24,13 +24,13 @@ def test_every_public_model_names_its_checkpoint(server, model):
 
 
 @pytest.mark.parametrize("model", ["vision_encoder", "text_encoder"])
-def test_the_precision_in_use_is_published(server, model):
+def test_precision_in_use_is_published(server, model):
     sha256 = parameters(server, "clip_zero_shot")["sha256"]
     assert metric(server, "tritonclip_model_info", model=model, precision="float32", sha256=sha256) == 1
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_health_tells_of_every_public_model(server, protocol):
+def test_health_covers_every_public_model(server, protocol):
     url = server.grpc_url if protocol == "grpc" else server.http_url
     with Client(url, protocol=protocol) as client:
         health = client.health()
@@ -38,7 +38,7 @@ def test_health_tells_of_every_public_model(server, protocol):
     assert set(health.models) == set(ENSEMBLES)
 
 
-def test_admin_endpoints_are_closed_without_the_key(server):
+def test_admin_endpoints_require_the_key(server):
     with tritonclient.http.InferenceServerClient(server.http_url) as client:
         with pytest.raises(InferenceServerException, match="restricted"):
             client.get_model_repository_index()

@@ -1,4 +1,4 @@
-"""More work than the server can do: what is accepted is answered right, the rest costs next to nothing."""
+"""Overload: accepted requests get correct answers, and rejected ones cost next to nothing."""
 
 import threading
 import time
@@ -16,12 +16,12 @@ from tritonclip_server.serving.launcher import EmbeddedTriton, ServerOptions
 QUEUE_BUDGET_MS = 500
 PATHS = sorted(path for path in (ROOT / "scripts/demo/images").iterdir() if path.suffix != ".json")
 LABELS = ["a red circle", "a blue square", "a green triangle"]
-COSTLY = ("text_encoder", "image_preprocess", "vision_encoder")
+EXPENSIVE = ("text_encoder", "image_preprocess", "vision_encoder")
 
 
 @pytest.fixture(scope="module")
 def small(prepare):
-    """A server of its own, on which hardly anything may wait."""
+    """A server with a queue budget of 500 ms."""
     budget = ("--set", f"admission.queue_budget_ms={QUEUE_BUDGET_MS}")
     exact = ("--precision", "float32", "--set", "vision_encoder.compile=off")
     options = ServerOptions(http_port=0, grpc_port=0, metrics_port=0)
@@ -29,22 +29,22 @@ def small(prepare):
         yield running
 
 
-def refusals(server, **labels):
+def rejections(server, **labels):
     return metric(server, "tritonclip_requests_refused_total", **labels)
 
 
 def settled_rows(server, model):
-    """Rows that a model has answered, refusals too; Triton counts a moment after it has answered."""
+    """Return the rows that a model has answered, including rejected ones, once Triton has counted them."""
     time.sleep(0.3)
     return metric(server, "nv_inference_request_success", model=model)
 
 
-def test_a_flood_is_answered_right_or_refused(small, record_property):
+def test_flood_of_requests_is_answered_correctly_or_rejected(small, record_property):
     with Client(small.grpc_url, attempts=1) as client, Client(small.grpc_url, attempts=5) as patient:
         groups = [3 * (PATHS[start:] + PATHS[:start]) for start in range(len(PATHS))]
         expected = [patient.classify(group, LABELS) for group in groups]
         before = settled_rows(small, "similarity")
-        refused_before = refusals(small, reason="overload")
+        rejected_before = rejections(small, reason="overload")
 
         def call(index):
             answers = [index % len(groups)]
@@ -56,7 +56,7 @@ def test_a_flood_is_answered_right_or_refused(small, record_property):
             return answers
 
         outcomes = together(48, call)
-        refused = accepted = 0
+        rejected = accepted = 0
         for which, *answers in outcomes:
             for answer in answers:
                 if isinstance(answer, ServerUnavailableError):
@@ -64,19 +64,19 @@ def test_a_flood_is_answered_right_or_refused(small, record_property):
                     assert f"the queue budget is {QUEUE_BUDGET_MS} ms (admission.queue_budget_ms)" in str(
                         answer
                     )
-                    refused += 1
+                    rejected += 1
                 else:
                     assert_same(answer, expected[which])
                     accepted += 1
-        assert refused + accepted == 144
-        assert refused > 0
+        assert rejected + accepted == 144
+        assert rejected > 0
         assert accepted > 0
         assert settled_rows(small, "similarity") - before == accepted
-        assert refusals(small, reason="overload") - refused_before == refused
+        assert rejections(small, reason="overload") - rejected_before == rejected
         record_property("accepted", accepted)
-        record_property("refused", refused)
-        record_property("refused_after_decoding", refusals(small, model="vision_encoder"))
-        for model in COSTLY:
+        record_property("rejected", rejected)
+        record_property("rejected_after_decoding", rejections(small, model="vision_encoder"))
+        for model in EXPENSIVE:
             assert metric(small, "nv_inference_pending_request_count", model=model) == 0
         assert_same(patient.classify(groups[0], LABELS), expected[0])
 
@@ -90,9 +90,9 @@ def assert_same(answer, expected):
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_requests_that_come_without_time_cost_nothing_behind_the_door(small, protocol):
-    rows = {model: settled_rows(small, model) for model in COSTLY}
-    before = refusals(small, reason="deadline", model="admission")
+def test_request_that_arrives_without_time_left_reaches_no_expensive_model(small, protocol):
+    rows = {model: settled_rows(small, model) for model in EXPENSIVE}
+    before = rejections(small, reason="deadline", model="admission")
     image = bytes_tensor([PATHS[0].read_bytes()])
 
     def call(index):
@@ -102,12 +102,12 @@ def test_requests_that_come_without_time_cost_nothing_behind_the_door(small, pro
 
     outcomes = together(64, call)
     assert all("deadline passed: the request arrived with" in str(outcome) for outcome in outcomes)
-    assert refusals(small, reason="deadline", model="admission") == before + 64
-    assert {model: settled_rows(small, model) for model in COSTLY} == rows
+    assert rejections(small, reason="deadline", model="admission") == before + 64
+    assert {model: settled_rows(small, model) for model in EXPENSIVE} == rows
 
 
 @pytest.mark.parametrize("value", ["soon", True])
-def test_a_malformed_deadline_is_the_callers_fault(small, value):
+def test_invalid_deadline_is_an_invalid_argument(small, value):
     with pytest.raises(
         tritonclient.grpc.InferenceServerException, match="parameter 'deadline_ms' must"
     ) as caught:
@@ -118,7 +118,7 @@ def test_a_malformed_deadline_is_the_callers_fault(small, value):
 
 
 def test_request_whose_deadline_passes_in_the_queue_is_rejected(small):
-    """Requests of 256 images without limits keep `image_preprocess` busy until all short ones end."""
+    """Requests of 256 images without a deadline keep `image_preprocess` busy until the short ones end."""
     file = PATHS[0].read_bytes()
     answered = threading.Event()
 
@@ -143,7 +143,7 @@ def test_request_whose_deadline_passes_in_the_queue_is_rejected(small):
     assert all("deadline passed: the request has waited" in str(outcome) for outcome in outcomes), outcomes
 
 
-def test_models_called_without_admission_have_no_limits(small):
+def test_request_that_bypasses_admission_has_no_limits(small):
     found = infer(small, "grpc", "text_encoder", text=bytes_tensor([b"a red circle"]))
     assert found["text_embeds"].shape == (1, 1, 512)
     assert found["times"].shape == (1, 4)

@@ -1,4 +1,4 @@
-"""The served system against transformers: images in every form, two checkpoints, two precisions."""
+"""Answers of a server compared with transformers: many image formats, two checkpoints, two precisions."""
 
 import numpy as np
 import pytest
@@ -11,8 +11,11 @@ from tritonclip_server.serving.launcher import EmbeddedTriton, ServerOptions
 
 SCORE_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.01}
 RANDOM_BFLOAT16_TOLERANCE = 0.015
-"""Of ViT-B/32 with random weights and a logit scale of 100. On a CPU with AMX transformers itself, in
-bfloat16, is off from float32 by 0.0077, and by 0.0103 with the labels in float32."""
+"""Tolerance of scores for ViT-B/32 with random weights and a logit scale of 100.
+
+On a CPU with AMX, the scores of transformers itself in bfloat16 differ from those in float32 by 0.0077, and
+by 0.0103 with the labels in float32.
+"""
 LEAST_COSINE = {"float32": 0.99999, "bfloat16": 0.9999}
 
 
@@ -22,7 +25,7 @@ LEAST_COSINE = {"float32": 0.99999, "bfloat16": 0.9999}
     ids="-".join,
 )
 def served(request, prepare, random_checkpoint):
-    """A server of one checkpoint in one precision, and the reference for it."""
+    """A server of one checkpoint in one precision, its reference answers, the precision and the tolerance."""
     name, precision = request.param
     tolerance = SCORE_TOLERANCE[precision]
     if request.param == ("demo", "float32"):
@@ -48,7 +51,7 @@ def test_at_least_forty_images_are_compared():
     assert len(varied_images()) >= 40
 
 
-def test_scores_equal_those_of_the_pipeline(case, served, record_property):
+def test_scores_equal_the_pipelines(case, served, record_property):
     client, reference, _ = case
     answers = client.classify(list(varied_images().values()), LABELS)
     scores = np.array(
@@ -60,7 +63,7 @@ def test_scores_equal_those_of_the_pipeline(case, served, record_property):
 
 
 @pytest.mark.filterwarnings("ignore::tritonclip.TruncatedTextWarning")
-def test_embeddings_equal_those_of_the_model(case, record_property):
+def test_embeddings_equal_the_models(case, record_property):
     client, reference, precision = case
     images = client.embed_images(list(varied_images().values()))
     texts = client.embed_texts(TEXTS)
@@ -77,7 +80,7 @@ def test_embeddings_equal_those_of_the_model(case, record_property):
 
 
 @pytest.mark.filterwarnings("ignore::tritonclip.TruncatedTextWarning")
-def test_both_protocols_give_the_same_answer(served):
+def test_both_protocols_return_the_same_answers(served):
     server = served[0]
     images = list(varied_images().values())[:8]
     with Client(server.grpc_url) as grpc, Client(server.http_url, protocol="http") as http:

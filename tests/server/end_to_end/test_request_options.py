@@ -1,4 +1,4 @@
-"""What goes with a call beside its tensors, as it arrives at a model and on the wire."""
+"""Options of a call other than its tensors, as a model receives them and as they are sent."""
 
 import json
 from contextlib import closing
@@ -44,13 +44,13 @@ class TritonPythonModel:
 
 
 class Recorder:
-    """A server whose text embedding is a model that writes down what comes with each request."""
+    """A server whose text embedding is a model that records the options of each request."""
 
     def __init__(self, server, path):
         self.server, self._path = server, path
 
     def one(self):
-        """What came with the only request since the last time."""
+        """Return the options of the only request since the last call."""
         (line,) = self._path.read_text(encoding="utf-8").splitlines()
         self._path.write_text("")
         return json.loads(line)
@@ -82,18 +82,18 @@ def address(server, protocol):
     return server.grpc_url if protocol == "grpc" else server.http_url
 
 
-def test_the_model_is_told_what_is_left_of_the_deadline(connect, recorder):
+def test_model_receives_the_time_left_until_the_deadline(connect, recorder):
     client = connect(recorder.server, timeout_s=20)
     client.embed_texts("a")
     assert 10_000 < recorder.one()["parameters"]["deadline_ms"] <= 20_000
     client.embed_texts("a", timeout_s=7.5)
     seen = recorder.one()
     assert 3_000 < seen["parameters"]["deadline_ms"] <= 7_500
-    # Triton's own timeout is one of the queue, and stalls the batcher: it must not be set.
+    # Triton's own timeout limits the queue and stalls the batcher, so it must not be set.
     assert seen["queue_timeout_us"] == 0
 
 
-def test_the_request_id_arrives(connect, recorder):
+def test_model_receives_the_request_id(connect, recorder):
     client = connect(recorder.server)
     client.embed_texts("a", request_id="job 7/ä")
     assert recorder.one()["id"] == "job 7/ä"
@@ -101,7 +101,7 @@ def test_the_request_id_arrives(connect, recorder):
     assert recorder.one()["id"] == ""
 
 
-def test_headers_of_the_client_and_of_the_call_arrive(connect, recorder):
+def test_model_receives_headers_of_the_client_and_of_the_call(connect, recorder):
     client = connect(recorder.server, headers={"X-Team": "search", "X-Both": "client"}, api_key="secret")
     client.embed_texts("a", headers={"X-Both": "call", "X-Trace": "42"})
     first = recorder.one()["parameters"]
@@ -113,7 +113,7 @@ def test_headers_of_the_client_and_of_the_call_arrive(connect, recorder):
     assert "x-trace" not in second
 
 
-def test_a_priority_is_in_the_request_and_accepted(make, protocol, recorder):
+def test_priority_is_sent_and_accepted(make, protocol, recorder):
     with count_calls(recorder.server, protocol) as calls:
         client = make(calls.url)
         for priority in (0, 1, 2**32 - 1):
@@ -130,7 +130,7 @@ def priority_of(calls, number, protocol):
 
 
 @pytest.mark.parametrize("compression", ["gzip", "deflate"])
-def test_compression_gives_equal_answers_for_fewer_bytes(make, url, compression):
+def test_compressed_texts_get_equal_answers_with_fewer_bytes(make, url, compression):
     texts = ["a photo of a cat, " * 5 + str(number) for number in range(200)]
     sent = {}
     answers = {}
@@ -151,7 +151,7 @@ def test_compressed_images_are_accepted(connect, server):
     np.testing.assert_allclose(connect(server, compression="gzip").embed_images(image), expected, atol=1e-6)
 
 
-def test_nothing_is_compressed_unasked(make, protocol, server):
+def test_nothing_is_compressed_by_default(make, protocol, server):
     with count_calls(server, protocol) as calls:
         make(calls.url).embed_texts("a")
     (headers,) = calls.seen

@@ -1,4 +1,4 @@
-"""What the models say of their work: images and labels, dynamic batches, times; by the running server."""
+"""Metrics of the models in a running server: images, labels, dynamic batches and load times."""
 
 import re
 import time
@@ -11,7 +11,7 @@ from tests.helpers.pictures import encode, noise
 from tests.helpers.servers import ROOT
 from tritonclip import Client, InvalidInputError
 
-PATIENCE_S = 10
+TIMEOUT_S = 10
 IMAGES = ("image_preprocess", "vision_encoder")
 WORKING = (*IMAGES, "text_encoder", "similarity")
 
@@ -22,35 +22,37 @@ def clip(server):
         yield client
 
 
-def settled(server, name, wanted, **labels):
-    """A metric's value, once it is at least `wanted`: figures are published a moment later."""
-    deadline = time.monotonic() + PATIENCE_S
+def wait_for_metric(server, name, wanted, **labels):
+    """Wait until a metric is at least `wanted` and return it; metrics are published after a delay."""
+    deadline = time.monotonic() + TIMEOUT_S
     while (value := metric(server, name, **labels)) < wanted and time.monotonic() < deadline:
         time.sleep(0.05)
     return value
 
 
-def test_images_and_labels_are_counted_not_rows(server, clip):
+def test_images_and_labels_are_counted_rather_than_rows(server, clip):
     before = {model: metric(server, "tritonclip_images_total", model=model) for model in IMAGES}
     labels_before = metric(server, "tritonclip_labels_total", model="text_encoder")
     clip.classify([encode(noise(40, 30), "PNG")] * 5, ["a", "b", "c"])
     for model in IMAGES:
         wanted = before[model] + 5
-        assert settled(server, "tritonclip_images_total", wanted, model=model) == wanted
-    assert settled(server, "tritonclip_labels_total", labels_before + 3) == labels_before + 3
+        assert wait_for_metric(server, "tritonclip_images_total", wanted, model=model) == wanted
+    assert wait_for_metric(server, "tritonclip_labels_total", labels_before + 3) == labels_before + 3
 
 
-def test_what_was_not_answered_is_not_counted_as_processed(server, clip):
+def test_images_of_a_failed_request_are_not_counted(server, clip):
     before = metric(server, "tritonclip_images_total", model="image_preprocess")
     batches = metric(server, "tritonclip_batch_requests_count", model="image_preprocess")
     with pytest.raises(InvalidInputError):
         clip.embed_images([b"no image", encode(noise(40, 30), "PNG")])
     wanted = batches + 1
-    assert settled(server, "tritonclip_batch_requests_count", wanted, model="image_preprocess") == wanted
+    assert (
+        wait_for_metric(server, "tritonclip_batch_requests_count", wanted, model="image_preprocess") == wanted
+    )
     assert metric(server, "tritonclip_images_total", model="image_preprocess") == before
 
 
-def test_batches_add_up_to_the_requests_and_images_that_were_sent(server, clip):
+def test_batch_metrics_add_up_to_the_requests_and_images_sent(server, clip):
     def sums(model):
         names = ("requests_sum", "requests_count", "size_sum", "seconds_sum", "seconds_count")
         return np.array([metric(server, f"tritonclip_batch_{name}", model=model) for name in names])
@@ -62,17 +64,17 @@ def test_batches_add_up_to_the_requests_and_images_that_were_sent(server, clip):
     images = sum(1 + index % 3 for index in range(24))
     for model in WORKING:
         total = before[model][0] + 24
-        assert settled(server, "tritonclip_batch_requests_sum", total, model=model) == total
-        time.sleep(0.1)  # the other figures of the same batch are published after this one
+        assert wait_for_metric(server, "tritonclip_batch_requests_sum", total, model=model) == total
+        time.sleep(0.1)  # the other metrics of the same batch are published after this one
         requests, batches, size, seconds, timed = sums(model) - before[model]
         assert requests == 24
         assert 1 <= batches <= 24
         assert timed == batches
-        assert 0 < seconds < PATIENCE_S * batches
+        assert 0 < seconds < TIMEOUT_S * batches
         assert size == {"text_encoder": 48, "similarity": 0}.get(model, images)
 
 
-def test_every_model_instance_tells_when_it_was_loaded(server):
+def test_every_model_instance_publishes_its_load_time(server):
     started = dict(
         re.findall(r'^tritonclip_start_time_seconds\{instance="(\w+)".*\} (\S+)$', server.metrics(), re.M)
     )
@@ -81,14 +83,14 @@ def test_every_model_instance_tells_when_it_was_loaded(server):
     assert all(time.time() - 3600 < float(value) <= time.time() for value in started.values())
 
 
-def test_every_series_of_ours_names_model_version_and_instance(server, clip):
+def test_every_series_has_model_version_and_instance_labels(server, clip):
     clip.classify(encode(noise(40, 30), "PNG"), ["a"])
     series = re.findall(r"^tritonclip_\w+\{(.*)\} ", server.metrics(), re.MULTILINE)
     assert series
     assert all({"model", "version", "instance"} <= set(re.findall(r'(\w+)="', one)) for one in series)
 
 
-def test_the_readme_names_every_metric_of_ours(server):
+def test_readme_names_every_metric(server):
     names = set(re.findall(r"^# TYPE (tritonclip_\w+)", server.metrics(), re.MULTILINE))
     readme = (ROOT / "model_repository" / "README.md").read_text(encoding="utf-8")
     assert len(names) >= 14

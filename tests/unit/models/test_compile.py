@@ -1,4 +1,4 @@
-"""The compiled vision tower: equal to the tower, kept on disk, done without where nothing compiles."""
+"""The compiled vision tower: its embeddings, its cache on disk, and failures to compile."""
 
 import numpy as np
 import pytest
@@ -15,13 +15,13 @@ from tritonclip_server.serving.launcher import EmbeddedTriton, ServerOptions
 CPU = torch.device("cpu")
 NO_COMPILER = {"cpp.cxx": ("no-such-compiler",)}
 
-# torch.export and the compilers below it use what Python has deprecated.
+# torch.export and its compilers use deprecated features of Python.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(scope="module")
 def served(prepare, tmp_path_factory):
-    """A server that has compiled its tower, the version directory, and where the compiled tower is kept."""
+    """A server that has compiled its tower, its version directory, and its cache directory."""
     cache = tmp_path_factory.mktemp("cache")
     settings = ("vision_encoder.compile=on", f"vision_encoder.threads={torch.get_num_threads()}")
     repository = prepare(DEMO_CHECKPOINT, *(word for setting in settings for word in ("--set", setting)))
@@ -47,7 +47,7 @@ def pixels():
     return np.random.default_rng(1).integers(0, 256, (27, 3, 224, 224), dtype=np.uint8)
 
 
-def test_a_server_compiles_its_tower_and_answers_from_it(served, pixels):
+def test_server_compiles_its_tower_and_answers_with_it(served, pixels):
     server, directory, _ = served
     assert metric(server, "tritonclip_model_info", model="vision_encoder", execution="compiled") == 1
     model = load_vision_model(directory)
@@ -57,7 +57,7 @@ def test_a_server_compiles_its_tower_and_answers_from_it(served, pixels):
     assert (found * expected).sum(axis=1).min() > 0.9999
 
 
-def test_what_a_server_compiled_is_loaded_without_a_compiler(served, pixels, tmp_path, monkeypatch):
+def test_cached_tower_is_loaded_without_a_compiler(served, pixels, tmp_path, monkeypatch):
     _, directory, cache = served
     monkeypatch.setenv("TRITONCLIP_CACHE_DIR", str(cache))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -67,13 +67,13 @@ def test_what_a_server_compiled_is_loaded_without_a_compiler(served, pixels, tmp
     with torch._inductor.config.patch(NO_COMPILER):
         compiled = load_or_compile(model, directory, largest=64)
     assert list(cache.iterdir()) == [kept]
-    assert list(tmp_path.iterdir()) == []  # also where this process is killed from here on
+    assert list(tmp_path.iterdir()) == []  # so nothing would remain if this process were killed now
     found = DirectEncoder(compiled, CPU, 16).encode([pixels])  # in two passes
     expected = DirectEncoder(model, CPU, 16).encode([pixels])
     assert (found * expected).sum(axis=1).min() > 0.9999
 
 
-def test_without_a_compiler_the_error_says_so_and_leaves_nothing_behind(directory, cache):
+def test_missing_compiler_is_reported_and_leaves_no_files(directory, cache):
     with (
         torch._inductor.config.patch(NO_COMPILER),
         pytest.raises(CompileError, match="no-such-compiler|[Cc]ompiler"),
@@ -82,7 +82,7 @@ def test_without_a_compiler_the_error_says_so_and_leaves_nothing_behind(director
     assert list(cache.iterdir()) == []
 
 
-def test_a_damaged_file_is_an_error_and_is_removed(directory, cache):
+def test_damaged_cache_file_is_reported_and_removed(directory, cache):
     model = load_vision_model(directory)
     cache.mkdir()
     (cache / f"vision-{fingerprint(model, directory, 16)}.pt2").write_bytes(b"torn")
@@ -91,7 +91,7 @@ def test_a_damaged_file_is_an_error_and_is_removed(directory, cache):
     assert list(cache.iterdir()) == []
 
 
-def test_what_is_compiled_belongs_to_precision_and_sizes(directory):
+def test_fingerprint_depends_on_precision_and_largest_pass(directory):
     model = load_vision_model(directory)
     keys = {fingerprint(model, directory, largest) for largest in (16, 64)}
     model.set_precision(torch.bfloat16)
@@ -99,7 +99,7 @@ def test_what_is_compiled_belongs_to_precision_and_sizes(directory):
     assert len(keys) == 3
 
 
-def test_no_place_to_keep_it_is_an_error(directory, monkeypatch):
+def test_cache_directory_that_cannot_be_created_is_reported(directory, monkeypatch):
     monkeypatch.setenv("TRITONCLIP_CACHE_DIR", "/proc/no-such-place")
     with pytest.raises(CompileError):
         load_or_compile(load_vision_model(directory), directory, largest=16)

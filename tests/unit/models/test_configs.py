@@ -1,4 +1,4 @@
-"""The configurations hold nothing that stalls the batcher or corrupts memory."""
+"""Model configurations: no setting that stalls the batcher or corrupts memory."""
 
 import pytest
 from google.protobuf import text_format
@@ -23,7 +23,7 @@ def test_every_model_batches_rows(model):
 
 
 @pytest.mark.parametrize("model", PYTHON_MODELS)
-def test_python_models_take_ragged_rows_by_plain_dynamic_batching(model):
+def test_python_models_batch_ragged_rows_without_further_settings(model):
     config = config_of(model)
     assert config.backend == "python"
     assert all(each.allow_ragged_batch for each in config.input)
@@ -32,8 +32,8 @@ def test_python_models_take_ragged_rows_by_plain_dynamic_batching(model):
     assert config.dynamic_batching.ByteSize() == 0
 
 
-def test_all_bytes_pass_admission_alone():
-    """A malformed BYTES tensor fails the dynamic batch it is in."""
+def test_every_input_of_an_ensemble_passes_admission_first():
+    """A malformed BYTES tensor would fail the whole dynamic batch that contains it."""
     for model in ENSEMBLES:
         config = config_of(model)
         first = config.ensemble_scheduling.step[0]
@@ -43,7 +43,7 @@ def test_all_bytes_pass_admission_alone():
 
 @pytest.mark.parametrize("model", ENSEMBLES)
 def test_ensembles_are_strict_sequences(model):
-    """Each step waits for the one before it; two at once corrupt memory in releases before 26.05."""
+    """Each step waits for the previous one; before Triton 26.05, parallel steps corrupt memory."""
     config = config_of(model)
     steps = config.ensemble_scheduling.step
     for before, step in zip(steps, steps[1:], strict=False):
@@ -53,5 +53,5 @@ def test_ensembles_are_strict_sequences(model):
         )
 
 
-def test_the_public_models_are_the_ensembles():
+def test_public_models_are_the_ensembles():
     assert {model.name for model in wire.PUBLIC_MODELS} == set(ENSEMBLES)

@@ -7,7 +7,7 @@ from clip_common.cpu import available_cores
 BOUND = len(os.sched_getaffinity(0))
 
 
-def written(directory, files):
+def write_files(directory, files):
     for name, content in files.items():
         (directory / name).parent.mkdir(exist_ok=True)
         (directory / name).write_text(content)
@@ -29,5 +29,5 @@ def written(directory, files):
         ({"cpu/cpu.cfs_quota_us": "100000\n"}, BOUND),
     ],
 )
-def test_the_share_of_a_control_group_counts_where_it_is_less_than_the_cores(tmp_path, files, cores):
-    assert available_cores(written(tmp_path, files)) == cores
+def test_available_cores_are_the_smaller_of_affinity_and_quota(tmp_path, files, cores):
+    assert available_cores(write_files(tmp_path, files)) == cores

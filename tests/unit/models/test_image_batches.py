@@ -1,4 +1,4 @@
-"""Request groups of images, decoded together."""
+"""Decoding of the request groups of a batch."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ IMAGES = [encode(noise(width, height), "PNG") for width, height in ((64, 48), (4
 
 @pytest.fixture
 def batches():
-    """Makes a BatchDecoder of three threads; all are closed after the test."""
+    """Return a function that makes a BatchDecoder with three threads; the fixture closes them all."""
     made = []
 
     def make(settings, gpu=None):
@@ -35,7 +35,7 @@ def alone(settings, image):
 
 
 @pytest.mark.parametrize(("settings", "size"), [(CROPPED, (24, 32)), (FIXED, (20, 30))])
-def test_groups_together_give_what_each_image_gives_alone(batches, settings, size):
+def test_groups_decoded_together_equal_images_decoded_alone(batches, settings, size):
     groups = [Elements(IMAGES * 3, (2, 6)), Elements(IMAGES[:1], (1, 1)), Elements(IMAGES[::-1], (1, 4))]
     outputs = batches(settings).run(groups)
     for group, output in zip(groups, outputs, strict=True):
@@ -47,7 +47,7 @@ def test_groups_together_give_what_each_image_gives_alone(batches, settings, siz
         np.testing.assert_array_equal(pixels.reshape(-1, 3, *size), expected)
 
 
-def test_a_bad_image_fails_its_own_group_only(batches):
+def test_invalid_image_fails_only_its_group(batches):
     groups = [
         Elements(IMAGES, (1, 4)),
         Elements([IMAGES[0], b"x", b""], (1, 3)),
@@ -60,13 +60,13 @@ def test_a_bad_image_fails_its_own_group_only(batches):
     assert str(rows) == "image 0 of row 0 is empty: it has 0 bytes"
 
 
-def test_without_a_crop_sizes_may_differ_between_groups(batches):
+def test_uncropped_sizes_may_differ_between_groups(batches):
     square, wide = batches(UNCROPPED).run([Elements(IMAGES[2:3], (1, 1)), Elements(IMAGES[:1] * 2, (1, 2))])
     assert square["pixel_values"].shape == (1, 1, 3, 32, 32)
     assert wide["pixel_values"].shape == (1, 2, 3, 32, 42)
 
 
-def test_without_a_crop_sizes_that_differ_within_a_group_are_refused(batches):
+def test_uncropped_sizes_that_differ_within_a_group_are_rejected(batches):
     good, bad = batches(UNCROPPED).run([Elements(IMAGES[:1], (1, 1)), Elements(IMAGES[:2], (1, 2))])
     assert good["pixel_values"].shape == (1, 1, 3, 32, 42)
     assert isinstance(bad, RequestError)
@@ -76,8 +76,8 @@ def test_without_a_crop_sizes_that_differ_within_a_group_are_refused(batches):
     )
 
 
-class HalfOfThem:
-    """Stands for a GPU decoder that takes every second file and gives grey."""
+class EverySecondFile:
+    """A GPU decoder that returns grey for every second file and skips the others."""
 
     def __init__(self, size):
         self.size = size
@@ -86,8 +86,8 @@ class HalfOfThem:
         return [np.full((3, *self.size), 99, np.uint8) if index % 2 else None for index in range(len(files))]
 
 
-def test_what_the_gpu_leaves_is_decoded_by_pillow(batches):
-    (output,) = batches(CROPPED, HalfOfThem((24, 32))).run([Elements(IMAGES, (1, 4))])
+def test_pillow_decodes_files_that_the_gpu_skips(batches):
+    (output,) = batches(CROPPED, EverySecondFile((24, 32))).run([Elements(IMAGES, (1, 4))])
     pixels = output["pixel_values"][0]
     for index in (0, 2):
         np.testing.assert_array_equal(pixels[index], alone(CROPPED, IMAGES[index]))
@@ -103,5 +103,5 @@ def test_what_the_gpu_leaves_is_decoded_by_pillow(batches):
         ([{"kind": "KIND_CPU", "count": 8}], 2, 1),
     ],
 )
-def test_instances_share_the_cores(groups, cores, threads):
+def test_cores_are_divided_among_the_instances(groups, cores, threads):
     assert threads_per_instance(groups, cores) == threads

@@ -1,4 +1,4 @@
-"""Passes: what is captured once and replayed gives what the tower gives, whatever the groups are."""
+"""Encoders: replayed and direct passes give the same embeddings, whatever the groups."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ SIDE, DIM = 4, 5
 
 
 class Tower:
-    """A stand-in for the tower: some function of each image alone."""
+    """A small tower that maps each image separately and records the sizes of its passes."""
 
     def __init__(self):
         self.weight = torch.randn(3 * SIDE * SIDE, DIM, generator=torch.Generator().manual_seed(0))
@@ -22,8 +22,8 @@ class Tower:
         return pixels.flatten(1).float() @ self.weight
 
 
-def replayed(forward, pixels):
-    """Captures a pass as a CUDA graph does: the same memory in, the same memory out, at every replay."""
+def capture_on_host(forward, pixels):
+    """Capture a pass like a CUDA graph: every replay reads and writes the same memory."""
     embeds = torch.full((len(pixels), DIM), torch.nan)
     return CapturedPass(lambda: embeds.copy_(forward(pixels)), embeds)
 
@@ -31,10 +31,10 @@ def replayed(forward, pixels):
 @pytest.mark.parametrize(
     "counts", [[1], [3], [8], [11], [16], [17], [1] * 16, [5, 1, 30, 2], [16, 16, 16], [40], [15, 2, 15]]
 )
-def test_graphs_give_what_the_tower_gives(counts):
+def test_replayed_passes_equal_direct_passes(counts):
     random = np.random.default_rng(sum(counts))
     groups = [random.integers(0, 256, (count, 3, SIDE, SIDE), dtype=np.uint8) for count in counts]
-    encoder = GraphEncoder(Tower(), CPU, 16, SIDE, capture=replayed)
+    encoder = GraphEncoder(Tower(), CPU, 16, SIDE, capture=capture_on_host)
     expected = DirectEncoder(Tower(), CPU, 16).encode(groups)
     for _ in range(2):
         found = encoder.encode(groups)
@@ -42,9 +42,9 @@ def test_graphs_give_what_the_tower_gives(counts):
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_a_graph_is_captured_for_each_size_and_the_smallest_that_fits_is_taken():
+def test_smallest_captured_pass_that_fits_is_replayed():
     tower = Tower()
-    encoder = GraphEncoder(tower, CPU, 64, SIDE, capture=replayed)
+    encoder = GraphEncoder(tower, CPU, 64, SIDE, capture=capture_on_host)
     images = np.zeros((70, 3, SIDE, SIDE), np.uint8)
     encoder.encode([images[:13]])
     encoder.encode([images])
@@ -61,11 +61,11 @@ def test_a_graph_is_captured_for_each_size_and_the_smallest_that_fits_is_taken()
         (256, [1, 2, 4, 8, 16, 24, 32, 64, 96, 128, 160, 192, 224, 256]),
     ],
 )
-def test_graph_sizes(largest, sizes):
+def test_graph_sizes_are_powers_of_two_then_eighths_of_the_largest(largest, sizes):
     assert graph_sizes(largest) == sizes
 
 
-def test_the_host_takes_as_few_passes_as_will_do():
+def test_direct_encoder_runs_as_few_passes_as_possible():
     tower = Tower()
     for count in (15, 20):
         DirectEncoder(tower, CPU, 16).encode([np.zeros((count, 3, SIDE, SIDE), np.uint8)] * 2)

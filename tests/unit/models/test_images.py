@@ -8,8 +8,8 @@ from PIL import Image
 from transformers.image_utils import load_image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from clip_geometry import crop_centre, resized_size
-from clip_images import ImageDecoder, ImageError, ProcessorSettings
+from clip_geometry import ProcessorSettings, crop_centre, resized_size
+from clip_images import ImageDecoder, ImageError
 from tests.helpers.pictures import REFERENCE_WHITENS, encode, noise, photos, varied_images
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -31,7 +31,7 @@ def reference(encoded, processor=REFERENCE):
 
 
 @pytest.mark.parametrize("name", varied_images())
-def test_pixels_equal_those_of_transformers_bit_by_bit(name):
+def test_pixels_equal_transformers_bit_for_bit(name):
     encoded = varied_images()[name]
     pixels = decoder().decode(encoded)
     assert pixels.dtype == np.uint8
@@ -57,48 +57,48 @@ def test_pixels_equal_those_of_transformers_bit_by_bit(name):
     ],
 )
 @pytest.mark.parametrize("name", OTHERS)
-def test_other_processor_settings_are_followed(name, settings, options):
+def test_processor_settings_are_applied(name, settings, options):
     processor = CLIPImageProcessorPil(do_rescale=False, do_normalize=False, **options)
     encoded = varied_images()[name]
     np.testing.assert_array_equal(decoder(settings).decode(encoded), reference(encoded, processor))
 
 
-def test_the_crop_is_padded_with_zeros_where_the_image_is_smaller():
+def test_crop_larger_than_the_image_is_padded_with_zeros():
     pixels = np.full((3, 8, 3), 9, np.uint8)
     cropped = np.asarray(crop_centre(Image.fromarray(pixels), (6, 4)))
     assert cropped.shape == (6, 4, 3)
     assert cropped[:, 0, 0].tolist() == [0, 0, 9, 9, 9, 0]
 
 
-def test_the_longer_edge_is_rounded_down():
+def test_longer_edge_is_rounded_down():
     assert resized_size(640, 427, CLIP) == (335, 224)
     assert resized_size(427, 640, CLIP) == (224, 335)
 
 
-def test_nothing_is_an_error_of_its_own():
+def test_empty_file_is_rejected():
     with pytest.raises(ImageError, match="is empty"):
         decoder().decode(b"")
 
 
 @pytest.mark.parametrize("encoded", [b"hello", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"\0" * 1000])
-def test_what_is_no_image_is_named_with_the_formats_accepted(encoded):
+def test_file_that_is_no_image_is_rejected_with_the_accepted_formats(encoded):
     with pytest.raises(ImageError, match="is not an image in a format accepted here|cannot be decoded"):
         decoder().decode(encoded)
 
 
-def test_formats_outside_the_list_are_not_tried():
+def test_format_outside_the_list_is_rejected():
     with pytest.raises(ImageError, match=r"format accepted here \(PNG\)"):
         ImageDecoder(CLIP, ("PNG",), 10**6).decode(encode(photos()[0], "JPEG"))
 
 
-def test_an_unknown_format_in_the_settings_is_refused():
+def test_unknown_format_in_the_settings_is_rejected():
     with pytest.raises(ValueError, match="cannot read: JPG"):
         ImageDecoder(CLIP, ("PNG", "JPG"), 10**6)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
 @pytest.mark.parametrize("share", [0.3, 0.7, 0.95])
-def test_truncated_files_are_refused_or_equal_to_the_reference(kind, share):
+def test_truncated_file_is_rejected_or_equals_the_reference(kind, share):
     encoded = encode(photos()[1].resize((320, 240)), kind)
     cut = encoded[: int(len(encoded) * share)]
     try:
@@ -109,14 +109,14 @@ def test_truncated_files_are_refused_or_equal_to_the_reference(kind, share):
         np.testing.assert_array_equal(pixels, reference(cut))
 
 
-def test_a_jpeg_cut_in_half_is_refused():
+def test_half_a_jpeg_is_rejected():
     encoded = encode(photos()[0], "JPEG")
     with pytest.raises(ImageError, match="truncated or damaged"):
         decoder().decode(encoded[: len(encoded) // 2])
 
 
 def png_header(width, height):
-    """A PNG that claims a size and holds hardly any data: a decompression bomb in the making."""
+    """Return a decompression bomb: a PNG with this size in its header and hardly any data."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b"")]
     body = b"".join(
@@ -127,44 +127,44 @@ def png_header(width, height):
 
 
 @pytest.mark.parametrize("size", [(1001, 1000), (1500, 1000), (30_000, 30_000)])
-def test_bombs_are_refused_by_their_header(size):
+def test_decompression_bomb_is_rejected_by_its_header(size):
     with pytest.raises(ImageError, match="is too large.*limit is 1000000"):
         decoder(max_pixels=1_000_000).decode(png_header(*size))
 
 
-def test_an_extreme_aspect_ratio_is_refused_by_what_it_would_grow_to():
+def test_extreme_aspect_ratio_is_rejected_by_its_resized_size():
     with pytest.raises(ImageError, match="224000 x 224 pixels once resized, the limit is 1000000"):
         decoder(max_pixels=1_000_000).decode(encode(noise(30_000, 30), "PNG"))
     assert decoder(max_pixels=1_000_000).decode(encode(noise(3000, 300), "PNG")).shape == (3, 224, 224)
 
 
-def test_pixels_are_written_to_the_place_they_are_given():
-    place = np.zeros((2, 3, 224, 224), np.uint8)
+def test_pixels_are_written_to_the_given_array():
+    target = np.zeros((2, 3, 224, 224), np.uint8)
     encoded = encode(photos()[0], "JPEG")
-    assert decoder().decode(encoded, place[1]).base is place
-    np.testing.assert_array_equal(place[1], reference(encoded))
-    assert not place[0].any()
+    assert decoder().decode(encoded, target[1]).base is target
+    np.testing.assert_array_equal(target[1], reference(encoded))
+    assert not target[0].any()
 
 
 def progressive(extra_scans):
-    """A JPEG that repeats its last scan."""
+    """Return a JPEG that repeats its last scan."""
     encoded = encode(noise(64, 64), "JPEG", progressive=True)
     start = encoded.rindex(b"\xff\xda")
     return encoded[:-2] + encoded[start:-2] * extra_scans + encoded[-2:]
 
 
-def test_a_jpeg_of_very_many_scans_is_refused_before_it_is_decoded():
+def test_jpeg_with_too_many_scans_is_rejected_before_decoding():
     assert decoder().decode(progressive(50)).shape == (3, 224, 224)
     with pytest.raises(ImageError, match="has too many JPEG scans: 5010, the limit is 100; re-encode it"):
         decoder().decode(progressive(5000))
 
 
-def test_a_long_run_of_scan_markers_is_no_reason_to_refuse_another_format():
+def test_scan_markers_in_another_format_are_ignored():
     picture = Image.new("RGB", (300, 1), (0xFF, 0xDA, 0xFF))
     assert decoder().decode(encode(picture.resize((300, 300)), "BMP")).shape == (3, 224, 224)
 
 
-def test_an_error_does_not_keep_the_half_decoded_image_alive():
+def test_error_does_not_keep_the_half_decoded_image_alive():
     encoded = encode(noise(200, 200), "PNG")
     with pytest.raises(ImageError, match="truncated or damaged") as caught:
         decoder().decode(encoded[: len(encoded) // 2])

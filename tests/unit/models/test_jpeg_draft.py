@@ -1,4 +1,4 @@
-"""JPEGs decoded at a part of their size: what that changes, and what it must not."""
+"""JPEGs decoded at a reduced size: differences that are allowed, and those that are not."""
 
 import io
 
@@ -27,28 +27,28 @@ def mean_difference(one, other):
 
 
 @pytest.mark.parametrize(("text", "ratio"), [("0", 0), ("0.0", 0), ("1", 1), ("2.5", 2.5)])
-def test_the_parameter_is_a_ratio(text, ratio):
+def test_valid_parameter_is_read_as_a_ratio(text, ratio):
     assert draft_ratio(text) == ratio
 
 
 @pytest.mark.parametrize("text", ["", "no", "0.5", "-1", "inf", "nan"])
-def test_other_parameters_are_refused(text):
+def test_invalid_parameter_is_rejected(text):
     with pytest.raises(ValueError, match=f"'jpeg_draft' must be 0 or a number of at least 1, not '{text}'"):
         draft_ratio(text)
 
 
 @pytest.mark.parametrize("size", [(640, 427), (895, 900)])
-def test_jpegs_too_small_for_the_ratio_are_exact(size):
+def test_jpeg_too_small_for_the_ratio_is_exact(size):
     encoded = encode(photo(*size), "JPEG")
     np.testing.assert_array_equal(decode(encoded, draft=2), decode(encoded, draft=0))
 
 
-def test_at_the_ratio_itself_the_decoded_size_is_taken():
+def test_jpeg_of_exactly_the_ratio_is_drafted():
     encoded = encode(photo(896, 900), "JPEG")  # half of it is 448 = 2 x 224 wide
     assert (decode(encoded, draft=2) != decode(encoded, draft=0)).any()
 
 
-def test_other_formats_stay_exact():
+def test_other_formats_are_exact():
     encoded = encode(photo(1000, 1000), "PNG")
     np.testing.assert_array_equal(decode(encoded, draft=1), decode(encoded, draft=0))
 
@@ -56,8 +56,8 @@ def test_other_formats_stay_exact():
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("size", [(1367, 911), (911, 1367)])
 @pytest.mark.parametrize("settings", [CLIP, ProcessorSettings((150, 200), 3, None)])
-def test_every_orientation_keeps_its_place_with_odd_sizes(orientation, size, settings):
-    """Halves and quarters of odd edges are rounded up: taken for the whole, they would shift the picture."""
+def test_drafted_image_of_odd_size_is_not_shifted(orientation, size, settings):
+    """Halves and quarters of odd edges are rounded up, which would shift the picture if ignored."""
     encoded = turned(photo(*size), orientation)
     exact = decode(encoded, 0, settings)
     drafted = decode(encoded, 2, settings)
@@ -69,30 +69,30 @@ def test_every_orientation_keeps_its_place_with_odd_sizes(orientation, size, set
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
-def test_every_mode_is_drafted(mode):
+def test_grey_and_cmyk_jpegs_are_drafted(mode):
     encoded = encode(photo(1600, 1200).convert(mode), "JPEG")
     assert 0 < mean_difference(decode(encoded, 2), decode(encoded, 0)) < 1
 
 
-def test_a_file_of_several_jpegs_is_drafted():
+def test_file_of_several_jpegs_is_drafted():
     file = io.BytesIO()
     photo(1600, 1200).save(file, "MPO", save_all=True, append_images=[photo(100, 100)])
     assert 0 < mean_difference(decode(file.getvalue(), 2), decode(file.getvalue(), 0)) < 1
 
 
-def test_the_limit_holds_for_the_true_size():
+def test_pixel_limit_applies_to_the_full_size():
     encoded = encode(photo(1600, 1200), "JPEG")
     with pytest.raises(ImageError, match="is too large.*limit is 1900000"):
         decode(encoded, 2, max_pixels=1_900_000)
 
 
-def test_without_resizing_nothing_is_drafted():
+def test_nothing_is_drafted_without_resizing():
     encoded = encode(photo(1600, 1200), "JPEG")
     settings = ProcessorSettings(None, 3, (224, 224))
     np.testing.assert_array_equal(decode(encoded, 1, settings), decode(encoded, 0, settings))
 
 
-def test_a_truncated_jpeg_is_refused_as_ever():
+def test_truncated_jpeg_is_rejected_when_drafting():
     encoded = encode(photo(1600, 1200), "JPEG")
     with pytest.raises(ImageError, match="truncated or damaged"):
         decode(encoded[: len(encoded) // 2], 2)

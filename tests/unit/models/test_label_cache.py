@@ -9,7 +9,7 @@ DIM = 8
 
 
 class Encoder:
-    """A text tower for the cache's purposes: a number for each text, and a record of what was asked for."""
+    """A text encoder that returns the length of each text and records its calls."""
 
     def __init__(self):
         self.calls = []
@@ -34,7 +34,7 @@ def capacity(labels):
     return sum(map(LabelCache(0, DIM).entry_bytes, labels))
 
 
-def test_the_least_recently_used_entry_goes_first():
+def test_least_recently_used_entry_is_evicted_first():
     cache = LabelCache(capacity([b"a", b"b"]), DIM)
     assert [cache.put(label, *entry()) for label in (b"a", b"b")] == [0, 0]
     assert cache.find([b"a"]) != ABSENT
@@ -42,7 +42,7 @@ def test_the_least_recently_used_entry_goes_first():
     assert (cache.find([b"b", b"a", b"c"]) == ABSENT).tolist() == [True, False, False]
 
 
-def test_asking_whether_a_label_is_held_does_not_keep_it():
+def test_membership_test_does_not_mark_a_label_as_used():
     cache = LabelCache(capacity([b"a", b"b"]), DIM)
     for label in (b"a", b"b"):
         cache.put(label, *entry())
@@ -52,7 +52,7 @@ def test_asking_whether_a_label_is_held_does_not_keep_it():
     assert b"b" in cache
 
 
-def test_the_bound_holds_and_the_bytes_add_up():
+def test_size_stays_within_the_capacity():
     cache = LabelCache(10_000, DIM)
     labels = [b"label %d" % number for number in range(1000)]
     evicted = sum(cache.put(label, *entry()) for label in labels)
@@ -63,7 +63,7 @@ def test_the_bound_holds_and_the_bytes_add_up():
     assert cache.size_bytes == capacity(held)
 
 
-def test_each_label_keeps_its_own_row_while_others_come_and_go():
+def test_labels_keep_their_embeddings_while_others_are_evicted():
     cache = LabelCache(capacity([b"label %d" % number for number in range(100, 300)]), DIM)
     random = np.random.default_rng(0)
     for number in random.integers(0, 1000, 5000).tolist():
@@ -78,14 +78,14 @@ def test_each_label_keeps_its_own_row_while_others_come_and_go():
 
 
 @pytest.mark.parametrize("size", [0, 10])
-def test_an_entry_larger_than_the_cache_is_not_kept(size):
+def test_entry_larger_than_the_cache_is_not_added(size):
     cache = LabelCache(size, DIM)
     assert cache.put(b"a", *entry()) == 0
     assert (len(cache), cache.size_bytes) == (0, 0)
 
 
 @pytest.mark.parametrize("size", [0, 1 << 20])
-def test_a_label_is_encoded_once_however_often_a_request_names_it(encoder, size):
+def test_repeated_label_of_a_request_is_encoded_once(encoder, size):
     embedder = LabelEmbedder(encoder, LabelCache(size, DIM))
     embeds, token_counts, counts = embedder.embed([b"cat", b"horse", b"cat", b"cat"])
     assert encoder.calls == [["cat", "horse"]]
@@ -94,7 +94,7 @@ def test_a_label_is_encoded_once_however_often_a_request_names_it(encoder, size)
     assert (counts.hits, counts.misses) == (2, 2)
 
 
-def test_what_is_held_is_not_encoded_again(encoder):
+def test_cached_label_is_not_encoded_again(encoder):
     embedder = LabelEmbedder(encoder, LabelCache(1 << 20, DIM))
     embedder.embed([b"cat", b"horse"])
     embeds, token_counts, counts = embedder.embed([b"horse", b"ox", b"cat", b"ox"])
@@ -104,14 +104,14 @@ def test_what_is_held_is_not_encoded_again(encoder):
     assert (counts.hits, counts.misses) == (3, 1)
 
 
-def test_labels_are_told_apart_by_their_exact_bytes(encoder):
+def test_labels_are_distinguished_by_their_exact_bytes(encoder):
     embedder = LabelEmbedder(encoder, LabelCache(1 << 20, DIM))
     composed, decomposed = "é".encode(), b"e\xcc\x81"
     embedder.embed([b"cat", b"Cat", b"cat ", composed, decomposed])
     assert len(encoder.calls[0]) == 5
 
 
-def test_one_look_up_may_name_more_labels_than_the_cache_holds(encoder):
+def test_lookup_of_more_labels_than_the_cache_holds_succeeds(encoder):
     cache = LabelCache(capacity([b"1", b"2", b"3"]), DIM)
     labels = [b"x" * length for length in range(1, 50)]
     embeds, _, counts = LabelEmbedder(encoder, cache).embed(labels)
@@ -130,12 +130,12 @@ def test_one_look_up_may_name_more_labels_than_the_cache_holds(encoder):
         (b"x" * 21, r"label 1 is too long: 21 bytes, the limit is 20 \(max_label_bytes\)"),
     ],
 )
-def test_bad_labels_are_refused_by_index(label, message):
+def test_invalid_label_is_rejected_with_its_index(label, message):
     with pytest.raises(RequestError, match=message):
         check_label(label, 1, (1, 3), max_bytes=20)
 
 
-def test_a_label_file_holds_one_label_a_line(tmp_path):
+def test_label_file_has_one_label_per_line(tmp_path):
     path = tmp_path / "labels.txt"
     path.write_text("a cat\n\n  a dog  \nein Hühnchen\n", encoding="utf-8")
     assert read_label_file(path) == [b"a cat", b"a dog", "ein Hühnchen".encode()]

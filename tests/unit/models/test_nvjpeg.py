@@ -1,4 +1,4 @@
-"""The path of nvJPEG without a GPU: which files it takes, and turning, resizing and cropping with torch."""
+"""The nvJPEG decoder without a GPU: choice of files, orientation, resizing and cropping with torch."""
 
 import io
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +15,8 @@ from tests.helpers.pictures import encode, noise, photos, turned, varied_images
 
 CLIP = ProcessorSettings(resize=224, resample=3, crop=(224, 224))
 LIMIT = 50_000_000
-TAKEN = {"photo.jpg", "grey.jpg", *(f"exif_{turn}.jpg" for turn in range(2, 9))}
-TAKEN.add("ycbcr.jpg")
+SUPPORTED = {"photo.jpg", "grey.jpg", *(f"exif_{turn}.jpg" for turn in range(2, 9))}
+SUPPORTED.add("ycbcr.jpg")
 
 
 def pillow(encoded, settings=CLIP):
@@ -28,13 +28,13 @@ def planes(image):
 
 
 def decode_on_host(files):
-    """Decodes as nvJPEG is to: to RGB, not turned, and all files or none."""
+    """Decode like nvJPEG: to RGB, not reoriented, and either all files or none."""
     return [planes(Image.open(io.BytesIO(file))) for file in files]
 
 
 @pytest.fixture
 def decoder():
-    """Makes an NvJpegDecoder on the CPU and the list of its warnings."""
+    """Return a function that makes an NvJpegDecoder on the CPU and the list of its warnings."""
 
     def make(decode=decode_on_host, settings=CLIP):
         warnings = []
@@ -49,18 +49,18 @@ def pool():
         yield made
 
 
-def test_only_plain_jpegs_are_taken():
-    taken = {name for name, file in varied_images().items() if read_header(file, CLIP, LIMIT)}
-    assert taken == TAKEN
+def test_only_baseline_jpegs_are_supported():
+    supported = {name for name, file in varied_images().items() if read_header(file, CLIP, LIMIT)}
+    assert supported == SUPPORTED
 
 
-def test_a_jpeg_that_stores_rgb_is_left_to_pillow():
+def test_jpeg_that_stores_rgb_is_left_to_pillow():
     photo = photos()[0]
     assert read_header(encode(photo, "JPEG", keep_rgb=False), CLIP, LIMIT)
     assert read_header(encode(photo, "JPEG", keep_rgb=True), CLIP, LIMIT) is None
 
 
-def test_what_may_be_damaged_or_too_large_is_left_to_pillow():
+def test_damaged_or_too_large_file_is_left_to_pillow():
     file = encode(photos()[0], "JPEG")
     assert read_header(file, CLIP, LIMIT).pixels == 640 * 427
     assert read_header(file[:-2], CLIP, LIMIT) is None
@@ -81,7 +81,7 @@ def test_what_may_be_damaged_or_too_large_is_left_to_pillow():
         ProcessorSettings(200, 3, (224, 224)),
     ],
 )
-def test_resizing_and_cropping_is_pillows_to_one_level(image, settings, record_property):
+def test_resized_and_cropped_pixels_are_within_one_level_of_pillows(image, settings, record_property):
     theirs = pillow(encode(image, "PNG"), settings).astype(int)
     ours = fit(planes(image), settings).numpy()
     assert ours.shape == theirs.shape
@@ -95,26 +95,26 @@ def test_resizing_and_cropping_is_pillows_to_one_level(image, settings, record_p
         assert (difference > 1).mean() < 0.02
 
 
-def test_without_resizing_the_crop_is_exact():
+def test_crop_without_resizing_is_exact():
     settings = ProcessorSettings(None, 3, (300, 500))
-    image = noise(401, 333)  # wider is cut, lower is filled up
+    image = noise(401, 333)  # padded horizontally, cropped vertically
     np.testing.assert_array_equal(
         fit(planes(image), settings).numpy(), pillow(encode(image, "PNG"), settings)
     )
 
 
-def test_every_file_comes_back_in_its_place_and_turned(decoder, pool):
+def test_results_are_upright_and_in_the_order_of_the_files(decoder, pool):
     files = varied_images()
     gpu, warnings = decoder()
     for name, found in zip(files, gpu.decode(list(files.values()), pool), strict=True):
-        assert (found is not None) == (name in TAKEN)
+        assert (found is not None) == (name in SUPPORTED)
         if found is not None:
             assert np.abs(found - pillow(files[name]).astype(int)).mean() < 0.5, name
     assert not warnings
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_turning_is_exact(decoder, pool, orientation):
+def test_reorientation_is_exact(decoder, pool, orientation):
     file = turned(noise(40, 30), orientation)
     settings = ProcessorSettings(None, 3, (28, 28))
     gpu, _ = decoder(settings=settings)
@@ -122,22 +122,22 @@ def test_turning_is_exact(decoder, pool, orientation):
     np.testing.assert_array_equal(found, pillow(file, settings))
 
 
-def test_a_file_that_is_refused_is_left_to_pillow_and_told_once(decoder, pool):
+def test_file_that_fails_is_left_to_pillow_and_logged_once(decoder, pool):
     good, bad = encode(photos()[0], "JPEG"), encode(noise(64, 64), "JPEG")
 
-    def refuse(files):
+    def fail_on_bad(files):
         if bad in files:
             raise RuntimeError("cannot decode this")
         return decode_on_host(files)
 
-    gpu, warnings = decoder(refuse)
+    gpu, warnings = decoder(fail_on_bad)
     found = gpu.decode([good, bad, b"no image", good, bad], pool)
     assert [pixels is not None for pixels in found] == [True, False, False, True, False]
     assert len(warnings) == 1
     assert "cannot decode this" in warnings[0]
 
 
-def test_large_batches_are_cut_into_calls(decoder, pool):
+def test_large_batch_is_split_into_calls(decoder, pool):
     calls = []
 
     def count(files):
@@ -149,18 +149,18 @@ def test_large_batches_are_cut_into_calls(decoder, pool):
     assert calls == [64, 64, 22]
 
 
-def test_sizes_may_differ_without_a_crop(decoder, pool):
+def test_uncropped_sizes_may_differ(decoder, pool):
     gpu, _ = decoder(settings=ProcessorSettings(32, 3, None))
     found = gpu.decode([encode(noise(64, 48), "JPEG"), encode(noise(48, 64), "JPEG")], pool)
     assert [pixels.shape for pixels in found] == [(3, 32, 42), (3, 42, 32)]
 
 
-def test_another_way_of_resizing_is_refused(decoder):
+def test_unsupported_resampling_is_rejected(decoder):
     with pytest.raises(ValueError, match="bilinear and bicubic"):
         decoder(settings=ProcessorSettings(224, 1, (224, 224)))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_or_torchvision_loading_fails():
+def test_loading_without_a_gpu_fails():
     with pytest.raises((ImportError, RuntimeError, AssertionError)):
         load_nvjpeg(0)

@@ -19,7 +19,7 @@ def groups():
     return [Embeds(unit(generator, rows, n, 16), unit(generator, rows, m, 16)) for rows, n, m in SHAPES]
 
 
-def test_scores_equal_a_softmax_by_torch_for_ragged_groups(groups):
+def test_scores_of_ragged_groups_equal_torch(groups):
     for group, shape, result in zip(groups, SHAPES, score(groups, 100.0), strict=True):
         logits = 100 * torch.from_numpy(group.image) @ torch.from_numpy(group.text).transpose(1, 2)
         assert result["scores"].shape == shape
@@ -28,7 +28,7 @@ def test_scores_equal_a_softmax_by_torch_for_ragged_groups(groups):
         assert result["scores"].dtype == result["logits"].dtype == np.float32
 
 
-def test_a_group_gets_the_same_scores_alone(groups):
+def test_group_scored_alone_gets_the_same_scores(groups):
     for group, together in zip(groups, score(groups, 100.0), strict=True):
         np.testing.assert_allclose(score([group], 100.0)[0]["scores"], together["scores"], atol=1e-7)
 
@@ -45,14 +45,14 @@ def test_large_logits_do_not_overflow():
         ((2, 4), (2, 4), r"send \[rows, number, dim\]"),
     ],
 )
-def test_embeddings_that_do_not_fit_are_refused(image, text, message):
+def test_embeddings_of_unsuitable_shapes_are_rejected(image, text, message):
     with pytest.raises(RequestError, match=message):
         check_embeds(Embeds(np.zeros(image, np.float32), np.zeros(text, np.float32)))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
 @pytest.mark.parametrize("side", [0, 1])
-def test_embeddings_that_are_not_finite_are_refused_alone(groups, value, side):
+def test_embeddings_that_are_not_finite_fail_only_their_request(groups, value, side):
     bad = Embeds(*(part.copy() for part in groups[1]))
     bad[side][0, 0, 3] = value
     error, *good = score([bad, *groups], 100.0)

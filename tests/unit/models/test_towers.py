@@ -1,4 +1,4 @@
-"""The towers against transformers' CLIPModel, on small random checkpoints of every kind that occurs."""
+"""The towers compared with transformers' CLIPModel, on small random checkpoints of several kinds."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ TEXTS = [
     "1234567890",
 ]
 CPU = torch.device("cpu")
-SIZES = {
+CHECKPOINTS = {
     "openai": {},
     "gelu, 14 px patches": {
         "vision_config": {"hidden_act": "gelu", "patch_size": 14},
@@ -36,10 +36,10 @@ SIZES = {
 }
 
 
-@pytest.fixture(scope="module", params=SIZES)
+@pytest.fixture(scope="module", params=CHECKPOINTS)
 def model(request, tmp_path_factory):
-    """A checkpoint in Hugging Face format and the same taken apart for the models."""
-    changes = SIZES[request.param]
+    """A transformers model, and a directory with its parts in the form that the models load."""
+    changes = CHECKPOINTS[request.param]
     ids = CLIPConfig.from_pretrained(DEMO_CHECKPOINT).text_config
     small = {"num_hidden_layers": 2, "num_attention_heads": 4}
     special = {
@@ -93,7 +93,7 @@ def pixels():
     return np.random.default_rng(5).integers(0, 256, (7, 3, 224, 224), dtype=np.uint8)
 
 
-def test_image_embeddings_equal_those_of_transformers(model, pixels):
+def test_image_embeddings_equal_transformers(model, pixels):
     reference, directory = model
     embeds = DirectEncoder(load_vision_model(directory), CPU, max_bucket=4).encode([pixels[:2], pixels[2:]])
     assert embeds.dtype == np.float32
@@ -102,7 +102,7 @@ def test_image_embeddings_equal_those_of_transformers(model, pixels):
 
 
 @pytest.mark.filterwarnings("ignore:Token indices sequence length")
-def test_text_embeddings_equal_those_of_transformers(model):
+def test_text_embeddings_equal_transformers(model):
     reference, directory = model
     embeds, counts = text_encoder(directory).encode(TEXTS)
     expected, expected_counts = reference_texts(reference, directory, TEXTS)
@@ -112,7 +112,7 @@ def test_text_embeddings_equal_those_of_transformers(model):
     assert max(counts) > 77
 
 
-def test_buckets_and_neighbours_change_nothing(model):
+def test_text_embedding_does_not_depend_on_its_pass(model):
     _, directory = model
     together, _ = text_encoder(directory, max_bucket=4).encode(TEXTS)
     alone = np.concatenate([text_encoder(directory).encode([text])[0] for text in TEXTS])
@@ -135,14 +135,14 @@ def test_half_precision_stays_close_to_float32(model, pixels, precision):
     assert cosines(texts, reference_texts(reference, directory, TEXTS)[0]).min() > 0.9999
 
 
-def test_auto_takes_float16_on_a_gpu():
+def test_auto_precision_is_float16_on_a_gpu():
     gpu = torch.device("cuda", 0)
     assert choose_precision("auto", gpu, exact_on_cpu=False) is torch.float16
     assert choose_precision("auto", gpu, exact_on_cpu=True) is torch.float16
     assert choose_precision("float32", gpu, exact_on_cpu=False) is torch.float32
 
 
-def test_auto_takes_bfloat16_on_a_cpu_that_has_it_but_for_labels():
+def test_auto_precision_on_a_cpu_is_bfloat16_only_if_supported_and_not_exact():
     fast = torch.bfloat16 if cpu_has_bfloat16() else torch.float32
     assert choose_precision("auto", CPU, exact_on_cpu=False) is fast
     assert choose_precision("auto", CPU, exact_on_cpu=True) is torch.float32
