@@ -29,8 +29,8 @@ IMAGE = base64.b64decode(  # PNG, 2 x 2 pixels, red
 LABELS = (b"red", b"blue")
 SUM_TOLERANCE = 1e-2
 """Largest distance of the sum of the scores from 1; bfloat16 rounds at 4e-3."""
-CALL_ERRORS = (InferenceServerException, OSError, http.client.HTTPException)
-"""Errors of a call: statuses of Triton or gRPC, of the socket, and answers that are not HTTP."""
+CALL_ERRORS = (InferenceServerException, OSError, http.client.HTTPException, ValueError)
+"""Errors of a call: statuses of Triton or gRPC, errors of the socket, and answers that cannot be decoded."""
 _PREFIX = re.compile(r"(?:\[request id: [^\]]*\] |in ensemble '[^']*', )+")
 _OVERLOADED = re.compile(r"overloaded: |deadline ")
 
@@ -159,4 +159,5 @@ def _message(error: Exception) -> str:
         return "no answer within the time limit of the probe"
     if isinstance(error, InferenceServerException):
         return _PREFIX.sub("", str(error.message() or "").strip(), count=1)
-    return f"cannot connect: {str(error) or type(error).__name__}"
+    kind = "cannot connect" if isinstance(error, OSError) else "invalid answer"
+    return f"{kind}: {str(error) or type(error).__name__}"

@@ -7,8 +7,7 @@ import pytest
 
 from tests.helpers.pictures import encode, noise
 from tritonclip import Client
-from tritonclip_server.serving import installation as triton_installation
-from tritonclip_server.serving import launcher as triton_launcher
+from tritonclip_server.serving import installation, launcher
 from tritonclip_server.serving.installation import STUB, LaunchError, find_installation
 from tritonclip_server.serving.launcher import EmbeddedTriton, ServerOptions
 from tritonclip_server.serving.release import EMBEDDED, PINNED
@@ -38,7 +37,7 @@ def test_container_is_preferred_to_the_wheel(container):
 
 
 def test_server_with_the_layout_of_the_container_serves(container, demo_repository, monkeypatch):
-    monkeypatch.setattr(triton_launcher, "find_installation", lambda: find_installation(container))
+    monkeypatch.setattr(launcher, "find_installation", lambda: find_installation(container))
     with EmbeddedTriton(demo_repository, ServerOptions(http_port=0, grpc_port=0, metrics_port=0)) as server:
         assert Path(f"/proc/{server.pid}/cmdline").read_bytes().startswith(str(container).encode())
         with Client(server.grpc_url) as client:
@@ -68,7 +67,7 @@ def test_error_on_other_platforms_names_the_container(monkeypatch, platform):
 
 
 def test_missing_wheel_is_reported(monkeypatch):
-    monkeypatch.setattr(triton_installation.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(installation.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(LaunchError, match="nvidia-pytriton is not installed.*container"):
         find_installation()
 
@@ -76,7 +75,7 @@ def test_missing_wheel_is_reported(monkeypatch):
 def test_libpython_of_a_virtual_environment_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     with pytest.raises(LaunchError, match="libpython9.9"):
-        triton_installation._libpython_directory("9.9")
+        installation._libpython_directory("9.9")
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "libpython9.9.so.1.0").touch()
-    assert triton_installation._libpython_directory("9.9") == tmp_path / "lib"
+    assert installation._libpython_directory("9.9") == tmp_path / "lib"

@@ -19,8 +19,7 @@ from tests.helpers.pictures import encode, noise
 from tests.helpers.servers import ROOT, run_script
 from tests.helpers.waiting import wait_until
 from tritonclip import Client, ServerUnavailableError
-from tritonclip_server.serving import launcher as triton_launcher
-from tritonclip_server.serving import processes as triton_processes
+from tritonclip_server.serving import launcher, processes
 from tritonclip_server.serving.launcher import (
     EmbeddedTriton,
     LaunchError,
@@ -37,8 +36,8 @@ def python_models(repository):
 
 
 def regions():
-    memory = triton_launcher.SHARED_MEMORY
-    return set(memory.glob(triton_launcher.REGION_PATTERN))
+    memory = launcher.SHARED_MEMORY
+    return set(memory.glob(launcher.REGION_PATTERN))
 
 
 def regions_of(pid):
@@ -55,7 +54,7 @@ def test_stop_leaves_no_process_and_no_shared_memory(demo_repository):
         assert len(own) == len(server.stubs())
         with Client(server.grpc_url) as client:
             assert client.health().ok
-    assert not triton_processes.stubs(pid)
+    assert not processes.stubs(pid)
     assert not own & regions()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -112,7 +111,7 @@ def test_port_in_use_is_reported(demo_repository):
 
 def test_only_unmapped_shared_memory_is_removed(server):
     in_use = regions()
-    stale = triton_launcher.SHARED_MEMORY / f"triton_python_backend_shm_region_{uuid.uuid4()}"
+    stale = launcher.SHARED_MEMORY / f"triton_python_backend_shm_region_{uuid.uuid4()}"
     stale.write_bytes(b"left by a server that was killed")
     assert stale.name in remove_stale_regions()
     assert not stale.exists()

@@ -23,7 +23,7 @@ from tests.helpers.calls import metric
 from tests.helpers.servers import ROOT
 from tests.helpers.waiting import wait_until
 from tritonclip import Client, DeadlineExceededError, ServerUnavailableError, TritonClipError
-from tritonclip_server.serving import processes as triton_processes
+from tritonclip_server.serving import processes
 from tritonclip_server.serving.launcher import EmbeddedTriton
 
 IMAGES = [path.read_bytes() for path in sorted((ROOT / "scripts" / "demo" / "images").glob("*.*g"))[:4]]
@@ -66,7 +66,7 @@ class Serving:
 
     def stub_pid(self, model: str) -> int:
         """Return the process id of a model's first instance."""
-        return min(pid for pid, name in triton_processes.stubs(self.triton_pid).items() if name == model)
+        return min(pid for pid, name in processes.stubs(self.triton_pid).items() if name == model)
 
     def supervisor_lines(self, text: str) -> list[str]:
         """Return the lines of the supervisor that contain a text."""
@@ -241,7 +241,5 @@ def never_reads(http_url: str) -> Iterator[None]:
     head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(head.encode() + body)
-        wait_until(
-            lambda: triton_processes.unsent_bytes({int(port)}), "the server sent everything", PATIENCE_S
-        )
+        wait_until(lambda: processes.unsent_bytes({int(port)}), "the server sent everything", PATIENCE_S)
         yield

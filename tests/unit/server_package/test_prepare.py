@@ -11,8 +11,7 @@ from safetensors.torch import load_file, save_file
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from tests.helpers.servers import DEMO_CHECKPOINT
-from tritonclip_server.repository import checkpoint
-from tritonclip_server.repository import writer as repository
+from tritonclip_server.repository import checkpoint, writer
 from tritonclip_server.repository.prepare import main
 from tritonclip_server.repository.writer import ENSEMBLES, MODELS, PYTHON_MODELS, STAGING_PREFIX
 
@@ -186,7 +185,7 @@ def test_labels_file_is_copied_into_the_version(tmp_path):
     labels = tmp_path / "labels.txt"
     labels.write_text("a cat\na dog\n", encoding="utf-8")
     prepare(tmp_path / "models", "--labels", labels)
-    copied = tmp_path / "models" / "text_encoder" / "1" / repository.PRELOADED_LABELS
+    copied = tmp_path / "models" / "text_encoder" / "1" / writer.PRELOADED_LABELS
     assert copied.read_text(encoding="utf-8") == "a cat\na dog\n"
 
 
@@ -282,7 +281,7 @@ def test_interrupted_run_keeps_the_previous_version(tmp_path, monkeypatch, faili
     prepare(output)
     before = tree(output)
     calls = []
-    whole = getattr(repository, failing)
+    whole = getattr(writer, failing)
 
     def fail_late(*arguments):
         calls.append(arguments)
@@ -290,7 +289,7 @@ def test_interrupted_run_keeps_the_previous_version(tmp_path, monkeypatch, faili
             raise OSError("no space left on device")
         return whole(*arguments)
 
-    monkeypatch.setattr(repository, failing, fail_late)
+    monkeypatch.setattr(writer, failing, fail_late)
     done = run(DEMO_CHECKPOINT, "--output", output, "--precision", "float32")
     assert done.exit_code == 1
     assert "no space left" in done.stderr

@@ -3,6 +3,7 @@
 import ast
 import itertools
 import socket
+import threading
 from typing import NamedTuple
 
 import pytest
@@ -86,3 +87,21 @@ def test_probe_fails_if_the_server_accepts_connections_only(scheme):
         result = probe(f"{scheme}127.0.0.1:{listener.getsockname()[1]}", timeout_s=0.3)
     assert (result.outcome, result.is_busy) == ("failed", False)
     assert result.reason == "no answer within the time limit of the probe"
+
+
+@pytest.mark.parametrize("answer", [b"", b"220 ready\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{}"])
+@pytest.mark.parametrize("scheme", ["", "http://"])
+def test_probe_fails_if_the_answer_is_not_that_of_a_server(scheme, answer):
+    def answer_once(listener):
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer_once, args=(listener,), daemon=True)
+        thread.start()
+        result = probe(f"{scheme}127.0.0.1:{listener.getsockname()[1]}", timeout_s=1)
+        thread.join(5)
+    assert result.outcome == "failed"
+    assert result.reason
