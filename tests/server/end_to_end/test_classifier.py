@@ -77,7 +77,7 @@ def test_file_that_is_missing_damaged_or_of_other_weights_is_rejected(client, tm
         ZeroShotClassifier.load(client, other)
     (tmp_path / "text.npz").write_text("no archive")
     for path in (tmp_path / "text.npz", tmp_path / "absent.npz"):
-        with pytest.raises(InvalidInputError, match="is no saved classifier"):
+        with pytest.raises(InvalidInputError, match="is not a saved classifier"):
             ZeroShotClassifier.load(client, path)
 
 

@@ -389,7 +389,7 @@ def test_client_rejects_a_second_event_loop(server, protocol):
         assert await embed() == (512,)
         # Another loop, in another thread, while this one is alive.
         with pytest.raises(
-            RuntimeError, match="belongs to the event loop of its first call; make one for each"
+            RuntimeError, match="belongs to the event loop of its first call; make one client per loop"
         ):
             await loop.run_in_executor(None, asyncio.run, embed())
         assert await embed() == (512,)
