@@ -13,8 +13,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 import tritonclip
 from tests.helpers.servers import run_python
-from tests.server.gateway.otlp_receiver import is_answered, new_trace, only, receiving
-from tests.server.gateway.traced_server import FAULT, traced_server
+from tests.helpers.otlp_receiver import is_answered, new_trace, only, receiving
+from tests.helpers.traced_server import FAULT, traced_server
 from tritonclip.errors import InferenceError, InvalidInputError, ServerUnavailableError
 
 IMAGE = "scripts/demo/images/digit_7.jpg"

@@ -9,7 +9,7 @@ import urllib3
 
 from tests.helpers.servers import ROOT
 from tests.helpers.waiting import settled
-from tests.server.gateway.gateway_metrics import metric
+from tests.helpers.gateway import metric
 from tritonclip import Client
 
 IMAGES = ROOT / "scripts" / "demo" / "images"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from scripts.write_openapi import TARGET, document
 
-from tests.server.gateway.gateway_keys import KEY, KEY_LINE
+from tests.helpers.gateway import KEY, KEY_LINE
 from tritonclip_server.benchmarks.gateway_process import running
 
 HERE = Path(__file__).parent

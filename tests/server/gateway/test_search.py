@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from tests.server.gateway.gateway_keys import KEY, KEY_LINE
+from tests.helpers.gateway import KEY, KEY_LINE
 from tests.server.gateway.page_driver import IMAGES, ClipPage
 from tests.server.search.chroma_server import running_chroma
 from tests.server.search.search_pictures import draw_folder

@@ -7,9 +7,9 @@ from datetime import datetime, timezone
 import pytest
 
 from tests.helpers.servers import run_python
-from tests.server.gateway.gateway_keys import KEY, KEY_LINE
-from tests.server.gateway.otlp_receiver import is_answered, new_trace, only, receiving
-from tests.server.gateway.traced_server import FAULT, SERVICE, traced_server
+from tests.helpers.gateway import KEY, KEY_LINE
+from tests.helpers.otlp_receiver import is_answered, new_trace, only, receiving
+from tests.helpers.traced_server import FAULT, SERVICE, traced_server
 from tritonclip_server.benchmarks.gateway_process import running
 from tritonclip_server.serving.logs import LogParser
 

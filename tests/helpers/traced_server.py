@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.server.gateway.otlp_receiver import Receiver
+from tests.helpers.otlp_receiver import Receiver
 from tritonclip_server.serving.launcher import EmbeddedTriton, ServerOptions
 from tritonclip_server.serving.tracing import TraceOptions
 

@@ -1,8 +1,14 @@
-"""Access to a gateway's metrics."""
+"""API key of the gateways in the tests, and access to a gateway's metrics."""
 
 from __future__ import annotations
 
+import hashlib
+
 from tritonclip_server.benchmarks.gateway_process import GatewayProcess
+
+KEY = "tck-a-key-of-the-tests-only"
+KEY_LINE = f"tests:{hashlib.sha256(KEY.encode()).hexdigest()}"
+"""Line of the key in a keys file."""
 
 
 def metric(gateway: GatewayProcess, name: str) -> float:
