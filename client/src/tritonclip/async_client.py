@@ -376,18 +376,18 @@ class AsyncClient(BaseClient):
     ) -> AsyncIterator[R | TritonClipError]:
         counts: _bulk.RunCounts[R] = _bulk.RunCounts(plan)
 
-        async def with_retries(make: Callable[[], Flow[T]]) -> T:
-            async def attempt() -> T:
-                return await self._run(make(), self._start(plan.request))
+        async def answer_with_retries(group: Group[Any]) -> list[R | TritonClipError]:
+            async def attempt() -> list[R | TritonClipError]:
+                return await self._run(answer(group), self._start(plan.request))
 
-            result: T = await tenacity.AsyncRetrying(**counts.retry_policy())(attempt)
+            results: list[R | TritonClipError] = await tenacity.AsyncRetrying(**counts.retry_policy())(
+                attempt
+            )
             counts.note_answer()
-            return result
+            return results
 
         groups = _bulk.group_inputs_async(inputs, plan.batch_size, size_of)
-        results = _bulk.run_ordered_async(
-            groups, lambda group: with_retries(lambda: answer(group)), plan, counts
-        )
+        results = _bulk.run_ordered_async(groups, answer_with_retries, plan, counts)
         async with contextlib.aclosing(results):
             async for result in results:
                 yield result

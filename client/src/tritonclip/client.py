@@ -377,13 +377,13 @@ class Client(BaseClient):
         counts: _bulk.RunCounts[R] = _bulk.RunCounts(plan)
         ended = threading.Event()
 
-        def with_retries(make: Callable[[], Flow[T]]) -> T:
+        def answer_with_retries(group: Group[Any]) -> list[R | TritonClipError]:
             retrying = tenacity.Retrying(**stopped_by(ended, counts.retry_policy()))
-            result: T = retrying(lambda: self._run(make(), self._start(plan.request)))
+            results: list[R | TritonClipError] = retrying(
+                lambda: self._run(answer(group), self._start(plan.request))
+            )
             counts.note_answer()
-            return result
+            return results
 
         groups = _bulk.group_inputs(inputs, plan.batch_size, size_of)
-        yield from _bulk.run_ordered(
-            groups, lambda group: with_retries(lambda: answer(group)), plan, counts, ended
-        )
+        yield from _bulk.run_ordered(groups, answer_with_retries, plan, counts, ended)
