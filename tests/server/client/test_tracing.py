@@ -12,8 +12,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 import tritonclip
-from tests.helpers.servers import run_python
 from tests.helpers.otlp_receiver import is_answered, new_trace, only, receiving
+from tests.helpers.servers import run_python
 from tests.helpers.traced_server import FAULT, traced_server
 from tritonclip.errors import InferenceError, InvalidInputError, ServerUnavailableError
 

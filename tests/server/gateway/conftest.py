@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.helpers.servers import ROOT
 from tests.helpers.gateway import KEY, KEY_LINE
+from tests.helpers.servers import ROOT
 from tests.server.gateway.page_driver import ClipPage, launch
 from tritonclip_server.benchmarks.gateway_process import GatewayProcess, running
 from tritonclip_server.serving.launcher import EmbeddedTriton

@@ -7,10 +7,10 @@ import pytest
 import urllib3
 
 from tests.helpers.calls import together
+from tests.helpers.gateway import metric
 from tests.helpers.pictures import encode, noise
 from tests.helpers.servers import ROOT
 from tests.helpers.waiting import wait_until
-from tests.helpers.gateway import metric
 from tests.server.gateway.raw_http import connected, head, is_closed, read_reply, upload
 from tritonclip import Client
 from tritonclip_server.benchmarks.gateway_process import running

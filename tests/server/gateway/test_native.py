@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import urllib3
 
+from tests.helpers.gateway import metric
 from tests.helpers.servers import ROOT
 from tests.helpers.waiting import settled
-from tests.helpers.gateway import metric
 from tritonclip import Client
 
 IMAGES = ROOT / "scripts" / "demo" / "images"

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.calls import metric
-from tests.helpers.servers import ROOT, Prepare
 from tests.helpers.gateway import KEY, KEY_LINE
+from tests.helpers.servers import ROOT, Prepare
 from tests.system.docker.kubernetes_manifests import Manifest, overlay
 from tritonclip import Client, ServerUnavailableError
 from tritonclip_server.benchmarks.gateway_process import GatewayProcess, running
