@@ -36,11 +36,11 @@ def test_deep_check_is_one_inference_of_the_ensemble(server):
 def test_command_reports_the_deep_check(server, protocol):
     url = {"grpc": server.grpc_url, "http": server.http_url}[protocol]
     command = [sys.executable, "-c", MAIN, "health", "--deep", "--url", url, "--protocol", protocol]
-    told = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
-    (state,) = json.loads(told.stdout)["endpoints"]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    (state,) = json.loads(done.stdout)["endpoints"]
     assert (state["ok"], state["inference"], state["reason"]) == (True, "ok", None)
-    told = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert told.stdout.splitlines()[-1].split() == ["inference", "ok"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].split() == ["inference", "ok"]
 
 
 @pytest.mark.parametrize(

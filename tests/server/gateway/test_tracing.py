@@ -6,9 +6,9 @@ from datetime import datetime, timezone
 
 import pytest
 
-from tests.helpers.servers import run_python
 from tests.helpers.gateway import KEY, KEY_LINE
 from tests.helpers.otlp_receiver import is_answered, new_trace, only, receiving
+from tests.helpers.servers import run_python
 from tests.helpers.traced_server import FAULT, SERVICE, traced_server
 from tritonclip_server.benchmarks.gateway_process import running
 from tritonclip_server.serving.logs import LogParser
@@ -62,12 +62,12 @@ def answered(*arguments, **options):
     assert reply.status == 200, reply.data
 
 
-def whole(spans):
+def is_complete(spans):
     return is_answered(spans) and any(span.name.startswith("POST ") for span in spans)
 
 
 def test_trace_leads_from_the_caller_to_each_model(receiver, gateway, traced):
-    spans, caller = receiver.send_traced(lambda parent: answered(gateway, parent, "r-one-trace"), whole)
+    spans, caller = receiver.send_traced(lambda parent: answered(gateway, parent, "r-one-trace"), is_complete)
     entry, call = only(spans, "POST /v1/classify"), only(spans, "infer clip_zero_shot")
     inside, ensemble = only(spans, "InferRequest"), only(spans, "clip_zero_shot")
     assert [span.parent for span in (entry, call, inside, ensemble)] == [
@@ -99,7 +99,7 @@ def test_gateway_starts_a_trace_without_traceparent(receiver, gateway):
     answered(gateway, None, "r-own")
     trace = gateway.logged(request_id="r-own")["trace_id"]
     sent = functools.partial(answered, gateway)
-    receiver.send_traced(sent, whole)  # sent later, so the first request's spans have arrived as well
+    receiver.send_traced(sent, is_complete)  # sent later, so the first request's spans have arrived as well
     spans = receiver.spans_of(trace)
     assert only(spans, "POST /v1/classify").parent == ""
     assert only(spans, "infer clip_zero_shot").parent == only(spans, "POST /v1/classify").id
@@ -109,7 +109,7 @@ def test_unsampled_request_leaves_no_span(receiver, gateway):
     unsampled, out, _ = new_trace(sampled=False)
     answered(gateway, unsampled, "r-out")
     receiver.send_traced(
-        functools.partial(answered, gateway), whole
+        functools.partial(answered, gateway), is_complete
     )  # sent later, so any span of the first would have arrived
     assert not receiver.spans_of(out)
     assert not [span for span in receiver.spans if span.attributes.get("triton.request_id") == "r-out"]
@@ -119,7 +119,7 @@ def test_unsampled_request_leaves_no_span(receiver, gateway):
 def test_sampler_from_the_environment_is_used(receiver, gateway, traced, environ):
     with running(traced.grpc_url, environ=environ | {"OTEL_TRACES_SAMPLER": "always_off"}, key=KEY) as off:
         answered(off, None, "r-off")
-    receiver.send_traced(functools.partial(answered, gateway), whole)
+    receiver.send_traced(functools.partial(answered, gateway), is_complete)
     assert not [span for span in receiver.spans if span.attributes.get("triton.request_id") == "r-off"]
 
 
@@ -127,13 +127,13 @@ def test_health_and_metrics_leave_no_span(receiver, gateway):
     quiet, out, _ = new_trace()
     for path in ("/healthz", "/readyz", "/metrics"):
         assert gateway.request("GET", path, headers={"traceparent": quiet}).status == 200
-    receiver.send_traced(functools.partial(answered, gateway), whole)
+    receiver.send_traced(functools.partial(answered, gateway), is_complete)
     assert not receiver.spans_of(out)
 
 
 def test_failed_request_has_error_spans_and_is_in_every_log(receiver, gateway, traced):
     request_id = f"{FAULT}-1"
-    spans, _ = receiver.send_traced(lambda parent: classify(gateway, parent, request_id), whole)
+    spans, _ = receiver.send_traced(lambda parent: classify(gateway, parent, request_id), is_complete)
     entry, call = only(spans, "POST /v1/classify"), only(spans, "infer clip_zero_shot")
     assert entry.is_error and entry.attributes["http.response.status_code"] == 500
     assert call.is_error and call.attributes["error.type"] == "InferenceError"
@@ -152,7 +152,7 @@ def test_invalid_image_is_an_error_of_the_inference_span_only(receiver, gateway)
         headers = {"Authorization": f"Bearer {KEY}", "traceparent": traceparent}
         assert gateway.request("POST", "/v1/classify", fields=fields, headers=headers).status < 500
 
-    spans, _ = receiver.send_traced(send, whole)
+    spans, _ = receiver.send_traced(send, is_complete)
     call = only(spans, "infer clip_zero_shot")
     assert call.is_error and call.attributes["error.type"] == "InvalidInputError"
     assert not only(spans, "POST /v1/classify").is_error
@@ -160,13 +160,13 @@ def test_invalid_image_is_an_error_of_the_inference_span_only(receiver, gateway)
 
 def test_spans_hold_no_content_and_no_keys(receiver, gateway):
     spans, _ = receiver.send_traced(
-        lambda parent: answered(gateway, parent, path=f"/v1/classify?key={KEY}"), whole
+        lambda parent: answered(gateway, parent, path=f"/v1/classify?key={KEY}"), is_complete
     )
     assert only(spans, "POST /v1/classify").attributes["url.query"] == "REDACTED"
     with open(IMAGE, "rb") as image:
         start = image.read(64)
     for body in receiver.bodies:
-        for secret in (KEY.encode(), LABEL.encode(), b"nobody's business", b"secret-name", start):
+        for secret in (KEY.encode(), LABEL.encode(), b"must stay private", b"secret-name", start):
             assert secret not in body
 
 

@@ -28,7 +28,7 @@ def image(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def nobody() -> str:
+def unused_address() -> str:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"127.0.0.1:{listener.getsockname()[1]}"
 
@@ -83,10 +83,12 @@ def test_invalid_usage_or_input_exits_with_2(args: list[str], part: str, image: 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 @pytest.mark.parametrize("command", ["models", "stats"])
-def test_unreachable_server_exits_with_3(command: str, protocol: str, nobody: str, capsys: Any) -> None:
-    code, err = failure(capsys, command, "--url", nobody, "--protocol", protocol, "--attempts", "1")
+def test_unreachable_server_exits_with_3(
+    command: str, protocol: str, unused_address: str, capsys: Any
+) -> None:
+    code, err = failure(capsys, command, "--url", unused_address, "--protocol", protocol, "--attempts", "1")
     assert code == 3
-    assert f"{protocol}://{nobody}" in err
+    assert f"{protocol}://{unused_address}" in err
 
 
 @pytest.mark.parametrize(
@@ -100,36 +102,40 @@ def test_unreachable_server_exits_with_3(command: str, protocol: str, nobody: st
     ],
 )
 def test_unreachable_server_fails_a_run_immediately(
-    args: list[str], image: str, nobody: str, capsys: Any
+    args: list[str], image: str, unused_address: str, capsys: Any
 ) -> None:
     start_s = time.monotonic()
-    code, err = failure(capsys, *[image if arg == "IMAGE" else arg for arg in args], "--url", nobody)
+    code, err = failure(capsys, *[image if arg == "IMAGE" else arg for arg in args], "--url", unused_address)
     assert code == 3
-    assert f"grpc://{nobody}" in err
+    assert f"grpc://{unused_address}" in err
     assert time.monotonic() - start_s < 10  # a run in progress waits 60 s for a server
 
 
-def test_unreachable_server_leaves_no_journal(image: str, nobody: str, tmp_path: Path, capsys: Any) -> None:
-    output = ["-o", tmp_path / "out.csv", "--url", nobody, "--attempts", "1"]
+def test_unreachable_server_leaves_no_journal(
+    image: str, unused_address: str, tmp_path: Path, capsys: Any
+) -> None:
+    output = ["-o", tmp_path / "out.csv", "--url", unused_address, "--attempts", "1"]
     code, _ = failure(capsys, "classify", image, *output)
     assert code == 3
     assert [path.name for path in tmp_path.iterdir()] == ["cat.png"]
 
 
-def test_health_of_unreachable_server_is_not_ok(nobody: str, capsys: Any) -> None:
-    assert main(["health", "--json", "--url", nobody, "--attempts", "1"]) == 3
+def test_health_of_unreachable_server_is_not_ok(unused_address: str, capsys: Any) -> None:
+    assert main(["health", "--json", "--url", unused_address, "--attempts", "1"]) == 3
     out, err = capsys.readouterr()
-    endpoint = f"grpc://{nobody}"
+    endpoint = f"grpc://{unused_address}"
     assert json.loads(out) == {"ok": False, "endpoints": [{"endpoint": endpoint, "ok": False}]}
     assert err.startswith("tritonclip: error: ")
     assert err.count("\n") == 1
 
 
-def test_url_is_read_from_the_environment(nobody: str, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRITONCLIP_URL", f"http://{nobody}")
+def test_url_is_read_from_the_environment(
+    unused_address: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITONCLIP_URL", f"http://{unused_address}")
     code, err = failure(capsys, "models", "--attempts", "1")
     assert code == 3
-    assert f"http://{nobody}" in err
+    assert f"http://{unused_address}" in err
 
 
 @pytest.mark.parametrize("args", [["--help"], ["classify", "--help"], ["similarity", "-h"], ["health", "-h"]])
@@ -157,8 +163,8 @@ def in_process(*args: str, environ: dict[str, str] | None = None) -> subprocess.
     )
 
 
-def test_error_in_a_process_is_one_line_without_traceback(nobody: str) -> None:
-    done = in_process("models", "--url", f"http://{nobody}", "--attempts", "1")
+def test_error_in_a_process_is_one_line_without_traceback(unused_address: str) -> None:
+    done = in_process("models", "--url", f"http://{unused_address}", "--attempts", "1")
     assert done.returncode == 3
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr

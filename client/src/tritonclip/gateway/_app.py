@@ -97,12 +97,12 @@ def create_app(settings: GatewaySettings | None = None, url: str | None = None, 
     return app
 
 
-def _open_index(place: str | None) -> SearchIndex | None:
-    if place is None:
+def _open_index(address: str | None) -> SearchIndex | None:
+    if address is None:
         return None
     from tritonclip.search import SearchIndex
 
-    return SearchIndex.open(place)
+    return SearchIndex.open(address)
 
 
 def _add_middleware(app: FastAPI, settings: GatewaySettings, metrics: Metrics) -> None:
@@ -149,8 +149,8 @@ def _add_handlers(app: FastAPI, settings: GatewaySettings) -> None:
     @app.exception_handler(RequestValidationError)
     async def handle_malformed_header(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]  # always about a header; routes parse their bodies themselves
-        place = "-".join(part.capitalize() for part in str(first["loc"][-1]).split("-"))
-        return respond(request, Problem(status=400, message=f"{place}: {first['msg']}", param=place))
+        header = "-".join(part.capitalize() for part in str(first["loc"][-1]).split("-"))
+        return respond(request, Problem(status=400, message=f"{header}: {first['msg']}", param=header))
 
 
 def _http_error_message(request: Request, error: HTTPException) -> str:

@@ -208,11 +208,13 @@ async def compare(request: Request, caller: Caller) -> Response:
     return JSONResponse(await _content(caller, results, counts, texts=texts), headers=headers)
 
 
-async def _read(request: Request, caller: AuthorizedCaller, whole: type[Any], fields: type[M]) -> Body[M]:
+async def _read(
+    request: Request, caller: AuthorizedCaller, json_model: type[Any], form_model: type[M]
+) -> Body[M]:
     """Parse a form, which sends images as files, or JSON, in which images are a member."""
     if is_form(request):
-        return await read_form(request, fields, caller.state.settings, IMAGE_FIELDS)
-    read = await read_json(request, whole)
+        return await read_form(request, form_model, caller.state.settings, IMAGE_FIELDS)
+    read = await read_json(request, json_model)
     images = [read.images] if isinstance(read.images, str) else read.images
     return Body([Source(image) for image in images], read)
 

@@ -43,7 +43,7 @@ export const address = (path) => new URL(path, document.baseURI).href;
 export const getJson = (path) => request(path, {}, {});
 
 // Requests the result of one image. Options: signal, and onWait(text), called before each retry.
-export async function askOfImage(path, { file, name }, fields, options) {
+export async function requestForImage(path, { file, name }, fields, options) {
   const body = new FormData();
   body.append("images", file, name);
   for (const [field, value] of fields) body.append(field, value);

@@ -1,6 +1,6 @@
 // Takes a photo in a dialog. Without camera access, opens the file picker with `capture` instead.
 
-import { announce, byId, el, say } from "./dom.js";
+import { announce, byId, el, showMessage } from "./dom.js";
 
 const JPEG_QUALITY = 0.92;
 
@@ -17,7 +17,7 @@ export function startCamera(onPhoto) {
     }
     shutter.disabled = true;
     byId("camera-file").hidden = true;
-    say(byId("camera-message"), "");
+    showMessage(byId("camera-message"), "");
     dialog.showModal();
     try {
       stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
@@ -28,7 +28,7 @@ export function startCamera(onPhoto) {
       shutter.focus();
     } catch (error) {
       if (!dialog.open) return;
-      say(byId("camera-message"), `The camera cannot be used: ${error.message || error.name}.`);
+      showMessage(byId("camera-message"), `The camera cannot be used: ${error.message || error.name}.`);
       byId("camera-file").hidden = false;
     }
   }

@@ -1,6 +1,6 @@
 // A list of short texts, each shown as a removable chip.
 
-import { announce, el, removeButton, say } from "./dom.js";
+import { announce, el, removeButton, showMessage } from "./dom.js";
 
 const split = (text) => text.split(/[,\n\r]+/).map((part) => part.trim()).filter(Boolean);
 
@@ -38,18 +38,18 @@ export class Chips extends EventTarget {
         this.list.append(this.chip(text));
       }
     }
-    if (texts.length) say(this.message, [...rejected].slice(0, 3).join(" "), this.input);
+    if (texts.length) showMessage(this.message, [...rejected].slice(0, 3).join(" "), this.input);
     if (this.values.length === before) return;
     announce(`Added: ${this.values.slice(before).join(", ")}`);
     this.dispatchEvent(new Event("change"));
   }
 
   remove(text) {
-    const place = this.values.indexOf(text);
-    this.values.splice(place, 1);
-    this.list.children[place].remove();
-    (this.list.children[place]?.querySelector("button") ?? this.input).focus();
-    say(this.message, "", this.input);
+    const index = this.values.indexOf(text);
+    this.values.splice(index, 1);
+    this.list.children[index].remove();
+    (this.list.children[index]?.querySelector("button") ?? this.input).focus();
+    showMessage(this.message, "", this.input);
     announce(`Removed: ${text}`);
     this.dispatchEvent(new Event("change"));
   }

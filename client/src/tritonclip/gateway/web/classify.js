@@ -1,8 +1,8 @@
 // The tab "Classify". Each image is one request, whose result fills its card.
 
-import { askOfImage, events, postJson } from "./api.js";
+import { requestForImage, events, postJson } from "./api.js";
 import { Card } from "./card.js";
-import { announce, byId, drop, percent, saveJson, say, warn } from "./dom.js";
+import { announce, byId, drop, percent, saveJson, showMessage, warn } from "./dom.js";
 import { dataUri } from "./images.js";
 
 export class Classify {
@@ -37,7 +37,7 @@ export class Classify {
     labels.commit();
     if (!this.check() || !mayCall()) return;
     this.isStale = false;
-    say(byId("classify-message"), images.items.length ? "" : "Add an image first.");
+    showMessage(byId("classify-message"), images.items.length ? "" : "Add an image first.");
     warn(byId("warnings"), null);
     for (const item of images.usable) this.classify(item);
   }
@@ -45,8 +45,8 @@ export class Classify {
   // Reports missing input next to its field; returns true if nothing is missing.
   check() {
     const { input, message } = this.page.labels;
-    if (!this.labels.length) say(message, "Add a label first.", input);
-    say(byId("template-message"), this.hasPlace ? "" : "Add {} as a placeholder for the label.", this.template);
+    if (!this.labels.length) showMessage(message, "Add a label first.", input);
+    showMessage(byId("template-message"), this.hasPlace ? "" : "Add {} as a placeholder for the label.", this.template);
     if (!this.labels.length) input.focus();
     else if (!this.hasPlace) this.template.focus();
     return this.labels.length > 0 && this.hasPlace;
@@ -61,7 +61,7 @@ export class Classify {
     card.showBusy("Classifying");
     try {
       const onWait = (text) => card.showBusy(text);
-      const { predictions, warnings } = await askOfImage("v1/classify", item, this.fields, { signal, onWait });
+      const { predictions, warnings } = await requestForImage("v1/classify", item, this.fields, { signal, onWait });
       signal.throwIfAborted();
       entry.status = 200;
       card.showRanking(predictions);
@@ -120,7 +120,7 @@ export class Classify {
 
   onInputs() {
     this.isStale = [...this.cards.values()].some(({ status }) => status === 200);
-    if (this.hasPlace) say(byId("template-message"), "", this.template);
+    if (this.hasPlace) showMessage(byId("template-message"), "", this.template);
     this.showState();
   }
 

@@ -1,8 +1,8 @@
 // The tab "Compare": a table of cosines between images and texts, with cells coloured by value.
 
-import { askOfImage } from "./api.js";
+import { requestForImage } from "./api.js";
 import { thumbnail } from "./card.js";
-import { announce, breakable, byId, counted, drop, el, removeButton, say, warn } from "./dom.js";
+import { announce, breakable, byId, counted, drop, el, removeButton, showMessage, warn } from "./dom.js";
 
 const shown = (cosine) => cosine.toFixed(3);
 const greatest = (values) => values.reduce((a, b) => Math.max(a, b));
@@ -16,9 +16,9 @@ export class Compare {
     this.texts = byId("texts");
     page.images.addEventListener("removed", ({ detail }) => this.onRemoved(detail));
     page.images.addEventListener("added", () => {
-      say(byId("compare-message"), this.rows.size ? "Press Compare to update the table." : "");
+      showMessage(byId("compare-message"), this.rows.size ? "Press Compare to update the table." : "");
     });
-    this.texts.addEventListener("input", () => say(byId("texts-message"), "", this.texts));
+    this.texts.addEventListener("input", () => showMessage(byId("texts-message"), "", this.texts));
     byId("compare").addEventListener("click", () => this.run());
     byId("fill").addEventListener("click", () => this.fill());
   }
@@ -34,7 +34,7 @@ export class Compare {
     const sentences = labels.values.map((label) => byId("template").value.replace("{}", () => label));
     this.texts.value = [...new Set([...this.lines, ...sentences])].join("\n");
     this.texts.dispatchEvent(new Event("input"));
-    if (!sentences.length) say(byId("texts-message"), "There are no labels yet. Enter texts here.", this.texts);
+    if (!sentences.length) showMessage(byId("texts-message"), "There are no labels yet. Enter texts here.", this.texts);
     this.texts.focus();
   }
 
@@ -43,9 +43,9 @@ export class Compare {
     const texts = this.lines;
     const most = info.max_labels;
     const fault = texts.length > most ? `At most ${most} texts are allowed.` : texts.length ? "" : "Enter a text first.";
-    say(byId("texts-message"), fault, this.texts);
+    showMessage(byId("texts-message"), fault, this.texts);
     if (fault) return this.texts.focus();
-    say(byId("compare-message"), images.items.length ? "" : "Add an image first.");
+    showMessage(byId("compare-message"), images.items.length ? "" : "Add an image first.");
     if (!images.items.length || !mayCall()) return;
     this.controller.abort();
     this.controller = new AbortController();
@@ -58,13 +58,13 @@ export class Compare {
   async compare(item, texts, signal) {
     const entry = this.rows.get(item);
     const fill = (...cells) => entry.row.replaceChildren(entry.row.firstChild, ...cells);
-    const tell = (text, kind) => fill(el("td", { colspan: texts.length, class: kind }, el("span", null, text)));
-    const onWait = (text) => tell(text, "busy muted");
-    if (item.fault) return tell(item.fault, "error");
+    const showText = (text, kind) => fill(el("td", { colspan: texts.length, class: kind }, el("span", null, text)));
+    const onWait = (text) => showText(text, "busy muted");
+    if (item.fault) return showText(item.fault, "error");
     onWait("Comparing");
     try {
       const fields = texts.map((text) => ["texts", text]);
-      const { similarities, warnings } = await askOfImage("v1/similarity", item, fields, { signal, onWait });
+      const { similarities, warnings } = await requestForImage("v1/similarity", item, fields, { signal, onWait });
       signal.throwIfAborted();
       entry.cosines = similarities;
       fill(...similarities.map((cosine) => el("td", null, shown(cosine))));
@@ -72,7 +72,7 @@ export class Compare {
       warn(byId("compare-warnings"), warnings);
     } catch (error) {
       if (signal.aborted) return;
-      tell(error.message, "error");
+      showText(error.message, "error");
       announce(`${item.name}: ${error.message}`);
     }
   }
@@ -107,8 +107,8 @@ export class Compare {
     const [low, high] = [-greatest(all.map((cosine) => -cosine)), greatest(all)];
     for (const { row, cosines } of answered) {
       const best = greatest(cosines);
-      cosines.forEach((cosine, place) => {
-        const cell = row.cells[place + 1];
+      cosines.forEach((cosine, index) => {
+        const cell = row.cells[index + 1];
         cell.className = cosine === best ? "heat best" : "heat";
         cell.style.setProperty("--heat", `${high > low ? (100 * (cosine - low)) / (high - low) : 100}%`);
       });

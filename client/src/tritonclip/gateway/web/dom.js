@@ -28,10 +28,10 @@ export function announce(text) {
 }
 
 // Shows and announces a message, and marks its field as invalid. An empty message clears both.
-export function say(place, text, field) {
-  place.textContent = text;
+export function showMessage(node, text, field) {
+  node.textContent = text;
   field?.setAttribute("aria-invalid", String(text !== ""));
-  if (text && place.getAttribute("role") !== "alert") announce(text);
+  if (text && node.getAttribute("role") !== "alert") announce(text);
 }
 
 // Adds new warnings to a list; null clears it.

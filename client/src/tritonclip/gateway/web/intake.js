@@ -1,6 +1,6 @@
 // Adds images from the file picker, by drop or by paste. See camera.js for photos.
 
-import { announce, byId, counted, say } from "./dom.js";
+import { announce, byId, counted, showMessage } from "./dom.js";
 
 export function startIntake(images) {
   const files = byId("files");
@@ -19,7 +19,7 @@ export function startIntake(images) {
   document.addEventListener("paste", (event) => paste(images, event));
   startDrop(images);
   images.addEventListener("added", ({ detail }) => {
-    say(byId("intake-message"), "");
+    showMessage(byId("intake-message"), "");
     announce(`${counted(detail.length, "image")} added`);
     showCount(images);
   });
@@ -52,7 +52,7 @@ function startDrop(images) {
     const items = Array.from(event.dataTransfer.items).filter(({ kind }) => kind === "file");
     const files = items.filter((item) => !item.webkitGetAsEntry?.()?.isDirectory).map((item) => item.getAsFile());
     images.add(files);
-    if (files.length < items.length) say(byId("intake-message"), "Folders are not supported. Drop the images in the folder instead.");
+    if (files.length < items.length) showMessage(byId("intake-message"), "Folders are not supported. Drop the images in the folder instead.");
   });
 }
 

@@ -1,7 +1,7 @@
 // The search page: sends a text or an image, and shows the results, most similar first.
 
 import { events, getBlob, postForm, postJson } from "./api.js";
-import { announce, breakable, button, byId, counted, el, say, warn } from "./dom.js";
+import { announce, breakable, button, byId, counted, el, showMessage, warn } from "./dom.js";
 import { Images } from "./images.js";
 import { Status } from "./status.js";
 
@@ -21,7 +21,7 @@ byId("search-form").addEventListener("submit", (event) => {
   const text = byId("text").value.trim();
   if (text) run(text, (options) => postJson(PATH, { text, top_k: TOP_K }, options));
   else {
-    say(byId("search-message"), "Describe the images, or choose an image.", byId("text"));
+    showMessage(byId("search-message"), "Describe the images, or choose an image.", byId("text"));
     byId("text").focus();
   }
 });
@@ -54,7 +54,7 @@ function searchWith([file]) {
   if (!file) return;
   const fault = images.faultOf(file);
   if (fault) {
-    say(byId("search-message"), fault);
+    showMessage(byId("search-message"), fault);
     return;
   }
   forgetImage();
@@ -74,31 +74,31 @@ function forgetImage() {
   byId("query-image").removeAttribute("src");
 }
 
-async function run(what, ask) {
+async function run(title, send) {
   last.abort();
   last = new AbortController();
   const { signal } = last;
   const message = byId("search-message");
-  say(message, "", byId("text"));
+  showMessage(message, "", byId("text"));
   warn(byId("warnings"), null);
   if (!status.mayCall()) return;
   byId("results").setAttribute("aria-busy", "true");
   try {
-    const answer = await ask({ signal, onWait: (text) => say(message, text) });
-    say(message, "");
+    const answer = await send({ signal, onWait: (text) => showMessage(message, text) });
+    showMessage(message, "");
     warn(byId("warnings"), answer.warnings);
-    show(answer, what, signal);
+    show(answer, title, signal);
   } catch (error) {
-    if (!signal.aborted) say(message, error.message);
+    if (!signal.aborted) showMessage(message, error.message);
   } finally {
     if (!signal.aborted) byId("results").removeAttribute("aria-busy");
   }
 }
 
-function show({ results, entries }, what, signal) {
+function show({ results, entries }, title, signal) {
   shown.forEach((url) => URL.revokeObjectURL(url));
   shown = [];
-  byId("heading").textContent = `Results for ${what}`;
+  byId("heading").textContent = `Results for ${title}`;
   byId("empty").hidden = results.length > 0;
   byId("empty").textContent = "Nothing was found: the index is empty.";
   byId("results").replaceChildren(...results.map((result) => card(result, signal)));

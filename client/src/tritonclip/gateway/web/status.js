@@ -1,7 +1,7 @@
 // The page header: model, server status, and the API key if one is required.
 
 import { address, events, getJson, hasKey, remembered, useKey } from "./api.js";
-import { announce, byId, say } from "./dom.js";
+import { announce, byId, showMessage } from "./dom.js";
 
 const POLL_MS = 15_000;
 
@@ -77,7 +77,7 @@ export class Status {
   askKey(message) {
     byId("key-form").hidden = false;
     byId("change-key").hidden = true;
-    say(byId("key-message"), message, byId("key"));
+    showMessage(byId("key-message"), message, byId("key"));
     if (message || document.activeElement === document.body) byId("key").focus();
   }
 
@@ -90,7 +90,7 @@ export class Status {
     const key = byId("key").value.trim();
     if (!key) return this.askKey("Enter the API key first.");
     useKey(key, byId("remember").checked);
-    say(byId("key-message"), "", byId("key"));
+    showMessage(byId("key-message"), "", byId("key"));
     if (!(await this.loadModel())) return;
     byId("key").value = "";
     announce("Key accepted");
