@@ -3,14 +3,17 @@
 import base64
 import json
 import struct
+import sys
 
 import click
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 from tritonclip import ModelStatistics
 from tritonclip_server.benchmarks import perf_analyzer, workload
+from tritonclip_server.benchmarks.command import SUBCOMMANDS, main
 from tritonclip_server.benchmarks.serving import measurements, report, roofline, stages
 from tritonclip_server.benchmarks.serving.command import select_measurements
 from tritonclip_server.benchmarks.serving.plots import write_plots
@@ -180,3 +183,19 @@ def test_report_writes_json_markdown_and_plots(rounds, tmp_path, chosen):
 def test_unknown_measurement_is_rejected():
     with pytest.raises(click.BadParameter, match="no measurement matches nothing; choose from pipeline-1, "):
         select_measurements("callers-1,nothing")
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_every_benchmark_has_help(name):
+    result = CliRunner().invoke(main, [name, "--help"])
+    assert result.exit_code == 0, result.output
+    assert f" {name} [OPTIONS]" in result.output
+
+
+def test_missing_package_is_named_with_the_pip_command(monkeypatch):
+    monkeypatch.delitem(sys.modules, "tritonclip_server.benchmarks.gateway", raising=False)
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    result = CliRunner().invoke(main, ["gateway", "--help"])
+    assert result.exit_code == 1
+    expected = "the package psutil is missing; install it with: pip install ./client '.[benchmark]'"
+    assert result.output == f"Error: {expected}\n"
