@@ -346,7 +346,7 @@ class AsyncClient(BaseClient):
                     elif isinstance(step, Work):
                         result = await asyncio.to_thread(step.run, request)
                     else:
-                        with traced(step.model, request, self.endpoint) as sent:
+                        with traced(step.model, request, self._settings.endpoint) as sent:
                             result = await self._transport.infer(step, sent)
                 except TritonClipError as caught:
                     error = caught

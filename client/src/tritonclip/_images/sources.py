@@ -39,6 +39,8 @@ def encode_images(images: Sequence[object], fetch: Fetch | None = None) -> list[
     Raises:
         InvalidInputError: An image cannot be read; the text names its index.
     """
+    if fetch is None:
+        return [encode_image(image, index) for index, image in enumerate(images)]
     return map_images(lambda image, index: encode_image(image, index, fetch), enumerate(images))
 
 
