@@ -41,7 +41,7 @@ class Request:
     """An inference request.
 
     Attributes:
-        description: How the request was made, for messages.
+        description: Origin of the request, for messages.
         outputs: Names of the requested outputs; all outputs if empty.
     """
 
