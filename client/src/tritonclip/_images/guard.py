@@ -54,9 +54,8 @@ _NOT_PUBLIC = [
         "2002::/16",  # 6to4
     )
 ]
-_IPV4_PREFIXES = [
-    ipaddress.ip_network(text) for text in ("::ffff:0:0/96", "64:ff9b::/96")
-]  # IPv4-mapped, NAT64
+# IPv4-mapped, NAT64
+_IPV4_PREFIXES = [ipaddress.ip_network(text) for text in ("::ffff:0:0/96", "64:ff9b::/96")]
 
 
 class AddressGuard:
@@ -81,7 +80,7 @@ class AddressGuard:
         try:
             self._allow = [ipaddress.ip_network(network) for network in allow]
         except ValueError as error:
-            raise InvalidInputError(f"allow: {error}; give a network as '10.1.0.0/16'") from error
+            raise InvalidInputError(f"allow: {error}; give a network such as '10.1.0.0/16'") from error
         self._ports = frozenset(ports)
         self._resolve = resolve
 
@@ -125,8 +124,8 @@ class AddressGuard:
         Raises:
             InvalidInputError: The URL is rejected. No connection was made.
         """
-        target = self._parsed(url, name)
-        addresses = self._addresses(target, name)
+        target = self._parse(url, name)
+        addresses = self._permitted_addresses(target, name)
         host = (target.host or "").rstrip(".")
         usual = target.port == _DEFAULT_PORT[target.scheme or ""]
         headers = {**headers, "Host": host if usual else f"{host}:{target.port}"}
@@ -142,7 +141,7 @@ class AddressGuard:
                     raise
         raise AssertionError("a host has addresses")  # pragma: no cover
 
-    def _parsed(self, url: str, name: str) -> Url:
+    def _parse(self, url: str, name: str) -> Url:
         """Parse the URL, once and for all, so that no two parsers can disagree; fill in the port."""
         if _NOT_IN_URLS.search(url):
             raise InvalidInputError(
@@ -167,7 +166,7 @@ class AddressGuard:
             )
         return target._replace(port=port)
 
-    def _addresses(self, target: Url, name: str) -> list[str]:
+    def _permitted_addresses(self, target: Url, name: str) -> list[str]:
         """Resolve the host, and reject it if any address is not permitted.
 
         An unknown name gets the same error, so callers cannot probe for names.
