@@ -98,7 +98,7 @@ def test_exif_orientation_is_applied_once(orientation: int) -> None:
         wanted = np.asarray(load_image(image))
         content = encode_image(image, 0)
     assert wanted.shape == ((13, 17, 3) if orientation < 5 else (17, 13, 3))
-    with Image.open(io.BytesIO(content)) as sent:  # the server applies what it finds: it must find nothing
+    with Image.open(io.BytesIO(content)) as sent:  # the server applies orientation tags, so it must find none
         np.testing.assert_array_equal(np.asarray(load_image(sent)), wanted)
 
 
