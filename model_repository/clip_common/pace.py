@@ -79,7 +79,7 @@ class Pace:
             now: The clock's time.
 
         Returns:
-            Whether each group is in the set. The groups with the latest deadlines are.
+            A flag for each group, true if it is in the set. Groups with later deadlines are preferred.
         """
         if self._batches < BATCHES_BEFORE:
             return [True] * len(groups)
