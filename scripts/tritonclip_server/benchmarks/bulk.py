@@ -92,7 +92,7 @@ def perf_analyzer_rate(url: str, files: list[Path], scratch: Path, size: int, ca
     program = perf_analyzer.install(Path("build") / "perf_analyzer")
     inputs = scratch / f"requests-{size}.json"
     if not inputs.exists():
-        perf_analyzer.write_images(inputs, (path.read_bytes() for path in files), size)
+        perf_analyzer.write_image_requests(inputs, (path.read_bytes() for path in files), size)
     load = perf_analyzer.measure(
         program,
         model=MODEL,

@@ -76,7 +76,7 @@ def _library(name: str) -> Path:
     raise PerfAnalyzerError(f"{name} is missing; it comes with nvidia-pytriton: pip install nvidia-pytriton")
 
 
-def write_images(
+def write_image_requests(
     path: Path, images: Iterable[bytes], images_per_request: int, labels: Sequence[bytes] = ()
 ) -> int:
     """Write the requests of an image model.

@@ -11,7 +11,12 @@ from pathlib import Path
 
 import click
 
-from tritonclip_server.benchmarks.perf_analyzer import PerfAnalyzerError, install, measure, write_images
+from tritonclip_server.benchmarks.perf_analyzer import (
+    PerfAnalyzerError,
+    install,
+    measure,
+    write_image_requests,
+)
 from tritonclip_server.gpu.context import LABELS, PartContext, parameter_pattern
 from tritonclip_server.gpu.decoding import photographs
 from tritonclip_server.paths import CHECKOUT
@@ -109,8 +114,8 @@ def write_inputs(context: PartContext) -> dict[tuple[str, int], Path]:
     files, inputs = photographs(context.plan.photographs), {}
     for count in {images for _, images in context.plan.loads}:
         alone, whole = (context.work / f"{name}-{count}.json" for name in ("images", "images-and-labels"))
-        write_images(alone, files, count)
-        write_images(whole, files, count, labels)
+        write_image_requests(alone, files, count)
+        write_image_requests(whole, files, count, labels)
         inputs["image_preprocess", count], inputs["clip_zero_shot", count] = alone, whole
     return inputs
 

@@ -27,7 +27,7 @@ def program():
 
 def test_perf_analyzer_sends_all_requests(server, program, tmp_path):
     workload.write_photos(tmp_path / "photos", 4, (320, 240))
-    measurements.write_requests(tmp_path / "requests.json", tmp_path / "photos", images=2, labels=5)
+    measurements.write_zero_shot_requests(tmp_path / "requests.json", tmp_path / "photos", images=2, labels=5)
     with Client(server.grpc_url) as client:
         before = settled_statistics(client)
         load = perf_analyzer.measure(

@@ -77,7 +77,7 @@ def test_written_requests_hold_images_and_labels(tmp_path):
     (tmp_path / "photos").mkdir()
     for number in range(5):
         (tmp_path / "photos" / f"{number}.jpg").write_bytes(bytes([number]) * (number + 1))
-    measurements.write_requests(tmp_path / "requests.json", tmp_path / "photos", images=2, labels=3)
+    measurements.write_zero_shot_requests(tmp_path / "requests.json", tmp_path / "photos", images=2, labels=3)
     first, second = json.loads((tmp_path / "requests.json").read_text())["data"]
     assert first["image"]["shape"] == [2] and first["labels"]["shape"] == [3]
     assert elements(second["image"]) == [b"\2" * 3, b"\3" * 4]
@@ -85,7 +85,7 @@ def test_written_requests_hold_images_and_labels(tmp_path):
 
 
 def test_images_that_do_not_fill_a_request_are_ignored(tmp_path):
-    assert perf_analyzer.write_images(tmp_path / "requests.json", [b"a", b"bc", b"d"], 2) == 1
+    assert perf_analyzer.write_image_requests(tmp_path / "requests.json", [b"a", b"bc", b"d"], 2) == 1
     (request,) = json.loads((tmp_path / "requests.json").read_text())["data"]
     assert elements(request["image"]) == [b"a", b"bc"]
 

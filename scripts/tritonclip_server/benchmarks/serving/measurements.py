@@ -201,7 +201,7 @@ class TritonMeasurement:
     def _send(self, context: MeasurementContext, requests: int) -> Figures:
         inputs = context.scratch / f"{self.photos}-{self.images}-{self.labels}.json"
         if not inputs.exists():
-            write_requests(inputs, context.scratch / self.photos, self.images, self.labels)
+            write_zero_shot_requests(inputs, context.scratch / self.photos, self.images, self.labels)
         load = perf_analyzer.measure(
             context.program,
             model=MODEL,
@@ -216,11 +216,11 @@ class TritonMeasurement:
         return {"images_per_s": load.requests_per_s * self.images, **figures}
 
 
-def write_requests(path: Path, photos: Path, images: int, labels: int) -> None:
+def write_zero_shot_requests(path: Path, photos: Path, images: int, labels: int) -> None:
     """Write the requests of `clip_zero_shot` for perf_analyzer, with `images` photos each."""
     files = (file.read_bytes() for file in sorted(photos.iterdir()))
     texts = [label.encode() for label in workload.labels(labels)]
-    perf_analyzer.write_images(path, files, images, texts)
+    perf_analyzer.write_image_requests(path, files, images, texts)
 
 
 def request_count(requests_per_s: float, callers: int, seconds: float) -> int:
