@@ -17,8 +17,17 @@ import numpy as np
 import urllib3
 
 from tritonclip.errors import AccessDeniedError, InferenceError, InvalidInputError, ServerUnavailableError
-from tritonclip.search._store import dump_identity, parse_identity
-from tritonclip.search._types import Array, Entry, Hit, Identity, IndexRow, Kind, Stamp
+from tritonclip.search._types import (
+    Array,
+    Entry,
+    Hit,
+    Identity,
+    IndexRow,
+    Kind,
+    Stamp,
+    dump_identity,
+    parse_identity,
+)
 
 ENV_TOKEN = "TRITONCLIP_CHROMA_TOKEN"
 FLUSH_ROWS = 256

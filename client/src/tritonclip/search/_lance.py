@@ -19,8 +19,17 @@ import numpy as np
 
 from tritonclip.errors import InvalidInputError, MissingExtraError
 from tritonclip.search import _ann
-from tritonclip.search._store import dump_identity, parse_identity
-from tritonclip.search._types import Array, Entry, Hit, Identity, IndexRow, Kind, Stamp
+from tritonclip.search._types import (
+    Array,
+    Entry,
+    Hit,
+    Identity,
+    IndexRow,
+    Kind,
+    Stamp,
+    dump_identity,
+    parse_identity,
+)
 
 os.environ.setdefault("LANCE_LOG", "error")  # LanceDB reads it on import; the default logs to standard error
 try:

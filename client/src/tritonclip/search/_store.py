@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
 from tritonclip.errors import InvalidInputError
 from tritonclip.search._types import Array, Entry, Hit, Identity, IndexRow, Kind, Stamp
 
-FORMAT = 1
 SCHEMES = ("chroma://", "chromas://", "http://", "https://")
 
 
@@ -92,26 +89,3 @@ def weights_mismatch(address: str, index: Identity, server: Identity) -> Invalid
         "cannot be compared. Create a new index in another place, or connect to a server with the weights of "
         "this one"
     )
-
-
-def dump_identity(identity: Identity) -> str:
-    """Serialise the identity to JSON, as stored in the index."""
-    return json.dumps({"format": FORMAT, **asdict(identity)})
-
-
-def parse_identity(text: str | None, address: str) -> Identity:
-    """Parse the output of `dump_identity`.
-
-    Raises:
-        InvalidInputError: The text does not come from an index, or the index has a newer format.
-    """
-    try:
-        values = json.loads(text or "")
-        found = values.pop("format")
-        if found == FORMAT:
-            return Identity(**values)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InvalidInputError(
-            f"{address!r} was not written by tritonclip; give the address of an index"
-        ) from error
-    raise InvalidInputError(f"the index {address!r} has format {found}; this version reads format {FORMAT}")

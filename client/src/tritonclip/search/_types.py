@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from tritonclip.errors import InvalidInputError
+
 Array = npt.NDArray[np.float32]
 Kind = Literal["image", "text"]
+FORMAT = 1
+"""Format of an index, stored with its identity."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +89,29 @@ class Identity:
     sha256: str
     checkpoint: str
     dim: int
+
+
+def dump_identity(identity: Identity) -> str:
+    """Serialise the identity to JSON, as stored in the index."""
+    return json.dumps({"format": FORMAT, **asdict(identity)})
+
+
+def parse_identity(text: str | None, address: str) -> Identity:
+    """Parse the output of `dump_identity`.
+
+    Raises:
+        InvalidInputError: The text does not come from an index, or the index has a newer format.
+    """
+    try:
+        values = json.loads(text or "")
+        found = values.pop("format")
+        if found == FORMAT:
+            return Identity(**values)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InvalidInputError(
+            f"{address!r} was not written by tritonclip; give the address of an index"
+        ) from error
+    raise InvalidInputError(f"the index {address!r} has format {found}; this version reads format {FORMAT}")
 
 
 def entry_id(kind: Kind, path: str, text: str = "") -> str:
