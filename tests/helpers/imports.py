@@ -141,11 +141,11 @@ def read_imports(checkout: Path, roots: Sequence[str]) -> ImportGraph:
 
 
 def _modules(checkout: Path, root: str) -> dict[str, PurePosixPath]:
-    """Return the files under a root by the dotted names that import them."""
+    """Return the files under a root, without links, by the dotted names that import them."""
     modules = {}
     for path in sorted((checkout / root).rglob("*.py")):
         parts = path.relative_to(checkout / root).with_suffix("").parts
-        if all(part.isidentifier() for part in parts):
+        if all(part.isidentifier() for part in parts) and not path.is_symlink():
             name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
             modules[name] = PurePosixPath(path.relative_to(checkout).as_posix())
     return modules
