@@ -98,9 +98,11 @@ def recording_proxy(server):
         proxy.daemon_threads = True
         thread = threading.Thread(target=proxy.serve_forever, args=(0.02,))
         thread.start()
-        yield f"http://127.0.0.1:{proxy.server_port}", requests
-        proxy.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{proxy.server_port}", requests
+        finally:
+            proxy.shutdown()
+            thread.join()
 
 
 ZERO_SHOT, IMAGE, TEXT, PIXELS = (
