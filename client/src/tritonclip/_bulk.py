@@ -177,7 +177,7 @@ class RunCounts(Generic[R]):
 
 
 class Grouper(Generic[I]):
-    """Groups inputs, limited in number and, by `size_of`, in bytes."""
+    """A builder of groups of inputs, limited in number and, by `size_of`, in bytes."""
 
     def __init__(self, batch_size: int, size_of: Callable[[I], int]) -> None:
         self._batch_size, self._size_of = batch_size, size_of

@@ -39,7 +39,7 @@ Array = npt.NDArray[np.float32]
 
 
 class ZeroShotClassifier:
-    """Ranks a fixed set of labels for any number of images; safe for threads.
+    """A classifier with a fixed set of labels, for any number of images; safe for threads.
 
     If the server changes to another checkpoint, the labels are embedded again.
 

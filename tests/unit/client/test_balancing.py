@@ -24,7 +24,7 @@ PATIENCE_S = 15
 
 
 class Live(service_pb2_grpc.GRPCInferenceServiceServicer):
-    """Counts its liveness requests."""
+    """A server that counts its liveness requests."""
 
     def __init__(self) -> None:
         self.calls = 0

@@ -28,7 +28,7 @@ def ranking(*labels: str) -> Ranking:
 
 
 class Server:
-    """Answers the steps of a flow, and records the texts that were sent."""
+    """A server in the test's process that answers the steps of a flow and records the texts it receives."""
 
     def __init__(self) -> None:
         self.version = "1"

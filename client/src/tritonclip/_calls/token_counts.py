@@ -77,7 +77,7 @@ def report_counts(
 
 
 class LabelReport:
-    """Reports the token counts of a bulk run's labels once, although every answer holds them.
+    """A report of the token counts of a bulk run's labels, made once although every answer holds them.
 
     Args:
         labels: The candidate labels as the caller gave them.

@@ -40,7 +40,7 @@ ACCEPT = "image/avif,image/webp,image/*;q=0.9,*/*;q=0.1"
 
 
 class _PendingFetch(NamedTuple):
-    """A fetch in its own thread, with its time limit and the error text for a timeout."""
+    """A fetch that runs in its own thread, with its time limit and the error text for a timeout."""
 
     outcome: concurrent.futures.Future[bytes]
     limit_s: float
@@ -48,7 +48,7 @@ class _PendingFetch(NamedTuple):
 
 
 class Fetcher:
-    """Fetches URLs; safe to share between threads.
+    """A fetcher of URLs; safe to share between threads.
 
     Args:
         timeout_s: Limit of one fetch in seconds, from name resolution to the last byte.
@@ -127,7 +127,7 @@ class Fetcher:
             outcome.set_exception(error)
 
     def _follow(self, url: str, name: str, end: float) -> bytes:
-        """Fetch a URL through redirects, and map every failure of urllib3 and below to an error of ours."""
+        """Fetch a URL through redirects; raise InvalidInputError or TimeoutError for every failure."""
         from urllib3 import exceptions
 
         auth = authorization(url)

@@ -16,9 +16,10 @@ from tritonclip.errors import InvalidInputError, ServerUnavailableError, TritonC
 
 
 class Transport(Protocol):
-    """Carries calls and questions to the server. Safe for threads; raises only errors of the package.
+    """The interface of the synchronous transports, which carry calls and questions to the server.
 
-    The request's deadline covers everything, including connecting and retries.
+    They are safe for threads and raise only errors of the package. The request's deadline covers everything,
+    including connecting and retries.
     """
 
     def infer(self, call: Call[Any], request: Request) -> Answer:
@@ -48,7 +49,7 @@ class AsyncTransport(Protocol):
 
 
 class LoopGuard:
-    """Binds an asynchronous transport to the event loop of its first call."""
+    """A guard that binds an asynchronous transport to the event loop of its first call."""
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -93,7 +94,7 @@ def read_reply(question: Question, reply: Any) -> Any:
 
 
 def infer_arguments(triton: Any, call: Call[Any], request: Request) -> dict[str, Any]:
-    """Return the keyword arguments that `infer` of all `tritonclient` clients shares.
+    """Return the keyword arguments that `infer` takes in all `tritonclient` clients.
 
     Args:
         triton: `tritonclient.grpc` or `tritonclient.http`, or its `aio` module.

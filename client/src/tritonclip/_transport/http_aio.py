@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class _StreamingClient(triton.InferenceServerClient):  # type: ignore[misc]  # tritonclient has no types
-    """Passes bodies to aiohttp as files, which it sends in chunks; bytes would block the event loop."""
+    """A client that passes bodies to aiohttp as files, sent in chunks; bytes would block the event loop."""
 
     async def _post(self, request_uri: str, request_body: Any, headers: Any, query_params: Any) -> Any:
         body = io.BytesIO(request_body.encode() if isinstance(request_body, str) else request_body)
