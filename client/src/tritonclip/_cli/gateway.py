@@ -90,10 +90,10 @@ def gateway(
 ) -> None:
     """Serve a REST API and a web page.
 
-    The gateway runs in front of Triton until Ctrl-C. --timeout is the deadline of a request. API keys come
-    from --keys-file and TRITONCLIP_GATEWAY_KEYS. Without keys, anyone who can reach the port may call.
-    --api-key is the gateway's own key for a proxy in front of Triton. The standard OpenTelemetry variables
-    configure tracing, such as OTEL_SERVICE_NAME and OTEL_TRACES_SAMPLER.
+    The gateway runs in front of Triton until Ctrl-C. --timeout is the deadline of a request. --attempts
+    defaults to 2. API keys come from --keys-file and TRITONCLIP_GATEWAY_KEYS. Without keys, anyone who can
+    reach the port may call. --api-key is the gateway's own key for a proxy in front of Triton. The standard
+    OpenTelemetry variables configure tracing, such as OTEL_SERVICE_NAME and OTEL_TRACES_SAMPLER.
     """
     from tritonclip.gateway import GatewaySettings, create_app
     from tritonclip.gateway._serve import serve
