@@ -178,7 +178,8 @@ def similarity(
 
         def send(inputs: Iterator[str], on_progress: Callable[..., None]) -> Iterator[Any]:
             text_embeds = client.embed_texts(checked)  # [m, d]
-            options = _bulk_options(many, output, on_progress) | {"wait_for_server": True}  # it has answered
+            # The server has answered, so an outage from here on is waited for.
+            options = _bulk_options(many, output, on_progress) | {"wait_for_server": True}
             for vector in client.embed_images_many(inputs, **options):
                 if isinstance(vector, TritonClipError):
                     yield vector

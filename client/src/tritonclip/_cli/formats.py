@@ -174,9 +174,8 @@ def _write_parquet(journal: Journal, temporary: Path) -> None:
     A failed input gets NaN, because pyarrow cannot read a null in a fixed-size list.
     """
     pa, parquet = _pyarrow()
-    embedding = pa.list_(
-        pa.float32(), journal.dim or -1
-    )  # -1 allows any size; a list of size 0 cannot be read back
+    size = journal.dim or -1  # -1 allows any size; a list of size 0 cannot be read back
+    embedding = pa.list_(pa.float32(), size)
     schema = pa.schema([("input", pa.string()), ("embedding", embedding), ("error", pa.string())])
     rows = ({**record, "embedding": vector} for record, vector in _vectors(journal))
     with parquet.ParquetWriter(temporary, schema) as writer:
