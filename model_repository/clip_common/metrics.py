@@ -89,6 +89,7 @@ class RequestMetrics:
 
     def __init__(self, factory: MetricFactory, unit: str | None, batches: bool) -> None:
         self._unit, self._batches = unit, batches
+        self._factory = factory  # keeps every series of the instance alive, not only those made here
         factory.gauge("start_time_seconds", "Unix time at which the model instance was loaded").set(
             time.time()
         )
