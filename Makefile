@@ -1,11 +1,14 @@
-# make demo: classify the sample images on a real Triton.   make test: run all tests but the slow ones.
-# make serve: serve until Ctrl-C.   make gateway: REST and a web page in front of it, at port 8080.
-# make check: format, lint, types.   make format: mend what check finds in style.
-# make faults: break servers in every way, and see them recover.
-# make loadtest: load a server with many callers, in a minute; see loadtest/README.md.
-# make soak MINUTES=20: load a server for a while, and see that nothing in it grows.
+# make demo: classify the sample images on a real Triton.
+# make test: run all tests except the slow ones.
+# make serve: serve CHECKPOINT until Ctrl-C.
+# make gateway: run the REST gateway and its web page at port 8080, in front of make serve.
+# make check: check format, lint and types.   make format: fix what make check finds in style.
+# make faults: break servers in many ways, and check that they recover.
+# make fuzz: send hostile inputs to a server.
+# make loadtest: load a server with many callers for a minute; see loadtest/README.md.
+# make soak MINUTES=20: load a server for a long time, and check that no process grows.
 # make images: build the images of docker/ without Docker, on Debian as root.
-# make benchmark: measure the system against others, in about 20 minutes.
+# make benchmark: compare the system with others, in about 20 minutes.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.10 python3; do \
 	command -v $$python >/dev/null && $$python -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' \
 	2>/dev/null && echo $$python && break; done)
@@ -15,9 +18,9 @@ CHECKPOINT ?= scripts/demo/checkpoint
 REPOSITORY ?= build/repositories/$(subst /,--,$(CHECKPOINT))
 EXAMPLES ?= 15000
 INSTALLED := $(VENV)/.installed
-# How long a soak lasts.
+# Duration of a soak.
 MINUTES ?= 20
-# Thresholds and further options of loadtest/run.py.
+# Thresholds and other options of loadtest/run.py.
 LOADTEST ?= --max-p99-ms 2000 --min-rate 1
 MODELS := admission image_preprocess vision_encoder text_encoder similarity
 
@@ -33,21 +36,20 @@ $(INSTALLED): pyproject.toml constraints.txt client/pyproject.toml
 	@touch $@
 
 demo: install
-	@$(BIN)/python scripts/prepare_weights.py $(CHECKPOINT) --output $(REPOSITORY) --force --set vision_encoder.compile=off
+	@$(BIN)/tritonclip-server prepare $(CHECKPOINT) --output $(REPOSITORY) --force --set vision_encoder.compile=off
 	@$(BIN)/python scripts/demo/run.py $(REPOSITORY)
 
 serve: install
-	@$(BIN)/python scripts/prepare_weights.py $(CHECKPOINT) --output $(REPOSITORY) --force
-	@exec $(BIN)/python scripts/serve.py $(REPOSITORY)
+	@exec $(BIN)/tritonclip-server serve $(CHECKPOINT) --repository $(REPOSITORY)
 
-# GATEWAY="--keys-file keys" make gateway: with options of `tritonclip gateway`.
+# GATEWAY="--keys-file keys" make gateway: pass options to `tritonclip gateway`.
 gateway: install
 	@exec $(BIN)/tritonclip gateway --url localhost:8001 $(GATEWAY)
 
 test: install
 	$(BIN)/python -m pytest -m "not slow"
 
-# EXAMPLES=30000 FUZZ_SEED=1 make fuzz: so many inputs, those of that seed.
+# EXAMPLES=30000 FUZZ_SEED=1 make fuzz: send 30,000 inputs, generated from seed 1.
 fuzz: install
 	FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/system/fuzz -m slow -rP
 
@@ -55,7 +57,7 @@ faults: install
 	$(BIN)/python -m pytest tests/system/faults
 
 loadtest: install
-	@$(BIN)/python scripts/prepare_weights.py $(CHECKPOINT) --output $(REPOSITORY) --force --set vision_encoder.compile=off
+	@$(BIN)/tritonclip-server prepare $(CHECKPOINT) --output $(REPOSITORY) --force --set vision_encoder.compile=off
 	@$(BIN)/python loadtest/run.py --repository $(REPOSITORY) $(LOADTEST)
 
 soak: install
@@ -65,7 +67,7 @@ images: install
 	$(BIN)/python docker/build_images.py
 
 benchmark: install
-	$(BIN)/python scripts/benchmark.py
+	$(BIN)/tritonclip-server benchmark serving
 
 check: install
 	$(BIN)/ruff format --check .
