@@ -1,8 +1,8 @@
 """Classify an image with an exported CLIP: python client/examples/onnx_classify.py FOLDER IMAGE LABEL...
 
-FOLDER is the output of scripts/export_onnx.py. The example needs numpy, onnxruntime, tokenizers and pillow,
-but neither torch, transformers nor a server. The environment variable PRECISION=float16 selects the float16
-encoders.
+FOLDER is the output of `tritonclip-server export-onnx`. The example needs numpy, onnxruntime, tokenizers and
+pillow, but neither torch, transformers nor a server. The environment variable PRECISION=float16 selects the
+float16 encoders.
 """
 
 from __future__ import annotations

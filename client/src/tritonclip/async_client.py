@@ -308,7 +308,7 @@ class AsyncClient(BaseClient):
         """Ask for the weights of each public model, within one deadline.
 
         Raises:
-            ModelNotReadyError: A model was not prepared by tritonclip's `prepare_weights.py`.
+            ModelNotReadyError: A model was not prepared by `tritonclip-server prepare`.
         """
         return await self._run(status.models(), self._start(options))
 

@@ -308,7 +308,7 @@ class Client(BaseClient):
         """Ask for the weights of each public model, within one deadline.
 
         Raises:
-            ModelNotReadyError: A model was not prepared by tritonclip's `prepare_weights.py`.
+            ModelNotReadyError: A model was not prepared by `tritonclip-server prepare`.
         """
         return self._run(status.models(), self._start(options))
 

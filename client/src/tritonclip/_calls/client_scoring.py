@@ -256,7 +256,7 @@ def decode_vision(parameters: Mapping[str, str]) -> VisionInfo:
     except KeyError as error:
         raise ModelNotReadyError(
             f"its configuration has no parameter {error}; prepare the repository again with "
-            "prepare_weights.py, or use preprocess='server'",
+            "`tritonclip-server prepare`, or use preprocess='server'",
             model=wire.PIXEL_EMBEDDING.name,
         ) from error
     return VisionInfo(

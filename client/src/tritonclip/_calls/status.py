@@ -98,7 +98,8 @@ def decode_model_info(model: wire.Model, parameters: Mapping[str, str]) -> Model
         )
     except KeyError as error:
         raise ModelNotReadyError(
-            f"its configuration has no parameter {error}; prepare the repository with prepare_weights.py",
+            f"its configuration has no parameter {error}; prepare the repository with "
+            "`tritonclip-server prepare`",
             model=model.name,
         ) from error
 

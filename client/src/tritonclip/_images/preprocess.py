@@ -59,7 +59,7 @@ class ProcessorSettings:
             reason = f"{error} is missing" if isinstance(error, KeyError) else error
             raise ModelNotReadyError(
                 f"the server's image settings are malformed ({reason}): {text[:200]!r}. Prepare its model "
-                "repository again with scripts/prepare_weights.py, or let the server preprocess the images.",
+                "repository again with `tritonclip-server prepare`, or let the server preprocess the images.",
                 model="clip_pixel_embedding",
             ) from error
 

@@ -180,5 +180,5 @@ def test_settings_are_read_from_json(change: dict[str, Any], expected: Processor
     ],
 )
 def test_malformed_settings_raise_an_error_with_the_cure(text: str, reason: str) -> None:
-    with pytest.raises(ModelNotReadyError, match=f"malformed .*{reason}.*prepare_weights.py"):
+    with pytest.raises(ModelNotReadyError, match=f"malformed .*{reason}.*tritonclip-server prepare"):
         ProcessorSettings.from_json(text)
