@@ -95,7 +95,11 @@ def connect(make, protocol):
 def assert_rejected(client):
     with pytest.raises(ServerUnavailableError, match=r"^the encrypted connection failed: \S") as caught:
         client.embed_texts("a")
-    for advice in ("ca_file holds the authority", "this host's name", "asks for cert_file and key_file"):
+    for advice in (
+        "authority of the server's certificate",
+        "names this host",
+        "requires cert_file and key_file",
+    ):
         assert advice in caught.value.message
     assert caught.value.model == "clip_text_embedding"
     assert caught.value.endpoint == client.endpoint
