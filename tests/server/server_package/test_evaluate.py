@@ -168,7 +168,7 @@ def test_damaged_images_count_as_wrong_and_rejections_of_one_side_are_reported(
     [
         (("--url", "127.0.0.1:1"), "127.0.0.1:1"),
         (("--template", "no braces"), "exactly one plain {}"),
-        (("--checkpoint", "scripts/demo/images"), "lacks its weights"),
+        (("--checkpoint", "scripts/demo/images"), "has no weights"),
         (("--repository", "no/such"), "no/such"),
     ],
 )

@@ -179,7 +179,7 @@ def test_folder_that_is_not_an_export_is_kept_even_with_force(tmp_path: Path):
     [
         ("bert", (), 1, "is a 'bert' model, not 'clip'"),
         ("no/such", (), 1, "check the name and the network"),
-        ("scripts/demo/images", (), 1, "lacks its weights"),
+        ("scripts/demo/images", (), 1, "has no weights"),
         ("scripts/demo/checkpoint", ("--precision", "int4"), 2, "'int4' is not one of 'float32', 'float16'"),
     ],
 )

@@ -159,5 +159,5 @@ def test_serve_writes_only_json(demo_repository):
     assert not waiting and entries[-1]["message"] == "stopped on SIGTERM"
     assert {"time", "level", "source", "message"} <= set.intersection(*map(set, entries))
     by_source = {entry["source"].partition(":")[0] for entry in entries}
-    assert {"serve", "server.cc", "model_lifecycle.cc", "clip_info.py"} <= by_source
+    assert {"serve", "server.cc", "model_lifecycle.cc", "metrics.py"} <= by_source
     assert "successfully loaded 'clip_zero_shot'" in {entry["message"] for entry in entries}
