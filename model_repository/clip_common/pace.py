@@ -92,11 +92,9 @@ class Pace:
         return chosen
 
     def _rejection(self, group: Group, now: int) -> RejectedError:
-        waited_ms, allowed_ms = (
-            (time_us - group.times.arrival_us) / 1000 for time_us in (now, group.times.deadline_us)
-        )
+        times = group.times
         return RejectedError(
             "deadline",
-            f"deadline cannot be met: the request has waited {waited_ms:.0f} ms, and its batch would end "
-            f"too late; its caller allowed {allowed_ms:.0f} ms (deadline_ms)",
+            f"deadline cannot be met: the request has waited {times.waited_ms(now):.0f} ms, and its batch "
+            f"would end too late; its caller allowed {times.allowed_ms:.0f} ms (deadline_ms)",
         )

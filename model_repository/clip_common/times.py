@@ -40,6 +40,15 @@ class Times(NamedTuple):
         """Clock time after which a step must not begin."""
         return min(self.arrival_us + self.budget_us + self.worked_us, self.deadline_us)
 
+    @property
+    def allowed_ms(self) -> float:
+        """Milliseconds between the arrival and the deadline."""
+        return (self.deadline_us - self.arrival_us) / 1000
+
+    def waited_ms(self, now: int) -> float:
+        """Return the milliseconds that the request has waited, without the time spent working on it."""
+        return (now - self.arrival_us - self.worked_us) / 1000
+
     def check(self, now: int) -> None:
         """Reject the request if it is too late to begin work on it.
 
@@ -51,11 +60,11 @@ class Times(NamedTuple):
         """
         if now <= self.latest_start_us:
             return
-        waited = f"the request has waited {(now - self.arrival_us - self.worked_us) / 1000:.0f} ms"
+        waited = f"the request has waited {self.waited_ms(now):.0f} ms"
         if now > self.deadline_us:
-            allowed_ms = (self.deadline_us - self.arrival_us) / 1000
             raise RejectedError(
-                "deadline", f"deadline passed: {waited}; its caller allowed {allowed_ms:.0f} ms (deadline_ms)"
+                "deadline",
+                f"deadline passed: {waited}; its caller allowed {self.allowed_ms:.0f} ms (deadline_ms)",
             )
         budget_ms = self.budget_us / 1000
         raise RejectedError(

@@ -21,7 +21,7 @@ MIN_COSINE = 0.999
 bfloat16 and float16 stay above 0.9999.
 """
 MAX_SCORE_ERROR = 0.02
-"""Largest accepted error of a score; bfloat16 stays below 0.015 (README.md, Measured)."""
+"""Largest accepted error of a score; bfloat16 stays below 0.015 (README.md, Accuracy)."""
 
 
 @dataclass(frozen=True)
