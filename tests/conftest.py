@@ -1,4 +1,4 @@
-"""Servers for the tests: the embedded Triton. Most tests share one, which starts on its first use."""
+"""Fixtures that all tests share, above all the servers; marks that follow from them; closing reports."""
 
 from __future__ import annotations
 
@@ -6,11 +6,29 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.helpers.servers import PRELOADED_LABELS, ROOT, SMALL_CACHE_BYTES, Prepare, run_script
-from tritonclip_server.serving.launcher import EmbeddedTriton, ServerOptions
+from tests.helpers.servers import (
+    PRELOADED_LABELS,
+    ROOT,
+    SMALL_CACHE_BYTES,
+    STARTS_SERVERS,
+    Prepare,
+    Servers,
+    prepare_repository,
+    starts_servers,
+)
+from tests.helpers.variants import VARIANTS
+from tritonclip_server.serving.launcher import EmbeddedTriton
+
+if TYPE_CHECKING:
+    from tests.helpers.certificates import Certificates
+    from tests.helpers.gate import Gate
+    from tests.helpers.otlp_receiver import Receiver
+
+SERVERS = pytest.StashKey[Servers]()
 
 
 @pytest.fixture(scope="session")
@@ -18,10 +36,7 @@ def prepare(tmp_path_factory: pytest.TempPathFactory) -> Prepare:
     """Return a function that prepares a model repository with the given arguments and returns its path."""
 
     def _prepare(*arguments: object) -> Path:
-        repository = tmp_path_factory.mktemp("repository") / "models"
-        done = run_script("prepare_weights.py", *arguments, "--output", repository)
-        assert done.returncode == 0, done.stderr
-        return repository
+        return prepare_repository(tmp_path_factory.mktemp("repository") / "models", *arguments)
 
     return _prepare
 
@@ -37,19 +52,59 @@ def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def demo_repository(prepare: Prepare, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prepare the demo checkpoint in float32 with a small label cache and preloaded labels."""
+def preloaded_labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the labels that servers encode when they load."""
     labels = tmp_path_factory.mktemp("labels") / "labels.txt"
     labels.write_text("\n".join(PRELOADED_LABELS), encoding="utf-8")
+    return labels
+
+
+@pytest.fixture(scope="session")
+def demo_repository(prepare: Prepare, preloaded_labels: Path) -> Path:
+    """Prepare the demo checkpoint in float32 with a small label cache and preloaded labels."""
     cache = f"text_encoder.cache_bytes={SMALL_CACHE_BYTES}"
-    options = ("--precision", "float32", "--set", cache, "--labels", labels)
+    options = ("--precision", "float32", "--set", cache, "--labels", preloaded_labels)
     return prepare("scripts/demo/checkpoint", *options)
 
 
 @pytest.fixture(scope="session")
-def server(demo_repository: Path) -> Iterator[EmbeddedTriton]:
-    """Start the server that most tests share, on the demo checkpoint in float32."""
-    with EmbeddedTriton(demo_repository, ServerOptions(http_port=0, grpc_port=0, metrics_port=0)) as running:
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Issue the certificates of the variants with TLS."""
+    from tests.helpers.certificates import Certificates
+
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def receiver() -> Iterator[Receiver]:
+    """Receive the spans of the variant "traced"."""
+    from tests.helpers.otlp_receiver import receiving
+
+    with receiving() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Gate:
+    """Return the gate in front of the vision encoder of the variant "overload"."""
+    from tests.helpers.gate import Gate
+
+    return Gate(tmp_path_factory.mktemp("gate"))
+
+
+@pytest.fixture(scope="session")
+@starts_servers
+def servers(request: pytest.FixtureRequest) -> Servers:
+    """Start servers for one test or module, each with the reason why no shared one will do."""
+    return request.config.stash[SERVERS]
+
+
+@pytest.fixture(scope="session")
+@starts_servers
+def server(request: pytest.FixtureRequest) -> Iterator[EmbeddedTriton]:
+    """Start a variant of the server, once for all tests that declare it; see tests/helpers/variants.py."""
+    repository, options = VARIANTS[request.param](request)
+    with request.config.stash[SERVERS].run(repository, f"variant {request.param}", **options) as running:
         yield running
 
 
@@ -60,20 +115,41 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     os.environ.setdefault("TRITONCLIP_CACHE_DIR", str(ROOT / "build" / "compiled"))
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    config.stash[SERVERS] = Servers()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give each test that reaches `server` the variants that it declares.
+
+    pytest runs all tests with the same session-wide parameter together.
+    """
+    if "server" in metafunc.fixturenames:
+        mark = metafunc.definition.get_closest_marker("variant")
+        names = mark.args if mark else ("float32",)
+        ids = names if len(names) > 1 else [pytest.HIDDEN_PARAM]
+        metafunc.parametrize("server", names, indirect=True, scope="session", ids=ids)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that use a server."""
+    """Mark the tests that reach a fixture which starts servers, directly or through others."""
     for item in items:
-        if "server" in getattr(item, "fixturenames", ()):
+        if isinstance(item, pytest.Function) and any(
+            definition.func in STARTS_SERVERS
+            for definitions in item._fixtureinfo.name2fixturedefs.values()
+            for definition in definitions
+        ):
             item.add_marker(pytest.mark.server)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the figures that tests recorded, such as the largest difference from transformers."""
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print recorded figures, such as the largest difference from transformers, and the started servers."""
     measured = [report for report in terminalreporter.getreports("passed") if report.user_properties]
     if measured:
         terminalreporter.section("measured")
     for report in measured:
         figures = ", ".join(f"{name} {value:.7g}" for name, value in report.user_properties)
         terminalreporter.write_line(f"{report.nodeid.partition('::')[2]}: {figures}")
+    if started := config.stash[SERVERS].started:
+        terminalreporter.section(f"servers started: {len(started)}")
+    for why in started:
+        terminalreporter.write_line(why)
