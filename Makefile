@@ -1,5 +1,9 @@
 # make demo: classify the sample images on a real Triton.
-# make test: run all tests except the slow ones.
+# make test: run the unit tests and the tests against a server, in less than 8 minutes on 2 cores.
+# make test-unit: run the tests that start no process, in less than a minute.
+# make test-system: run the tests of faults, hostile input, containers, Spark and other languages.
+# make test-all: run every test, with those marked slow.
+# make coverage: measure the line and branch coverage of make test.
 # make serve: serve CHECKPOINT until Ctrl-C.
 # make gateway: run the REST gateway and its web page at port 8080, in front of make serve.
 # make check: check format, lint and types.   make format: fix what make check finds in style.
@@ -24,7 +28,7 @@ MINUTES ?= 20
 LOADTEST ?= --max-p99-ms 2000 --min-rate 1
 MODELS := admission image_preprocess vision_encoder text_encoder similarity
 
-.PHONY: install demo serve gateway test fuzz faults loadtest soak images benchmark check format clean
+.PHONY: install demo serve gateway test test-unit test-system test-all coverage fuzz faults loadtest soak images benchmark check format clean
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt client/pyproject.toml
@@ -46,8 +50,28 @@ serve: install
 gateway: install
 	@exec $(BIN)/tritonclip gateway --url localhost:8001 $(GATEWAY)
 
+# PYTEST="-p randomly" make test: shuffle the tests.
 test: install
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest tests/unit tests/server -m "not slow" $(PYTEST)
+
+test-unit: install
+	$(BIN)/python -m pytest tests/unit $(PYTEST)
+
+test-system: install
+	$(BIN)/python -m pytest tests/system -m "not slow" $(PYTEST)
+
+test-all: install
+	@missing=$$(tests/missing_packages.sh) && test -z "$$missing" || \
+		echo "tests of these Debian packages will be skipped; to run them: apt-get install" $$missing
+	$(BIN)/python -m pytest $(PYTEST)
+
+coverage: install
+	rm -rf build/coverage
+	-$(BIN)/coverage run -m pytest tests/unit tests/server -m "not slow" $(PYTEST)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --sort cover
+	for part in client/src scripts/tritonclip_server model_repository; do \
+		echo "$$part: $$($(BIN)/coverage report --include "$$part/*" --format total) %"; done
 
 # EXAMPLES=30000 FUZZ_SEED=1 make fuzz: send 30,000 inputs, generated from seed 1.
 fuzz: install

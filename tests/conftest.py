@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.helpers.programs import MISSING, missing_packages
 from tests.helpers.servers import (
     PRELOADED_LABELS,
     ROOT,
@@ -142,7 +143,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print recorded figures, such as the largest difference from transformers, and the started servers."""
+    """Print the figures that tests recorded, the servers they started, and how to run the skipped ones."""
     measured = [report for report in terminalreporter.getreports("passed") if report.user_properties]
     if measured:
         terminalreporter.section("measured")
@@ -153,3 +154,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section(f"servers started: {len(started)}")
     for why in started:
         terminalreporter.write_line(why)
+    missing = [report for report in terminalreporter.getreports("skipped") if MISSING in str(report.longrepr)]
+    if missing:
+        packages = sorted(
+            {package for report in missing for package in missing_packages(str(report.longrepr))}
+        )
+        terminalreporter.section("skipped")
+        terminalreporter.write_line(
+            f"{len(missing)} tests need programs that are missing; to run them: apt-get install "
+            f"{' '.join(packages)} && make test-all"
+        )
