@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
+import importlib.util
 import io
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_sample_images
-from transformers.image_transforms import convert_to_rgb
+
+
+def _folder(package: str) -> Path:
+    """Return the folder of an installed package without importing it, because that takes seconds."""
+    spec = importlib.util.find_spec(package)
+    assert spec and spec.origin, f"{package} is not installed"
+    return Path(spec.origin).parent
+
 
 EXIF_ORIENTATION = 0x0112
-REFERENCE_WHITENS = "return_numpy" in inspect.signature(convert_to_rgb).parameters
+REFERENCE_WHITENS = "return_numpy" in (_folder("transformers") / "image_transforms.py").read_text("utf-8")
 """True if transformers turns transparent colours white, as the server does; for Python 3.10 it does not."""
 
 
@@ -34,7 +42,9 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 @cache
 def photos() -> tuple[Image.Image, ...]:
     """Return two photographs of 640 x 427 pixels."""
-    return tuple(Image.fromarray(array) for array in load_sample_images().images)
+    folder = _folder("sklearn") / "datasets" / "images"
+    files = [Image.open(folder / name) for name in ("china.jpg", "flower.jpg")]
+    return tuple(Image.fromarray(np.asarray(file)) for file in files)
 
 
 def turned(image: Image.Image, orientation: int) -> bytes:
@@ -49,55 +59,89 @@ def _gray16() -> Image.Image:
     return Image.fromarray(ramp.astype(np.uint16))
 
 
+def _turned_noise(orientation: int) -> bytes:
+    return turned(noise(400, 260, seed=orientation), orientation)
+
+
+def _noise_png(width: int, height: int) -> bytes:
+    return encode(noise(width, height), "PNG", compress_level=1)
+
+
 def _transparent(width: int, height: int) -> Image.Image:
     image = noise(width, height, seed=7).convert("RGBA")
     image.putalpha(Image.linear_gradient("L").resize((width, height)))
     return image
 
 
+SIZES = [
+    (224, 224),
+    (225, 224),
+    (224, 225),
+    (223, 500),
+    (1, 1),
+    (2, 3),
+    (10, 224),
+    (1000, 37),
+    (37, 1000),
+    (2000, 3),
+    (3, 2000),
+    (333, 777),
+    (1600, 1200),
+]
+PICTURES: dict[str, Callable[[], bytes]] = {
+    "photo.jpg": lambda: encode(photos()[0], "JPEG", quality=92),
+    "flower.jpg": lambda: encode(photos()[1], "JPEG", quality=75, progressive=True),
+    "photo.webp": lambda: encode(photos()[0], "WEBP", quality=80),
+    "lossless.webp": lambda: encode(photos()[1], "WEBP", lossless=True, method=0),
+    "photo.png": lambda: encode(photos()[0], "PNG"),
+    "photo.bmp": lambda: encode(photos()[1], "BMP"),
+    "photo.tiff": lambda: encode(photos()[0], "TIFF"),
+    "photo.ppm": lambda: encode(photos()[1], "PPM"),
+    "photo.gif": lambda: encode(photos()[0], "GIF"),
+    "grey.jpg": lambda: encode(photos()[0].convert("L"), "JPEG"),
+    "grey.png": lambda: encode(photos()[1].convert("L"), "PNG"),
+    "grey_alpha.png": lambda: encode(photos()[1].convert("LA"), "PNG"),
+    "cmyk.jpg": lambda: encode(photos()[0].convert("CMYK"), "JPEG"),
+    "ycbcr.jpg": lambda: encode(photos()[1].convert("YCbCr"), "JPEG"),
+    "one_bit.png": lambda: encode(photos()[0].convert("1"), "PNG"),
+    "palette.png": lambda: encode(photos()[1].convert("P"), "PNG"),
+    "rgba.png": lambda: encode(_transparent(400, 300), "PNG"),
+    "rgba.webp": lambda: encode(_transparent(320, 320), "WEBP", lossless=True, method=0),
+    "grey16.png": lambda: encode(_gray16(), "PNG"),
+    "grey16.tiff": lambda: encode(_gray16(), "TIFF"),
+    "float.tiff": lambda: encode(photos()[1].convert("F"), "TIFF"),
+    "lab.tiff": lambda: encode(noise(250, 250).convert("LAB"), "TIFF"),
+}
+"""Functions that draw and encode the varied images, by name."""
+if REFERENCE_WHITENS:
+    PICTURES |= {
+        "palette_transparent.png": lambda: encode(photos()[0].convert("P"), "PNG", transparency=3),
+        "rgb_transparent.png": lambda: encode(noise(260, 240), "PNG", transparency=(0, 0, 127)),
+    }
+PICTURES |= {f"exif_{turn}.jpg": partial(_turned_noise, turn) for turn in range(2, 9)}
+PICTURES |= {f"{width}x{height}.png": partial(_noise_png, width, height) for width, height in SIZES}
+TELLING = ["photo.jpg", "cmyk.jpg", "exif_6.jpg", "rgba.webp", "grey16.png", "10x224.png"]
+
+
 @cache
+def varied_image(name: str) -> bytes:
+    """Return one of the images of `varied_images`, whose names are the keys of `PICTURES`."""
+    return PICTURES[name]()
+
+
 def varied_images() -> dict[str, bytes]:
     """Return more than forty encoded images by name, of many formats, modes, orientations and sizes."""
-    china, flower = photos()
-    images = {
-        "photo.jpg": encode(china, "JPEG", quality=92),
-        "flower.jpg": encode(flower, "JPEG", quality=75, progressive=True),
-        "photo.webp": encode(china, "WEBP", quality=80),
-        "lossless.webp": encode(flower, "WEBP", lossless=True),
-        "photo.png": encode(china, "PNG"),
-        "photo.bmp": encode(flower, "BMP"),
-        "photo.tiff": encode(china, "TIFF"),
-        "photo.ppm": encode(flower, "PPM"),
-        "photo.gif": encode(china, "GIF"),
-        "grey.jpg": encode(china.convert("L"), "JPEG"),
-        "grey.png": encode(flower.convert("L"), "PNG"),
-        "grey_alpha.png": encode(flower.convert("LA"), "PNG"),
-        "cmyk.jpg": encode(china.convert("CMYK"), "JPEG"),
-        "ycbcr.jpg": encode(flower.convert("YCbCr"), "JPEG"),
-        "one_bit.png": encode(china.convert("1"), "PNG"),
-        "palette.png": encode(flower.convert("P"), "PNG"),
-        "rgba.png": encode(_transparent(400, 300), "PNG"),
-        "rgba.webp": encode(_transparent(320, 320), "WEBP", lossless=True),
-        "grey16.png": encode(_gray16(), "PNG"),
-        "grey16.tiff": encode(_gray16(), "TIFF"),
-        "float.tiff": encode(flower.convert("F"), "TIFF"),
-        "lab.tiff": encode(noise(250, 250).convert("RGB").convert("LAB"), "TIFF"),
-    }
-    if REFERENCE_WHITENS:
-        images["palette_transparent.png"] = encode(china.convert("P"), "PNG", transparency=3)
-        images["rgb_transparent.png"] = encode(noise(260, 240), "PNG", transparency=(0, 0, 127))
-    images |= {f"exif_{turn}.jpg": turned(noise(400, 260, seed=turn), turn) for turn in range(2, 9)}
-    sizes = [
-        (224, 224),
-        (225, 224),
-        (224, 225),
-        (223, 500),
-        (1, 1),
-        (2, 3),
-        (10, 224),
-        (1000, 37),
-        (37, 1000),
-    ]
-    sizes += [(2000, 3), (3, 2000), (333, 777), (1600, 1200)]
-    images |= {f"{width}x{height}.png": encode(noise(width, height), "PNG") for width, height in sizes}
-    return images
+    return {name: varied_image(name) for name in PICTURES}
+
+
+def telling_images() -> dict[str, bytes]:
+    """Return the six of `varied_images` that between them reach every step of decoding.
+
+    - photo.jpg: An ordinary photograph.
+    - cmyk.jpg: Four channels, stored inverted.
+    - exif_6.jpg: An orientation that swaps width and height.
+    - rgba.webp: Transparency, and a third format.
+    - grey16.png: 16 bits per pixel.
+    - 10x224.png: Enlarged to a height of 5017.6 pixels, truncated to 5017, then cropped to 224.
+    """
+    return {name: varied_image(name) for name in TELLING}
