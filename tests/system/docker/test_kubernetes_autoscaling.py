@@ -1,33 +1,21 @@
-"""The prometheus-adapter rule with a real Prometheus that scrapes a real server."""
+"""The prometheus-adapter rule of the autoscaler, with promtool and the metrics of a real server."""
 
 from __future__ import annotations
 
 import json
 import re
-import time
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.helpers.calls import metric, together
 from tests.helpers.servers import ROOT
-from tests.helpers.waiting import wait_until
 from tests.system.docker.kubernetes_manifests import MANIFESTS, overlay
-from tests.system.docker.prometheus_server import Prometheus, require_prometheus
-from tritonclip import Client
-from tritonclip_server.serving.launcher import EmbeddedTriton
+from tests.system.docker.prometheus_server import promtool, require_prometheus
 
 POD = {"namespace": "tritonclip", "pod": "tritonclip-server-1"}
-IMAGES = sorted((ROOT / "scripts/demo/images").glob("*.*g"))
-SCRAPES = 10
-"""Number of scrapes before and after the load.
-
-rate() extrapolates by up to half an interval, less for counters near zero. With this many scrapes the error
-is below
-`TOLERANCE`."""
-TOLERANCE = 0.05
+OTHER_POD = {**POD, "pod": "tritonclip-server-2"}
 QUEUE, DONE = "nv_inference_queue_duration_us", "nv_inference_request_success"
 
 
@@ -39,19 +27,9 @@ def rule() -> dict[str, Any]:
     return dict(only)
 
 
-@pytest.fixture
-def prometheus(server: EmbeddedTriton, tmp_path: Any) -> Iterator[Prometheus]:
-    """Run a Prometheus that scrapes the server every 0.5 s, with the labels that the operator adds."""
-    require_prometheus()
-    job = {
-        "job_name": "tritonclip-server",
-        "scrape_interval": "500ms",
-        "scrape_timeout": "500ms",
-        "static_configs": [{"targets": [server.metrics_url], "labels": POD}],
-    }
-    (tmp_path / "prometheus.yaml").write_text(json.dumps({"scrape_configs": [job]}), "utf-8")
-    with Prometheus(tmp_path) as running:
-        yield running
+def steps(rule: dict[str, Any]) -> list[str]:
+    """Return the models whose queue times the rule adds up."""
+    return re.findall(r'model=~"([^"]+)"', rule["metricsQuery"])[0].split("|")
 
 
 def pod_query(rule: dict[str, Any]) -> str:
@@ -60,6 +38,12 @@ def pod_query(rule: dict[str, Any]) -> str:
     query = rule["metricsQuery"].replace("<<.LabelMatchers>>", matchers).replace("<<.GroupBy>>", "pod")
     assert "<<" not in query
     return str(query)
+
+
+def series(name: str, increase: int, **labels: str) -> dict[str, str]:
+    """Return a synthetic counter that increases steadily, in the format of promtool's unit tests."""
+    text = ",".join(f'{label}="{value}"' for label, value in labels.items())
+    return {"series": f"{name}{{{text}}}", "values": f"0+{increase}x40"}
 
 
 def test_autoscaler_uses_the_metric_of_the_rule(rule):
@@ -72,40 +56,36 @@ def test_autoscaler_uses_the_metric_of_the_rule(rule):
     assert re.fullmatch(rule["name"]["matches"], QUEUE)
 
 
-@pytest.mark.slow
-def test_rule_returns_the_mean_queue_time_of_a_request(rule, prometheus, server, record_property):
-    query = pod_query(rule)
-    steps = re.findall(r'model=~"([^"]+)"', query)[0].split("|")
-    wait_until(lambda: scrapes(prometheus) >= SCRAPES, "the server is not scraped")
-    before = reading(server, steps)
-    with Client(server.grpc_url) as client:
-        together(16, lambda index: [client.embed_images(IMAGES) for _ in range(6)])
-    time.sleep(0.5)  # Triton counts a moment after it has answered
-    waited_us, requests = (now - then for now, then in zip(reading(server, steps), before, strict=True))
-    assert requests == 96
-    seen = scrapes(prometheus)
-    wait_until(lambda: scrapes(prometheus) >= seen + SCRAPES, "the server is not scraped any more")
-    (series,) = prometheus.query(query)
-    assert series["metric"] == {"pod": POD["pod"]}
-    assert float(series["value"][1]) == pytest.approx(waited_us / requests / 1000, rel=TOLERANCE)
-    assert waited_us > 0
-    record_property("queue_ms", waited_us / requests / 1000)
-    (found,) = prometheus.ask("series", **{"match[]": rule["seriesQuery"]})
-    assert found.items() >= {**POD, "__name__": QUEUE}.items()
-
-
-def scrapes(prometheus: Prometheus) -> float:
-    series = prometheus.query("count_over_time(up[10m])")
-    return float(series[0]["value"][1]) if series else 0
-
-
-def reading(server: EmbeddedTriton, steps: list[str]) -> tuple[float, float]:
-    """Return the queue time over all steps in microseconds, and the number of admitted requests."""
-    waited = sum(metric(server, QUEUE, model=step) for step in steps)
-    return waited, metric(server, DONE, model="admission")
+def test_rule_returns_the_mean_queue_time_of_a_request(rule, tmp_path: Path):
+    """Each request waits 1 ms for the first model, 2 ms for the second, and so on."""
+    require_prometheus()
+    requests = 30
+    inputs = [
+        series(QUEUE, requests * wait_ms * 1000, model=step, **POD)
+        for wait_ms, step in enumerate(steps(rule), start=1)
+    ]
+    inputs += [series(DONE, requests, model=step, **POD) for step in (*steps(rule), "clip_zero_shot")]
+    inputs += [series(QUEUE, 10**9, model="clip_zero_shot", **POD)]
+    inputs += [
+        series(QUEUE, 10**9, model="admission", **OTHER_POD),
+        series(DONE, 7, model="admission", **OTHER_POD),
+    ]
+    expected = {"labels": f'{{pod="{POD["pod"]}"}}', "value": sum(range(1, len(steps(rule)) + 1))}
+    case = {"expr": f"round({pod_query(rule)}, 0.001)", "eval_time": "5m", "exp_samples": [expected]}
+    test = {"interval": "15s", "input_series": inputs, "promql_expr_test": [case]}
+    (tmp_path / "test.yaml").write_text(json.dumps({"tests": [test]}), "utf-8")
+    done = promtool("test", "rules", tmp_path / "test.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_rule_covers_every_model_with_a_queue(rule):
-    steps = set(re.findall(r'model=~"([^"]+)"', rule["metricsQuery"])[0].split("|"))
     models = {path.parent.parent.name for path in (ROOT / "model_repository").glob("*/1/model.py")}
-    assert steps == models
+    assert set(steps(rule)) == models
+
+
+def test_server_has_the_metrics_of_the_rule(rule, server):
+    metrics = server.metrics()
+    for name, models in ((QUEUE, steps(rule)), (DONE, ["admission"])):
+        assert name in rule["metricsQuery"]
+        for model in models:
+            assert re.search(rf'^{name}{{[^}}]*model="{model}"', metrics, re.MULTILINE), (name, model)
