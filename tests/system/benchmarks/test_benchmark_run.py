@@ -38,7 +38,7 @@ def test_perf_analyzer_sends_all_requests(server, program, tmp_path):
             shapes=["image:2", "labels:5"],
             callers=4,
             requests=12,
-            timeout_s=60,
+            timeout_s=600,
         )
         after = settled_statistics(client)
     assert after["clip_zero_shot"].requests - before["clip_zero_shot"].requests == 12
@@ -60,7 +60,7 @@ def test_perf_analyzer_error_contains_the_servers_message(server, program, tmp_p
             shapes=["image:1", "labels:1"],
             callers=1,
             requests=2,
-            timeout_s=60,
+            timeout_s=600,
         )
 
 
@@ -88,10 +88,10 @@ def start(environment, output, only):
     )
 
 
-@pytest.mark.server
-def test_quick_run_writes_its_files_and_leaves_no_process(tmp_path, environment):
+def test_quick_run_writes_its_files_and_leaves_no_process(servers, tmp_path, environment):
+    servers.command("the benchmark's contenders")
     with start(environment, tmp_path, ONLY) as run:
-        text, _ = run.communicate(timeout=300)
+        text, _ = run.communicate(timeout=6000)
     assert run.returncode == 0, text
     content = json.loads((tmp_path / "benchmark.json").read_text())
     assert list(content["rounds"]) == ONLY.split(",")
@@ -102,7 +102,8 @@ def test_quick_run_writes_its_files_and_leaves_no_process(tmp_path, environment)
 
 
 @pytest.mark.slow
-def test_interrupted_run_leaves_no_process(tmp_path, environment):
+def test_interrupted_run_leaves_no_process(servers, tmp_path, environment):
+    servers.command("interrupted benchmark")
     with start(environment, tmp_path, "decode") as run:
         before = []
         for line in run.stdout:
@@ -111,6 +112,6 @@ def test_interrupted_run_leaves_no_process(tmp_path, environment):
                 break
         assert len(surviving_processes(environment)) > 1, before
         run.send_signal(signal.SIGINT)
-        run.communicate(timeout=60)
+        run.communicate(timeout=600)
     assert run.returncode == 128 + signal.SIGINT
     assert not surviving_processes(environment)

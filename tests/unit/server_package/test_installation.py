@@ -1,31 +1,19 @@
-"""The server in NVIDIA's container or in the wheel, and the errors if there is none."""
+"""The server in NVIDIA's container or in the wheel, the errors if there is none, and its environment."""
 
 import sys
-from pathlib import Path
 
 import pytest
 
-from tests.helpers.pictures import encode, noise
-from tritonclip import Client
-from tritonclip_server.serving import installation, launcher
-from tritonclip_server.serving.installation import STUB, LaunchError, find_installation
-from tritonclip_server.serving.launcher import EmbeddedTriton, ServerOptions
+from tests.helpers.installations import container_layout
+from tritonclip_server.serving import installation
+from tritonclip_server.serving.installation import STUB, LaunchError, find_installation, server_environment
+from tritonclip_server.serving.launcher import ADMIN_KEY_VARIABLE
 from tritonclip_server.serving.release import EMBEDDED, PINNED
 
 
 @pytest.fixture
 def container(tmp_path):
-    """The server of the wheel in the layout of NVIDIA's images."""
-    wheel = find_installation(tmp_path / "nowhere")
-    root = tmp_path / "tritonserver"
-    for directory, source in (("bin", wheel.server), ("backends/python", wheel.stub)):
-        (root / directory).mkdir(parents=True)
-        (root / directory / source.name).symlink_to(source)
-    for source in wheel.backend.glob("*.*"):
-        (root / "backends" / "python" / source.name).symlink_to(source)
-    (root / "lib").symlink_to(wheel.library_path[-1])
-    (root / "TRITON_VERSION").write_text(f"{EMBEDDED}\n")
-    return root
+    return container_layout(tmp_path / "tritonserver")
 
 
 def test_container_is_preferred_to_the_wheel(container):
@@ -34,14 +22,6 @@ def test_container_is_preferred_to_the_wheel(container):
     assert found.release == PINNED
     assert found.server == container / "bin" / "tritonserver"
     assert find_installation(container / "nowhere").release == EMBEDDED
-
-
-def test_server_with_the_layout_of_the_container_serves(container, demo_repository, monkeypatch):
-    monkeypatch.setattr(launcher, "find_installation", lambda: find_installation(container))
-    with EmbeddedTriton(demo_repository, ServerOptions(http_port=0, grpc_port=0, metrics_port=0)) as server:
-        assert Path(f"/proc/{server.pid}/cmdline").read_bytes().startswith(str(container).encode())
-        with Client(server.grpc_url) as client:
-            assert client.classify(encode(noise(64, 64), "PNG"), ["cat"])
 
 
 @pytest.mark.parametrize("content", [None, "unknown"])
@@ -79,3 +59,10 @@ def test_libpython_of_a_virtual_environment_is_found(tmp_path, monkeypatch):
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / "libpython9.9.so.1.0").touch()
     assert installation._libpython_directory("9.9") == tmp_path / "lib"
+
+
+def test_admin_key_of_the_environment_is_not_passed_on(monkeypatch):
+    monkeypatch.setenv(ADMIN_KEY_VARIABLE, "mine")
+    environment = server_environment(find_installation(), without=[ADMIN_KEY_VARIABLE])
+    assert "PATH" in environment
+    assert "mine" not in environment.values()
