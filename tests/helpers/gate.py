@@ -22,6 +22,8 @@ def _held(self, requests):
         _pathlib.Path({holds!r}).touch()
         _time.sleep(0.005)
     _pathlib.Path({holds!r}).unlink(missing_ok=True)
+    with open({batches!r}, "a", encoding="utf-8") as file:
+        print(len(requests), file=file)
     return _execute(self, requests)
 
 
@@ -30,29 +32,45 @@ TritonPythonModel.execute = _held
 
 
 class Gate:
-    """A file that exists while the gate is closed, and one that exists while a batch waits.
+    """Gates of models: files that say which ones are closed, hold a batch, and let which batches pass.
 
     Args:
         directory: An empty folder.
     """
 
     def __init__(self, directory: Path) -> None:
-        self._closed, self._holds = directory / "closed", directory / "holds"
+        self._directory = directory
 
     def install(self, repository: Path, model: str) -> None:
         """Put the gate in front of a model of a repository that is not served yet."""
-        code = CODE.format(closed=str(self._closed), holds=str(self._holds))
+        files = {"closed": self._closed(model), "holds": self._holds(model), "batches": self._batches(model)}
+        code = CODE.format(**{name: str(path) for name, path in files.items()})
+        self._batches(model).touch()
         append_code(repository / model / "1" / "model.py", code)
 
     @contextlib.contextmanager
-    def closed(self) -> Iterator[None]:
-        """Hold all batches of the model until the end of the context."""
-        self._closed.touch()
+    def closed(self, model: str = "vision_encoder") -> Iterator[None]:
+        """Hold all batches of the model until the end of the context, which waits until none is held."""
+        self._closed(model).touch()
         try:
             yield
         finally:
-            self._closed.unlink(missing_ok=True)
+            self._closed(model).unlink(missing_ok=True)
+            wait_until(lambda: not self._holds(model).exists(), f"{model} still holds a batch")
 
-    def wait_until_it_holds(self) -> None:
-        """Wait until the model has a batch that the gate holds."""
-        wait_until(self._holds.exists, "no batch reached the closed gate")
+    def wait_until_it_holds(self, model: str = "vision_encoder") -> None:
+        """Wait until the model has a batch that the closed gate holds."""
+        wait_until(self._holds(model).exists, f"no batch of {model} reached the closed gate")
+
+    def batches(self, model: str = "vision_encoder") -> list[int]:
+        """Return the number of requests in each batch so far."""
+        return [int(line) for line in self._batches(model).read_text(encoding="utf-8").split()]
+
+    def _closed(self, model: str) -> Path:
+        return self._directory / f"{model}.closed"
+
+    def _holds(self, model: str) -> Path:
+        return self._directory / f"{model}.holds"
+
+    def _batches(self, model: str) -> Path:
+        return self._directory / f"{model}.batches"

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
+from tritonclient.grpc.service_pb2 import ModelInferRequest
 
 from tritonclip_server.serving.launcher import EmbeddedTriton
 
@@ -107,6 +108,7 @@ class RecordedCalls:
 
     Attributes:
         url: Address of the proxy.
+        models: Model of each request.
         seen: Headers of each request, with names in lower case.
         bodies: Body of each request.
         reject_next: Number of requests that will be rejected with UNAVAILABLE, or 503 over HTTP.
@@ -114,6 +116,7 @@ class RecordedCalls:
 
     def __init__(self) -> None:
         self.url = ""
+        self.models: list[str] = []
         self.seen: list[dict[str, str]] = []
         self.bodies: list[bytes] = []
         self.reject_next = 0
@@ -122,10 +125,18 @@ class RecordedCalls:
         """Record a call, and return True if it must be rejected."""
         if not path.endswith(("/infer", "/ModelInfer")):
             return False
+        self.models.append(_model(path, body))
         self.seen.append({name.lower(): value for name, value in headers})
         self.bodies.append(body)
         self.reject_next -= 1
         return self.reject_next >= 0
+
+
+def _model(path: str, body: bytes) -> str:
+    """Return the model of an inference request: in the path over HTTP, in the message over gRPC."""
+    if path.endswith("/ModelInfer"):
+        return str(ModelInferRequest.FromString(body).model_name)
+    return path.split("/")[3]
 
 
 @contextlib.contextmanager

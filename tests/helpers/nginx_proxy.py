@@ -5,16 +5,14 @@ from __future__ import annotations
 import http.client
 import os
 import re
-import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import pytest
-
+from tests.helpers.programs import require
 from tests.helpers.servers import ROOT
+from tests.helpers.waiting import wait_until
 from tritonclip_server.serving.launcher import free_port
 
 NGINX = ROOT / "docker" / "nginx"
@@ -41,9 +39,7 @@ http {{
 
 def require_nginx() -> None:
     """Skip the test if nginx is not installed; fail in CI."""
-    if shutil.which("nginx") is None:
-        assert "CI" not in os.environ, "nginx not found: apt-get install nginx-light"
-        pytest.skip("nginx not found: apt-get install nginx-light")
+    require("nginx", "nginx-light")
 
 
 def defaults() -> dict[str, str]:
@@ -95,14 +91,13 @@ class Proxy:
     def __enter__(self) -> Proxy:
         """Start nginx, and wait until it listens."""
         self._process = subprocess.Popen(self._command, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", int(self.http_url.rpartition(":")[2]))) == 0:
-                    return self
-            assert self._process.poll() is None, self.check().stderr
-            time.sleep(0.02)
-        pytest.fail("nginx does not listen")
+        wait_until(self._listens, "nginx does not listen")
+        return self
+
+    def _listens(self) -> bool:
+        assert self._process.poll() is None, self.check().stderr
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", int(self.http_url.rpartition(":")[2]))) == 0
 
     def __exit__(self, *_: object) -> None:
         """Stop nginx."""

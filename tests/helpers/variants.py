@@ -64,11 +64,12 @@ def mutual_tls(request: pytest.FixtureRequest) -> Settings:
 
 
 def overload(request: pytest.FixtureRequest) -> Settings:
-    """A short queue budget, and a vision encoder that `gate` can hold."""
+    """A short queue budget, and models for decoding and encoding that `gate` can hold."""
     prepare, gate = request.getfixturevalue("prepare"), request.getfixturevalue("gate")
     budget = ("--set", f"admission.queue_budget_ms={QUEUE_BUDGET_MS}")
     repository = prepare(DEMO_CHECKPOINT, "--precision", "float32", *UNCOMPILED, *budget)
-    gate.install(repository, "vision_encoder")
+    for model in ("image_preprocess", "vision_encoder"):
+        gate.install(repository, model)
     return repository, {}
 
 

@@ -12,7 +12,7 @@ T = TypeVar("T")
 def wait_until(
     condition: Callable[[], object],
     failure: str | Callable[[], str],
-    timeout_s: float = 30.0,
+    timeout_s: float = 120.0,
     interval_s: float = 0.02,
 ) -> float:
     """Wait until a condition holds, and return the seconds it took.
@@ -20,7 +20,7 @@ def wait_until(
     Args:
         condition: Called until its result is true.
         failure: Message of the AssertionError after `timeout_s`, or a function that makes the message.
-        timeout_s: Longest wait in seconds.
+        timeout_s: Longest wait in seconds. It only ends a hopeless wait, so make it a minute or more.
         interval_s: Pause between two calls in seconds.
     """
     began = time.monotonic()
@@ -33,14 +33,13 @@ def wait_until(
 
 
 def settled(read: Callable[[], T], pause_s: float = 0.2) -> T:
-    """Return the value of `read()` once two readings, a pause apart, are equal.
+    """Return the value of `read()` once three readings in a row, a pause apart, are equal.
 
-    Servers update their counters shortly after they have answered.
+    Servers update their counters shortly after they have answered. If a test knows the value that it expects,
+    it waits for this value with `wait_until` instead.
     """
-    before = read()
-    while True:
+    readings = [read()]
+    while len(readings) < 3 or readings[-3:].count(readings[-1]) < 3:
         time.sleep(pause_s)
-        now = read()
-        if now == before:
-            return now
-        before = now
+        readings.append(read())
+    return readings[-1]
