@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 from tritonclient.grpc import model_config_pb2
 
 import tritonclip
-from tests.helpers.servers import ROOT, run_python
+from tests.helpers.servers import ROOT
 from tritonclip import Health
 from tritonclip._calls import wire
 
@@ -31,23 +31,6 @@ def test_all_lists_every_public_name() -> None:
 def test_every_error_is_public() -> None:
     errors = {cls.__name__ for cls in vars(tritonclip.errors).values() if inspect.isclass(cls)}
     assert errors <= set(tritonclip.__all__)
-
-
-def test_import_loads_neither_transport_nor_model_library() -> None:
-    code = "import sys, tritonclip; print(*sys.modules)"
-    done = run_python(code)
-    assert done.returncode == 0, done.stderr
-    heavy = {
-        "torch",
-        "transformers",
-        "tritonclient",
-        "tritonclient.http",
-        "tritonclient.grpc",
-        "grpc",
-        "gevent",
-    }
-    heavy |= {"rich", "click", "aiohttp", "sklearn", "urllib3", "pyarrow"}
-    assert not heavy & set(done.stdout.split())
 
 
 def test_package_depends_on_no_model_library() -> None:
@@ -69,16 +52,6 @@ def test_package_depends_on_no_model_library() -> None:
 
 def test_package_is_marked_as_typed() -> None:
     assert (importlib.resources.files("tritonclip") / "py.typed").is_file()
-
-
-@pytest.mark.parametrize(("protocol", "other"), [("grpc", "gevent"), ("http", "grpc")])
-def test_client_imports_its_own_protocol_only(protocol: str, other: str) -> None:
-    code = f"import sys, tritonclip; tritonclip.Client(protocol={protocol!r}).close(); print(*sys.modules)"
-    done = run_python(code)
-    assert done.returncode == 0, done.stderr
-    loaded = set(done.stdout.split())
-    assert f"tritonclient.{protocol}" in loaded
-    assert other not in loaded
 
 
 @pytest.mark.parametrize("model", wire.PUBLIC_MODELS, ids=lambda model: model.name)
