@@ -1,105 +1,126 @@
-"""The compiled vision tower: its embeddings, its cache on disk, and failures to compile."""
+"""Keys of compiled towers, their cache on disk, and compiled towers that are not used."""
 
-import numpy as np
+import json
+import os
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from clip_common.tower import choose_precision
-from clip_compile import CompileError, fingerprint, load_or_compile
-from clip_encoder import DirectEncoder
-from clip_vision import load_vision_model
-from tests.helpers.calls import infer, metric
-from tests.helpers.servers import DEMO_CHECKPOINT
-from tritonclip_server.serving.launcher import EmbeddedTriton, ServerOptions
+from clip_compile import CompileError, cache_directory, fingerprint, load_or_compile
+from clip_vision import VisionModel
 
-CPU = torch.device("cpu")
-NO_COMPILER = {"cpp.cxx": ("no-such-compiler",)}
-
-# torch.export and its compilers use deprecated features of Python.
-pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(scope="module")
-def served(prepare, tmp_path_factory):
-    """A server that has compiled its tower, its version directory, and its cache directory."""
-    cache = tmp_path_factory.mktemp("cache")
-    settings = ("vision_encoder.compile=on", f"vision_encoder.threads={torch.get_num_threads()}")
-    repository = prepare(DEMO_CHECKPOINT, *(word for setting in settings for word in ("--set", setting)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITONCLIP_CACHE_DIR", str(cache))
-        with EmbeddedTriton(repository, ServerOptions(http_port=0, grpc_port=0, metrics_port=0)) as server:
-            yield server, repository / "vision_encoder" / "1", cache
+SETTINGS = {
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-5,
+    "patch_size": 2,
+    "image_size": 4,
+    "num_channels": 3,
+    "projection_dim": 4,
+}
+LARGEST = 16
 
 
-@pytest.fixture(scope="module")
-def directory(served):
-    return served[1]
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    made = VisionModel(SETTINGS)
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter)
+    return made.eval()
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """A version directory with a manifest only."""
+    write_manifest(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITONCLIP_CACHE_DIR", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+    return cache_directory()
+
+
+def write_manifest(directory, **changed):
+    hashes = {"vision.safetensors": "1", "clip_vision.py": "2", "model.py": "3"} | changed
+    files = {name: {"sha256": digest} for name, digest in hashes.items()}
+    (directory / "manifest.json").write_text(json.dumps({"files": files}))
 
 
 @pytest.fixture
-def pixels():
-    return np.random.default_rng(1).integers(0, 256, (27, 3, 224, 224), dtype=np.uint8)
+def load(model, directory, cache, monkeypatch):
+    """Return a function that loads a kept tower with the given function instead of torch's."""
+
+    def _load(read):
+        torchs = SimpleNamespace(aoti_load_package=read)  # the import of the real one takes seconds
+        monkeypatch.setitem(vars(torch), "_inductor", torchs)
+        (cache / f"vision-{fingerprint(model, directory, LARGEST)}.pt2").touch()
+        return load_or_compile(model, directory, LARGEST)
+
+    return _load
 
 
-def test_server_compiles_its_tower_and_answers_with_it(served, pixels):
-    server, directory, _ = served
-    assert metric(server, "tritonclip_model_info", model="vision_encoder", execution="compiled") == 1
-    model = load_vision_model(directory)
-    model.set_precision(choose_precision("auto", CPU, exact_on_cpu=False))
-    found = infer(server, "grpc", "vision_encoder", pixel_values=pixels[None])["image_embeds"][0]
-    expected = DirectEncoder(model, CPU, 16).encode([pixels])
-    assert (found * expected).sum(axis=1).min() > 0.9999
-
-
-def test_cached_tower_is_loaded_without_a_compiler(served, pixels, tmp_path, monkeypatch):
-    _, directory, cache = served
-    monkeypatch.setenv("TRITONCLIP_CACHE_DIR", str(cache))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    (kept,) = cache.iterdir()
-    model = load_vision_model(directory)
-    model.set_precision(choose_precision("auto", CPU, exact_on_cpu=False))
-    with torch._inductor.config.patch(NO_COMPILER):
-        compiled = load_or_compile(model, directory, largest=64)
-    assert list(cache.iterdir()) == [kept]
-    assert list(tmp_path.iterdir()) == []  # so nothing would remain if this process were killed now
-    found = DirectEncoder(compiled, CPU, 16).encode([pixels])  # in two passes
-    expected = DirectEncoder(model, CPU, 16).encode([pixels])
-    assert (found * expected).sum(axis=1).min() > 0.9999
-
-
-def test_missing_compiler_is_reported_and_leaves_no_files(directory, cache):
-    with (
-        torch._inductor.config.patch(NO_COMPILER),
-        pytest.raises(CompileError, match="no-such-compiler|[Cc]ompiler"),
-    ):
-        load_or_compile(load_vision_model(directory), directory, largest=16)
-    assert list(cache.iterdir()) == []
-
-
-def test_damaged_cache_file_is_reported_and_removed(directory, cache):
-    model = load_vision_model(directory)
-    cache.mkdir()
-    (cache / f"vision-{fingerprint(model, directory, 16)}.pt2").write_bytes(b"torn")
-    with pytest.raises(CompileError):
-        load_or_compile(model, directory, largest=16)
-    assert list(cache.iterdir()) == []
-
-
-def test_fingerprint_depends_on_precision_and_largest_pass(directory):
-    model = load_vision_model(directory)
+def test_fingerprint_depends_on_weights_code_precision_and_largest_pass(model, directory):
     keys = {fingerprint(model, directory, largest) for largest in (16, 64)}
+    write_manifest(directory, **{"model.py": "other"})  # which takes no part in the compilation
+    assert fingerprint(model, directory, 64) in keys
+    for changed in ("vision.safetensors", "clip_vision.py"):
+        write_manifest(directory, **{changed: "other"})
+        keys.add(fingerprint(model, directory, 64))
     model.set_precision(torch.bfloat16)
     keys.add(fingerprint(model, directory, 64))
-    assert len(keys) == 3
+    assert len(keys) == 5
 
 
-def test_cache_directory_that_cannot_be_created_is_reported(directory, monkeypatch):
-    monkeypatch.setenv("TRITONCLIP_CACHE_DIR", "/proc/no-such-place")
-    with pytest.raises(CompileError):
-        load_or_compile(load_vision_model(directory), directory, largest=16)
+def test_kept_tower_that_cannot_be_loaded_is_reported_and_removed(load, cache):
+    def fail(path):
+        raise RuntimeError("torn")
+
+    with pytest.raises(CompileError, match="RuntimeError: torn"):
+        load(fail)
+    assert list(cache.iterdir()) == []
+
+
+def test_kept_tower_is_loaded_from_a_directory_that_is_removed(load, cache, model, monkeypatch):
+    monkeypatch.setenv("TMPDIR", "before")
+    seen = []
+
+    def read(path):
+        seen.append((path, os.environ["TMPDIR"]))
+        assert os.path.isdir(seen[0][1])
+        return model
+
+    assert load(read) is model
+    ((path, scratch),) = seen
+    assert [path] == list(map(str, cache.iterdir()))
+    assert not os.path.exists(scratch)
+    assert os.environ["TMPDIR"] == "before"
+
+
+def test_compiled_tower_whose_embeddings_differ_is_rejected(load, model):
+    def turned(pixels):
+        return torch.nn.functional.normalize(model(pixels) + torch.tensor([0.0, 0.0, 0.0, 0.1]))
+
+    with pytest.raises(CompileError, match=r"embeddings differ from the uncompiled tower's: cosine 0\.9"):
+        load(lambda path: turned)
+
+
+def test_cache_directory_that_cannot_be_created_is_reported(model, directory, monkeypatch):
+    monkeypatch.setenv("TRITONCLIP_CACHE_DIR", str(directory / "manifest.json" / "cache"))
+    with pytest.raises(CompileError, match="NotADirectoryError"):
+        load_or_compile(model, directory, LARGEST)
+
+
+def test_cache_directory_follows_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("TRITONCLIP_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert cache_directory() == tmp_path / ".cache" / "tritonclip"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_directory() == tmp_path / "xdg" / "tritonclip"
