@@ -77,7 +77,8 @@ def explicit(request: pytest.FixtureRequest) -> Settings:
     """Explicit model control. Tests leave the first version loaded."""
     prepare = request.getfixturevalue("prepare")
     options = {"explicit": True, "admin_key": ADMIN_KEY}
-    return prepare(DEMO_CHECKPOINT, "--precision", "float32", *UNCOMPILED), options
+    budget = ("--set", "admission.queue_budget_ms=600000")  # no test depends on how long a rollout takes
+    return prepare(DEMO_CHECKPOINT, "--precision", "float32", *UNCOMPILED, *budget), options
 
 
 def traced(request: pytest.FixtureRequest) -> Settings:
