@@ -7,6 +7,7 @@ import io
 import json
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from PIL import Image
 
 from clip_geometry import ProcessorSettings as ServerSettings
 from clip_images import ImageDecoder
-from tests.helpers.pictures import EXIF_ORIENTATION, encode, noise, photos, varied_images
+from tests.helpers.pictures import EXIF_ORIENTATION, PICTURES, TELLING, encode, noise, photos, varied_image
 from tritonclip import InvalidInputError, ModelNotReadyError
 from tritonclip._images.fetch import Fetcher
 from tritonclip._images.preprocess import ProcessorSettings, preprocess_image, preprocess_images
@@ -26,42 +27,54 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "clip": {"resize": 224, "resample": 3, "crop": [224, 224], "convert_rgb": True},
     "fixed": {"resize": [160, 200], "resample": 2, "crop": None, "convert_rgb": False},
     "padded": {"resize": 100, "resample": 3, "crop": [145, 130], "convert_rgb": True},
+    "tiny": {"resize": 20, "resample": 3, "crop": [20, 20], "convert_rgb": True},
     "unresized": {"resize": None, "resample": 3, "crop": [225, 224], "convert_rgb": True},
 }
 CLIP = ProcessorSettings.from_json(json.dumps(SETTINGS["clip"]))
 MAX_PIXELS = 89478485
 
 
+VERY_LONG = ["2000x3.png", "3x2000.png"]  # 224 x 149333 pixels once resized to 224
+
+
+def decoder(kind: str) -> ImageDecoder:
+    """Return the server's decoder with the settings of a kind."""
+    formats = "JPEG PNG WEBP GIF BMP TIFF PPM".split()
+    return ImageDecoder(ServerSettings.from_dict(SETTINGS[kind]), formats, MAX_PIXELS)
+
+
 def opened(encoded: bytes) -> Image.Image:
     return Image.open(io.BytesIO(encoded))
 
 
-@pytest.mark.parametrize("kind", SETTINGS)
-@pytest.mark.parametrize("name", varied_images())
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *[(name, "clip") for name in PICTURES if name not in VERY_LONG],
+        *[(name, "tiny") for name in VERY_LONG],
+        *[(name, kind) for name in TELLING for kind in ("fixed", "padded", "unresized")],
+    ],
+)
 def test_pixels_equal_the_servers_pixels_bit_for_bit(name: str, kind: str, tmp_path: Path) -> None:
-    encoded = varied_images()[name]
+    encoded = varied_image(name)
     settings = ProcessorSettings.from_json(json.dumps(SETTINGS[kind]))
-    formats = "JPEG PNG WEBP GIF BMP TIFF PPM".split()
-    server = ImageDecoder(ServerSettings.from_dict(SETTINGS[kind]), formats, MAX_PIXELS)
     path = tmp_path / name
     path.write_bytes(encoded)
-    wanted = server.decode(encoded)
-    image = opened(encoded)
-    for form in (encoded, path, image):
+    wanted = decoder(kind).decode(encoded)
+    for form in (encoded, path, opened(encoded)):
         pixels = preprocess_image(form, 0, settings)
         assert pixels.dtype == np.uint8
         assert pixels.flags.c_contiguous
         np.testing.assert_array_equal(pixels, wanted)
-    array = np.asarray(image.convert("RGB"))
-    sent = server.decode(encode_image(array, 0))
-    np.testing.assert_array_equal(preprocess_image(array, 0, settings), sent)
 
 
-@pytest.mark.parametrize("cut", [np.s_[::-1, ::2], np.s_[:, :, 0], np.s_[:, :, [0, 1, 2, 0]]])
-def test_array_gives_the_same_pixels_as_its_encoded_file(cut: Any) -> None:
+@pytest.mark.parametrize("kind", SETTINGS)
+@pytest.mark.parametrize("cut", [np.s_[:], np.s_[::-1, ::2], np.s_[:, :, 0], np.s_[:, :, [0, 1, 2, 0]]])
+def test_array_gives_the_same_pixels_as_its_encoded_file(cut: Any, kind: str) -> None:
     array = np.asarray(noise(250, 240))[cut]
-    server = ImageDecoder(ServerSettings.from_dict(SETTINGS["clip"]), ["PNG", "WEBP"], MAX_PIXELS)
-    np.testing.assert_array_equal(preprocess_image(array, 0, CLIP), server.decode(encode_image(array, 0)))
+    settings = ProcessorSettings.from_json(json.dumps(SETTINGS[kind]))
+    wanted = decoder(kind).decode(encode_image(array, 0))
+    np.testing.assert_array_equal(preprocess_image(array, 0, settings), wanted)
 
 
 @pytest.mark.parametrize("mode", "1 L LA P RGBA CMYK YCbCr LAB HSV I I;16 F".split())
@@ -70,8 +83,8 @@ def test_pil_image_is_not_modified_and_gives_the_same_pixels_as_its_file(mode: s
     image = source.convert("L").convert("I").convert("I;16") if mode == "I;16" else source.convert(mode)
     image.getexif()[EXIF_ORIENTATION] = 6
     before, size = image.tobytes(), image.size
-    server = ImageDecoder(ServerSettings.from_dict(SETTINGS["clip"]), ["PNG", "WEBP"], MAX_PIXELS)
-    np.testing.assert_array_equal(preprocess_image(image, 0, CLIP), server.decode(encode_image(image, 0)))
+    wanted = decoder("clip").decode(encode_image(image, 0))
+    np.testing.assert_array_equal(preprocess_image(image, 0, CLIP), wanted)
     assert (image.tobytes(), image.size, image.mode) == (before, size, mode)
     assert image.getexif()[EXIF_ORIENTATION] == 6
 
@@ -80,8 +93,7 @@ def test_pil_image_is_not_modified_and_gives_the_same_pixels_as_its_file(mode: s
 def test_transparent_colour_gives_the_same_pixels_in_every_mode(mode: str) -> None:
     image = Image.new("I;16", (30, 20), 7) if mode == "I;16" else noise(30, 20).convert(mode)
     encoded = encode(image, "PNG", transparency=(255, 0, 0) if mode == "RGB" else 1)
-    server = ImageDecoder(ServerSettings.from_dict(SETTINGS["clip"]), ["PNG", "WEBP"], MAX_PIXELS)
-    wanted = server.decode(encoded)
+    wanted = decoder("clip").decode(encoded)
     for form in (encoded, opened(encoded), encode_image(opened(encoded), 0)):
         np.testing.assert_array_equal(preprocess_image(form, 0, CLIP), wanted)
 
@@ -95,7 +107,7 @@ def test_palette_alpha_is_dropped_without_a_warning() -> None:
 
 
 def test_url_array_and_file_object_are_preprocessed_together() -> None:
-    photo = varied_images()["photo.jpg"]
+    photo = varied_image("photo.jpg")
     url = "data:image/jpeg;base64," + base64.b64encode(photo).decode()
     one = preprocess_images([photo], CLIP)
     assert (one.shape, one.dtype) == ((1, 3, 224, 224), np.uint8)
@@ -122,28 +134,31 @@ def bomb(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("make", "message"),
     [
-        (b"hello", r"is not an image in a format accepted here \(JPEG, PNG"),
-        (encode(photos()[0], "ICO"), "is not an image in a format accepted here"),
-        (encode(photos()[0], "JPEG")[:5000], "PIL cannot decode it: .*truncated"),
-        (encode(noise(400, 300), "PNG")[:5000], "PIL cannot decode it: "),
-        (bomb(10_000, 10_000), "is too large: "),
-        (bomb(30_000, 30_000), "is too large: "),
-        (encode(Image.new("RGB", (30_000, 3)), "PNG"), "2240000 x 224 pixels once resized, the limit"),
-        (Image.new("L", (10_000, 9_000)), "10000 x 9000 pixels, the limit is 89478485"),
-        (Image.new("RGB", (0, 3)), "no pixels"),
-        (np.zeros((3, 0, 3), np.uint8), "no pixels"),
-        (np.zeros((3, 4, 4), np.float32), "expected a uint8 array"),
-        (b"", "the bytes are empty"),
-        ("missing.jpg", "no such file"),
-        ("http://127.0.0.1:1/a.jpg", "fetch it yourself"),
-        (None, "got NoneType"),
+        (lambda: b"hello", r"is not an image in a format accepted here \(JPEG, PNG"),
+        (lambda: encode(photos()[0], "ICO"), "is not an image in a format accepted here"),
+        (lambda: encode(photos()[0], "JPEG")[:5000], "PIL cannot decode it: .*truncated"),
+        (lambda: encode(noise(400, 300), "PNG")[:5000], "PIL cannot decode it: "),
+        (lambda: bomb(10_000, 10_000), "is too large: "),
+        (lambda: bomb(30_000, 30_000), "is too large: "),
+        (
+            lambda: encode(Image.new("RGB", (30_000, 3)), "PNG"),
+            "2240000 x 224 pixels once resized, the limit",
+        ),
+        (lambda: Image.new("L", (10_000, 9_000)), "10000 x 9000 pixels, the limit is 89478485"),
+        (lambda: Image.new("RGB", (0, 3)), "no pixels"),
+        (lambda: np.zeros((3, 0, 3), np.uint8), "no pixels"),
+        (lambda: np.zeros((3, 4, 4), np.float32), "expected a uint8 array"),
+        (lambda: b"", "the bytes are empty"),
+        (lambda: "missing.jpg", "no such file"),
+        (lambda: "http://127.0.0.1:1/a.jpg", "fetch it yourself"),
+        (lambda: None, "got NoneType"),
     ],
 )
-def test_invalid_image_raises_an_error_with_its_index(wrong: Any, message: str) -> None:
+def test_invalid_image_raises_an_error_with_its_index(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(InvalidInputError, match=f"^image 1: .*{message}"):
-        preprocess_images([noise(30, 30), wrong], CLIP)
+        preprocess_images([noise(30, 30), make()], CLIP)
 
 
 @pytest.mark.parametrize(
