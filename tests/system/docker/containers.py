@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
 import uuid
 from collections.abc import Sequence
 from types import TracebackType
@@ -14,8 +13,10 @@ from typing import Any
 import pytest
 from docker.build_images import STORE, BuildError, Podman
 
-READY_S = 120
-STOP_S = 60
+from tests.helpers.waiting import wait_until
+
+HOPELESS_S = 300
+STOP_S = 120
 HARDENED = [
     "--read-only",
     "--cap-drop=ALL",
@@ -75,12 +76,14 @@ class Container:
 
     def wait_for(self, text: str) -> str:
         """Wait until the log contains the text, and return the log."""
-        deadline = time.monotonic() + READY_S
-        while text not in (log := self.log()):
-            assert self.state()["Running"], log
-            assert time.monotonic() < deadline, log
-            time.sleep(0.5)
-        return log
+
+        def is_logged() -> bool:
+            found = text in self.log()
+            assert found or self.state()["Running"], self.log()
+            return found
+
+        wait_until(is_logged, self.log, HOPELESS_S, interval_s=0.5)
+        return self.log()
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the container."""

@@ -17,6 +17,7 @@ from tritonclip import Client, TritonClipError
 KNOWN_LABELS = ["a red circle", "a blue square", "a green triangle"]
 NO_TIME_S = 0.01
 PAUSE_S = 0.2
+HOPELESS_S = 120
 
 
 class MonitoredLoad:
@@ -25,20 +26,22 @@ class MonitoredLoad:
     Args:
         grpc_url: Address of the server.
         gateway_url: Address of its gateway, which runs with `--attempts 1`.
-        flood: Number of callers that send eight images and twenty new labels without a pause. All other
-            callers pause between calls.
+        flood: Number of callers that send eight images without a pause, and of others that send twenty new
+            labels without a pause. All other callers pause between calls.
     """
 
     def __init__(self, grpc_url: str, gateway_url: str, flood: int = 0) -> None:
         self.outcomes: Counter[str] = Counter()
-        self._client = Client(grpc_url, attempts=1, timeout_s=10)
+        self._client = Client(grpc_url, attempts=1, timeout_s=HOPELESS_S)
         self._gateway_url, self._numbers = gateway_url, itertools.count()
         self._pool = urllib3.PoolManager(maxsize=8, retries=False)
         self._lock, self._stopped = threading.Lock(), threading.Event()
         self._image = encode(noise(400, 300), "JPEG")
         calls = [self._classify, self._embed_images, self._embed_texts, self._send_no_image, self._time_out]
-        calls += [self._post_images, self._post_texts, self._post_empty_input] + flood * [self._flood]
-        self._threads = [threading.Thread(target=self._repeat, args=(call,)) for call in calls]
+        calls += [self._post_images, self._post_texts, self._post_empty_input]
+        floods = flood * [self._flood_images, self._flood_texts]
+        self._threads = [threading.Thread(target=self._repeat, args=(call, PAUSE_S)) for call in calls]
+        self._threads += [threading.Thread(target=self._repeat, args=(call, 0)) for call in floods]
         self._threads.append(threading.Thread(target=self._probe_readiness))
 
     def __enter__(self) -> MonitoredLoad:
@@ -57,8 +60,8 @@ class MonitoredLoad:
         self._client.close()
         self._pool.clear()
 
-    def _repeat(self, call: Callable[[], str]) -> None:
-        while not self._stopped.wait(0 if call == self._flood else PAUSE_S):
+    def _repeat(self, call: Callable[[], str], pause_s: float) -> None:
+        while not self._stopped.wait(pause_s):
             try:
                 outcome = call()
             except TritonClipError as error:
@@ -82,8 +85,12 @@ class MonitoredLoad:
         self._client.embed_texts(KNOWN_LABELS)
         return "answered"
 
-    def _flood(self) -> str:
-        self._client.classify([self._image] * 8, self._new_labels(20))
+    def _flood_images(self) -> str:
+        self._client.classify([self._image] * 8, KNOWN_LABELS)
+        return "answered"
+
+    def _flood_texts(self) -> str:
+        self._client.embed_texts(self._new_labels(20))
         return "answered"
 
     def _send_no_image(self) -> str:

@@ -203,5 +203,8 @@ def test_grafana_finds_dashboard_and_prometheus(services):
         for kind in ("dashboards", "datasources")
     )
     assert provided["providers"][0]["options"]["path"] in mounted
-    host, _, port = sources["datasources"][0]["url"].removeprefix("http://").partition(":")
+    (source,) = sources["datasources"]
+    host, _, port = source["url"].removeprefix("http://").partition(":")
     assert int(port) in {one["target"] for one in services[host]["ports"]}
+    prometheus = mounts(services["prometheus"])["/etc/prometheus/prometheus.yml"].read_text(encoding="utf-8")
+    assert source["jsonData"]["timeInterval"] == yaml.safe_load(prometheus)["global"]["scrape_interval"]

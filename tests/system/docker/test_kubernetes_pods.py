@@ -55,10 +55,7 @@ def test_pods_meet_the_restricted_standard(pod):
         assert context["capabilities"] == {"drop": ["ALL"]}
         assert context["readOnlyRootFilesystem"] is True
         assert all("hostPort" not in port for port in container["ports"])
-
-
-def test_pods_have_no_token_and_no_service_links(pod):
-    assert pod["automountServiceAccountToken"] is False
+    assert pod["automountServiceAccountToken"] is False  # not part of the standard, like the next one
     assert pod["enableServiceLinks"] is False
 
 
