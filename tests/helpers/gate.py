@@ -14,7 +14,7 @@ CODE = """
 import pathlib as _pathlib
 import time as _time
 
-_execute = TritonPythonModel.execute
+_method = TritonPythonModel.{method}
 
 
 def _held(self, requests):
@@ -24,10 +24,10 @@ def _held(self, requests):
     _pathlib.Path({holds!r}).unlink(missing_ok=True)
     with open({batches!r}, "a", encoding="utf-8") as file:
         print(len(requests), file=file)
-    return _execute(self, requests)
+    return _method(self, requests)
 
 
-TritonPythonModel.execute = _held
+TritonPythonModel.{method} = _held
 """
 
 
@@ -41,10 +41,16 @@ class Gate:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def install(self, repository: Path, model: str) -> None:
-        """Put the gate in front of a model of a repository that is not served yet."""
+    def install(self, repository: Path, model: str, method: str = "execute") -> None:
+        """Put the gate in front of a model of a repository that is not served yet.
+
+        Args:
+            repository: The model repository.
+            model: Name of the model.
+            method: "execute", or "_run" to hold batches after the model has counted and checked their requests.
+        """
         files = {"closed": self._closed(model), "holds": self._holds(model), "batches": self._batches(model)}
-        code = CODE.format(**{name: str(path) for name, path in files.items()})
+        code = CODE.format(method=method, **{name: str(path) for name, path in files.items()})
         self._batches(model).touch()
         append_code(repository / model / "1" / "model.py", code)
 
