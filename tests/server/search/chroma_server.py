@@ -7,16 +7,17 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import urllib3
 
+from tests.helpers.waiting import wait_until
 from tritonclip_server.serving.launcher import free_port
 
-START_S = 60
+START_S = 120
+STOP_S = 60
 
 
 @contextlib.contextmanager
@@ -39,7 +40,7 @@ def running_chroma(data: Path) -> Iterator[str]:
     finally:
         process.terminate()
         try:
-            process.wait(10)
+            process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -47,11 +48,12 @@ def running_chroma(data: Path) -> Iterator[str]:
 
 def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
     with urllib3.PoolManager(retries=False) as http:
-        end = time.monotonic() + START_S
-        while time.monotonic() < end and process.poll() is None:
+
+        def answers() -> bool:
+            assert process.poll() is None, "Chroma exited"
             try:
-                if http.request("GET", url, timeout=2).status == 200:
-                    return
+                return http.request("GET", url, timeout=START_S).status == 200
             except urllib3.exceptions.HTTPError:
-                time.sleep(0.1)
-    raise AssertionError(f"Chroma did not answer within {START_S} s")
+                return False
+
+        wait_until(answers, "Chroma did not answer", timeout_s=START_S)

@@ -24,10 +24,10 @@ def picture(number: int, seed: int = 0) -> tuple[str, Image.Image]:
     return f"{colour} {shape}", draw(scene, rng, SIDE)
 
 
-def draw_folder(directory: Path, count: int, seed: int = 0) -> list[Path]:
-    """Write `count` pictures in folders of 100."""
+def draw_folder(directory: Path, count: int, seed: int = 0, step: int = 1) -> list[Path]:
+    """Write `count` pictures in folders of 100, of every `step`-th pair of colour and shape."""
     paths = []
-    for number in range(count):
+    for number in range(0, count * step, step):
         shown, image = picture(number, seed)
         path = directory / f"{number // 100:02}" / f"{number:04} {shown}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,28 +3,25 @@
 import html.parser
 import json
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
+from tests.helpers.command import run_command
+from tests.server.search.conftest import COUNT, FEW
 from tritonclip.errors import InvalidInputError
 from tritonclip.search import SearchIndex
 from tritonclip.search._contact_sheet import write_contact_sheet
 from tritonclip.search._types import Entry, Hit
 from tritonclip_server.demo.scenes import PAIRS
 
+PICTURES_PER_PAIR = COUNT // len(PAIRS)
+
 
 @pytest.fixture(scope="module")
 def index(clip, indexed):
     with SearchIndex.open(indexed.place, clip) as opened:
         yield opened
-
-
-def run_command(*arguments, cwd=None):
-    command = [sys.executable, "-m", "tritonclip", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, timeout=300)
 
 
 def shown(hit):
@@ -34,29 +31,29 @@ def shown(hit):
 
 def test_text_query_returns_matching_pictures(clip, index):
     for text in ("red circle", "blue square", "green heart"):
-        hits = index.search(clip.embed_texts(f"a {text}"), 10)
-        assert [shown(hit) for hit in hits] == [text] * 10
+        hits = index.search(clip.embed_texts(f"a {text}"), PICTURES_PER_PAIR)
+        assert [shown(hit) for hit in hits] == [text] * PICTURES_PER_PAIR
         scores = [hit.score for hit in hits]
         assert scores == sorted(scores, reverse=True)
 
 
-def test_text_queries_reach_85_percent_precision_at_10(clip, index, record_property):
-    """The index holds 20 pictures for each of the 100 pairs."""
+def test_text_queries_reach_85_percent_precision(clip, index, record_property):
     vectors = clip.embed_texts([f"a {colour} {shape}" for colour, shape in PAIRS])
     correct = [
-        sum(shown(hit) == f"{colour} {shape}" for hit in index.search(vector, 10))
+        sum(shown(hit) == f"{colour} {shape}" for hit in index.search(vector, PICTURES_PER_PAIR))
         for (colour, shape), vector in zip(PAIRS, vectors, strict=True)
     ]
-    record_property("precision@10", sum(correct) / 1000)
-    assert sum(correct) / 1000 > 0.85
+    precision = sum(correct) / (PICTURES_PER_PAIR * len(PAIRS))
+    record_property(f"precision@{PICTURES_PER_PAIR}", precision)
+    assert precision > 0.85
 
 
 def test_image_query_returns_itself_first_and_similar_pictures_next(clip, index, indexed):
-    path = next(indexed.folder.rglob("*green star.jpg"))
-    hits = index.search(clip.embed_images(path), 5)
+    path = min(indexed.folder.rglob("*yellow circle.jpg"))
+    hits = index.search(clip.embed_images(path), PICTURES_PER_PAIR)
     assert hits[0].entry.path == str(path)
     assert hits[0].score == pytest.approx(1, abs=1e-5)
-    assert {shown(hit) for hit in hits} == {"green star"}
+    assert {shown(hit) for hit in hits} == {"yellow circle"}
 
 
 def test_scores_equal_cosines(clip, index):
@@ -105,28 +102,26 @@ def test_commands_index_search_rank_and_list_duplicates(server, few, tmp_path):
     done = run_command("index", few, "--to", place, *url)
     assert done.returncode == 2
     assert "broken.jpg: is not an image" in done.stderr
-    assert done.stdout.startswith("100 in the index: 100 embedded, 1 failed; ")
+    assert done.stdout.startswith(f"{FEW} in the index: {FEW} embedded, 1 failed; ")
     (few / "broken.jpg").unlink()
     done = run_command("index", few, "--to", place, "--json", *url)
     assert json.loads(done.stdout)["summary"] == {
-        "embedded": 0, "reused": 0, "unchanged": 100, "deleted": 0, "failed": 0, "kept": 0, "total": 100
+        "embedded": 0, "reused": 0, "unchanged": FEW, "deleted": 0, "failed": 0, "kept": 0, "total": FEW
     }  # fmt: skip
-    done = run_command("search", place, "a blue square", "-k", 2, *url)
+    done = run_command("search", place, "a blue heart", "-k", 2, *url)
     assert done.returncode == 0
-    assert done.stdout.splitlines()[1].endswith("blue square.jpg")
-    picture = next(few.rglob("*blue square.jpg"))
+    assert done.stdout.splitlines()[1].endswith("blue heart.jpg")
+    picture = next(few.rglob("*blue heart.jpg"))
     done = run_command("search", place, "--image", picture, "--json", *url)
     assert json.loads(done.stdout)["results"][0]["path"] == str(picture)
     captions = tmp_path / "captions.txt"
-    captions.write_text("a red circle\na blue square\n", encoding="utf-8")
+    captions.write_text("a red circle\na blue heart\n", encoding="utf-8")
     ranked = run_command("search", place, "--image", picture, "--texts", captions, "--json", *url)
     run_command("index", "--texts", captions, "--to", place, *url)
     indexed = run_command("search", place, "--image", picture, "--of", "texts", "--json", *url)
     results = [json.loads(done.stdout)["results"] for done in (ranked, indexed)]
     assert (
-        [r["name"] for r in results[0]]
-        == [r["name"] for r in results[1]]
-        == ["a blue square", "a red circle"]
+        [r["name"] for r in results[0]] == [r["name"] for r in results[1]] == ["a blue heart", "a red circle"]
     )
     shutil.copy(picture, few / "copy.jpg")
     run_command("index", few, "--to", place, *url)
@@ -145,8 +140,9 @@ def test_commands_index_search_rank_and_list_duplicates(server, few, tmp_path):
         (("index", "no/such/place", "--to", "x"), "no such directory"),
     ],
 )
-def test_wrong_usage_exits_with_2_and_names_the_problem(server, tmp_path, arguments, text):
-    done = run_command(*arguments, "--url", server.grpc_url, cwd=tmp_path)
+def test_wrong_usage_exits_with_2_and_names_the_problem(server, tmp_path, monkeypatch, arguments, text):
+    monkeypatch.chdir(tmp_path)
+    done = run_command(*arguments, "--url", server.grpc_url)
     assert done.returncode == 2
     assert text in done.stderr
 
