@@ -47,7 +47,7 @@ class Gate:
         Args:
             repository: The model repository.
             model: Name of the model.
-            method: "execute", or "_run" to hold batches after the model has counted and checked their requests.
+            method: "execute", or "_run" to hold batches that the model has already counted.
         """
         files = {"closed": self._closed(model), "holds": self._holds(model), "batches": self._batches(model)}
         code = CODE.format(method=method, **{name: str(path) for name, path in files.items()})
