@@ -1,7 +1,9 @@
 """The command `prepare` on valid and broken checkpoints."""
 
+import contextlib
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +12,6 @@ from google.protobuf import text_format
 from safetensors.torch import load_file, save_file
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from tests.helpers.servers import DEMO_CHECKPOINT
 from tritonclip_server.repository import checkpoint, writer
 from tritonclip_server.repository.prepare import main
 from tritonclip_server.repository.writer import ENSEMBLES, MODELS, PYTHON_MODELS, STAGING_PREFIX
@@ -20,10 +21,14 @@ def run(*arguments):
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def prepare(output, *arguments, source=DEMO_CHECKPOINT):
+def prepare(source, output, *arguments):
     done = run(source, "--output", output, *arguments)
     assert done.exit_code == 0, done.output
     return done.output
+
+
+def read_config(output, model):
+    return text_format.Parse((output / model / "config.pbtxt").read_text(), ModelConfig())
 
 
 def tree(directory):
@@ -34,10 +39,23 @@ def tree(directory):
     }
 
 
+@pytest.fixture(scope="module")
+def prepared_once(small_checkpoint, tmp_path_factory):
+    output = tmp_path_factory.mktemp("repository") / "models"
+    prepare(small_checkpoint, output)
+    return output
+
+
 @pytest.fixture
-def broken(tmp_path):
-    """A copy of the demo checkpoint that the test breaks."""
-    return shutil.copytree(DEMO_CHECKPOINT, tmp_path / "checkpoint")
+def prepared(prepared_once, tmp_path):
+    """A repository with version 1 of the small checkpoint."""
+    return shutil.copytree(prepared_once, tmp_path / "models")
+
+
+@pytest.fixture
+def broken(small_checkpoint, tmp_path):
+    """A copy of the small checkpoint that the test breaks."""
+    return shutil.copytree(small_checkpoint, tmp_path / "checkpoint")
 
 
 def failure(tmp_path, source, *arguments):
@@ -51,113 +69,93 @@ def failure(tmp_path, source, *arguments):
     return done.stderr
 
 
-def test_each_model_has_its_files_and_a_manifest(tmp_path):
-    output = tmp_path / "models"
-    prepare(output)
-    assert sorted(path.name for path in output.iterdir()) == sorted(MODELS)
+def test_each_model_has_its_files_and_a_manifest(prepared, small_checkpoint):
+    assert sorted(path.name for path in prepared.iterdir()) == sorted(MODELS)
     for model in MODELS:
-        manifest = json.loads((output / model / "1" / "manifest.json").read_text())
-        version = output / model / "1"
+        version = prepared / model / "1"
+        manifest = json.loads((version / "manifest.json").read_text())
         files = {str(path.relative_to(version)) for path in version.rglob("*") if path.is_file()}
         present = {name for name in files if "__pycache__" not in name} - {"manifest.json"}
         assert set(manifest["files"]) == present
         for name, facts in manifest["files"].items():
-            assert checkpoint.file_sha256(output / model / "1" / name) == facts["sha256"]
-        assert manifest["checkpoint"]["source"] == str(DEMO_CHECKPOINT)
+            assert checkpoint.file_sha256(version / name) == facts["sha256"]
+        assert manifest["checkpoint"]["source"] == str(small_checkpoint)
         assert ("model.py" in present) == (model in PYTHON_MODELS)
-    whole = load_file(DEMO_CHECKPOINT / "model.safetensors")
-    vision = load_file(output / "vision_encoder" / "1" / "vision.safetensors")
-    text = load_file(output / "text_encoder" / "1" / "text.safetensors")
+    whole = load_file(small_checkpoint / "model.safetensors")
+    vision = load_file(prepared / "vision_encoder" / "1" / "vision.safetensors")
+    text = load_file(prepared / "text_encoder" / "1" / "text.safetensors")
     assert vision.keys().isdisjoint(text)
     assert vision.keys() | text.keys() == whole.keys() - {"logit_scale"}
     assert all(torch.equal(whole[name], tensor) for name, tensor in (vision | text).items())
 
 
 def test_pixel_model_publishes_the_image_settings(tmp_path, broken):
-    path = broken / "preprocessor_config.json"
-    changes = {"size": {"height": 200, "width": 240}, "do_center_crop": False, "resample": 2}
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    prepare(tmp_path, source=broken)
+    change_file(broken, "preprocessor_config.json", size={"height": 200, "width": 240}, do_center_crop=False)
+    change_file(broken, "preprocessor_config.json", resample=2)
+    prepare(broken, tmp_path)
     served = (tmp_path / "image_preprocess" / "1" / "processor.json").read_text()
-    config = text_format.Parse(
-        (tmp_path / "clip_pixel_embedding" / "config.pbtxt").read_text(), ModelConfig()
-    )
-    published = config.parameters["processor"].string_value
+    published = read_config(tmp_path, "clip_pixel_embedding").parameters["processor"].string_value
     assert published == '{"convert_rgb":true,"crop":null,"resample":2,"resize":[200,240]}'
     assert json.loads(published) == json.loads(served)
 
 
-def test_second_run_reports_up_to_date_and_changes_nothing(tmp_path):
-    output = tmp_path / "models"
-    prepare(output)
-    before = tree(output)
-    assert "is up to date" in prepare(output)
-    assert tree(output) == before
+def test_second_run_reports_up_to_date_and_changes_nothing(prepared, small_checkpoint):
+    before = tree(prepared)
+    assert "is up to date" in prepare(small_checkpoint, prepared)
+    assert tree(prepared) == before
 
 
-def test_damaged_version_is_written_again(tmp_path):
-    output = tmp_path / "models"
-    prepare(output)
-    weights = output / "vision_encoder" / "1" / "vision.safetensors"
+def test_damaged_version_is_written_again(prepared, small_checkpoint):
+    weights = prepared / "vision_encoder" / "1" / "vision.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:1000])
-    prepare(output)
+    prepare(small_checkpoint, prepared)
     assert weights.read_bytes() == whole
 
 
-def test_second_version_is_added_next_to_the_first(tmp_path):
-    output = tmp_path / "models"
-    prepare(output)
-    prepare(output, "--version", 2)
-    assert sorted(path.name for path in (output / "vision_encoder").iterdir()) == ["1", "2", "config.pbtxt"]
+def test_second_version_is_added_next_to_the_first(prepared, small_checkpoint):
+    prepare(small_checkpoint, prepared, "--version", 2)
+    assert sorted(path.name for path in (prepared / "vision_encoder").iterdir()) == ["1", "2", "config.pbtxt"]
 
 
-def test_other_checkpoint_replaces_a_version_only_with_force(tmp_path, broken):
-    output = tmp_path / "models"
-    prepare(output)
-    before = tree(output)
+def test_other_checkpoint_replaces_a_version_only_with_force(prepared, broken):
+    before = tree(prepared)
     tensors = load_file(broken / "model.safetensors")
     tensors["logit_scale"] += 1
     save_file(tensors, broken / "model.safetensors")
-    done = run(broken, "--output", output)
+    done = run(broken, "--output", prepared)
     assert done.exit_code == 1
     assert "--version" in done.stderr
     assert "--force" in done.stderr
-    assert tree(output) == before
-    prepare(output, "--force", source=broken)
-    assert json.loads((output / "similarity" / "1" / "manifest.json").read_text())["checkpoint"][
-        "source"
-    ] == str(broken)
+    assert tree(prepared) == before
+    prepare(broken, prepared, "--force")
+    manifest = json.loads((prepared / "similarity" / "1" / "manifest.json").read_text())
+    assert manifest["checkpoint"]["source"] == str(broken)
 
 
-def test_precision_and_set_change_parameters(tmp_path):
-    output = tmp_path / "models"
-    prepare(output, "--precision", "float32", "--set", "text_encoder.cache_bytes=1234")
-    text = (output / "text_encoder" / "config.pbtxt").read_text()
-    assert '"1234"' in text
-    assert '"float32"' in text
-    assert '"float32"' in (output / "vision_encoder" / "config.pbtxt").read_text()
-
-
-def test_set_changes_instances_and_batch_sizes(tmp_path):
-    output = tmp_path / "models"
-    sizes = ("image_preprocess.instances=4", "vision_encoder.max_batch_size=256")
-    prepare(output, *(word for size in sizes for word in ("--set", size)))
-    texts = [
-        (output / model / "config.pbtxt").read_text() for model in ("image_preprocess", "vision_encoder")
-    ]
-    preprocess, vision = (text_format.Parse(text, ModelConfig()) for text in texts)
-    assert (preprocess.instance_group[0].count, vision.instance_group[0].count) == (4, 1)
-    assert (preprocess.max_batch_size, vision.max_batch_size) == (64, 256)
+def test_options_change_parameters_sizes_and_priority_levels(tmp_path, small_checkpoint):
+    settings = (
+        "text_encoder.cache_bytes=1234",
+        "image_preprocess.instances=4",
+        "vision_encoder.max_batch_size=256",
+        "vision_encoder.instances=4",
+        "vision_encoder.priority_levels=2",
+    )
+    options = [word for setting in settings for word in ("--set", setting)]
+    prepare(small_checkpoint, tmp_path, "--precision", "float32", *options)
+    text, preprocess, vision = (
+        read_config(tmp_path, model) for model in ("text_encoder", "image_preprocess", "vision_encoder")
+    )
+    assert text.parameters["cache_bytes"].string_value == "1234"
+    for encoder in (text, vision):
+        assert encoder.parameters["precision"].string_value == "float32"
+    instances = [config.instance_group[0].count for config in (text, preprocess, vision)]
+    assert instances == [1, 4, 4]
+    assert [config.max_batch_size for config in (text, preprocess, vision)] == [64, 64, 256]
     assert "instances" not in preprocess.parameters
-
-
-def test_set_changes_priority_levels(tmp_path):
-    output = tmp_path / "models"
-    prepare(output, "--set", "vision_encoder.instances=4", "--set", "vision_encoder.priority_levels=2")
-    text = (output / "vision_encoder" / "config.pbtxt").read_text()
-    batching = text_format.Parse(text, ModelConfig()).dynamic_batching
+    batching = vision.dynamic_batching
     assert (batching.priority_levels, batching.default_priority_level) == (2, 2)
+    assert preprocess.dynamic_batching.priority_levels == 0
 
 
 @pytest.mark.parametrize(
@@ -171,45 +169,62 @@ def test_set_changes_priority_levels(tmp_path):
     ],
 )
 def test_unknown_parameters_are_rejected(tmp_path, setting, message):
-    assert message in failure(tmp_path, DEMO_CHECKPOINT, "--set", setting)
+    assert message in failure(tmp_path, "any/checkpoint", "--set", setting)
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], [DEMO_CHECKPOINT, "--random", "vit-b-32"], [DEMO_CHECKPOINT, "--set", "x"]]
+    "arguments", [[], ["a/b", "--random", "vit-b-32"], ["a/b", "--set", "x"], ["a/b", "--version", "0"]]
 )
 def test_wrong_usage_exits_with_code_2(tmp_path, arguments):
     assert run(*arguments, "--output", tmp_path / "models").exit_code == 2
 
 
-def test_labels_file_is_copied_into_the_version(tmp_path):
+def test_labels_file_is_copied_into_the_version(tmp_path, small_checkpoint):
     labels = tmp_path / "labels.txt"
     labels.write_text("a cat\na dog\n", encoding="utf-8")
-    prepare(tmp_path / "models", "--labels", labels)
+    prepare(small_checkpoint, tmp_path / "models", "--labels", labels)
     copied = tmp_path / "models" / "text_encoder" / "1" / writer.PRELOADED_LABELS
     assert copied.read_text(encoding="utf-8") == "a cat\na dog\n"
 
 
-def change_config(directory, **changes):
-    path = directory / "config.json"
+def change_file(directory, name, **changes):
+    """Change settings of a JSON file."""
+    path = directory / name
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def drop_tensor(directory):
+def change_tower(directory, tower, **changes):
+    settings = json.loads((directory / "config.json").read_text())[tower]
+    change_file(directory, "config.json", **{tower: settings | changes})
+
+
+@contextlib.contextmanager
+def tensors_of(directory):
+    """Let the context change the tensors of a checkpoint."""
     tensors = load_file(directory / "model.safetensors")
-    del tensors["visual_projection.weight"]
+    yield tensors
     save_file(tensors, directory / "model.safetensors")
+
+
+def drop_tensor(directory):
+    with tensors_of(directory) as tensors:
+        del tensors["visual_projection.weight"]
 
 
 def reshape_tensor(directory):
-    tensors = load_file(directory / "model.safetensors")
-    tensors["visual_projection.weight"] = tensors["visual_projection.weight"][:, :-1].contiguous()
-    save_file(tensors, directory / "model.safetensors")
+    with tensors_of(directory) as tensors:
+        tensors["visual_projection.weight"] = tensors["visual_projection.weight"][:, :-1].contiguous()
 
 
 def break_tensor(directory):
-    tensors = load_file(directory / "model.safetensors")
-    tensors["visual_projection.weight"][0, 0] = float("nan")
-    save_file(tensors, directory / "model.safetensors")
+    with tensors_of(directory) as tensors:
+        tensors["visual_projection.weight"][0, 0] = float("nan")
+
+
+def pickle_code(directory):
+    """Replace the weights by a pickle that would call a function."""
+    (directory / "model.safetensors").unlink()
+    torch.save({"logit_scale": Path("/")}, directory / "pytorch_model.bin")
 
 
 def truncate_weights(directory):
@@ -227,9 +242,21 @@ def drop_tokenizer(directory):
     [
         (lambda directory: (directory / "config.json").unlink(), "has no readable config.json"),
         (lambda directory: (directory / "config.json").write_text("{"), "has no readable config.json"),
-        (lambda directory: change_config(directory, model_type="siglip"), "is a 'siglip' model, not 'clip'"),
+        (
+            lambda directory: change_file(directory, "config.json", model_type="siglip"),
+            "is a 'siglip' model, not 'clip'",
+        ),
+        (
+            lambda directory: change_tower(directory, "text_config", hidden_act="tanh"),
+            "uses the activation 'tanh'; supported are ",
+        ),
+        (
+            lambda directory: change_tower(directory, "vision_config", image_size=225),
+            "image_size 225 is not a multiple of patch_size 32",
+        ),
         (lambda directory: (directory / "model.safetensors").unlink(), "has no weights"),
         (truncate_weights, "model.safetensors is damaged or incomplete"),
+        (pickle_code, "pytorch_model.bin holds other objects than tensors, or is damaged"),
         (drop_tensor, "1 tensors are missing, the first is visual_projection.weight"),
         (reshape_tensor, "visual_projection.weight has shape"),
         (break_tensor, "visual_projection.weight holds values that are not finite"),
@@ -259,7 +286,7 @@ def test_pickled_and_sharded_weights_give_the_same_version(tmp_path, broken):
     tensors = load_file(broken / "model.safetensors")
     (broken / "model.safetensors").unlink()
     torch.save(tensors, broken / "pytorch_model.bin")
-    prepare(tmp_path / "pickled", source=broken)
+    prepare(broken, tmp_path / "pickled")
     (broken / "pytorch_model.bin").unlink()
     names = sorted(tensors)
     shards = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
@@ -267,7 +294,7 @@ def test_pickled_and_sharded_weights_give_the_same_version(tmp_path, broken):
         save_file({name: tensors[name] for name in held}, broken / shard)
     index = {"weight_map": {name: shard for shard, held in shards.items() for name in held}}
     (broken / "model.safetensors.index.json").write_text(json.dumps(index))
-    prepare(tmp_path / "sharded", source=broken)
+    prepare(broken, tmp_path / "sharded")
     for model, name in (("vision_encoder", "vision.safetensors"), ("text_encoder", "text.safetensors")):
         pickled, sharded = (tmp_path / kind / model / "1" / name for kind in ("pickled", "sharded"))
         assert pickled.read_bytes() == sharded.read_bytes()
@@ -276,10 +303,8 @@ def test_pickled_and_sharded_weights_give_the_same_version(tmp_path, broken):
 
 
 @pytest.mark.parametrize("failing", ["_write_manifest", "_stage_model"])
-def test_interrupted_run_keeps_the_previous_version(tmp_path, monkeypatch, failing):
-    output = tmp_path / "models"
-    prepare(output)
-    before = tree(output)
+def test_interrupted_run_keeps_the_previous_version(prepared, small_checkpoint, monkeypatch, failing):
+    before = tree(prepared)
     calls = []
     whole = getattr(writer, failing)
 
@@ -290,27 +315,25 @@ def test_interrupted_run_keeps_the_previous_version(tmp_path, monkeypatch, faili
         return whole(*arguments)
 
     monkeypatch.setattr(writer, failing, fail_late)
-    done = run(DEMO_CHECKPOINT, "--output", output, "--precision", "float32")
+    done = run(small_checkpoint, "--output", prepared, "--precision", "float32")
     assert done.exit_code == 1
     assert "no space left" in done.stderr
-    assert tree(output) == before
-    assert not list(output.glob(STAGING_PREFIX + "*"))
+    assert tree(prepared) == before
+    assert not list(prepared.glob(STAGING_PREFIX + "*"))
 
 
-def test_failed_rename_is_undone(tmp_path):
-    output = tmp_path / "models"
-    prepare(output)
-    shutil.rmtree(output / "clip_text_embedding")
-    (output / "clip_text_embedding").write_text("a file in place of the last model")
-    before = tree(output)
-    done = run(DEMO_CHECKPOINT, "--output", output, "--precision", "float32")
+def test_failed_rename_is_undone(prepared, small_checkpoint):
+    shutil.rmtree(prepared / "clip_text_embedding")
+    (prepared / "clip_text_embedding").write_text("a file in place of the last model")
+    before = tree(prepared)
+    done = run(small_checkpoint, "--output", prepared, "--precision", "float32")
     assert done.exit_code == 1
-    assert tree(output) == before
+    assert tree(prepared) == before
 
 
-def test_staging_directory_of_a_killed_run_is_removed(tmp_path):
+def test_staging_directory_of_a_killed_run_is_removed(tmp_path, small_checkpoint):
     output = tmp_path / "models"
     (output / f"{STAGING_PREFIX}killed" / "vision_encoder").mkdir(parents=True)
-    prepare(output)
+    prepare(small_checkpoint, output)
     assert sorted(path.name for path in output.iterdir()) == sorted(MODELS)
     assert all((output / model / "1" / "manifest.json").is_file() for model in ENSEMBLES)

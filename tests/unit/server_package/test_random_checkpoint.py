@@ -11,16 +11,13 @@ from tritonclip_server.repository.checkpoint import locate, read_checkpoint
 from tritonclip_server.repository.prepare import main
 from tritonclip_server.repository.random_checkpoint import ARCHITECTURES, write_random_checkpoint
 
-TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
 NAME = "vit-b-32"
 
 
 @pytest.fixture
-def small(monkeypatch):
+def small(monkeypatch, small_architecture):
     """Make an architecture small; the parity tests serve it in its full size."""
-    monkeypatch.setitem(
-        ARCHITECTURES, NAME, {"projection_dim": 16, "vision_config": TOWER, "text_config": TOWER}
-    )
+    monkeypatch.setitem(ARCHITECTURES, NAME, small_architecture)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

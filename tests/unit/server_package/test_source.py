@@ -6,7 +6,7 @@ import shutil
 import pytest
 from click.testing import CliRunner
 
-from tests.helpers.servers import DEMO_CHECKPOINT, ROOT
+from tests.helpers.servers import ROOT
 from tritonclip_server.repository.checkpoint import CheckpointFiles
 from tritonclip_server.repository.prepare import CheckpointSettings
 from tritonclip_server.repository.prepare import main as prepare
@@ -15,8 +15,6 @@ from tritonclip_server.repository.writer import RepositoryError
 from tritonclip_server.serving.serve import main as serve
 from tritonclip_server.serving.source import cache_directory, prepared_repository, repository_name
 
-DEMO = str(DEMO_CHECKPOINT)
-
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
@@ -24,25 +22,24 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def prepared(source=DEMO, directory=None, settings=None):
+def prepared(source, directory=None):
     lines = []
-    found = prepared_repository(source, directory, settings or CheckpointSettings(), lines.append)
-    return found, lines
+    return prepared_repository(str(source), directory, CheckpointSettings(), lines.append), lines
 
 
-def test_checkpoint_is_prepared_in_the_cache_once(cache):
-    repository, lines = prepared()
+def test_checkpoint_is_prepared_in_the_cache_once(cache, small_checkpoint):
+    repository, lines = prepared(small_checkpoint)
     assert repository.parent == cache / "repositories"
     assert repository.name.startswith("checkpoint--")
-    assert lines[0] == f"preparing {DEMO} in {repository}"
+    assert lines[0] == f"preparing {small_checkpoint} in {repository}"
     assert (repository / "vision_encoder" / "1" / "model.py").is_file()
-    again, lines = prepared()
+    again, lines = prepared(small_checkpoint)
     assert again == repository
-    assert lines == [f"{repository} is up to date: version 1 holds {DEMO}"]
+    assert lines == [f"{repository} is up to date: version 1 holds {small_checkpoint}"]
 
 
-def test_checkpoint_is_prepared_in_the_given_directory(cache, tmp_path):
-    repository, _ = prepared(directory=tmp_path / "models")
+def test_checkpoint_is_prepared_in_the_given_directory(cache, small_checkpoint, tmp_path):
+    repository, _ = prepared(small_checkpoint, directory=tmp_path / "models")
     assert repository == tmp_path / "models"
     assert (repository / "clip_zero_shot" / "config.pbtxt").is_file()
     assert not cache.exists()
@@ -82,11 +79,11 @@ def test_source_that_is_neither_a_directory_nor_a_hub_id_is_rejected(cache, sour
 
 def test_directory_that_is_neither_a_repository_nor_a_checkpoint_is_rejected(cache, tmp_path):
     with pytest.raises(RepositoryError, match="is not a model repository .* and not a checkpoint"):
-        prepared(str(tmp_path))
+        prepared(tmp_path)
 
 
-def test_damaged_checkpoint_leaves_nothing_in_the_cache(cache, tmp_path):
-    broken = shutil.copytree(DEMO_CHECKPOINT, tmp_path / "broken")
+def test_damaged_checkpoint_leaves_nothing_in_the_cache(cache, small_checkpoint, tmp_path):
+    broken = shutil.copytree(small_checkpoint, tmp_path / "broken")
     (broken / "config.json").write_text(json.dumps({"model_type": "siglip"}))
     done = CliRunner().invoke(serve, [str(broken)])
     assert done.exit_code == 1
@@ -94,17 +91,18 @@ def test_damaged_checkpoint_leaves_nothing_in_the_cache(cache, tmp_path):
     assert list((cache / "repositories").iterdir()) == []
 
 
-def test_repository_that_a_rollout_switched_is_not_taken_for_the_checkpoint(cache, tmp_path):
+def test_repository_that_a_rollout_switched_is_not_taken_for_the_checkpoint(
+    cache, small_checkpoint, tmp_path
+):
     models = tmp_path / "models"
     for version in ("1", "2"):
-        assert (
-            CliRunner().invoke(prepare, [DEMO, "--output", str(models), "--version", version]).exit_code == 0
-        )
+        arguments = [str(small_checkpoint), "--output", str(models), "--version", version]
+        assert CliRunner().invoke(prepare, arguments).exit_code == 0
     with pytest.raises(RepositoryError, match="serves version 2 since a rollout"):
-        prepared(directory=models)
+        prepared(small_checkpoint, models)
     for model in ("clip_zero_shot", "clip_image_embedding", "clip_text_embedding", "clip_pixel_embedding"):
         set_served(models, model, 1)
-    assert prepared(directory=models)[0] == models
+    assert prepared(small_checkpoint, models)[0] == models
 
 
 @pytest.mark.parametrize(
