@@ -1,20 +1,16 @@
-"""Answers of transformers in float32, with which the parity tests compare the server's."""
+"""Answers of transformers in float32, with which tests compare the server's and the client's."""
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterable
+from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
-from transformers import pipeline
-from transformers.image_utils import load_image
 
-from tests.helpers.pictures import varied_images
-from tritonclip_server.repository.reference import Reference
+from tests.helpers.pictures import varied_image
 
 LABELS = (
     "temple",
@@ -27,40 +23,78 @@ LABELS = (
     "ein Haus",
     "🙂",
 )
+HYPOTHESIS = "This is a photo of {}."
+"""Default template of the pipeline."""
 TEXTS = (*LABELS, "two small yellow stars on a white background", "x" * 300)
 
 
-@dataclass(frozen=True)
 class ReferenceAnswers:
-    """Answers for the n images of `varied_images`, the m labels `LABELS` and the k texts `TEXTS`.
+    """Answers for images of `varied_images` by name, the labels `LABELS` and the texts `TEXTS`.
 
-    Attributes:
-        scores: float64 [n, m], as the pipeline `zero-shot-image-classification` computes them.
-        image_embeds: float32 [n, dim], unit L2 norm.
-        text_embeds: float32 [k, dim], unit L2 norm.
+    Each image is computed on its first use. `reference_answers` makes one object per checkpoint and run.
+
+    Args:
+        checkpoint: A directory in Hugging Face format.
     """
 
-    scores: np.ndarray
-    image_embeds: np.ndarray
-    text_embeds: np.ndarray
+    def __init__(self, checkpoint: Path) -> None:
+        from tritonclip_server.repository.reference import Reference
+
+        self._reference = Reference(checkpoint, pillow=True)
+        self._scores: dict[str, np.ndarray] = {}
+        self._image_embeds: dict[str, np.ndarray] = {}
+
+    def scores(self, names: Iterable[str]) -> np.ndarray:
+        """Return float32 [n, m], computed by the model for all images together."""
+        self._compute(names)
+        return np.stack([self._scores[name] for name in names])
+
+    def image_embeds(self, names: Iterable[str]) -> np.ndarray:
+        """Return float32 [n, dim], unit L2 norm."""
+        self._compute(names)
+        return np.stack([self._image_embeds[name] for name in names])
+
+    @cached_property
+    def text_embeds(self) -> np.ndarray:
+        """float32 [k, dim], unit L2 norm."""
+        return self._reference.embed_texts(TEXTS)
+
+    def pipeline_scores(self, names: Iterable[str]) -> np.ndarray:
+        """Return float64 [n, m], computed by the pipeline `zero-shot-image-classification`."""
+        from transformers import pipeline
+
+        classify = pipeline(
+            "zero-shot-image-classification",
+            model=self._reference.model,
+            tokenizer=self._reference.tokenizer,
+            image_processor=self._reference.image_processor,
+        )
+        rows = []
+        for name in names:
+            by_label = {
+                one["label"]: one["score"] for one in classify(_load(name), candidate_labels=list(LABELS))
+            }
+            rows.append([by_label[label] for label in LABELS])
+        return np.array(rows)
+
+    def _compute(self, names: Iterable[str]) -> None:
+        new = [name for name in names if name not in self._scores]
+        if new:
+            pixels = self._reference.pixel_values([_load(name) for name in new])
+            output = self._reference.forward(pixels, [HYPOTHESIS.format(label) for label in LABELS])
+            self._scores |= zip(new, output.scores, strict=True)
+            self._image_embeds |= zip(new, output.image_embeds, strict=True)
 
 
 @cache
 def reference_answers(checkpoint: Path) -> ReferenceAnswers:
-    """Compute the answers for a checkpoint, once per run."""
-    reference = Reference(checkpoint, pillow=True)
-    classify = pipeline(
-        "zero-shot-image-classification",
-        model=reference.model,
-        tokenizer=reference.tokenizer,
-        image_processor=reference.image_processor,
-    )
-    scores, pixels = [], []
-    for encoded in varied_images().values():
-        image = load_image(Image.open(io.BytesIO(encoded)))
-        by_label = {one["label"]: one["score"] for one in classify(image, candidate_labels=list(LABELS))}
-        scores.append([by_label[label] for label in LABELS])
-        pixels.append(reference.pixel_values([image]))
-    return ReferenceAnswers(
-        np.array(scores), reference.embed_pixels(torch.cat(pixels)), reference.embed_texts(TEXTS)
-    )
+    """Return the answers for a checkpoint, the same object in the whole run."""
+    return ReferenceAnswers(checkpoint)
+
+
+def _load(name: str) -> Any:
+    """Open an image as transformers does."""
+    from PIL import Image
+    from transformers.image_utils import load_image
+
+    return load_image(Image.open(io.BytesIO(varied_image(name))))
