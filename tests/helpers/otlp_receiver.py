@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-
 RESEND_AFTER_S = 10
 TRIES = 12
 ERROR = 2  # OTLP's status code
@@ -144,6 +142,8 @@ def _values(attributes: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _of_protobuf(body: bytes) -> Iterator[Span]:
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
     for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
         service = _plain(resource.resource.attributes)["service.name"]
         for span in (span for scope in resource.scope_spans for span in scope.spans):
