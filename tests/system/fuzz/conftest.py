@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
+from tests.helpers.servers import Prepare, Servers
+from tests.helpers.variants import UNCOMPILED
 from tests.system.fuzz.senders import Senders
 from tests.system.fuzz.target import Target
-from tritonclip_server.serving.launcher import EmbeddedTriton, ServerOptions
+from tritonclip_server.serving.launcher import EmbeddedTriton
 
 CACHE_BYTES = 4_000_000
 """Label cache of the server. It is full after about 1,700 labels, so it does not count as growth."""
@@ -24,21 +25,20 @@ the defaults each thread's arena keeps freed memory, and the server's size varie
 
 
 @pytest.fixture(scope="module")
-def server(prepare: Callable[..., Path]) -> Iterator[EmbeddedTriton]:
-    """Start a server on the demo checkpoint in float32. It replaces the server that other tests share."""
-    cache = f"text_encoder.cache_bytes={CACHE_BYTES}"
-    options = ("--precision", "float32", "--set", "vision_encoder.compile=off", "--set", cache)
-    repository = prepare("scripts/demo/checkpoint", *options)
-    server = EmbeddedTriton(repository, ServerOptions(http_port=0, grpc_port=0, metrics_port=0))
+def fuzzed_server(prepare: Prepare, servers: Servers) -> Iterator[EmbeddedTriton]:
+    """Start a server on the demo checkpoint in float32 that rejects no request for its wait."""
+    settings = (f"text_encoder.cache_bytes={CACHE_BYTES}", "admission.queue_budget_ms=3600000")
+    options = [word for setting in settings for word in ("--set", setting)]
+    repository = prepare("scripts/demo/checkpoint", "--precision", "float32", *UNCOMPILED, *options)
     with pytest.MonkeyPatch.context() as environment:
         for name, value in MALLOC_SETTINGS.items():
             environment.setenv(name, value)
-        with server as running:
+        with servers.run(repository, "fuzzing: its processes and memory are compared") as running:
             yield running
 
 
-@pytest.fixture(scope="module")
-def target(server: EmbeddedTriton) -> Iterator[Target]:
+@pytest.fixture
+def target(fuzzed_server: EmbeddedTriton) -> Iterator[Target]:
     """Return the server with connections over both protocols."""
-    with Senders(server.grpc_url, server.http_url) as senders:
-        yield Target(server, senders)
+    with Senders(fuzzed_server.grpc_url, fuzzed_server.http_url) as senders:
+        yield Target(fuzzed_server, senders)

@@ -16,7 +16,7 @@ REGION = re.compile(r"(/dev/shm/\S+)")
 IN_FLIGHT = re.compile(
     r"^(?:nv_inference_pending_request_count|tritonclip_requests_executing)\{[^}]*\} (\S+)$", re.MULTILINE
 )
-SETTLE_TIMEOUT_S = 30.0
+SETTLE_TIMEOUT_S = 300.0
 
 
 class Process(NamedTuple):
