@@ -1,113 +1,93 @@
-"""The load test against the real server, in a subprocess, because locust patches the standard library."""
+"""The load test against the real server."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import importlib.util
-import json
-import os
-import subprocess
-import sys
+import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
+from click.testing import CliRunner
 
+from tests.helpers.load_runs import ENDLESS_S, requires_locust, start_load, urls
 from tests.helpers.servers import ROOT
+from tests.helpers.waiting import wait_until
 from tritonclip_server.benchmarks.gateway_process import running
 from tritonclip_server.serving.launcher import EmbeddedTriton
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("locust") is None, reason="locust is not installed; it requires Python 3.11"
-)
-ANY_TIME = ("--max-p99-ms", "600000")
+PROTOCOLS = ("grpc", "http", "gateway")
+BAD = "bad request: "
 
 
-def run(
-    *arguments: object, environ: dict[str, str] | None = None, **settings: str
-) -> subprocess.CompletedProcess[str]:
-    """Run loadtest/run.py."""
-    command = [sys.executable, "loadtest/run.py", *map(str, arguments)]
-    environment = dict(os.environ) | {f"TRITONCLIP_LOAD_{name}": value for name, value in settings.items()}
-    environment |= environ or {}
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120
-    )
+def names_by_protocol(report: Path) -> dict[str, set[str]]:
+    """Return the names of the requests that a report counts, each bad request as BAD."""
+    found: dict[str, set[str]] = {protocol: set() for protocol in PROTOCOLS}
+    if report.exists():
+        with report.open(encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                name = row["Name"]
+                found.setdefault(row["Type"], set()).add(BAD if name.startswith(BAD) else name)
+    return found
 
 
-def urls(server: EmbeddedTriton) -> list[str]:
-    return [
-        "--url",
-        server.grpc_url,
-        "--http-url",
-        f"http://{server.http_url}",
-        "--metrics-url",
-        server.metrics_url,
-    ]
+@requires_locust
+def test_successful_run_exits_with_0_and_writes_reports(server: EmbeddedTriton, tmp_path: Path) -> None:
+    wanted, report = {"classify", "embed_images", BAD}, tmp_path / "report_stats.csv"
 
+    def is_complete() -> bool:
+        return process.poll() is not None or all(
+            wanted <= names_by_protocol(report)[protocol] for protocol in PROTOCOLS
+        )
 
-@pytest.mark.parametrize("protocol", ["grpc", "http", "gateway"])
-def test_successful_run_exits_with_0_and_writes_reports(
-    server: EmbeddedTriton, tmp_path: Path, protocol: str
-):
-    with running(server.grpc_url) if protocol == "gateway" else contextlib.nullcontext() as gateway:
-        done = run(
-            *urls(server), *ANY_TIME, "--protocol", protocol, "--users", 4, "--run-time-s", 3,
-            "--output", tmp_path, BAD_SHARE="0.2", PICTURES="8", DEADLINE_S="60",
-            environ={"TRITONCLIP_GATEWAY_URL": gateway.url} if gateway else {},
-        )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    with (
+        running(server.grpc_url) as gateway,
+        start_load(
+            *urls(server), "--protocol", ",".join(PROTOCOLS), "--users", 3, "--run-time-s", ENDLESS_S,
+            "--max-p99-ms", 1000 * ENDLESS_S, "--output", tmp_path,
+            BAD_SHARE="0.3", PICTURES="4", PACE_S="0.1", DEADLINE_S="120",
+            environ={"TRITONCLIP_GATEWAY_URL": gateway.url},
+        ) as process,
+    ):  # fmt: skip
+        try:
+            wait_until(is_complete, lambda: f"only {names_by_protocol(report)}", timeout_s=120)
+            for locust in psutil.Process(process.pid).children():
+                locust.send_signal(signal.SIGINT)
+            out, err = process.communicate()
+        finally:
+            process.terminate()
+    assert process.returncode == 0, out + err
     assert "<html" in (tmp_path / "report.html").read_text(encoding="utf-8")
-    with (tmp_path / "report_stats.csv").open(encoding="utf-8") as file:
-        counts = {row["Name"]: int(row["Request Count"]) for row in csv.DictReader(file)}
-    assert {"classify", "embed_images"} <= counts.keys()
-    assert any(name.startswith("bad request: ") for name in counts)
-    assert not any(" - " in name for name in counts)
+    names = names_by_protocol(report)
+    for protocol in PROTOCOLS:
+        assert wanted <= names[protocol]
+        assert not any(" - " in name for name in names[protocol])
 
 
-def test_missed_threshold_exits_with_1_and_is_named(server: EmbeddedTriton, tmp_path: Path):
-    done = run(
-        *urls(server),
-        "--min-rate",
-        1_000_000,
-        "--users",
-        1,
-        "--run-time-s",
-        2,
-        "--output",
-        tmp_path,
-        PICTURES="4",
-    )
-    assert done.returncode == 1
-    assert "threshold missed: min_rate: " in done.stderr
-    assert "max_error_share" not in done.stderr
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The command of loadtest/run.py, which replaces the handler of SIGTERM."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.syspath_prepend(ROOT / "loadtest")
+    spec = importlib.util.spec_from_file_location("loadtest_run", ROOT / "loadtest" / "run.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module.main
+    signal.signal(signal.SIGTERM, before)
 
 
-def test_unreachable_server_fails_the_run(tmp_path: Path):
-    done = run("--url", "127.0.0.1:1", "--users", 1, "--run-time-s", 1, "--output", tmp_path, PICTURES="4")
-    assert done.returncode == 1
-    assert "threshold missed: max_error_share: " in done.stderr
-    assert "classify - error" in done.stderr
-
-
-def test_overload_counts_every_request(server: EmbeddedTriton, tmp_path: Path):
-    done = run(
-        *urls(server), "--shape", "overload", "--rate", 5, "--output", tmp_path,
-        MEASURE_S="3", WARMUP_S="0.5", PICTURES="4", DEADLINE_S="60", BAD_SHARE="0",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads((tmp_path / "shape.json").read_text(encoding="utf-8"))
-    assert found["offered"] == found["right"] > 0
-    assert "image_preprocess" in found["pending_max"]
-
-
-def test_run_without_a_server_is_a_usage_error(tmp_path: Path):
-    done = run("--output", tmp_path)
-    assert done.returncode == 2
+def test_run_without_a_server_is_a_usage_error(command: Any, tmp_path: Path) -> None:
+    done = CliRunner().invoke(command, ["--output", str(tmp_path)])
+    assert done.exit_code == 2
     assert "give --repository" in done.stderr
 
 
-def test_malformed_setting_is_reported(tmp_path: Path):
-    done = run("--url", "127.0.0.1:1", "--output", tmp_path, BAD_SHARE="2")
-    assert done.returncode == 1
+def test_malformed_setting_is_reported(command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITONCLIP_LOAD_BAD_SHARE", "2")
+    done = CliRunner().invoke(command, ["--url", "127.0.0.1:1", "--output", str(tmp_path)])
+    assert done.exit_code == 1
     assert "TRITONCLIP_LOAD_BAD_SHARE='2': expected a number from 0 to 1" in done.stderr

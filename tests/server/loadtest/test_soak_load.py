@@ -1,112 +1,42 @@
-"""Load of a soak: stages, report, clients that disconnect, and the warm-up of batch sizes."""
+"""Load of a soak on the real server: clients that disconnect, and the warm-up of batch sizes."""
 
-import subprocess
-import sys
-import time
 from collections import Counter
 
-import pytest
-from loadtest.soaking.hangups import HangUps, http_request, socket_address
-from loadtest.soaking.locust_run import (
-    BURST_FACTOR,
-    BURST_SHARE,
-    USERS,
-    Failure,
-    burst_stages,
-    read_history,
-    unexpected_failures,
-)
+from loadtest.soaking.hangups import HangUps
 from loadtest.soaking.samples import Sampler
 from loadtest.soaking.warm_up import ROUNDS, warm_up_batch_sizes
+from tritonclient.grpc.service_pb2 import ModelInferRequest
 
-from tests.helpers.calls import metric
+from tests.helpers.network import count_calls
 from tests.helpers.servers import ROOT
+from tests.helpers.waiting import wait_until
 
-PUBLIC = ("clip_image_embedding", "clip_text_embedding")
 IMAGE = (ROOT / "scripts" / "demo" / "images" / "red_circle.jpg").read_bytes()
-
-
-def bursts(stages):
-    """Return the beginning and end of each burst."""
-    at, found = 0.0, []
-    for users, seconds in stages:
-        if users > USERS:
-            found.append((at, at + seconds))
-        at += seconds
-    return found
-
-
-@pytest.mark.parametrize("total_s", [30, 60, 1200, 86_400])
-def test_stages_have_the_requested_length_and_share_of_bursts(total_s):
-    stages = burst_stages(total_s, 0.3)
-    assert sum(seconds for _, seconds in stages) == pytest.approx(total_s, abs=1)
-    assert {users for users, _ in stages} == {USERS, BURST_FACTOR * USERS}
-    took_s = sum(end - begin for begin, end in bursts(stages))
-    assert took_s == pytest.approx(BURST_SHARE * total_s, rel=0.01)
-    assert sum(end < 0.2 * total_s for _, end in bursts(stages)) >= 2
-
-
-def test_bursts_of_the_protocols_do_not_overlap():
-    times = sorted([*bursts(burst_stages(60, 0.3)), *bursts(burst_stages(60, 0.8))])
-    assert all(end <= begin for (_, end), (begin, _) in zip(times, times[1:], strict=False))
-
-
-def test_rejections_and_deadlines_are_expected_failures():
-    failures = Counter(
-        {
-            Failure("classify - rejected", "RequestFailedError('rejected: overloaded')"): 5,
-            Failure("classify - deadline", "RequestFailedError('deadline: no answer')"): 4,
-            Failure("embed_texts - wrong answer", "RequestFailedError('wrong answer: not finite')"): 1,
-            Failure("classify - error", "RequestFailedError('error: x - rejected"): 2,
-        }
-    )
-    assert list(unexpected_failures(failures).values()) == [1, 2]
-
-
-def test_history_skips_lines_without_latencies():
-    line = {"Timestamp": "1010", "User Count": "8", "Name": "Aggregated", "50%": "9", "99%": "20"}
-    others = [line | {"50%": "N/A"}, line | {"Name": "classify"}]
-    (point,) = read_history([line, *others], began_s=1000)
-    assert (point.time_s, point.users, point.p50_ms, point.p99_ms) == (10, 8, 9, 20)
-
-
-def test_http_request_has_the_right_content_length():
-    assert socket_address("127.0.0.1:8000") == ("127.0.0.1", 8000)
-    head, _, body = http_request("127.0.0.1:8000", IMAGE).partition(b"\r\n\r\n")
-    assert f"\r\nContent-Length: {len(body)}".encode() in head
-    assert IMAGE in body
 
 
 def test_disconnecting_clients_leave_no_requests_in_the_server(server):
     sampler = Sampler(server.pid, server.metrics)
+
+    def is_idle():
+        row = sampler.sample()
+        return not (row["pending"] or row["executing"])
+
     with HangUps(server.grpc_url, server.http_url, IMAGE, every_s=0.001) as hang_ups:
-        while len(hang_ups.counts) < 4 or hang_ups.counts.total() < 100:
-            time.sleep(0.05)
-    while (row := sampler.sample())["pending"] or row["executing"]:
-        time.sleep(0.1)
-    assert "tritonserver.pid" in row
+        wait_until(
+            lambda: len(hang_ups.counts) == 4 and hang_ups.counts.total() >= 60,
+            "too few clients",
+            timeout_s=120,
+        )
+    wait_until(is_idle, "requests are left", timeout_s=120)
+    assert "tritonserver.pid" in sampler.sample()
 
 
 def test_warm_up_sends_every_batch_size_to_both_encoders(server):
-    def answered():
-        return [metric(server, "nv_inference_request_success", model=name) for name in PUBLIC]
-
-    wanted = [count + 3 * ROUNDS for count in answered()]
-    warm_up_batch_sizes(server.grpc_url, IMAGE, largest=3)
-    while answered() != wanted:
-        time.sleep(0.1)  # Triton counts after it has responded
-
-
-def test_load_that_cannot_start_reports_the_cause(tmp_path):
-    program = (
-        "from soaking import locust_run; import pathlib;"
-        "addresses = locust_run.ServerAddresses('127.0.0.1:1', '127.0.0.1:1');"
-        f"folder = pathlib.Path({str(tmp_path)!r});"
-        "load = locust_run.LocustProcess('carrier pigeon', addresses, folder, [(1, 1)], 0, 0);"
-        "load.wait()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT / "loadtest", capture_output=True, text=True, check=False
-    )
-    assert "LoadError: locust (carrier pigeon) exited with code 1 and no report" in done.stderr
-    assert "TRITONCLIP_LOAD_PROTOCOL" in done.stderr
+    with count_calls(server, "grpc") as calls:
+        warm_up_batch_sizes(calls.url, IMAGE, largest=3)
+    sent = Counter()
+    for body in calls.bodies:
+        request = ModelInferRequest.FromString(body)
+        sent[request.model_name, tuple(request.inputs[0].shape)] += 1
+    models = ("clip_image_embedding", "clip_text_embedding")
+    assert sent == {(model, (1, size)): ROUNDS for model in models for size in (1, 2, 3)}

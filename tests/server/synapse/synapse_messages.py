@@ -12,7 +12,7 @@ LABELS = ["a red circle", "a blue square", "the digit 7"]
 
 def message(payload: Payload, **header: object) -> CanonicalIR:
     """Return a classification request with this payload; `header` overrides fields of its header."""
-    settings = {"priority": 2, "latency_budget_ms": 20_000, "candidate_labels": LABELS} | header
+    settings = {"priority": 2, "latency_budget_ms": 60_000, "candidate_labels": LABELS} | header
     return CanonicalIR(
         ir_version="1.0.0",
         message_id=str(uuid.uuid4()),

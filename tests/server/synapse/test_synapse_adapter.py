@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
 import sys
-from pathlib import Path
+from typing import Any
 
 import pytest
 from synapse_sdk import CanonicalIR, Domain, Payload, TaskType
+from synapse_sdk.cli import main as validate
 from synapse_sdk.testing import AdapterValidator
 from synapse_sdk.testing.fixtures import ALL_FIXTURES, FIXTURE_NAMES
 
@@ -20,19 +19,14 @@ ADAPTER = ClipVitBasePatch32Adapter()
 OUTPUT = [{"score": 0.2, "label": "b"}, {"score": 0.7, "label": "a"}, {"score": 0.1, "label": "c"}]
 
 
-def test_validate_command_passes_all_fixtures():
-    command = Path(sys.executable).with_name("synapse-validate")
-    adapter = "tritonclip.synapse.ClipVitBasePatch32Adapter"
-    done = subprocess.run(
-        [command, "--adapter", adapter, "--all-fixtures"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"PASSED -- {len(ALL_FIXTURES)}/{len(ALL_FIXTURES)} fixtures" in done.stdout
-    assert "warning" not in done.stdout.lower()
+def test_validate_command_passes_all_fixtures(monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    command = ["--adapter", "tritonclip.synapse.ClipVitBasePatch32Adapter", "--all-fixtures"]
+    monkeypatch.setattr(sys, "argv", ["synapse-validate", *command])
+    with pytest.raises(SystemExit, match="^0$"):
+        validate()
+    printed = capsys.readouterr().out
+    assert f"PASSED -- {len(ALL_FIXTURES)}/{len(ALL_FIXTURES)} fixtures" in printed
+    assert "warning" not in printed.lower()
 
 
 @pytest.mark.parametrize("fixture", ALL_FIXTURES, ids=FIXTURE_NAMES)
