@@ -66,7 +66,7 @@ def test_size_stays_within_the_capacity():
 def test_labels_keep_their_embeddings_while_others_are_evicted():
     cache = LabelCache(capacity([b"label %d" % number for number in range(100, 300)]), DIM)
     random = np.random.default_rng(0)
-    for number in random.integers(0, 1000, 5000).tolist():
+    for number in random.integers(0, 1000, 2000).tolist():
         label = b"label %d" % number
         (row,) = cache.find([label])
         if row == ABSENT:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoImageProcessor, AutoTokenizer, CLIPConfig, CLIPModel
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from clip_common.cpu import cpu_has_bfloat16
 from clip_common.tower import choose_precision
@@ -25,6 +26,7 @@ TEXTS = [
     "1234567890",
 ]
 CPU = torch.device("cpu")
+SIDE = 56
 CHECKPOINTS = {
     "openai": {},
     "gelu, 14 px patches": {
@@ -46,15 +48,17 @@ def model(request, tmp_path_factory):
         name: getattr(ids, name) for name in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
     }
     text = small | special | {"hidden_size": 64, "intermediate_size": 96} | changes.get("text_config", {})
-    vision = small | {"hidden_size": 48, "intermediate_size": 80} | changes.get("vision_config", {})
+    sizes = {"hidden_size": 48, "intermediate_size": 80, "image_size": SIDE, "patch_size": 28}
+    vision = small | sizes | changes.get("vision_config", {})
     torch.manual_seed(3)
     reference = CLIPModel(
         CLIPConfig(text_config=text, vision_config=vision, projection_dim=changes.get("projection_dim", 32))
     ).eval()
     directory = tmp_path_factory.mktemp("checkpoint")
     reference.save_pretrained(directory)
-    for part in (AutoTokenizer, AutoImageProcessor):
-        part.from_pretrained(DEMO_CHECKPOINT).save_pretrained(directory)
+    AutoTokenizer.from_pretrained(DEMO_CHECKPOINT).save_pretrained(directory)
+    size = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
+    CLIPImageProcessorPil.from_pretrained(DEMO_CHECKPOINT, **size).save_pretrained(directory)
     for name in ("vision_encoder", "text_encoder"):
         PART_WRITERS[name](read_checkpoint(locate(str(directory))), directory)
     return reference, directory
@@ -67,7 +71,7 @@ def cosines(ours, theirs):
 
 @torch.inference_mode()
 def reference_images(reference, directory, pixels):
-    processor = AutoImageProcessor.from_pretrained(directory)
+    processor = CLIPImageProcessorPil.from_pretrained(directory)
     values = processor(images=list(pixels), return_tensors="pt", input_data_format="channels_first")
     return reference.get_image_features(**values).pooler_output.numpy()
 
@@ -90,7 +94,7 @@ def text_encoder(directory, max_bucket=64):
 
 @pytest.fixture
 def pixels():
-    return np.random.default_rng(5).integers(0, 256, (7, 3, 224, 224), dtype=np.uint8)
+    return np.random.default_rng(5).integers(0, 256, (7, 3, SIDE, SIDE), dtype=np.uint8)
 
 
 def test_image_embeddings_equal_transformers(model, pixels):
@@ -112,6 +116,7 @@ def test_text_embeddings_equal_transformers(model):
     assert max(counts) > 77
 
 
+@pytest.mark.parametrize("model", ["openai"], indirect=True)
 def test_text_embedding_does_not_depend_on_its_pass(model):
     _, directory = model
     together, _ = text_encoder(directory, max_bucket=4).encode(TEXTS)
@@ -119,6 +124,7 @@ def test_text_embedding_does_not_depend_on_its_pass(model):
     np.testing.assert_allclose(together, alone, atol=1e-6)
 
 
+@pytest.mark.parametrize("model", ["openai", "gelu, 14 px patches"], indirect=True)
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_stays_close_to_float32(model, pixels, precision):
     reference, directory = model
