@@ -18,6 +18,10 @@ from tritonclip_server.serving.launcher import free_port
 NGINX = ROOT / "docker" / "nginx"
 VARIABLE = re.compile(r"\$\{([A-Z_]+)\}")
 PATIENCE_S = 60
+ADDRESS_SEPARATOR = " max_fails=1 fail_timeout=5s; server "
+"""Joins two addresses in the template, which then behave like a name with two addresses."""
+UNLIMITED = {"CONNECTIONS_PER_ADDRESS": "1000", "REQUESTS_PER_SECOND": "10000", "REQUESTS_BURST": "10000"}
+"""Values without limits that a test could reach."""
 MAIN = """
 {user}
 daemon off;

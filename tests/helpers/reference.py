@@ -43,6 +43,7 @@ class ReferenceAnswers:
         self._reference = Reference(checkpoint, pillow=True)
         self._scores: dict[str, np.ndarray] = {}
         self._image_embeds: dict[str, np.ndarray] = {}
+        self._pipeline_scores: dict[str, list[float]] = {}
 
     def scores(self, names: Iterable[str]) -> np.ndarray:
         """Return float32 [n, m], computed by the model for all images together."""
@@ -61,21 +62,22 @@ class ReferenceAnswers:
 
     def pipeline_scores(self, names: Iterable[str]) -> np.ndarray:
         """Return float64 [n, m], computed by the pipeline `zero-shot-image-classification`."""
+        for name in (name for name in names if name not in self._pipeline_scores):
+            ranked = self._pipeline(_load(name), candidate_labels=list(LABELS))
+            by_label = {one["label"]: one["score"] for one in ranked}
+            self._pipeline_scores[name] = [by_label[label] for label in LABELS]
+        return np.array([self._pipeline_scores[name] for name in names])
+
+    @cached_property
+    def _pipeline(self) -> Any:
         from transformers import pipeline
 
-        classify = pipeline(
+        return pipeline(
             "zero-shot-image-classification",
             model=self._reference.model,
             tokenizer=self._reference.tokenizer,
             image_processor=self._reference.image_processor,
         )
-        rows = []
-        for name in names:
-            by_label = {
-                one["label"]: one["score"] for one in classify(_load(name), candidate_labels=list(LABELS))
-            }
-            rows.append([by_label[label] for label in LABELS])
-        return np.array(rows)
 
     def _compute(self, names: Iterable[str]) -> None:
         new = [name for name in names if name not in self._scores]

@@ -65,8 +65,9 @@ def make(request, protocol):
     yield _make
     for client in made:
         client.close()
-    # aiohttp and grpc.aio finish closing in a later iteration of the loop.
-    loop.run_until_complete(asyncio.sleep(0.05))
+    if request.param is AsyncClient:
+        # aiohttp and grpc.aio finish closing in a later iteration of the loop.
+        loop.run_until_complete(asyncio.sleep(0.05))
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
 

@@ -1,17 +1,20 @@
 """Bulk runs of the four clients on the real server: order, lazy reading and one error per bad input."""
 
 import io
+from functools import cache
 
 import numpy as np
 import pytest
 
-from tests.helpers.calls import settled_statistics
+from tests.helpers.clients import BOTH_KINDS
+from tests.helpers.network import count_calls
 from tests.helpers.pictures import encode, noise
 from tests.helpers.servers import ROOT
 from tritonclip import (
     DeadlineExceededError,
     InvalidInputError,
     Progress,
+    ServerUnavailableError,
     TritonClipError,
     TruncatedTextWarning,
     find_images,
@@ -20,17 +23,17 @@ from tritonclip import (
 IMAGES = ROOT / "scripts" / "demo" / "images"
 SAMPLE = IMAGES / "red_circle.jpg"
 LABELS = ["a red circle", "a blue square", "the digit 7"]
-TRUNCATED = encode(noise(300, 300), "JPEG")[:3000]
+
+
+@cache
+def truncated():
+    """Return the first bytes of a JPEG."""
+    return encode(noise(300, 300), "JPEG")[:3000]
 
 
 def small_images(count):
     rng = np.random.default_rng(count)
     return [rng.integers(0, 256, (24, 24, 3), dtype=np.uint8) for _ in range(count)]
-
-
-@pytest.fixture(params=["server", "client"])
-def preprocess(request):
-    return request.param
 
 
 @pytest.fixture
@@ -39,6 +42,11 @@ def either(make, url, preprocess):
     return make(url, timeout_s=60, preprocess=preprocess)
 
 
+both_sides = pytest.mark.parametrize("preprocess", ["server", "client"])
+
+
+@BOTH_KINDS
+@both_sides
 def test_bulk_results_equal_single_calls(either):
     images = small_images(50)
     alone = np.stack([either.embed_images(image) for image in images])
@@ -51,6 +59,7 @@ def test_bulk_results_equal_single_calls(either):
     np.testing.assert_allclose(*scores, atol=1e-4)
 
 
+@BOTH_KINDS
 def test_bulk_text_embeddings_equal_one_call(client):
     texts = [f"text number {number}" for number in range(600)]
     np.testing.assert_allclose(
@@ -58,6 +67,7 @@ def test_bulk_text_embeddings_equal_one_call(client):
     )
 
 
+@BOTH_KINDS
 def test_directory_and_glob_pattern_are_accepted_as_inputs(client):
     paths = list(find_images(IMAGES))
     assert len(paths) > 5
@@ -68,9 +78,17 @@ def test_directory_and_glob_pattern_are_accepted_as_inputs(client):
     np.testing.assert_allclose(np.stack(by_pattern), np.stack(jpegs), atol=1e-5)
 
 
+@BOTH_KINDS
+@both_sides
 def test_each_bad_image_gets_its_own_error_and_no_good_image_is_lost(either, tmp_path):
     images = small_images(40)
-    bad = {3: tmp_path / "missing.jpg", 11: TRUNCATED, 12: b"no image", 25: np.zeros((2, 2)), 39: TRUNCATED}
+    bad = {
+        3: tmp_path / "missing.jpg",
+        11: truncated(),
+        12: b"no image",
+        25: np.zeros((2, 2)),
+        39: truncated(),
+    }
     for index, image in bad.items():
         images[index] = image
     reports = []
@@ -89,9 +107,11 @@ def test_each_bad_image_gets_its_own_error_and_no_good_image_is_lost(either, tmp
     assert [progress.done for progress in reports] == [10, 20, 30, 40]
 
 
+@BOTH_KINDS
+@both_sides
 def test_first_bad_image_ends_the_run_after_the_results_before_it(either):
     images = small_images(30)
-    images[17] = TRUNCATED
+    images[17] = truncated()
     results = either.embed_images_many(images, batch_size=5)
     for _ in range(17):
         next(results)
@@ -100,6 +120,7 @@ def test_first_bad_image_ends_the_run_after_the_results_before_it(either):
     assert either.health().ok
 
 
+@BOTH_KINDS
 def test_errors_of_bad_texts_name_their_index(client):
     texts = ["one", "", "three", 4, "five"]
     results = list(client.embed_texts_many(texts, on_error="return"))
@@ -108,6 +129,7 @@ def test_errors_of_bad_texts_name_their_index(client):
     ]  # fmt: skip
 
 
+@BOTH_KINDS
 def test_warning_of_a_truncated_text_names_its_index(client):
     texts = ["short"] * 300 + ["word " * 200]
     with pytest.warns(TruncatedTextWarning, match="text 300 has") as caught:
@@ -115,6 +137,8 @@ def test_warning_of_a_truncated_text_names_its_index(client):
     assert len(caught) == 1
 
 
+@BOTH_KINDS
+@both_sides
 def test_truncated_label_is_reported_once_per_run(either):
     with pytest.warns(TruncatedTextWarning, match="label 1 has") as caught:
         list(either.classify_many(small_images(40), ["short", "word " * 200], batch_size=4))
@@ -129,15 +153,16 @@ def test_truncated_label_is_reported_once_per_run(either):
     ],
     ids=["too many", "too long"],
 )
-def test_rejected_labels_end_the_run_without_a_second_request(client, labels, message):
-    before = settled_statistics(client)["clip_zero_shot"].failures
-    with pytest.raises(InvalidInputError, match=message):
-        list(client.classify_many(small_images(5), labels, on_error="return"))
-    client.classify(SAMPLE, LABELS)
-    after = settled_statistics(client)["clip_zero_shot"].failures
-    assert after - before <= 2  # Triton 2.51 counts each failure twice
+@BOTH_KINDS
+def test_rejected_labels_end_the_run_without_a_second_request(server, protocol, make, labels, message):
+    with count_calls(server, protocol) as calls:
+        client = make(calls.url, timeout_s=60)
+        with pytest.raises(InvalidInputError, match=message):
+            list(client.classify_many(small_images(5), labels, on_error="return"))
+        assert calls.models == ["clip_zero_shot"]
 
 
+@BOTH_KINDS
 def test_inputs_are_read_lazily(client):
     read = []
 
@@ -153,13 +178,17 @@ def test_inputs_are_read_lazily(client):
     assert client.health().ok
 
 
-def test_request_that_misses_its_deadline_ends_the_run(client):
-    images = [encode(noise(1500, 1500), "JPEG")] * 40
-    with pytest.raises(DeadlineExceededError, match="no answer within 0.02 s"):
-        list(client.embed_images_many(images, timeout_s=0.02, patience_s=0.1, on_error="return"))
-    assert client.health().ok
+@pytest.mark.variant("overload")
+@BOTH_KINDS
+def test_request_that_misses_its_deadline_ends_the_run(client, gate):
+    # On a slow machine the server may reject a request just before the client does.
+    message = r"no answer within 0.3 s|deadline (passed|cannot be met): "
+    with gate.closed(), pytest.raises((DeadlineExceededError, ServerUnavailableError), match=message):
+        list(client.embed_images_many([SAMPLE] * 40, timeout_s=0.3, patience_s=0.1, on_error="return"))
+    assert client.embed_images(SAMPLE).shape == (512,)  # by now the server has ended the other requests
 
 
+@BOTH_KINDS
 def test_bulk_run_accepts_file_objects(client):
     files = [io.BytesIO(SAMPLE.read_bytes()) for _ in range(20)]
     rows = np.stack(list(client.embed_images_many(files)))

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 from PIL import Image
-from transformers import pipeline
 
-from tests.helpers.pictures import varied_images
+from tests.helpers.parity import scores_of
+from tests.helpers.pictures import telling_images
+from tests.helpers.reference import LABELS as REFERENCE_LABELS
+from tests.helpers.reference import reference_answers
 from tests.helpers.servers import DEMO_CHECKPOINT, ROOT
 from tritonclip import Client, InvalidInputError, ZeroShotClassifier
 
@@ -24,7 +26,7 @@ def by_label(ranked):
 
 
 def test_one_template_gives_the_scores_of_the_server(client):
-    images = list(varied_images().values())[:12]
+    images = list(telling_images().values())
     local = ZeroShotClassifier(client, LABELS)(images)
     np.testing.assert_allclose(by_label(local), by_label(client.classify(images, LABELS)), atol=1e-5)
 
@@ -51,14 +53,14 @@ def test_many_prompts_are_split_into_several_requests(client):
 
 
 def test_call_with_pipeline_arguments_gives_the_scores_of_the_pipeline(client):
-    reference = pipeline("zero-shot-image-classification", model=str(DEMO_CHECKPOINT), dtype="float32")
+    images, labels = telling_images(), list(REFERENCE_LABELS)
     ours = ZeroShotClassifier(client)
-    expected = reference(Image.open(SAMPLE), candidate_labels=LABELS)
-    found = ours(Image.open(SAMPLE), candidate_labels=LABELS)
-    assert [each["label"] for each in found] == [each["label"] for each in expected]
-    np.testing.assert_allclose([e["score"] for e in found], [e["score"] for e in expected], atol=1e-4)
-    several = ours([str(SAMPLE), str(SAMPLE)], candidate_labels=LABELS)
-    assert len(several) == 2
+    found = ours(list(images.values()), candidate_labels=labels)
+    expected = reference_answers(DEMO_CHECKPOINT).pipeline_scores(images)
+    np.testing.assert_allclose(scores_of(found), expected, atol=1e-4)
+    assert all(one == sorted(one, key=lambda each: -each["score"]) for one in found)
+    assert ours(Image.open(SAMPLE), candidate_labels=LABELS)[0]["label"] == "a red circle"
+    assert len(ours([str(SAMPLE), str(SAMPLE)], candidate_labels=LABELS)) == 2
 
 
 def test_loaded_classifier_equals_the_saved_one(client, tmp_path):

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from tests.helpers.calls import bytes_tensor, infer, parameters, settled_statistics
-from tests.helpers.pictures import varied_images
+from tests.helpers.calls import bytes_tensor, infer, parameters
+from tests.helpers.clients import BOTH_KINDS
+from tests.helpers.network import count_calls
+from tests.helpers.pictures import telling_images, varied_images
 from tests.helpers.servers import ROOT
 from tritonclip import ModelNotReadyError, TruncatedTextWarning
 from tritonclip._calls.client_scoring import decode_vision
@@ -21,13 +23,14 @@ def local(make, url):
 
 def test_pixel_values_of_the_client_equal_those_of_the_server(server):
     settings = ProcessorSettings.from_json(parameters(server, "clip_pixel_embedding")["processor"])
-    for name, encoded in varied_images().items():
-        theirs = infer(server, "grpc", "image_preprocess", image=bytes_tensor([encoded]))["pixel_values"]
-        np.testing.assert_array_equal(preprocess_image(encoded, 0, settings), theirs[0, 0], err_msg=name)
+    files = varied_images()
+    theirs = infer(server, "grpc", "image_preprocess", image=bytes_tensor(list(files.values())))
+    for (name, encoded), pixels in zip(files.items(), theirs["pixel_values"][0], strict=True):
+        np.testing.assert_array_equal(preprocess_image(encoded, 0, settings), pixels, err_msg=name)
 
 
 def test_client_preprocessing_gives_the_answers_of_the_server(local, client):
-    images = list(varied_images().values())
+    images = list(telling_images().values())
     np.testing.assert_allclose(local.embed_images(images), client.embed_images(images), atol=1e-5)
     for ours, theirs in zip(local.classify(images, LABELS), client.classify(images, LABELS), strict=True):
         by_label = {one["label"]: one["score"] for one in theirs}
@@ -38,24 +41,27 @@ def test_client_preprocessing_gives_the_answers_of_the_server(local, client):
     np.testing.assert_allclose(local.similarity(SAMPLE, LABELS), client.similarity(SAMPLE, LABELS), atol=1e-6)
 
 
-def test_client_preprocessing_sends_no_images_and_no_known_labels(local):
-    local.classify(SAMPLE, LABELS)
-    before = settled_statistics(local)
-    local.classify([SAMPLE, SAMPLE], [*LABELS[::-1], "a new label"])
-    local.classify(SAMPLE, LABELS)
-    after = settled_statistics(local)
-    sent = {name: after[name].requests - before[name].requests for name in after}
-    assert sent["vision_encoder"] == 2
-    assert sent["clip_text_embedding"] == 1  # for the new label
-    assert sent["image_preprocess"] == sent["clip_zero_shot"] == sent["similarity"] == 0
+@BOTH_KINDS
+def test_client_preprocessing_sends_no_images_and_no_known_labels(server, protocol, make):
+    with count_calls(server, protocol) as calls:
+        local = make(calls.url, timeout_s=60, preprocess="client")
+        local.classify(SAMPLE, LABELS)
+        calls.models.clear()
+        local.classify([SAMPLE, SAMPLE], [*LABELS[::-1], "a new label"])
+        assert sorted(calls.models) == ["clip_pixel_embedding", "clip_text_embedding"]
+        calls.models.clear()
+        local.classify(SAMPLE, LABELS)
+        assert calls.models == ["clip_pixel_embedding"]
 
 
+@BOTH_KINDS
 def test_truncated_label_is_reported_on_each_call(local):
     for _ in range(2):
         with pytest.warns(TruncatedTextWarning, match="label 1 has"):
             local.classify(SAMPLE, ["short", "word " * 200])
 
 
+@BOTH_KINDS
 def test_many_labels_are_sent_in_several_requests(local, client):
     labels = [f"thing number {number}" for number in range(2500)]
     ours, theirs = local.classify(SAMPLE, labels), client.classify(SAMPLE, labels[:1000])
