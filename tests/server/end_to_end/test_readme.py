@@ -1,4 +1,4 @@
-"""Examples and links of the READMEs: the blocks of the front page run against the real server."""
+"""The examples of the front page run against the real server."""
 
 import contextlib
 import io
@@ -52,20 +52,3 @@ def test_shell_examples_run(server, block):
 def test_readme_has_examples():
     assert len(blocks("python")) == 1
     assert len(blocks("sh")) == 2
-
-
-@pytest.mark.parametrize(
-    "page",
-    [
-        *ROOT.glob("*.md"),
-        *ROOT.glob("*/*.md"),
-        *ROOT.glob("*/*/README.md"),
-        *ROOT.glob("scripts/demo/checkpoint/README.md"),
-        *ROOT.glob("client/src/*/*/README.md"),
-        *ROOT.glob("tests/system/*/README.md"),
-    ],
-    ids=lambda page: str(page.relative_to(ROOT)),
-)
-def test_relative_links_lead_to_existing_files(page):
-    for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
-        assert (page.parent / link).exists(), link
