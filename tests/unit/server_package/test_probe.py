@@ -1,6 +1,7 @@
 """Outcomes of a probe: servers that cannot be reached, and the real texts of rejected requests."""
 
 import ast
+import contextlib
 import itertools
 import socket
 import threading
@@ -12,7 +13,6 @@ from clip_admission import Limits, stamp
 from clip_common.pace import BATCHES_BEFORE, Pace
 from clip_common.times import Times
 from tests.helpers.servers import ROOT
-from tritonclip_server.serving.launcher import free_port
 from tritonclip_server.serving.probe import InferenceServerException as TritonError
 from tritonclip_server.serving.probe import _failed_inference, is_overload, probe
 
@@ -74,34 +74,52 @@ def test_failed_inference_is_a_timeout_or_a_failure(error, outcome):
     assert _failed_inference(error).outcome == outcome
 
 
+@pytest.fixture
+def sockets():
+    """Return a function that binds a TCP socket to a port of this machine, on which nothing listens yet."""
+    with contextlib.ExitStack() as stack:
+
+        def bind():
+            bound = stack.enter_context(socket.socket())
+            bound.bind(("127.0.0.1", 0))
+            return bound, f"127.0.0.1:{bound.getsockname()[1]}"
+
+        yield bind
+
+
 @pytest.mark.parametrize("scheme", ["", "http://"])
-def test_probe_fails_if_nothing_listens(scheme):
-    result = probe(f"{scheme}127.0.0.1:{free_port('127.0.0.1')}", timeout_s=5)
+def test_probe_fails_if_nothing_listens(sockets, scheme):
+    _, address = sockets()
+    result = probe(scheme + address, timeout_s=60)
     assert result.outcome == "failed"
     assert "onnect" in result.reason
 
 
 @pytest.mark.parametrize("scheme", ["", "http://"])
-def test_probe_fails_if_the_server_accepts_connections_only(scheme):
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        result = probe(f"{scheme}127.0.0.1:{listener.getsockname()[1]}", timeout_s=0.3)
+def test_probe_fails_if_the_server_accepts_connections_only(sockets, scheme):
+    listener, address = sockets()
+    listener.listen()
+    result = probe(scheme + address, timeout_s=0.3)
     assert (result.outcome, result.is_busy) == ("failed", False)
     assert result.reason == "no answer within the time limit of the probe"
 
 
 @pytest.mark.parametrize("answer", [b"", b"220 ready\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{}"])
 @pytest.mark.parametrize("scheme", ["", "http://"])
-def test_probe_fails_if_the_answer_is_not_that_of_a_server(scheme, answer):
-    def answer_once(listener):
+def test_probe_fails_if_the_answer_is_not_that_of_a_server(sockets, scheme, answer):
+    listener, address = sockets()
+    listener.listen()
+
+    def answer_once():
         connection, _ = listener.accept()
+        listener.close()  # so that a second attempt fails at once
         with connection:
             connection.recv(65536)
             connection.sendall(answer)
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=answer_once, args=(listener,), daemon=True)
-        thread.start()
-        result = probe(f"{scheme}127.0.0.1:{listener.getsockname()[1]}", timeout_s=1)
-        thread.join(5)
+    thread = threading.Thread(target=answer_once, daemon=True)
+    thread.start()
+    result = probe(scheme + address, timeout_s=60)
+    thread.join(60)
     assert result.outcome == "failed"
     assert result.reason
