@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,20 +21,31 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.helpers.calls import metric
-from tests.helpers.servers import ROOT
+from tests.helpers.pictures import encode, noise
+from tests.helpers.servers import ROOT, Servers
 from tests.helpers.waiting import wait_until
 from tritonclip import Client, DeadlineExceededError, ServerUnavailableError, TritonClipError
 from tritonclip_server.serving import processes
-from tritonclip_server.serving.launcher import EmbeddedTriton
 
-IMAGES = [path.read_bytes() for path in sorted((ROOT / "scripts" / "demo" / "images").glob("*.*g"))[:4]]
 LABELS = ["a red circle", "a blue square", "the digit 7"]
 TOLERANCE = 1e-4
-PATIENCE_S = 120.0
+HOPELESS_S = 300.0
 KNOWN = ("answered", "draining", "overloaded", "unavailable", "lost")
 INSIDE = ("nv_inference_pending_request_count", "tritonclip_requests_executing")
-FAST = ("--probe-interval=0.5", "--probe-timeout=2", "--stall-timeout=6", "--restart-window=1")
+FAST = ("--probe-interval=0.5", "--probe-timeout=10", "--stall-timeout=15", "--restart-window=1")
+"""Options of `serve.py`: it notices faults sooner than by default, and never gives up."""
+
+
+@functools.cache
+def images() -> list[bytes]:
+    """Return four images of the demo."""
+    return [path.read_bytes() for path in sorted((ROOT / "scripts" / "demo" / "images").glob("*.*g"))[:4]]
+
+
+@functools.cache
+def large_images(side: int) -> list[bytes]:
+    """Return two images that take long to decode."""
+    return [encode(noise(side, side, seed), "JPEG", quality=85) for seed in range(2)]
 
 
 class Serving:
@@ -49,7 +62,7 @@ class Serving:
         assert process.stdout is not None
         ready = re.search(r"ready: grpc (\S+), http (\S+), metrics (\S+)", process.stdout.readline())
         if ready is None:
-            _, log = process.communicate(timeout=PATIENCE_S)
+            _, log = process.communicate(timeout=HOPELESS_S)
             raise AssertionError(log)
         self.grpc_url, self.http_url, self.metrics_url = ready.groups()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -68,21 +81,27 @@ class Serving:
         """Return the process id of a model's first instance."""
         return min(pid for pid, name in processes.stubs(self.triton_pid).items() if name == model)
 
-    def supervisor_lines(self, text: str) -> list[str]:
-        """Return the lines of the supervisor that contain a text."""
-        return [line for line in self.log if line.startswith("supervisor: ") and text in line]
+    def metrics(self) -> str:
+        """Return the server's metrics."""
+        with urllib.request.urlopen(f"http://{self.metrics_url}/metrics", timeout=HOPELESS_S) as reply:
+            return str(reply.read().decode())
 
-    def seconds_until_healthy(self, since: float) -> float:
-        """Waits for a true inference that is answered, begun after `since` (of `time.monotonic`)."""
-        while time.monotonic() - since < PATIENCE_S:
-            with (
-                contextlib.suppress(TritonClipError),
-                Client(self.grpc_url, timeout_s=2, attempts=1) as client,
-            ):
-                if client.health(deep=True).ok:
-                    return time.monotonic() - since
-            time.sleep(0.05)
-        raise AssertionError("\n".join(["not healthy again", *self.log[-20:]]))
+    def supervisor_lines(self, text: str, since: int = 0) -> list[str]:
+        """Return the lines of the supervisor that contain a text, after line `since` of the log."""
+        return [line for line in self.log[since:] if line.startswith("supervisor: ") and text in line]
+
+    def wait_for_supervisor(self, text: str, since: int = 0) -> float:
+        """Wait for such a line, and return the seconds it took."""
+        return wait_until(lambda: self.supervisor_lines(text, since), lambda: str(self.log[-20:]), HOPELESS_S)
+
+    def is_healthy(self) -> bool:
+        """Return whether the server answers a true inference."""
+        with (
+            contextlib.suppress(TritonClipError),
+            Client(self.grpc_url, timeout_s=HOPELESS_S, attempts=1) as client,
+        ):
+            return client.health(deep=True).ok
+        return False
 
     def close(self) -> None:
         """End the process in any state."""
@@ -90,16 +109,27 @@ class Serving:
             os.kill(self.triton_pid, signal.SIGCONT)
         if self.process.poll() is None:
             self.process.terminate()
-        self.process.wait(60)
-        self._reader.join(10)
+        self.process.wait(HOPELESS_S)
+        self._reader.join()
         for stream in (self.process.stdout, self.process.stderr):
             assert stream is not None
             stream.close()
 
 
 @contextlib.contextmanager
-def serve(repository: Path, *options: str, before: tuple[str, ...] = ()) -> Iterator[Serving]:
-    """Run `serve.py` on free ports, with the words of `before` in front of the command."""
+def serve(
+    servers: Servers, why: str, repository: Path, *options: str, before: tuple[str, ...] = ()
+) -> Iterator[Serving]:
+    """Run `serve.py` on free ports, with the words of `before` in front of the command.
+
+    Args:
+        servers: Record of the servers of this run.
+        why: The reason why no shared server will do.
+        repository: The model repository.
+        options: Options of `serve.py`.
+        before: Words in front of the command.
+    """
+    servers.command(why)
     ports = [f"--{name}-port=0" for name in ("http", "grpc", "metrics")]
     process = subprocess.Popen(
         [*before, sys.executable, "scripts/serve.py", str(repository), *ports, *options],
@@ -151,14 +181,14 @@ class Callers:
     url: str
     count: int = 4
     pictures: list[bytes] | None = None
-    timeout_s: float = 30.0
+    timeout_s: float = HOPELESS_S
     attempts: int = 1
     seen: list[Seen] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
     def __enter__(self) -> Callers:
         with Client(self.url) as client:
-            pictures = [[one] for one in IMAGES] if self.pictures is None else [self.pictures]
+            pictures = [[one] for one in images()] if self.pictures is None else [self.pictures]
             self._right = [(one, scores(client, one)) for one in pictures]
         self._ended = threading.Event()
         self._threads = [threading.Thread(target=self._call, args=(index,)) for index in range(self.count)]
@@ -173,11 +203,9 @@ class Callers:
             thread.join()
 
     def wait_for(self, answers: int) -> None:
-        """Waits for so many further answers."""
-        goal, deadline = self.count_of("answered") + answers, time.monotonic() + PATIENCE_S
-        while self.count_of("answered") < goal:
-            assert time.monotonic() < deadline, self.outcomes()
-            time.sleep(0.01)
+        """Wait for so many further answers."""
+        goal = self.count_of("answered") + answers
+        wait_until(lambda: self.count_of("answered") >= goal, lambda: str(self.outcomes()), HOPELESS_S)
 
     def count_of(self, outcome: str) -> int:
         return sum(one.outcome == outcome for one in list(self.seen))
@@ -223,10 +251,11 @@ def record_callers(record: Callable[[str, object], None], callers: Callers) -> N
     record("longest call (s)", max(one.ended - one.began for one in callers.seen))
 
 
-def wait_until_empty(server: EmbeddedTriton) -> float:
-    """Waits until nothing is queued or executing; returns how many seconds that took."""
+def wait_until_empty(serving: Serving) -> float:
+    """Wait until nothing is queued or executing, and return the seconds it took."""
+    inside = re.compile(rf"^(?:{'|'.join(INSIDE)})(?:{{.*}})? (\S+)$", re.MULTILINE)
     return wait_until(
-        lambda: not any(metric(server, name) for name in INSIDE), server.metrics, PATIENCE_S, 0.05
+        lambda: not any(map(float, inside.findall(serving.metrics()))), serving.metrics, HOPELESS_S, 0.05
     )
 
 
@@ -241,5 +270,5 @@ def never_reads(http_url: str) -> Iterator[None]:
     head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(head.encode() + body)
-        wait_until(lambda: processes.unsent_bytes({int(port)}), "the server sent everything", PATIENCE_S)
+        wait_until(lambda: processes.unsent_bytes({int(port)}), "the server sent everything", HOPELESS_S)
         yield

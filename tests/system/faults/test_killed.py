@@ -2,82 +2,83 @@
 
 import os
 import signal
-import time
 
 import pytest
 
-from tests.helpers.servers import ROOT
-from tests.system.faults.callers import Callers, record_callers
+from tests.helpers.waiting import wait_until
+from tests.system.faults.callers import HOPELESS_S, Callers, record_callers
 from tritonclip import Client
 
-MODELS = sorted(path.parents[1].name for path in (ROOT / "model_repository").glob("*/1/model.py"))
 QUICK = "vision_encoder"
+OTHERS = ("admission", "image_preprocess", "similarity", "text_encoder")
 
 
-def signal_under_load(serving, pid, number, record_property, **options):
-    """Send a signal to a process under load, and return the callers when they are answered again."""
-    with Callers(serving.grpc_url, **options) as callers:
-        sent_at = time.monotonic()
+@pytest.fixture
+def healthy(supervised):
+    """Check that the server was restarted exactly once in a test, and is healthy before and after it."""
+    assert supervised.is_healthy()
+    known = len(supervised.log)
+    yield supervised
+    supervised.wait_for_supervisor("ready again", known)
+    wait_until(supervised.is_healthy, lambda: str(supervised.log[-20:]), HOPELESS_S)
+    assert len(supervised.supervisor_lines("must be restarted", known)) == 1
+
+
+def signal_under_load(serving, pid, number, record_property):
+    """Signal a process under load. Return the callers, once they are answered again, and the log."""
+    known = len(serving.log)
+    with Callers(serving.grpc_url) as callers:
         os.kill(pid, number)
-        while not serving.supervisor_lines("must be restarted"):
-            assert time.monotonic() - sent_at < 60, serving.log[-20:]
-            time.sleep(0.05)
-        record_property("noticed (s)", time.monotonic() - sent_at)
-        record_property("healthy again (s)", serving.seconds_until_healthy(sent_at))
+        record_property("noticed (s)", serving.wait_for_supervisor("must be restarted", known))
+        record_property("ready after (s)", serving.wait_for_supervisor("ready again", known))
         callers.wait_for(answers=8)
     record_callers(record_property, callers)
-    assert not callers.wrong
-    assert len(serving.supervisor_lines("ready again")) == 1
-    return callers
-
-
-@pytest.mark.parametrize(
-    "model", [pytest.param(name, marks=[] if name == QUICK else pytest.mark.slow) for name in MODELS]
-)
-def test_killed_model_process_leads_to_a_restart(supervised, model, record_property):
-    """Callers receive only errors that they can retry, because the whole server is killed at once."""
-    before = supervised.triton_pid
-    pid = supervised.stub_pid(model)
-    callers = signal_under_load(supervised, pid, signal.SIGKILL, record_property)
     assert callers.count_of("lost") == 0
+    assert not callers.wrong
+    return callers, "\n".join(serving.supervisor_lines("must be restarted", known))
+
+
+@pytest.mark.parametrize("model", [QUICK, *(pytest.param(one, marks=pytest.mark.slow) for one in OTHERS)])
+def test_killed_model_process_leads_to_a_restart(healthy, model, record_property):
+    """Callers receive only errors that they can retry, because the whole server is killed at once."""
+    before, pid = healthy.triton_pid, healthy.stub_pid(model)
+    callers, log = signal_under_load(healthy, pid, signal.SIGKILL, record_property)
     assert callers.others() == []
-    assert supervised.supervisor_lines(f"the process of {model} ({pid}) is gone")
-    assert supervised.triton_pid != before
+    assert f"the process of {model} ({pid}) is gone" in log
+    assert healthy.triton_pid != before
 
 
 @pytest.mark.slow
-def test_bulk_run_survives_a_killed_model_process(supervised):
-    with Client(supervised.grpc_url) as client:
+def test_bulk_run_survives_a_killed_model_process(healthy):
+    known = len(healthy.log)
+    with Client(healthy.grpc_url) as client:
         texts = [f"text {index}" for index in range(600)]
         results = client.embed_texts_many(texts, batch_size=4, on_error="raise")
         got = [next(results)]
-        os.kill(supervised.stub_pid("text_encoder"), signal.SIGKILL)
+        os.kill(healthy.stub_pid("text_encoder"), signal.SIGKILL)
         got += list(results)
     assert len(got) == len(texts)
-    assert supervised.supervisor_lines("the process of text_encoder")
+    assert healthy.supervisor_lines("the process of text_encoder", known)
 
 
 @pytest.mark.slow
-def test_killed_tritonserver_is_restarted(supervised, record_property):
-    callers = signal_under_load(supervised, supervised.triton_pid, signal.SIGKILL, record_property)
-    assert callers.count_of("lost") == 0
+def test_killed_tritonserver_is_restarted(healthy, record_property):
+    callers, log = signal_under_load(healthy, healthy.triton_pid, signal.SIGKILL, record_property)
     assert callers.others() == []
-    assert supervised.supervisor_lines("tritonserver exited with code -9")
+    assert "tritonserver exited with code -9" in log
 
 
 @pytest.mark.slow
-def test_stopped_tritonserver_is_restarted(supervised, record_property):
+def test_stopped_tritonserver_is_restarted(healthy, record_property):
     """The server answers nothing and ignores SIGTERM. Callers get an error when it is killed."""
-    callers = signal_under_load(supervised, supervised.triton_pid, signal.SIGSTOP, record_property)
-    assert callers.count_of("lost") == 0
+    callers, log = signal_under_load(healthy, healthy.triton_pid, signal.SIGSTOP, record_property)
     assert callers.others() == []
-    assert supervised.supervisor_lines("consecutive probes failed")
+    assert "consecutive probes failed" in log
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["text_encoder", "vision_encoder"])
-def test_stopped_model_process_leads_to_a_restart(supervised, model, record_property):
+def test_stopped_model_process_leads_to_a_restart(healthy, model, record_property):
     """Triton notices that a process does not answer, and fails each request after 1 to 2 s."""
-    callers = signal_under_load(supervised, supervised.stub_pid(model), signal.SIGSTOP, record_property)
-    assert callers.count_of("lost") == 0
+    callers, _ = signal_under_load(healthy, healthy.stub_pid(model), signal.SIGSTOP, record_property)
     assert all("is not healthy" in other for other in callers.others())

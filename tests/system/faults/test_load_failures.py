@@ -1,15 +1,14 @@
-"""A repository with a broken part: `serve.py` reports the part and the reason, and leaves nothing behind."""
+"""A repository with broken parts: `serve.py` reports the parts and the reasons, and leaves nothing behind."""
 
-import functools
 import os
 import re
-import shutil
 import subprocess
 import sys
 
 import pytest
 
 from tests.helpers.servers import ROOT
+from tests.system.faults.callers import HOPELESS_S
 from tritonclip_server.serving.launcher import remove_stale_regions
 
 
@@ -27,54 +26,43 @@ def processes_of(models):
     return [line for line in listed.stdout.splitlines() if f"={models}" in line or f"{models}/" in line]
 
 
-slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+CUT_WEIGHTS = ("vision_encoder/1/*.safetensors", truncate, "incomplete metadata|MetadataIncomplete")
+NO_TOKENIZER = ("text_encoder/1/tokenizer.json", os.unlink, "tokenizer.json|No such file")
+EMPTY_SETTINGS_OF_IMAGES = ("image_preprocess/1/processor.json", empty, "KeyError")
+NO_LOGIT_SCALE = ("similarity/1/similarity.json", empty, "logit_scale")
 
 
 @pytest.mark.parametrize(
-    ("file", "damage", "reason"),
+    "broken",
     [
-        pytest.param(
-            "vision_encoder/1/*.safetensors",
-            truncate,
-            "incomplete metadata|MetadataIncomplete",
-            id="cut weights",
-        ),
-        pytest.param(
-            "text_encoder/1/tokenizer.json", os.unlink, "tokenizer.json|No such file", id="no tokenizer"
-        ),
-        slow("text_encoder/1/*.safetensors", os.unlink, "No such file", id="no weights"),
-        slow("image_preprocess/1/processor.json", empty, ".", id="empty settings of images"),
-        slow("similarity/1/similarity.json", empty, "logit_scale", id="no logit scale"),
+        [CUT_WEIGHTS, NO_TOKENIZER],
+        pytest.param([EMPTY_SETTINGS_OF_IMAGES, NO_LOGIT_SCALE], marks=pytest.mark.slow),
     ],
+    ids=["encoders", "other models"],
 )
-def test_model_that_does_not_load_is_reported(fault_repository, tmp_path, file, damage, reason):
-    models = shutil.copytree(fault_repository, tmp_path / "models")
-    (found,) = models.glob(file)
-    damage(found)
+def test_models_that_do_not_load_are_reported(servers, own_repository, tmp_path, broken):
+    for file, damage, _ in broken:
+        (found,) = own_repository.glob(file)
+        damage(found)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     remove_stale_regions()
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "scripts/serve.py",
-            str(models),
-            *(f"--{p}-port=0" for p in ("http", "grpc", "metrics")),
-        ],
+    servers.command("load failures: its models are broken")
+    ports = [f"--{name}-port=0" for name in ("http", "grpc", "metrics")]
+    done = subprocess.run(
+        [sys.executable, "scripts/serve.py", str(own_repository), *ports],
         cwd=ROOT,
         env={**os.environ, "TMPDIR": str(scratch)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
-        start_new_session=True,
+        timeout=HOPELESS_S,
+        check=False,
     )
-    output, log = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert "ready" not in output
-    error = log[log.index("error: Triton exited while it was loading the models:\n") :]
-    model = file.partition("/")[0]
-    assert f"'{model}'" in error
-    assert re.search(reason, error), error
+    assert done.returncode == 1
+    assert "ready" not in done.stdout
+    error = done.stderr[done.stderr.index("error: Triton exited while it was loading the models:\n") :]
+    for file, _, reason in broken:
+        assert re.search(rf"failed to load '{file.partition('/')[0]}' .*(?:{reason})", error), error
     assert list(scratch.glob("tritonclip-*")) == []
     assert remove_stale_regions() == []
-    assert not processes_of(models)
+    assert not processes_of(own_repository)
