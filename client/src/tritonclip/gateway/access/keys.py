@@ -12,6 +12,7 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tritonclip.errors import InvalidInputError
@@ -68,17 +69,20 @@ class KeyRing:
         fixed: Keys from the environment.
         file: Keys file. It is read immediately and reloaded when it changes; changes are checked for at most
             once per second.
+        clock_s: Returns the time in seconds.
 
     Raises:
         InvalidInputError: If either source is malformed at start. If the file becomes malformed later, all
             of its keys are disabled, because the edit may have been meant to revoke one.
     """
 
-    def __init__(self, fixed: dict[str, str], file: Path | None) -> None:
-        self._fixed, self._file = fixed, file
+    def __init__(
+        self, fixed: dict[str, str], file: Path | None, clock_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._fixed, self._file, self._clock_s = fixed, file, clock_s
         self._keys = fixed | (parse_keys(file.read_text("utf-8"), str(file)) if file else {})
         self._stamp = self._current_stamp()
-        self._checked_s = time.monotonic()
+        self._checked_s = clock_s()
 
     def name_of(self, key: str) -> str | None:
         """Return the name of a key, or None if it is not valid.
@@ -93,7 +97,7 @@ class KeyRing:
         return found
 
     def _reload_if_changed(self) -> None:
-        now_s = time.monotonic()
+        now_s = self._clock_s()
         if self._file is None or now_s - self._checked_s < CHECK_EVERY_S:
             return
         self._checked_s = now_s
