@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import json
 import mimetypes
+import os
 import re
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,9 @@ from urllib.parse import urlsplit
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Playwright, Request, Route, expect
 
 from tests.helpers.servers import ROOT
+from tests.helpers.waiting import wait_until
 
+HOPELESS_MS = 120_000
 IMAGES = ROOT / "scripts" / "demo" / "images"
 DEMO = json.loads((IMAGES / "labels.json").read_text(encoding="utf-8"))
 ARGUMENTS = [
@@ -52,7 +57,24 @@ SEND_FILES = """
 
 def launch(playwright: Playwright, executable: str) -> Browser:
     """Start the browser with a fake camera."""
-    return playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
+    expect.set_options(timeout=HOPELESS_MS)
+    return playwright.chromium.launch(executable_path=executable, args=ARGUMENTS, timeout=HOPELESS_MS)
+
+
+def run_program(*arguments: str, **environ: str) -> str:
+    """Run a program that the page shows, in the folder of the images, and return its output."""
+    command, environ = list(arguments), os.environ | environ
+    done = subprocess.run(
+        command, cwd=IMAGES, env=environ, capture_output=True, encoding="utf-8", check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def best_of(printed: str) -> tuple[str, list[dict[str, Any]]]:
+    """Return the name and the predictions of the only result in a printed response."""
+    (result,) = json.loads(printed)["results"]
+    return result["name"], result["predictions"]
 
 
 class ClipPage:
@@ -68,7 +90,7 @@ class ClipPage:
         self.page, self.url = page, url
         self.expected_statuses: set[int] = set()
         self.problems: list[str] = []
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(HOPELESS_MS)
         page.add_init_script(WATCH_POLICY)
         page.on(
             "filechooser", lambda chooser: None
@@ -95,6 +117,17 @@ class ClipPage:
         expect(self.page.locator("#template")).not_to_have_value("")
         expect(self.page.locator("#status")).not_to_have_text("Connecting to the server")
         return self
+
+    def open_with_stopped_clock(self) -> ClipPage:
+        """Load the page, and stop its clock, which only `page.clock.run_for` moves from then on."""
+        self.page.clock.install()
+        self.open()
+        self.page.clock.pause_at(datetime.datetime.now() + datetime.timedelta(days=1))
+        return self
+
+    def wait_until(self, condition: Callable[[], object], failure: str) -> None:
+        """Wait until a condition holds, and handle events of the browser meanwhile."""
+        wait_until(lambda: self.page.evaluate("true") and condition(), failure)
 
     def add_images(self, *paths: Path) -> None:
         """Choose files in the file picker."""
@@ -207,3 +240,30 @@ class ClipPage:
                 for node in rule["nodes"]
             ]
         return found
+
+
+class SearchPage(ClipPage):
+    """The search page."""
+
+    def open(self) -> SearchPage:
+        """Load the page and wait until it has read the server's settings."""
+        self.page.goto(f"{self.url}/search")
+        expect(self.page.locator("#status")).not_to_have_text("Connecting to the server")
+        expect(self.page.locator("#version")).not_to_be_empty()
+        return self
+
+    def search(self, text: str) -> None:
+        """Search for a text, and wait for the results."""
+        self.page.get_by_label("Describe the images").fill(text)
+        self.page.keyboard.press("Enter")
+        expect(self.page.locator("#heading")).to_have_text(f"Results for {text}")
+
+    def names(self) -> list[str]:
+        """Return the names of the results."""
+        return self.page.locator("#results p:not(.figure)").all_text_contents()
+
+    def wait_for_thumbnails(self, count: int) -> None:
+        """Wait until the page shows the thumbnails of its results."""
+        expect(self.page.locator("#results img")).to_have_count(count)
+        for picture in self.page.locator("#results img").all():
+            expect(picture).to_have_js_property("naturalWidth", 96)

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 BOUNDARY = "part-of-the-tests"
-WAIT_S = 20
+WAIT_S = 120
 
 
 @dataclass

@@ -1,18 +1,16 @@
 """API keys: authorisation, and adding and revoking keys while the gateway runs."""
 
 import hashlib
-import subprocess
-import sys
-import time
 
 import pytest
 
+from tests.helpers.gateway import run_gateway
+from tests.helpers.waiting import wait_until
 from tests.server.gateway.raw_http import connected, head, read_reply
 from tritonclip import InvalidInputError
 from tritonclip._cli.main import main
 from tritonclip.gateway import GatewaySettings
 from tritonclip.gateway.access.keys import CHECK_EVERY_S, KeyRing, digest, make_key, parse_keys
-from tritonclip_server.benchmarks.gateway_process import running
 
 
 def line(name, key):
@@ -45,6 +43,7 @@ def test_request_without_valid_key_is_rejected(gateway_with_keys, headers, messa
         "/v1/classify",
         "/v1/similarity",
         "/v1/embeddings",
+        "/v1/search",
         "/api/predict/nlp/p/e",
         "/api/predict/file/p/e",
     ):
@@ -52,6 +51,12 @@ def test_request_without_valid_key_is_rejected(gateway_with_keys, headers, messa
         assert reply.status == 401, path
         assert message in reply.json()["error"]["message"]
         assert reply.headers["www-authenticate"] == "Bearer"
+
+
+def test_thumbnail_requires_a_key(gateway_with_keys):
+    path = f"/v1/search/{'0' * 32}/thumbnail"
+    assert gateway_with_keys.request("GET", path, headers={}).status == 401
+    assert gateway_with_keys.request("GET", path).status == 404
 
 
 def test_health_pages_and_limits_need_no_key(gateway_with_keys):
@@ -78,10 +83,10 @@ def test_wrong_key_is_rejected_before_the_body_is_sent(gateway_with_keys):
 
 
 def test_log_holds_the_name_of_a_key_but_not_the_key(gateway_with_keys):
-    headers = {"key": gateway_with_keys.key, "X-Request-ID": "named"}
-    ask(gateway_with_keys, headers)
-    ask(gateway_with_keys, {"key": "a-wrong-key"})
+    ask(gateway_with_keys, {"key": gateway_with_keys.key, "X-Request-ID": "named"})
+    ask(gateway_with_keys, {"key": "a-wrong-key", "X-Request-ID": "unnamed"})
     assert gateway_with_keys.logged(request_id="named")["key"] == "tests"
+    assert "key" not in gateway_with_keys.logged(request_id="unnamed")
     log = "\n".join(gateway_with_keys.lines)
     assert (
         gateway_with_keys.key not in log
@@ -99,31 +104,43 @@ def test_keys_are_added_and_revoked_at_runtime(server, tmp_path):
     file = tmp_path / "keys"
     first, second = make_key(), make_key()
     file.write_text(f"# who\n{line('first', first)}\n")
-    with running(server.grpc_url, "--keys-file", file) as gateway:
+    with run_gateway(server.grpc_url, "--keys-file", file) as gateway:
 
         def statuses():
-            time.sleep(1.5 * CHECK_EVERY_S)
             return [ask(gateway, {"key": key}).status for key in (first, second)]
 
         assert statuses() == [200, 401]
         file.write_text(f"{line('first', first)}\n{line('second', second)}  # new\n")
-        assert statuses() == [200, 200]
+        wait_until(lambda: statuses() == [200, 200], "the new key is not accepted")
         file.write_text(f"{line('second', second)}\n")
-        assert statuses() == [401, 200]
+        wait_until(lambda: statuses() == [401, 200], "the revoked key is accepted")
         file.write_text("no line of keys\n")
-        assert statuses() == [401, 401]
+        wait_until(lambda: statuses() == [401, 401], "keys of a malformed file are accepted")
         assert "line 1: expected NAME:SHA256" in gateway.logged(level="ERROR")["cause"]
-        file.write_text(f"{line('second', second)}\n")
-        assert statuses() == [401, 200]
-        file.unlink()
-        assert statuses() == [401, 401]
 
 
-def test_keys_of_environment_and_file_are_both_valid(tmp_path):
-    file = tmp_path / "keys"
+def test_changed_keys_file_is_read_again_after_a_second(tmp_path):
+    file, time_s = tmp_path / "keys", 100.0
     file.write_text(line("file", "a"))
-    ring = KeyRing(parse_keys(line("environment", "b"), "environment"), file)
-    assert [ring.name_of(key) for key in "abc"] == ["file", "environment", None]
+    ring = KeyRing(parse_keys(line("environment", "b"), "environment"), file, clock_s=lambda: time_s)
+
+    def names():
+        nonlocal time_s
+        time_s += CHECK_EVERY_S
+        return [ring.name_of(key) for key in "abc"]
+
+    assert names() == ["file", "environment", None]
+    file.write_text(f"{line('file', 'a')}\n{line('new', 'c')}\n")
+    assert ring.name_of("c") is None
+    assert names() == ["file", "environment", "new"]
+    file.write_text(line("new", "c"))
+    assert names() == [None, "environment", "new"]
+    file.write_text("no line of keys")
+    assert names() == [None, "environment", None]
+    file.write_text(line("new", "c"))
+    assert names() == [None, "environment", "new"]
+    file.unlink()
+    assert names() == [None, "environment", None]
 
 
 @pytest.mark.parametrize(
@@ -170,9 +187,8 @@ def test_gateway_key_prints_a_key_and_stores_its_digest(tmp_path, capsys):
         (["--url", "ftp://host"], "ftp"),
     ],
 )
-def test_invalid_options_exit_with_2(options, message):
-    command = [sys.executable, "-m", "tritonclip", "gateway", *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_invalid_options_exit_with_2(options, message, capsys):
+    assert main(["gateway", *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

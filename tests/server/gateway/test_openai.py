@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from tests.helpers.servers import ROOT
-from tritonclip import Client, TruncatedTextWarning
+from tritonclip import TruncatedTextWarning
 
 IMAGES = ROOT / "scripts" / "demo" / "images"
 TEXTS = ["a red circle", "the digit 7", "größer"]
@@ -16,12 +16,6 @@ TEXTS = ["a red circle", "the digit 7", "größer"]
 
 def data_uri(path):
     return f"data:image/jpeg;base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
-@pytest.fixture(scope="module")
-def direct(server):
-    with Client(server.grpc_url) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

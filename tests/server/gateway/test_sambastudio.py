@@ -7,15 +7,8 @@ import numpy as np
 import pytest
 
 from tests.helpers.servers import ROOT
-from tritonclip import Client
 
 IMAGES = ROOT / "scripts" / "demo" / "images"
-
-
-@pytest.fixture(scope="module")
-def direct(server):
-    with Client(server.grpc_url) as client:
-        yield client
 
 
 def curl(*arguments):

@@ -1,17 +1,9 @@
-"""The OpenAPI document: stored unchanged, with working examples, and observed by the gateway."""
+"""The OpenAPI document: stored unchanged, and with working examples."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from scripts.write_openapi import TARGET, document
-
-from tests.helpers.gateway import KEY, KEY_LINE
-from tritonclip_server.benchmarks.gateway_process import running
-
-HERE = Path(__file__).parent
 
 
 def test_document_equals_the_stored_one():
@@ -23,18 +15,14 @@ def test_document_is_served(open_gateway):
     assert open_gateway.request("GET", "/openapi.json").json() == json.loads(document())
 
 
-def operations():
+def test_every_operation_is_documented():
     for path, methods in json.loads(document())["paths"].items():
         for method, operation in methods.items():
-            yield pytest.param(operation, id=f"{method} {path}")
-
-
-@pytest.mark.parametrize("operation", list(operations()))
-def test_every_operation_is_documented(operation):
-    assert operation["summary"] and operation["description"] and operation["tags"]
-    if "requestBody" in operation:
-        assert {"400", "401", "408", "413", "415", "429", "503", "504"} <= operation["responses"].keys()
-        assert operation["security"]
+            assert operation["summary"] and operation["description"] and operation["tags"], (method, path)
+            if "requestBody" in operation:
+                statuses = {"400", "401", "408", "413", "415", "429", "503", "504"}
+                assert statuses <= operation["responses"].keys(), (method, path)
+                assert operation["security"], (method, path)
 
 
 def fields(schema, where=""):
@@ -64,30 +52,3 @@ def test_examples_succeed(open_gateway, path, name):
     example = {key: entry["examples"][0] for key, entry in schema["properties"].items()}
     reply = open_gateway.request("POST", path, json=example)
     assert reply.status == 200, reply.data
-
-
-def run_schemathesis(gateway, examples):
-    command = [
-        Path(sys.executable).parent / "schemathesis",
-        "--config-file",
-        HERE / "schemathesis.toml",
-        "run",
-    ]
-    options = ["--header", f"Authorization: Bearer {gateway.key}", "--max-examples", examples, "--no-color"]
-    report = subprocess.run(
-        [*map(str, [*command, f"{gateway.url}/openapi.json", *options, "--generation-deterministic"])],
-        capture_output=True, text=True, check=False, cwd=HERE,
-    )  # fmt: skip
-    assert report.returncode == 0, report.stdout[-6000:] + report.stderr[-2000:]
-    return report.stdout
-
-
-def test_schemathesis_finds_no_violation(gateway_with_keys):
-    assert "Tested: 13" in run_schemathesis(gateway_with_keys, 15)
-
-
-@pytest.mark.slow
-def test_schemathesis_finds_no_violation_in_many_examples(server):
-    with running(server.grpc_url, environ={"TRITONCLIP_GATEWAY_KEYS": KEY_LINE}, key=KEY) as gateway:
-        run_schemathesis(gateway, 400)
-        assert not [line for line in gateway.lines if '"ERROR"' in line]

@@ -1,17 +1,19 @@
 """The gateway under a path prefix, with TLS, and without its optional packages."""
 
 import re
+import sys
+from unittest.mock import patch
 
 import pytest
 import trustme
 import urllib3
 
-from tests.helpers.servers import run_python
-from tritonclip_server.benchmarks.gateway_process import running
+from tests.helpers.command import run_command
+from tests.helpers.gateway import run_gateway
 
 
 def test_links_work_under_a_path_prefix(server):
-    with running(server.grpc_url, "--root-path", "/clip") as gateway:
+    with run_gateway(server.grpc_url, "--root-path", "/clip") as gateway:
         page = gateway.request("GET", "/").data.decode()
         shown = re.sub(
             r"<a [^>]*hidden[^>]*>", "", page
@@ -36,7 +38,7 @@ def test_tls_certificate_is_served(server, tmp_path):
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     options = ("--tls-cert", tmp_path / "cert.pem", "--tls-key", tmp_path / "key.pem")
     with (
-        running(server.grpc_url, *options) as gateway,
+        run_gateway(server.grpc_url, *options) as gateway,
         urllib3.PoolManager(ca_certs=str(tmp_path / "ca.pem"), retries=False) as pool,
     ):
         assert gateway.url.startswith("https://")
@@ -45,11 +47,24 @@ def test_tls_certificate_is_served(server, tmp_path):
             strangers.request("GET", f"{gateway.url}/healthz")
 
 
-@pytest.mark.parametrize("package", ["fastapi", "limits", "prometheus_client"])
-def test_missing_package_is_named_with_its_pip_command(package):
-    code = f"import sys; sys.modules[{package!r}] = None; from tritonclip._cli.main import main"
-    code += "; sys.exit(main(['gateway']))"
-    done = run_python(code)
+@pytest.mark.parametrize(
+    ("package", "options", "message"),
+    [
+        ("fastapi", [], 'the gateway needs fastapi; install it with: pip install "tritonclip[gateway]"'),
+        ("limits", [], "the gateway needs limits; install"),
+        ("prometheus_client", [], "the gateway needs prometheus_client; install"),
+        (
+            "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+            ["--trace"],
+            'install it with: pip install "tritonclip[tracing]"',
+        ),
+    ],
+)
+def test_missing_package_is_named_with_its_pip_command(package, options, message):
+    with patch.dict(sys.modules, {package: None}):
+        for name in [name for name in sys.modules if name.startswith("tritonclip.gateway") and not options]:
+            del sys.modules[name]  # so that the command imports the gateway again, without the package
+        done = run_command("gateway", *options)
     assert done.returncode == 1
-    assert f'the gateway needs {package}; install it with: pip install "tritonclip[gateway]"' in done.stderr
+    assert message in done.stderr
     assert done.stderr.count("\n") == 1

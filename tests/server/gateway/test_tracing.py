@@ -6,28 +6,17 @@ from datetime import datetime, timezone
 
 import pytest
 
-from tests.helpers.gateway import KEY, KEY_LINE
-from tests.helpers.otlp_receiver import is_answered, new_trace, only, receiving
-from tests.helpers.servers import run_python
-from tests.helpers.traced_server import FAULT, SERVICE, traced_server
-from tritonclip_server.benchmarks.gateway_process import running
+from tests.helpers.gateway import KEY, KEY_LINE, run_gateway
+from tests.helpers.otlp_receiver import is_answered, new_trace, only
+from tests.helpers.servers import ROOT
+from tests.helpers.variants import FAULT, TRACED_SERVICE
 from tritonclip_server.serving.logs import LogParser
 
 STEPS = {"admission", "text_encoder", "image_preprocess", "vision_encoder", "similarity"}
+GATEWAY_SERVICE = "tritonclip-gateway"
 LABEL = "the digit 7, which must stay private"
-IMAGE = "scripts/demo/images/digit_7.jpg"
-
-
-@pytest.fixture(scope="module")
-def receiver():
-    with receiving() as running_receiver:
-        yield running_receiver
-
-
-@pytest.fixture(scope="module")
-def traced(demo_repository, tmp_path_factory, receiver):
-    with traced_server(demo_repository, tmp_path_factory.mktemp("traced"), receiver) as server:
-        yield server
+IMAGE = ROOT / "scripts" / "demo" / "images" / "digit_7.jpg"
+pytestmark = pytest.mark.variant("traced")
 
 
 @pytest.fixture(scope="module")
@@ -40,20 +29,16 @@ def environ(receiver):
 
 
 @pytest.fixture(scope="module")
-def gateway(traced, environ):
-    with running(traced.grpc_url, environ=environ, key=KEY) as process:
+def gateway(server, environ):
+    with run_gateway(server.grpc_url, environ=environ, key=KEY) as process:
         yield process
 
 
 def classify(gateway, traceparent=None, request_id="r-1", path="/v1/classify"):
     headers = {"Authorization": f"Bearer {KEY}", "X-Request-ID": request_id}
     headers |= {"traceparent": traceparent} if traceparent else {}
-    with open(IMAGE, "rb") as image:
-        fields = [
-            ("images", ("secret-name.jpg", image.read())),
-            ("labels", LABEL),
-            ("labels", "a red circle"),
-        ]
+    image = ("images", ("secret-name.jpg", IMAGE.read_bytes()))
+    fields = [image, ("labels", LABEL), ("labels", "a red circle")]
     return gateway.request("POST", path, fields=fields, headers=headers)
 
 
@@ -66,7 +51,7 @@ def is_complete(spans):
     return is_answered(spans) and any(span.name.startswith("POST ") for span in spans)
 
 
-def test_trace_leads_from_the_caller_to_each_model(receiver, gateway, traced):
+def test_trace_leads_from_the_caller_to_each_model(receiver, gateway, server):
     spans, caller = receiver.send_traced(lambda parent: answered(gateway, parent, "r-one-trace"), is_complete)
     entry, call = only(spans, "POST /v1/classify"), only(spans, "infer clip_zero_shot")
     inside, ensemble = only(spans, "InferRequest"), only(spans, "clip_zero_shot")
@@ -76,8 +61,8 @@ def test_trace_leads_from_the_caller_to_each_model(receiver, gateway, traced):
         call.id,
         inside.id,
     ]
-    assert {entry.service, call.service} == {"tritonclip-gateway"}
-    assert {inside.service, ensemble.service} == {SERVICE}
+    assert {entry.service, call.service} == {GATEWAY_SERVICE}
+    assert {inside.service, ensemble.service} == {TRACED_SERVICE}
     steps = [only(spans, step) for step in STEPS]
     assert {step.parent for step in steps} == {ensemble.id}
     computing = [span.parent for span in spans if span.name == "compute"]
@@ -88,7 +73,7 @@ def test_trace_leads_from_the_caller_to_each_model(receiver, gateway, traced):
     assert call.attributes == {
         "triton.model_name": "clip_zero_shot",
         "triton.request_id": "r-one-trace",
-        "tritonclip.endpoint": f"grpc://{traced.grpc_url}",
+        "tritonclip.endpoint": f"grpc://{server.grpc_url}",
     }
     assert ensemble.attributes["triton.request_id"] == "r-one-trace"
     line = gateway.logged(request_id="r-one-trace", trace_id=entry.trace)
@@ -116,13 +101,6 @@ def test_unsampled_request_leaves_no_span(receiver, gateway):
     assert gateway.logged(request_id="r-out")["trace_id"] == out
 
 
-def test_sampler_from_the_environment_is_used(receiver, gateway, traced, environ):
-    with running(traced.grpc_url, environ=environ | {"OTEL_TRACES_SAMPLER": "always_off"}, key=KEY) as off:
-        answered(off, None, "r-off")
-    receiver.send_traced(functools.partial(answered, gateway), is_complete)
-    assert not [span for span in receiver.spans if span.attributes.get("triton.request_id") == "r-off"]
-
-
 def test_health_and_metrics_leave_no_span(receiver, gateway):
     quiet, out, _ = new_trace()
     for path in ("/healthz", "/readyz", "/metrics"):
@@ -131,14 +109,15 @@ def test_health_and_metrics_leave_no_span(receiver, gateway):
     assert not receiver.spans_of(out)
 
 
-def test_failed_request_has_error_spans_and_is_in_every_log(receiver, gateway, traced):
-    request_id = f"{FAULT}-1"
+def test_failed_request_has_error_spans_and_is_in_every_log(receiver, gateway, server):
+    request_id = f"{FAULT}-of-the-gateway"
     spans, _ = receiver.send_traced(lambda parent: classify(gateway, parent, request_id), is_complete)
     entry, call = only(spans, "POST /v1/classify"), only(spans, "infer clip_zero_shot")
     assert entry.is_error and entry.attributes["http.response.status_code"] == 500
     assert call.is_error and call.attributes["error.type"] == "InferenceError"
     assert gateway.logged(request_id=request_id, trace_id=entry.trace)["status"] == 500
-    line = next(line for line in traced.log if "KeyError: 'planted'" in line)
+    lines = (line for line in server.log if "KeyError: 'planted'" in line and request_id in line)
+    line = next(lines)
     found = LogParser(lambda: datetime.now(timezone.utc)).feed(line)
     logged = json.loads(found[0].json())
     assert (logged["level"], logged["request_id"]) == ("ERROR", request_id)
@@ -163,61 +142,46 @@ def test_spans_hold_no_content_and_no_keys(receiver, gateway):
         lambda parent: answered(gateway, parent, path=f"/v1/classify?key={KEY}"), is_complete
     )
     assert only(spans, "POST /v1/classify").attributes["url.query"] == "REDACTED"
-    with open(IMAGE, "rb") as image:
-        start = image.read(64)
+    start = IMAGE.read_bytes()[:64]
     for body in receiver.bodies:
         for secret in (KEY.encode(), LABEL.encode(), b"must stay private", b"secret-name", start):
             assert secret not in body
 
 
-def test_last_spans_are_exported_before_shutdown(demo_repository, tmp_path, environ):
-    traces = [new_trace() for _ in range(5)]  # several, because Triton may miss a traceparent
-    with receiving() as receiver:
-        late = {"OTEL_BSP_SCHEDULE_DELAY": "60000", "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint}
-        with traced_server(demo_repository, tmp_path, receiver) as server:
-            with running(server.grpc_url, environ=environ | late, key=KEY) as gateway:
-                for traceparent, _, _ in traces:
-                    answered(gateway, traceparent)
-        names = [{span.name for span in receiver.spans_of(trace)} for _, trace, _ in traces]
-    assert all({"POST /v1/classify", "infer clip_zero_shot"} <= found for found in names)
-    assert any({"InferRequest", *STEPS} <= found for found in names)
+def test_last_spans_are_exported_before_shutdown(receiver, server, environ):
+    traceparent, trace, _ = new_trace()
+    late = environ | {"OTEL_BSP_SCHEDULE_DELAY": "3600000"}
+    with run_gateway(server.grpc_url, environ=late, key=KEY) as gateway:
+        answered(gateway, traceparent)
+        assert not [span for span in receiver.spans_of(trace) if span.service == GATEWAY_SERVICE]
+    names = {span.name for span in receiver.spans_of(trace) if span.service == GATEWAY_SERVICE}
+    assert names == {"POST /v1/classify", "infer clip_zero_shot"}
 
 
-def test_requests_succeed_if_the_collector_is_down(demo_repository, tmp_path, environ):
-    with receiving() as receiver:
-        pass  # closes its port
-    nowhere = environ | {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint}
-    with traced_server(demo_repository, tmp_path, receiver) as server:
-        with running(server.grpc_url, environ=nowhere, key=KEY) as gateway:
-            for _ in range(20):
-                answered(gateway, new_trace()[0])
-    for line in gateway.lines:
-        json.loads(line)
-
-
-def test_tracing_is_off_by_default(receiver, traced):
-    before = len(receiver.bodies)
-    with running(traced.grpc_url, environ={"TRITONCLIP_GATEWAY_KEYS": KEY_LINE}, key=KEY) as plain:
-        answered(plain, new_trace()[0], "r-plain")
-        assert "trace_id" not in plain.logged(request_id="r-plain")
-    with running(traced.grpc_url, "--no-trace", environ={"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint}):
-        pass
-    assert len(receiver.bodies) == before
-
-
-def test_missing_extra_is_named():
-    code = "import sys; sys.modules['opentelemetry.sdk'] = None; from tritonclip._cli.main import main"
-    code += "; sys.exit(main(['gateway', '--trace']))"
-    done = run_python(code)
-    assert done.returncode == 1
-    assert 'install it with: pip install "tritonclip[tracing]"' in done.stderr
-    assert done.stderr.count("\n") == 1
-
-
-def test_text_log_holds_trace_ids(traced, environ, receiver):
-    with running(traced.grpc_url, "--log-format", "text", environ=environ, key=KEY) as gateway:
-        traceparent, trace, _ = new_trace()
-        answered(gateway, traceparent, "r-text")
-    (line,) = [line for line in gateway.lines if "r-text" in line]
+def test_sampler_from_the_environment_is_used_and_text_log_holds_trace_ids(
+    receiver, gateway, server, environ
+):
+    traceparent, trace, _ = new_trace()
+    environ = environ | {"OTEL_TRACES_SAMPLER": "always_off"}
+    with run_gateway(server.grpc_url, "--log-format", "text", environ=environ, key=KEY) as silent:
+        answered(silent, traceparent, "r-text")
+    receiver.send_traced(functools.partial(answered, gateway), is_complete)  # sent later
+    assert not receiver.spans_of(trace)
+    (line,) = [line for line in silent.lines if "r-text" in line]
     assert 'INFO request request_id="r-text" method="POST" path="/v1/classify" status=200' in line
     assert f'trace_id="{trace}"' in line
+
+
+def test_tracing_is_off_by_default(receiver, server):
+    traceparent, trace, _ = new_trace()
+    with run_gateway(server.grpc_url, environ={"TRITONCLIP_GATEWAY_KEYS": KEY_LINE}, key=KEY) as plain:
+        answered(plain, traceparent, "r-plain")
+        assert "trace_id" not in plain.logged(request_id="r-plain")
+    assert not receiver.spans_of(trace)
+
+
+def test_no_trace_switches_tracing_off(receiver, server, environ):
+    traceparent, trace, _ = new_trace()
+    with run_gateway(server.grpc_url, "--no-trace", environ=environ, key=KEY) as plain:
+        answered(plain, traceparent)
+    assert not receiver.spans_of(trace)

@@ -1,13 +1,15 @@
 """Images by URL: switched off, or fetched from public hosts only. The web server here is on loopback."""
 
 import http.server
+import socket
 import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.helpers.calls import together
+from tests.helpers.gateway import run_gateway
 from tests.helpers.servers import ROOT
-from tritonclip_server.benchmarks.gateway_process import running
 
 CIRCLE = (ROOT / "scripts/demo/images/red_circle.jpg").read_bytes()
 LABELS = ["a red circle", "the digit 7"]
@@ -69,7 +71,7 @@ def host():
 @pytest.fixture(scope="module")
 def guarded(server, host):
     """Start a gateway that fetches from public hosts, also at the web server's port."""
-    with running(server.grpc_url, "--allow-urls", "--url-port", 80, "--url-port", host) as gateway:
+    with run_gateway(server.grpc_url, "--allow-urls", "--url-port", 80, "--url-port", host) as gateway:
         yield gateway
 
 
@@ -77,7 +79,7 @@ def guarded(server, host):
 def trusting(server, host):
     """Start a gateway that may fetch from this machine."""
     options = ("--allow-urls", "--url-network", "127.0.0.1/32", "--url-port", host)
-    with running(server.grpc_url, *options) as gateway:
+    with run_gateway(server.grpc_url, *options) as gateway:
         yield gateway
 
 
@@ -151,29 +153,28 @@ def test_unusable_response_is_reported_for_its_image(trusting, host, path, messa
 
 
 def test_unresponsive_host_delays_no_other_request(server):
-    """Requests for stalled URLs end at their deadline, while others are answered."""
-    import socket
-
-    from tests.helpers.calls import together
-
-    with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
+    """While 24 requests wait for a host that accepts connections and says nothing, others are answered."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as silent, ThreadPoolExecutor(24) as pool:
         port = silent.getsockname()[1]
         options = ("--allow-urls", "--url-network", "127.0.0.1/32", "--url-port", port)
-        with running(server.grpc_url, *options) as gateway:
+        with run_gateway(server.grpc_url, *options) as gateway:
+            url = f"http://127.0.0.1:{port}/"
+            stalled = [pool.submit(classify, gateway, url) for _ in range(24)]
+            connections = [silent.accept()[0] for _ in stalled]
+            answered = together(8, lambda _: gateway.post("/v1/embeddings", input=LABELS, model="clip"))
+            assert [reply.status for reply in answered] == [200] * 8
+            silent.close()  # first, because the gateway retries a closed connection
+            for connection in connections:
+                connection.close()
+            assert [call.result().status for call in stalled] == [400] * 24
 
-            def call(index):
-                if index < 24:
-                    return gateway.pool.request(
-                        "POST",
-                        f"{gateway.url}/v1/classify",
-                        json={"images": f"http://127.0.0.1:{port}/", "labels": LABELS},
-                        headers={"X-Timeout-S": "3"},
-                    )
-                time.sleep(0.3)
-                return gateway.post("/v1/embeddings", input=LABELS, model="clip")
 
-            replies = together(32, call)
-    assert {reply.status for reply in replies[24:]} == {200}
-    for reply in replies[:24]:
-        assert reply.status in (400, 504)
-        assert "timed out" in reply.data.decode() or "deadline" in reply.data.decode()
+def test_unresponsive_host_is_given_up_at_the_deadline(server):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        options = ("--allow-urls", "--url-network", "127.0.0.1/32", "--url-port", port)
+        with run_gateway(server.grpc_url, *options) as gateway:
+            body = {"images": f"http://127.0.0.1:{port}/", "labels": LABELS}
+            reply = gateway.request("POST", "/v1/classify", json=body, headers={"X-Timeout-S": "0.5"})
+    assert reply.status in (400, 504)
+    assert "timed out" in reply.data.decode() or "deadline" in reply.data.decode()
