@@ -1,13 +1,11 @@
 """Outages, restarts, and dead or slow servers, with every kind of client."""
 
 import asyncio
-import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -16,20 +14,19 @@ from tests.helpers.calls import together
 from tests.helpers.network import Forwarder, count_calls
 from tests.helpers.pictures import encode, noise
 from tests.helpers.servers import ROOT
+from tests.helpers.waiting import wait_until
 from tritonclip import (
     AsyncClient,
     Client,
-    DeadlineExceededError,
     InvalidInputError,
     ServerUnavailableError,
 )
-from tritonclip_server.serving.launcher import EmbeddedTriton, ServerOptions, free_port
 
 SAMPLE = (ROOT / "scripts" / "demo" / "images" / "red_circle.jpg").read_bytes()
 LABELS = ["a red circle", "a blue square", "the digit 7"]
 PROTOCOLS = ["grpc", "http"]
 LONG_S = 60.0
-ENDS_S = 20.0  # limit for operations that must not wait for LONG_S
+ENDS_S = 120.0  # limit for operations that must not wait for their patience of 600 s
 
 
 @pytest.fixture
@@ -56,8 +53,16 @@ def calls(server, protocol):
 
 @pytest.fixture
 def dead():
-    """An address without a listener."""
-    return f"127.0.0.1:{free_port('127.0.0.1')}"
+    """An address without a listener, which no other program can take during the test."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{bound.getsockname()[1]}"
+
+
+@pytest.fixture
+def short_waits(monkeypatch):
+    """Retry calls almost at once."""
+    monkeypatch.setattr("tritonclip._retry.FIRST_WAIT_S", 0.001)
 
 
 def assert_names(error, *, model, endpoint):
@@ -70,19 +75,20 @@ def assert_names(error, *, model, endpoint):
 # Single calls
 
 
-def test_call_to_a_busy_server_is_retried(connect, calls):
+def test_call_to_a_busy_server_is_retried(connect, calls, short_waits):
     calls.reject_next = 2
     assert connect(calls.url).embed_texts("a").shape == (512,)
     assert len(calls.seen) == 3
 
 
-@pytest.mark.parametrize("attempts", [1, 2, 5])
-def test_number_of_attempts_is_limited(protocol, connect, calls, attempts):
+def test_number_of_attempts_is_limited(protocol, connect, calls, short_waits):
     calls.reject_next = 100
-    with pytest.raises(ServerUnavailableError, match="the server accepts no more requests") as caught:
-        connect(calls.url, attempts=attempts).embed_texts("a")
-    assert len(calls.seen) == attempts
-    assert_names(caught.value, model="clip_text_embedding", endpoint=f"{protocol}://{calls.url}")
+    for attempts in (1, 2, 5):
+        calls.seen.clear()
+        with pytest.raises(ServerUnavailableError, match="the server accepts no more requests") as caught:
+            connect(calls.url, attempts=attempts).embed_texts("a")
+        assert len(calls.seen) == attempts
+        assert_names(caught.value, model="clip_text_embedding", endpoint=f"{protocol}://{calls.url}")
 
 
 def test_invalid_input_is_not_retried(connect, calls):
@@ -91,11 +97,13 @@ def test_invalid_input_is_not_retried(connect, calls):
     assert len(calls.seen) == 1
 
 
-def test_retries_end_at_the_deadline(connect, calls):
+def test_call_is_not_retried_after_its_deadline(connect, calls, monkeypatch):
+    monkeypatch.setattr("tritonclip._retry.FIRST_WAIT_S", 2 * LONG_S)
+    monkeypatch.setattr("tritonclip._retry.MAX_WAIT_S", 2 * LONG_S)
     calls.reject_next = 100
     with pytest.raises(ServerUnavailableError):
-        connect(calls.url, attempts=5).embed_texts("a", timeout_s=0.25)
-    assert 1 <= len(calls.seen) < 5
+        connect(calls.url, attempts=5).embed_texts("a", timeout_s=LONG_S)
+    assert len(calls.seen) == 1
 
 
 def test_refused_connection_is_retried(connect, forwarder):
@@ -108,10 +116,10 @@ def test_call_succeeds_if_the_server_returns_during_the_retries(connect, forward
     client = connect(forwarder.address, attempts=5)
     first = client.embed_texts("a")
     forwarder.go_down()
-    back = threading.Timer(0.4, setattr, (forwarder, "down", False))
-    back.start()
+    forwarder.reject_next = 1
+    forwarder.down = False
     np.testing.assert_array_equal(client.embed_texts("a"), first)
-    back.join()
+    assert forwarder.reject_next == 0
 
 
 def test_single_attempt_fails_on_a_lost_connection(protocol, connect, forwarder):
@@ -123,27 +131,16 @@ def test_single_attempt_fails_on_a_lost_connection(protocol, connect, forwarder)
     assert_names(caught.value, model="clip_text_embedding", endpoint=f"{protocol}://{forwarder.address}")
 
 
-@pytest.mark.parametrize("rejected", [0, 1])
-def test_large_requests_and_answers_arrive_complete(connect, calls, rejected):
-    calls.reject_next = rejected
+def test_large_requests_and_answers_arrive_complete_after_a_retry(connect, calls, short_waits):
+    calls.reject_next = 1
     client = connect(calls.url)
     padded = SAMPLE + bytes(6_000_000)  # decoders ignore bytes after the picture
     np.testing.assert_allclose(client.embed_images(padded), client.embed_images(SAMPLE), atol=1e-6)
-    calls.reject_next = rejected
+    calls.reject_next = 1
     embeds = client.embed_texts(["a", "b"] * 2000)
     assert embeds.nbytes > 8_000_000
     np.testing.assert_allclose(embeds, np.tile(embeds[:2], (2000, 1)), atol=1e-6)
-    assert len(calls.seen) == 3 + 2 * rejected
-
-
-def test_call_to_a_silent_server_ends_at_the_deadline(protocol, connect):
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"127.0.0.1:{listener.getsockname()[1]}"
-        with pytest.raises(
-            DeadlineExceededError, match=r"no answer within 0\.3 s\. Raise timeout_s"
-        ) as caught:
-            connect(url).embed_texts("a", timeout_s=0.3)
-    assert f"(model clip_text_embedding, server {protocol}://{url})" in str(caught.value)
+    assert len(calls.seen) == 5
 
 
 @pytest.mark.parametrize("cut_after_bytes", [100, 50_000], ids=["in its head", "in its tensors"])
@@ -163,10 +160,17 @@ def test_connection_lost_during_an_answer_is_unavailable(protocol, connect, forw
 def test_calls_are_spread_over_endpoints(url, connect):
     with Forwarder(url) as one, Forwarder(url) as other:
         client = connect(f"{one.address},{other.address.replace('127.0.0.1', 'localhost')}")
-        for _ in range(40):
+
+        def received():
             client.embed_images(SAMPLE)
-        shares = [one.received_bytes, other.received_bytes]
-    assert sum(shares) > 40 * len(SAMPLE)
+            return [one.received_bytes, other.received_bytes]
+
+        wait_until(lambda: min(received()) > len(SAMPLE), "one endpoint gets no calls")
+        before = received()
+        for _ in range(20):
+            client.embed_images(SAMPLE)
+        shares = np.subtract([one.received_bytes, other.received_bytes], before)
+    assert sum(shares) > 20 * len(SAMPLE)
     assert min(shares) > 0.4 * sum(shares)
 
 
@@ -192,15 +196,19 @@ def test_endpoint_is_used_again_after_an_outage(server, protocol, connect, forwa
         assert client.embed_texts("a").shape == (512,)
     forwarder.down = False
     before = forwarder.received_bytes
-    while forwarder.received_bytes == before:
+
+    def is_used():
         assert client.embed_texts("a").shape == (512,)
+        return forwarder.received_bytes > before
+
+    wait_until(is_used, "the endpoint gets no calls")
 
 
 def test_error_names_all_dead_endpoints(protocol, connect, dead):
-    other = f"127.0.0.1:{free_port('127.0.0.1')}"
+    urls = f"{dead},{dead.replace('127.0.0.1', 'localhost')}"
     with pytest.raises(ServerUnavailableError) as caught:
-        connect(f"{dead},{other}", attempts=2).embed_texts("a")
-    assert_names(caught.value, model="clip_text_embedding", endpoint=f"{protocol}://{dead},{other}")
+        connect(urls, attempts=2).embed_texts("a")
+    assert_names(caught.value, model="clip_text_embedding", endpoint=f"{protocol}://{urls}")
 
 
 # Bulk runs
@@ -208,81 +216,46 @@ def test_error_names_all_dead_endpoints(protocol, connect, dead):
 
 @pytest.fixture(scope="module")
 def pictures():
-    """400 different small images."""
-    return [encode(noise(24 + seed % 7, 24, seed), "PNG") for seed in range(400)]
+    """120 different small images."""
+    return [encode(noise(24 + seed % 7, 24, seed), "PNG") for seed in range(120)]
 
 
 @pytest.fixture(scope="module")
 def alone(server, pictures):
-    """The embeddings of the pictures, computed one by one."""
+    """The embeddings of the pictures, in the order of the pictures."""
     with Client(server.grpc_url, timeout_s=LONG_S) as client:
-        embeds = np.stack([client.embed_images(picture) for picture in pictures])
+        embeds = client.embed_images(pictures)
+        np.testing.assert_allclose(client.embed_images(pictures[7]), embeds[7], atol=1e-5)
     nearest = np.partition(-(embeds @ embeds.T), 1, axis=1)[:, 1]
     assert nearest.min() > -0.9999, "the images are too alike to show a wrong order"
     return embeds
 
 
-class Restartable:
-    """A server that can be killed and started again at the same addresses."""
-
-    def __init__(self, repository):
-        ports = {name: free_port("127.0.0.1") for name in ("http_port", "grpc_port", "metrics_port")}
-        self._repository, self._options = repository, ServerOptions(**ports)
-        self.start()
-
-    def start(self):
-        self.running = EmbeddedTriton(self._repository, self._options)
-        self.running.start()
-
-    def kill(self):
-        os.killpg(self.running.pid, signal.SIGKILL)
-        self.running.stop(drain=False)
-
-
-@pytest.fixture(scope="module")
-def restartable(demo_repository):
-    server = Restartable(demo_repository)
-    yield server
-    server.running.stop(drain=False)
-
-
-def test_bulk_run_survives_a_restart(protocol, connect, restartable, pictures, alone):
-    reports, restarts = [], []
+def test_bulk_run_survives_an_outage(connect, forwarder, pictures, alone):
+    reports = []
 
     def watch(progress):
         reports.append(progress)
-        if progress.done >= 64 and not restarts:
-            restartable.kill()
-            restarts.append(threading.Thread(target=restartable.start))
-            restarts[0].start()
+        if len(reports) == 2:
+            forwarder.go_down()
+            forwarder.reject_next = 2
+            forwarder.down = False
 
-    client = connect(address(restartable.running, protocol), attempts=1)
+    client = connect(forwarder.address, attempts=1)
     embeds = list(client.embed_images_many(iter(pictures), batch_size=8, on_progress=watch))
-    restarts[0].join()
     np.testing.assert_allclose(np.stack(embeds), alone, atol=1e-5)
     assert [report.done for report in reports] == sorted(report.done for report in reports)
-    assert (reports[-1].done, reports[-1].failed) == (400, 0)
+    assert (reports[-1].done, reports[-1].failed) == (len(pictures), 0)
     assert reports[-1].retries > 0
     assert reports[0].retries == 0
-
-
-def test_call_to_a_stopped_server_ends_at_the_deadline(protocol, connect, restartable):
-    client = connect(address(restartable.running, protocol))
-    client.embed_texts("a")
-    os.kill(restartable.running.pid, signal.SIGSTOP)
-    try:
-        with pytest.raises(DeadlineExceededError, match=r"no answer within 0\.5 s"):
-            client.embed_texts("a", timeout_s=0.5)
-    finally:
-        os.kill(restartable.running.pid, signal.SIGCONT)
-    assert client.embed_texts("a").shape == (512,)
+    assert forwarder.reject_next == 0
 
 
 def test_bulk_run_fails_after_patience_and_keeps_its_results(protocol, connect, forwarder, pictures, alone):
     got = []
     client = connect(forwarder.address, attempts=1)
     results = client.embed_images_many(
-        iter(pictures), batch_size=8, concurrency=1, patience_s=0.5, on_error="return"
+        iter(pictures), batch_size=8, concurrency=1, patience_s=0.2, on_error="return"
     )
     with pytest.raises(ServerUnavailableError) as caught:
         for embed in results:
@@ -318,7 +291,7 @@ def test_cancelled_bulk_run_ends_during_an_outage(protocol, dead):
         async with AsyncClient(dead, protocol=protocol) as client:
             results = client.embed_texts_many(["a"] * 10, patience_s=600)
             with pytest.raises(asyncio.TimeoutError):
-                await asyncio.wait_for(anext(results), 1)
+                await asyncio.wait_for(anext(results), 0.3)
         return asyncio.all_tasks() - before
 
     running = threading.Thread(target=lambda: left.append(asyncio.run(run())), daemon=True)
@@ -329,18 +302,18 @@ def test_cancelled_bulk_run_ends_during_an_outage(protocol, dead):
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_ctrl_c_ends_a_bulk_run_during_an_outage(protocol, dead):
-    code = f"""
+def test_ctrl_c_ends_a_bulk_run_during_an_outage(protocol, forwarder):
+    code = """
+import sys
 from tritonclip import Client
-with Client({dead!r}, protocol={protocol!r}) as client:
-    print("begun", flush=True)
+with Client(sys.argv[1], protocol=sys.argv[2]) as client:
     list(client.embed_texts_many(["a"] * 1000, batch_size=2, patience_s=600))
 """
-    command = [sys.executable, "-c", code]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    forwarder.go_down()
+    command = [sys.executable, "-c", code, forwarder.address, protocol]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
-            assert process.stdout.readline() == "begun\n"
-            time.sleep(1)  # the run is in progress; Ctrl-C must end it at any point
+            wait_until(lambda: forwarder.connections, "the run has not begun")
             process.send_signal(signal.SIGINT)
             _, errors = process.communicate(timeout=ENDS_S)
         finally:

@@ -1,19 +1,22 @@
 """The proxy of docker/nginx in front of the real server: forwarded requests, limits, TLS."""
 
+import functools
 import json
+import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc
-import trustme
 from tritonclient.utils import InferenceServerException
 
-from tests.helpers.calls import together
+from tests.helpers.calls import metric, together
+from tests.helpers.clients import BOTH_PROTOCOLS
 from tests.helpers.nginx_proxy import NGINX, PATIENCE_S, VARIABLE, Proxy, defaults, require_nginx
 from tests.helpers.pictures import encode, noise
+from tests.helpers.waiting import wait_until
 from tritonclip import Client, InvalidInputError, ServerUnavailableError
-from tritonclip_server.serving.launcher import free_port
 
 INFER = "/v2/models/clip_text_embedding/infer"
 JSON = {"Content-Type": "application/json"}
@@ -46,6 +49,7 @@ def test_template_variables_have_defaults_and_are_documented():
     assert all(f"`{name}`" in readme for name in variables | {"TLS_CERT", "TLS_KEY"})
 
 
+@BOTH_PROTOCOLS
 def test_client_works_through_the_proxy(make, protocol, proxy):
     client = make(proxy.url(protocol), timeout_s=PATIENCE_S)
     image = encode(noise(900, 700), "PNG")
@@ -58,12 +62,14 @@ def test_client_works_through_the_proxy(make, protocol, proxy):
         client.embed_images([b"no image"])
 
 
+@BOTH_PROTOCOLS
 def test_answers_equal_those_without_the_proxy(make, protocol, proxy, url):
     image = encode(noise(300, 200), "JPEG")
     through, direct = (make(one).embed_images(image) for one in (proxy.url(protocol), url))
     np.testing.assert_array_equal(through, direct)
 
 
+@BOTH_PROTOCOLS
 def test_request_at_the_size_limit_of_the_models_passes(make, protocol, proxy):
     images = [encode(noise(8, 8), "PNG") + bytes(16_000_000)] * 4  # bytes after the end of a PNG are ignored
     assert make(proxy.url(protocol), timeout_s=PATIENCE_S).embed_images(images).shape == (4, 512)
@@ -139,61 +145,75 @@ def test_long_paths_and_headers_return_json_errors(proxy):
         assert set(json.loads(body)) == {"error"}
 
 
+@BOTH_PROTOCOLS
 def test_requests_above_the_rate_limit_are_rejected(server, tmp_path, make, protocol):
     rate = {"REQUESTS_PER_SECOND": "1", "REQUESTS_BURST": "2"}
     with Proxy(server.http_url, server.grpc_url, tmp_path, **rate) as narrow:
-        client = make(narrow.url(protocol), attempts=1)
-        assert_some_are_rejected([attempt(client.embed_texts, "a") for _ in range(40)])
+        client = make(narrow.url(protocol), attempts=1, timeout_s=PATIENCE_S)
+        assert client.embed_texts("a").shape == (512,)
+
+        def is_rejected():
+            try:
+                client.embed_texts("a")
+            except ServerUnavailableError as error:
+                assert "too many requests from this address" in str(error)
+                return True
+            return False
+
+        wait_until(is_rejected, "no request is rejected")
 
 
-def attempt(call, *arguments):
-    try:
-        return call(*arguments)
-    except ServerUnavailableError as error:
-        return error
-
-
-def assert_some_are_rejected(answers):
-    rejected = [one for one in answers if isinstance(one, ServerUnavailableError)]
-    assert 0 < len(rejected) < len(answers)
-    assert "too many requests from this address" in str(rejected[0])
-
-
-def test_concurrent_requests_above_the_limit_are_rejected_or_queued(server, tmp_path, protocol):
-    images = [encode(noise(800, 800, seed), "PNG") for seed in range(4)] * 4
+@pytest.mark.variant("overload")
+def test_concurrent_http_requests_above_the_limit_are_rejected(server, gate, tmp_path):
+    image = encode(noise(30, 20), "PNG")
     with Proxy(server.http_url, server.grpc_url, tmp_path, CONNECTIONS_PER_ADDRESS="2") as narrow:
 
-        def call(index):
-            with Client(narrow.url(protocol), protocol=protocol, timeout_s=PATIENCE_S, attempts=1) as client:
-                return client.embed_images(images)
+        def call():
+            url = narrow.url("http")
+            with Client(url, protocol="http", timeout_s=PATIENCE_S, attempts=1) as client:
+                return client.embed_images(image)
 
-        answers = together(12, call)
-    if protocol == "http":
-        assert_some_are_rejected(answers)
-    else:  # calls on one HTTP/2 connection wait for each other
-        assert [answer.shape for answer in answers] == [(16, 512)] * 12
+        with ThreadPoolExecutor(2) as pool:
+            call()  # ends after requests that other tests abandoned
+            with gate.closed():
+                first = pool.submit(call)
+                gate.wait_until_it_holds()
+                second = pool.submit(call)
+                waiting = functools.partial(metric, server, "nv_inference_pending_request_count")
+                wait_until(lambda: waiting(model="vision_encoder") == 1, "the second request does not wait")
+                with pytest.raises(ServerUnavailableError, match="too many requests from this address"):
+                    call()
+            for accepted in (first, second):
+                assert "too many requests" not in str(accepted.exception())
+        assert call().shape == (512,)
 
 
+def test_concurrent_grpc_calls_above_the_limit_wait(server, tmp_path):
+    image = encode(noise(200, 200), "PNG")
+    with (
+        Proxy(server.http_url, server.grpc_url, tmp_path, CONNECTIONS_PER_ADDRESS="2") as narrow,
+        Client(narrow.url("grpc"), timeout_s=PATIENCE_S, attempts=1) as client,
+    ):
+        answers = together(12, lambda _: client.embed_images([image] * 4))
+    assert [answer.shape for answer in answers] == [(4, 512)] * 12
+
+
+@BOTH_PROTOCOLS
 def test_unreachable_server_is_reported(tmp_path, make, protocol):
-    nowhere = f"127.0.0.1:{free_port('127.0.0.1')}"
-    with Proxy(nowhere, nowhere, tmp_path) as alone:
-        client = make(alone.url(protocol), attempts=1)
-        with pytest.raises(ServerUnavailableError, match="behind the proxy cannot be reached"):
-            client.embed_texts("a")
+    with socket.socket() as bound:  # without a listener
+        bound.bind(("127.0.0.1", 0))
+        nowhere = f"127.0.0.1:{bound.getsockname()[1]}"
+        with (
+            Proxy(nowhere, nowhere, tmp_path) as alone,
+            pytest.raises(ServerUnavailableError, match="behind the proxy cannot be reached"),
+        ):
+            make(alone.url(protocol), attempts=1).embed_texts("a")
 
 
-def test_clients_connect_with_tls(server, tmp_path, make, protocol):
-    authority = trustme.CA()
-    certificate = authority.issue_cert("127.0.0.1")
-    files = {
-        "ca": authority.cert_pem,
-        "cert": certificate.cert_chain_pems[0],
-        "key": certificate.private_key_pem,
-    }
-    for name, blob in files.items():
-        (tmp_path / f"{name}.pem").write_bytes(blob.bytes())
-    tls = {"TLS_CERT": str(tmp_path / "cert.pem"), "TLS_KEY": str(tmp_path / "key.pem")}
+@BOTH_PROTOCOLS
+def test_clients_connect_with_tls(server, certificates, tmp_path, make, protocol):
+    tls = {"TLS_CERT": certificates.certificate, "TLS_KEY": certificates.key}
     with Proxy(server.http_url, server.grpc_url, tmp_path, tls) as secure:
         scheme = {"grpc": "grpcs", "http": "https"}[protocol]
-        client = make(f"{scheme}://{secure.url(protocol)}", ca_file=str(tmp_path / "ca.pem"))
+        client = make(f"{scheme}://{secure.url(protocol)}", ca_file=certificates.ca)
         assert client.embed_texts("a").shape == (512,)

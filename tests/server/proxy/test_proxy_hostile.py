@@ -1,16 +1,15 @@
 """Hostile requests to the proxy of docker/nginx that would crash or starve Triton 2.51."""
 
+import contextlib
 import gzip
 import json
 import socket
 
 import pytest
 
+from tests.helpers.clients import BOTH_PROTOCOLS
 from tests.helpers.nginx_proxy import PATIENCE_S, Proxy, defaults, require_nginx
 from tritonclip import Client, InferenceError, InvalidInputError
-from tritonclip_server.serving.launcher import EmbeddedTriton, ServerOptions
-
-pytestmark = pytest.mark.server  # each test needs a separate server
 
 INFER = "/v2/models/clip_text_embedding/infer"
 JSON = {"Content-Type": "application/json"}
@@ -23,18 +22,16 @@ def nginx():
 
 
 @pytest.fixture(scope="module")
-def target(demo_repository):
+def target(servers, demo_repository):
     """Start a separate server, because a hostile request that gets through would crash it."""
-    with EmbeddedTriton(demo_repository, ServerOptions(http_port=0, grpc_port=0, metrics_port=0)) as running:
+    with servers.run(demo_repository, "may crash if the proxy forwards hostile requests") as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def guard(target, tmp_path_factory):
-    """Run a proxy with a short client timeout in front of that server."""
-    with Proxy(
-        target.http_url, target.grpc_url, tmp_path_factory.mktemp("nginx"), CLIENT_TIMEOUT="1s"
-    ) as running:
+    """Run the proxy in front of that server."""
+    with Proxy(target.http_url, target.grpc_url, tmp_path_factory.mktemp("nginx")) as running:
         yield running
 
 
@@ -55,36 +52,46 @@ def nested(depth):
     )
 
 
+@BOTH_PROTOCOLS
 def test_request_above_the_size_limit_is_rejected(make, protocol, guard, unharmed):
     with pytest.raises(InvalidInputError, match="too large.*limit"):
         make(guard.url(protocol), timeout_s=PATIENCE_S).embed_images([bytes(40_000_000)] * 2)
 
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
-DEEP = nested(100_000)
-PACKED = gzip.compress(DEEP)
+DEPTH = 100_000
+
+
+def deep():
+    return nested(DEPTH)
+
+
+def packed():
+    return gzip.compress(deep())
+
+
 HOSTILE = {
-    "deep": (413, b"[" * 200_000, JSON),
-    "deep labels": (413, nested(16_000), JSON),
-    "deep, no type": (413, DEEP, {}),
-    "deep, long header": (400, DEEP, {HEADER_LENGTH: str(len(DEEP))}),
-    "negative header": (400, DEEP, {HEADER_LENGTH: "-1"}),
-    "header as a float": (400, DEEP, {HEADER_LENGTH: "1e9"}),
-    "deep, packed": (415, PACKED, {**JSON, "Content-Encoding": "gzip"}),
-    "binary, packed": (415, PACKED, {HEADER_LENGTH: "99", "Content-Encoding": "deflate"}),
-    "form": (415, b"a" * 6_000_000, FORM),
-    "binary form": (415, b"a" * 6_000_000, {HEADER_LENGTH: "9", **FORM}),
-    "small form": (415, b"a=b", {"Content-Type": "Application/X-WWW-Form-Urlencoded; charset=utf-8"}),
-    "parts": (415, b"a", {"Content-Type": "multipart/form-data; boundary=b"}),
-    "nearly JSON": (415, b"a", {"Content-Type": "application/jsonx"}),
-    "too large": (413, b"a" * 80_000_000, {HEADER_LENGTH: "99"}),
+    "deep": (413, lambda: b"[" * 200_000, JSON),
+    "deep labels": (413, lambda: nested(16_000), JSON),
+    "deep, no type": (413, deep, {}),
+    "deep, long header": (400, deep, {HEADER_LENGTH: str(len(nested(0)) + 2 * DEPTH)}),
+    "negative header": (400, deep, {HEADER_LENGTH: "-1"}),
+    "header as a float": (400, deep, {HEADER_LENGTH: "1e9"}),
+    "deep, packed": (415, packed, {**JSON, "Content-Encoding": "gzip"}),
+    "binary, packed": (415, packed, {HEADER_LENGTH: "99", "Content-Encoding": "deflate"}),
+    "form": (415, lambda: b"a" * 6_000_000, FORM),
+    "binary form": (415, lambda: b"a" * 6_000_000, {HEADER_LENGTH: "9", **FORM}),
+    "small form": (415, lambda: b"a=b", {"Content-Type": "Application/X-WWW-Form-Urlencoded; charset=utf-8"}),
+    "parts": (415, lambda: b"a", {"Content-Type": "multipart/form-data; boundary=b"}),
+    "nearly JSON": (415, lambda: b"a", {"Content-Type": "application/jsonx"}),
+    "too large": (413, lambda: b"a" * 80_000_000, {HEADER_LENGTH: "99"}),
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_body_is_rejected(guard, unharmed, name):
     status, body, headers = HOSTILE[name]
-    answered, text = guard.http("POST", INFER, body, headers)
+    answered, text = guard.http("POST", INFER, body(), headers)
     assert answered == status
     assert set(json.loads(text)) == {"error"}
 
@@ -118,21 +125,26 @@ def test_tiny_chunks_are_not_forwarded(guard, unharmed, header, status):
         assert connection.recv(100).startswith(b"HTTP/1.1 " + status)
 
 
-@pytest.mark.parametrize(
-    "sent",
-    [
+def test_slow_requests_are_disconnected(target, unharmed, tmp_path):
+    beginnings = [
         b"POST ",
         b"GET /v2 HTTP/1.1\r\nHost: a\r\n",
-        b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{",
-    ],
-    ids=["request line", "headers", "body"],
-)
-def test_slow_request_is_disconnected(guard, unharmed, sent):
-    host, port = guard.http_url.split(":")
-    with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as connection:
-        connection.sendall(sent.replace(b"%b", INFER.encode()))
-        with pytest.raises(ConnectionResetError):
-            connection.recv(1)
+        b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{" % INFER.encode(),
+    ]
+    with (
+        Proxy(target.http_url, target.grpc_url, tmp_path, CLIENT_TIMEOUT="1s") as impatient,
+        contextlib.ExitStack() as stack,
+    ):
+        host, port = impatient.http_url.split(":")
+        connections = [
+            stack.enter_context(socket.create_connection((host, int(port)), timeout=PATIENCE_S))
+            for _ in beginnings
+        ]
+        for connection, sent in zip(connections, beginnings, strict=True):
+            connection.sendall(sent)
+        for connection in connections:
+            with pytest.raises(ConnectionResetError):
+                connection.recv(1)
 
 
 def test_compressed_grpc_message_is_rejected(guard, unharmed):
