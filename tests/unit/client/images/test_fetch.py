@@ -22,7 +22,7 @@ from tritonclip._images.urls import is_url
 
 @pytest.fixture
 def fetcher() -> Iterator[Fetcher]:
-    fetcher = Fetcher(timeout_s=20, max_bytes=LIMIT_BYTES)
+    fetcher = Fetcher(timeout_s=60, max_bytes=LIMIT_BYTES)
     yield fetcher
     fetcher.close()
 
