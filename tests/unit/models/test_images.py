@@ -61,6 +61,13 @@ def test_processor_settings_are_applied(name, settings, options):
     np.testing.assert_array_equal(decoder(settings).decode(encoded), reference(encoded, processor))
 
 
+def test_settings_are_read_from_their_json_form():
+    settings = {"resize": [200, 240], "resample": 3, "crop": [224, 224], "convert_rgb": True}
+    assert ProcessorSettings.from_dict(settings) == ProcessorSettings((200, 240), 3, (224, 224))
+    settings = {"resize": 224, "resample": 2, "crop": None, "convert_rgb": False}
+    assert ProcessorSettings.from_dict(settings) == ProcessorSettings(224, 2, None, convert_rgb=False)
+
+
 def test_crop_larger_than_the_image_is_padded_with_zeros():
     pixels = np.full((3, 8, 3), 9, np.uint8)
     cropped = np.asarray(crop_centre(Image.fromarray(pixels), (6, 4)))

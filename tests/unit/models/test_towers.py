@@ -6,8 +6,9 @@ import torch
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from clip_common.cpu import cpu_has_bfloat16
-from clip_common.tower import choose_precision
+from clip_common.cpu import available_cores, cpu_has_bfloat16
+from clip_common.parameters import Parameters
+from clip_common.tower import choose_precision, set_up_torch
 from clip_encoder import DirectEncoder
 from clip_text import TextEncoder, TextTokenizer, load_text_model
 from clip_vision import load_vision_model
@@ -152,3 +153,14 @@ def test_auto_precision_on_a_cpu_is_bfloat16_only_if_supported_and_not_exact():
     fast = torch.bfloat16 if cpu_has_bfloat16() else torch.float32
     assert choose_precision("auto", CPU, exact_on_cpu=False) is fast
     assert choose_precision("auto", CPU, exact_on_cpu=True) is torch.float32
+
+
+@pytest.mark.parametrize(("wanted", "threads"), [("3", 3), ("0", available_cores())])
+def test_threads_and_precision_are_set_from_the_parameters(monkeypatch, wanted, threads):
+    set_threads = []
+    monkeypatch.setattr(torch, "set_num_threads", set_threads.append)
+    texts = {"precision": "float16", "threads": wanted}
+    parameters = Parameters({"parameters": {name: {"string_value": text} for name, text in texts.items()}})
+    instance = {"model_instance_kind": "CPU", "model_instance_device_id": "0"}
+    assert set_up_torch(instance, parameters, exact_on_cpu=False) == (CPU, torch.float16)
+    assert set_threads == [threads]

@@ -1,0 +1,112 @@
+"""What `clip_common` uses of Triton's `triton_python_backend_utils`, which only Triton can import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Tensor(NamedTuple):
+    name: str
+    array: np.ndarray
+
+    def as_numpy(self) -> np.ndarray:
+        return self.array
+
+
+class TritonError(NamedTuple):
+    message: str
+    code: str
+
+    INVALID_ARG, UNAVAILABLE, INTERNAL = "INVALID_ARG", "UNAVAILABLE", "INTERNAL"
+
+
+class InferenceResponse(NamedTuple):
+    output_tensors: list[Tensor] | None = None
+    error: TritonError | None = None
+
+
+class Request(NamedTuple):
+    """A request with tensors by name."""
+
+    tensors: dict[str, np.ndarray]
+    name: str = ""
+
+    def request_id(self) -> str:
+        return self.name
+
+
+@dataclass
+class Metric:
+    """A series that keeps every value it was given."""
+
+    labels: dict[str, str]
+    buckets: list[float] | None = None
+    values: list[float] = field(default_factory=list)
+
+    def set(self, value: float) -> None:
+        self.values = [value]
+
+    def increment(self, value: float) -> None:
+        self.values = [sum(self.values) + value]
+
+    def observe(self, value: float) -> None:
+        self.values.append(value)
+
+
+@dataclass
+class Family:
+    """All series of a metric."""
+
+    name: str
+    kind: str
+    description: str
+    series: list[Metric] = field(default_factory=list)
+
+    def Metric(self, **options: object) -> Metric:  # noqa: N802 (Triton's name)
+        self.series.append(Metric(**options))
+        return self.series[-1]
+
+
+class Backend:
+    """An object in place of the module, which records metrics and the log.
+
+    Attributes:
+        families: Metrics by name.
+        log: Logged lines, each after its level.
+    """
+
+    Tensor, TritonError, InferenceResponse = Tensor, TritonError, InferenceResponse
+
+    def __init__(self) -> None:
+        families: dict[str, Family] = {}
+
+        class MetricFamily:
+            COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
+
+            def __new__(cls, *, name: str, kind: str, description: str) -> Family:
+                assert name not in families, f"a second family {name}"
+                families[name] = Family(name, kind, description)
+                return families[name]
+
+        self.MetricFamily, self.families = MetricFamily, families
+        self.log: list[str] = []
+        self.Logger = self
+
+    def log_info(self, text: str) -> None:
+        self.log.append(f"info: {text}")
+
+    def log_error(self, text: str) -> None:
+        self.log.append(f"error: {text}")
+
+    def get_input_tensor_by_name(self, request: Request, name: str) -> Tensor | None:
+        return Tensor(name, request.tensors[name]) if name in request.tensors else None
+
+    def values(self, name: str, **labels: str) -> list[float]:
+        """Return the value of a gauge or counter, or all values that a histogram observed."""
+        (found,) = [
+            series for series in self.families[name].series if labels.items() <= series.labels.items()
+        ]
+        return found.values

@@ -1,0 +1,154 @@
+"""Responses and metrics of a dynamic batch with valid, invalid, late and failing requests."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from clip_common.groups import RequestError
+from clip_common.metrics import MetricFactory, publish_model_info
+from clip_common.responder import MAX_REQUEST_ID, Responder
+from clip_common.times import UNLIMITED, RejectedError, Times
+from tests.unit.models.python_backend import Backend, Request
+
+ARGS = {"model_name": "m", "model_version": "3", "model_instance_name": "m_0_1"}
+LABELS = {"model": "m", "version": "3", "instance": "m_0_1"}
+
+
+@pytest.fixture
+def backend():
+    return Backend()
+
+
+@pytest.fixture
+def respond(backend):
+    """Return a function that responds to a batch and then publishes all metrics."""
+
+    def _respond(requests, parse, run, **options):
+        responder = Responder(backend, MetricFactory(backend, ARGS), **options)
+        responses = responder.respond(requests, parse, run)
+        responder.close()
+        return responses
+
+    return _respond
+
+
+def parse(request):
+    """Return the numbers of a request, or raise what its name asks for."""
+    if request.name == "invalid":
+        raise RequestError("image 0 is empty")
+    if request.name in ("overload", "deadline"):
+        raise RejectedError(request.name, f"{request.name}: too late")
+    return request.tensors["numbers"]
+
+
+def double(groups):
+    if any((group < 0).any() for group in groups):
+        raise ZeroDivisionError("a secret")
+    return [{"doubled": 2 * group} for group in groups]
+
+
+def request(*numbers, name=""):
+    return Request({"numbers": np.array([numbers])}, name)
+
+
+def test_each_request_gets_its_own_response(respond):
+    requests = [request(1, 2), request(0, name="invalid"), request(0, name="overload"), request(3)]
+    first, invalid, rejected, last = respond(requests, parse, double)
+    assert [(tensor.name, tensor.array.tolist()) for tensor in first.output_tensors] == [
+        ("doubled", [[2, 4]])
+    ]
+    assert last.output_tensors[0].array.tolist() == [[6]]
+    assert invalid.error == ("image 0 is empty", "INVALID_ARG")
+    assert rejected.error == ("overload: too late", "UNAVAILABLE")
+
+
+def test_unexpected_error_fails_one_request_and_is_logged_under_an_incident(respond, backend):
+    name = 'a "name"\n' + "x" * 500
+    good, bad = respond([request(1), request(-1, name=name)], parse, double)
+    assert good.output_tensors[0].array.tolist() == [[2]]
+    assert bad.error.code == "INTERNAL"
+    incident = re.fullmatch(r"internal error, incident (\w{8}): .*", bad.error.message)[1]
+    (line,) = backend.log
+    assert line.startswith(
+        f"error: incident {incident}, model m, request {json.dumps(name[:MAX_REQUEST_ID])}: "
+    )
+    assert "ZeroDivisionError: a secret" in line
+    assert "secret" not in bad.error.message
+
+
+def test_batch_without_valid_requests_runs_nothing(respond):
+    (response,) = respond([request(0, name="invalid")], parse, lambda groups: pytest.fail("ran"))
+    assert response.error.code == "INVALID_ARG"
+
+
+def test_metrics_count_requests_elements_and_rejections(respond, backend):
+    requests = [request(1, 2, 3), *(request(0, name=name) for name in ("overload", "overload", "deadline"))]
+    respond([*requests, request(4)], parse, double, unit="images")
+    assert backend.values("tritonclip_batch_requests") == [5]
+    assert backend.values("tritonclip_batch_size") == backend.values("tritonclip_images_total") == [4]
+    assert len(backend.values("tritonclip_batch_seconds")) == 1
+    assert backend.values("tritonclip_requests_executing") == [0]
+    refused = {
+        reason: backend.values("tritonclip_requests_refused_total", reason=reason)
+        for reason in ("overload", "deadline", "draining")
+    }
+    assert refused == {"overload": [2], "deadline": [1], "draining": []}
+    kinds = {name: family.kind for name, family in backend.families.items()}
+    assert kinds["tritonclip_images_total"] == kinds["tritonclip_requests_refused_total"] == "counter"
+    assert kinds["tritonclip_batch_size"] == kinds["tritonclip_batch_seconds"] == "histogram"
+    assert all(
+        series.labels.items() >= LABELS.items()
+        for family in backend.families.values()
+        for series in family.series
+    )
+
+
+def test_failed_batch_counts_no_elements(respond, backend):
+    respond([request(-1)], parse, double, unit="labels")
+    assert backend.values("tritonclip_batch_requests") == [1]
+    assert backend.values("tritonclip_batch_size") == backend.values("tritonclip_labels_total") == []
+
+
+def test_executing_requests_are_published_while_the_batch_runs(respond, backend):
+    seen = []
+
+    def run(groups):
+        seen.append(backend.values("tritonclip_requests_executing"))
+        return double(groups)
+
+    respond([request(1), request(2)], parse, run)
+    assert seen == [[2]]
+
+
+def test_model_without_batch_metrics_publishes_rejections_only(respond, backend):
+    respond([request(1), request(0, name="deadline")], parse, double, batches=False)
+    assert "tritonclip_requests_executing" not in backend.families
+    assert backend.values("tritonclip_batch_requests") == []
+    assert backend.values("tritonclip_requests_refused_total", reason="deadline") == [1]
+
+
+def test_times_of_a_request_are_read_and_checked(backend):
+    responder = Responder(backend, MetricFactory(backend, ARGS))
+    in_time, late = Times(0, 2**60, 2**60), Times(0, 1, 2)
+    assert responder.check_times(Request({"times": in_time.tensor(2)})) == in_time
+    assert responder.check_times(Request({})) == UNLIMITED
+    with pytest.raises(RejectedError, match="^deadline passed: "):
+        responder.check_times(Request({"times": late.tensor(1)}))
+    responder.close()
+
+
+def test_model_info_has_the_facts_as_labels_and_in_the_log(backend, tmp_path):
+    checkpoint = {"source": "demo", "revision": "r1", "sha256": "f00", "random": False}
+    (tmp_path / "manifest.json").write_text(json.dumps({"checkpoint": checkpoint}))
+    factory = MetricFactory(backend, ARGS)
+    publish_model_info(factory, backend.Logger, tmp_path, precision="float32", execution="eager")
+    (series,) = backend.families["tritonclip_model_info"].series
+    facts = {"checkpoint": "demo", "revision": "r1", "sha256": "f00"}
+    assert series.labels == LABELS | facts | {"precision": "float32", "execution": "eager"}
+    assert series.values == [1]
+    assert backend.log == [
+        "info: serving model=m, version=3, instance=m_0_1, checkpoint=demo, revision=r1, sha256=f00, "
+        "precision=float32, execution=eager"
+    ]
