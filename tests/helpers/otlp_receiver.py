@@ -88,8 +88,8 @@ def only(spans: list[Span], name: str) -> Span:
 
 
 @contextlib.contextmanager
-def receiving() -> Iterator[Receiver]:
-    """Run the collector on a free port until the block ends."""
+def receiving(port: int = 0) -> Iterator[Receiver]:
+    """Run the collector until the block ends. Port 0 is a free one."""
     receiver = Receiver()
 
     class Handler(BaseHTTPRequestHandler):
@@ -109,7 +109,7 @@ def receiving() -> Iterator[Receiver]:
         def log_message(self, format: str, *args: Any) -> None:
             """Log nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
         server.daemon_threads = True
         receiver.endpoint = f"http://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
