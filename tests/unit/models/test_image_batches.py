@@ -1,5 +1,7 @@
 """Decoding of the request groups of a batch."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,11 @@ from tests.helpers.pictures import encode, noise
 CROPPED = ProcessorSettings(resize=32, resample=3, crop=(24, 32))
 FIXED = ProcessorSettings(resize=(20, 30), resample=3, crop=None)
 UNCROPPED = ProcessorSettings(resize=32, resample=3, crop=None)
-IMAGES = [encode(noise(width, height), "PNG") for width, height in ((64, 48), (48, 64), (40, 40), (9, 70))]
+
+
+@cache
+def images():
+    return [encode(noise(width, height), "PNG") for width, height in ((64, 48), (48, 64), (40, 40), (9, 70))]
 
 
 @pytest.fixture
@@ -36,7 +42,11 @@ def alone(settings, image):
 
 @pytest.mark.parametrize(("settings", "size"), [(CROPPED, (24, 32)), (FIXED, (20, 30))])
 def test_groups_decoded_together_equal_images_decoded_alone(batches, settings, size):
-    groups = [Elements(IMAGES * 3, (2, 6)), Elements(IMAGES[:1], (1, 1)), Elements(IMAGES[::-1], (1, 4))]
+    groups = [
+        Elements(images() * 3, (2, 6)),
+        Elements(images()[:1], (1, 1)),
+        Elements(images()[::-1], (1, 4)),
+    ]
     outputs = batches(settings).run(groups)
     for group, output in zip(groups, outputs, strict=True):
         pixels = output["pixel_values"]
@@ -49,8 +59,8 @@ def test_groups_decoded_together_equal_images_decoded_alone(batches, settings, s
 
 def test_invalid_image_fails_only_its_group(batches):
     groups = [
-        Elements(IMAGES, (1, 4)),
-        Elements([IMAGES[0], b"x", b""], (1, 3)),
+        Elements(images(), (1, 4)),
+        Elements([images()[0], b"x", b""], (1, 3)),
         Elements([b"", b"x"], (2, 1)),
     ]
     good, second, rows = batches(CROPPED).run(groups)
@@ -61,13 +71,15 @@ def test_invalid_image_fails_only_its_group(batches):
 
 
 def test_uncropped_sizes_may_differ_between_groups(batches):
-    square, wide = batches(UNCROPPED).run([Elements(IMAGES[2:3], (1, 1)), Elements(IMAGES[:1] * 2, (1, 2))])
+    square, wide = batches(UNCROPPED).run(
+        [Elements(images()[2:3], (1, 1)), Elements(images()[:1] * 2, (1, 2))]
+    )
     assert square["pixel_values"].shape == (1, 1, 3, 32, 32)
     assert wide["pixel_values"].shape == (1, 2, 3, 32, 42)
 
 
 def test_uncropped_sizes_that_differ_within_a_group_are_rejected(batches):
-    good, bad = batches(UNCROPPED).run([Elements(IMAGES[:1], (1, 1)), Elements(IMAGES[:2], (1, 2))])
+    good, bad = batches(UNCROPPED).run([Elements(images()[:1], (1, 1)), Elements(images()[:2], (1, 2))])
     assert good["pixel_values"].shape == (1, 1, 3, 32, 42)
     assert isinstance(bad, RequestError)
     assert str(bad) == (
@@ -87,10 +99,10 @@ class EverySecondFile:
 
 
 def test_pillow_decodes_files_that_the_gpu_skips(batches):
-    (output,) = batches(CROPPED, EverySecondFile((24, 32))).run([Elements(IMAGES, (1, 4))])
+    (output,) = batches(CROPPED, EverySecondFile((24, 32))).run([Elements(images(), (1, 4))])
     pixels = output["pixel_values"][0]
     for index in (0, 2):
-        np.testing.assert_array_equal(pixels[index], alone(CROPPED, IMAGES[index]))
+        np.testing.assert_array_equal(pixels[index], alone(CROPPED, images()[index]))
     assert (pixels[[1, 3]] == 99).all()
 
 
