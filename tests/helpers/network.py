@@ -14,7 +14,7 @@ import socket
 import socketserver
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -49,12 +49,18 @@ class Forwarder(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", 0), socketserver.BaseRequestHandler)
         self.address = f"127.0.0.1:{self.server_address[1]}"
 
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Count a connection, and return False to reject it; runs in one thread for all connections."""
+        self.connections += 1
+        if self.down:
+            return False
+        if self.reject_next:
+            self.reject_next -= 1
+            return False
+        return True
+
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Forward one connection; runs in a separate thread."""
-        self.connections += 1
-        if self.down or self.reject_next:
-            self.reject_next -= not self.down
-            return
         host, _, port = self.target.rpartition(":")
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:  # either side may disconnect
             client = self.context.wrap_socket(request, server_side=True) if self.context else request
@@ -112,10 +118,12 @@ class RecordedCalls:
         seen: Headers of each request, with names in lower case.
         bodies: Body of each request.
         reject_next: Number of requests that will be rejected with UNAVAILABLE, or 503 over HTTP.
+        on_call: Called with the number of requests so far, before a request is forwarded.
     """
 
     def __init__(self) -> None:
         self.url = ""
+        self.on_call: Callable[[int], None] = lambda number: None
         self.models: list[str] = []
         self.seen: list[dict[str, str]] = []
         self.bodies: list[bytes] = []
@@ -128,6 +136,7 @@ class RecordedCalls:
         self.models.append(_model(path, body))
         self.seen.append({name.lower(): value for name, value in headers})
         self.bodies.append(body)
+        self.on_call(len(self.seen))
         self.reject_next -= 1
         return self.reject_next >= 0
 
