@@ -54,5 +54,5 @@ def test_only_requests_that_do_not_fit_fail(servers, fault_repository, record_pr
 def test_server_that_does_not_fit_reports_it(servers, fault_repository):
     why = "full memory: its /dev/shm is too small to start"
     with pytest.raises(AssertionError, match="(?s)No space left on device|shared memory"):
-        with serve(servers, why, fault_repository, "--start-timeout=60", before=limited_to("2m")):
+        with serve(servers, why, fault_repository, before=limited_to("2m")):
             pytest.fail("it started")
