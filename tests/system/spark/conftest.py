@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.programs import require
 from tests.helpers.servers import ROOT
-from tests.system.spark.spark_sessions import require_java, start_session, stop_session
+from tests.system.spark.spark_sessions import start_session, stop_session
 from tritonclip import Client
 from tritonclip_server.serving.launcher import EmbeddedTriton
 
@@ -20,10 +21,10 @@ SECRET = "5fd0c3-a-key-that-must-be-nowhere"
 
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A local Spark session with two parallel tasks and four attempts per task."""
-    require_java()
+    """A local Spark session with two parallel tasks and three attempts per task."""
+    require("java", "openjdk-17-jre-headless")
     session = start_session(
-        "local[2,4]", tmp_path_factory.mktemp("spark"), **{"spark.executorEnv.CLIP_TOKEN": SECRET}
+        "local[2,3]", tmp_path_factory.mktemp("spark"), **{"spark.executorEnv.CLIP_TOKEN": SECRET}
     )
     yield session
     stop_session(session)

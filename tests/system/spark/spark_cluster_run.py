@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+from tests.helpers.network import count_calls
 from tests.system.spark.spark_sessions import WorkerKiller, failed_tasks, start_session, stop_session
-from tritonclip import Client
 from tritonclip.spark import ClipZeroShotClassifier
 
 KILL_AT_REQUESTS = [20, 100, 200, 320, 450]  # of about 630 requests
@@ -22,19 +23,14 @@ def main(url: str, folder: Path, master: str, labels: list[str]) -> None:
     settings = {"spark.task.maxFailures": "8", "spark.excludeOnFailure.enabled": "false"}
     spark = start_session(master, folder, **settings)
     table = spark.read.format("binaryFile").load(str(folder / "pictures")).repartition(16)
-    stage = ClipZeroShotClassifier(url=url, inputCol="content", candidateLabels=labels, batchSize=8)
-    answered = stage.transform(table).selectExpr(
-        "element_at(split(path, '/'), -1) AS name", "label", "label_scores AS scores"
-    )
-    with Client(url) as client:
-
-        def requests() -> int:
-            return next(one.requests for one in client.statistics() if one.name == "clip_zero_shot")
-
-        before = requests()
-        spark.sparkContext.setJobGroup("killed", "workers are killed during the job")
-        with WorkerKiller(lambda: requests() - before, KILL_AT_REQUESTS) as killer:
-            rows = answered.collect()
+    spark.sparkContext.setJobGroup("killed", "workers are killed during the job")
+    with count_calls(SimpleNamespace(grpc_url=url), "grpc") as calls:
+        calls.on_call = killer = WorkerKiller(KILL_AT_REQUESTS)
+        stage = ClipZeroShotClassifier(url=calls.url, inputCol="content", candidateLabels=labels, batchSize=8)
+        answered = stage.transform(table).selectExpr(
+            "element_at(split(path, '/'), -1) AS name", "label", "label_scores AS scores"
+        )
+        rows = answered.collect()
     with (folder / "answers.jsonl").open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row.asDict(recursive=True)) + "\n")

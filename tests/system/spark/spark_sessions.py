@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
-
-JAVA = "java not found: apt-get install openjdk-17-jre-headless"
-POLL_S = 0.05
-
-
-def require_java() -> None:
-    """Skip the test if Java is missing; in CI, fail it."""
-    if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
-        assert "CI" not in os.environ, JAVA
-        pytest.skip(JAVA)
 
 
 def start_session(master: str, scratch: Path, **settings: str) -> Any:
@@ -68,32 +56,22 @@ def python_workers() -> list[psutil.Process]:
 
 
 class WorkerKiller:
-    """Thread that kills all Python workers whenever a job reaches a given progress.
+    """Kills all Python workers before certain requests of a job are forwarded; see `RecordedCalls.on_call`.
 
     Args:
-        progress: Function that returns the progress of the job.
-        points: Values of the progress at which to kill, ascending.
+        points: Numbers of requests so far at which to kill, ascending.
     """
 
-    def __init__(self, progress: Callable[[], int], points: Sequence[int]) -> None:
-        self._progress, self._points = progress, points
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+    def __init__(self, points: Sequence[int]) -> None:
+        self._points = list(points)
+        self._lock = threading.Lock()
         self.killed: list[int] = []
 
-    def __enter__(self) -> WorkerKiller:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        for point in self._points:
-            while self._progress() < point:
-                if self._ended.wait(POLL_S):
-                    return
+    def __call__(self, requests: int) -> None:
+        with self._lock:
+            if not self._points or requests < self._points[0]:
+                return
+            del self._points[0]
             for worker in python_workers():
                 with contextlib.suppress(psutil.NoSuchProcess):
                     worker.kill()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers.pictures import encode, noise, turned, varied_images
+from tests.helpers.pictures import encode, noise, telling_images
 from tests.system.spark.spark_pictures import assert_same
 from tritonclip import Client
 from tritonclip.spark import ClipImageEmbedder, ClipTextEmbedder, ClipZeroShotClassifier
@@ -31,11 +31,10 @@ def test_file_contents_are_classified_like_by_the_client(
         assert_same(row.label, row.label_scores, client.classify(bytes(row.content), labels))
 
 
-def test_every_file_format_matches_the_client(
+def test_every_kind_of_file_matches_the_client(
     spark: Any, client: Client, classifier: ClipZeroShotClassifier, labels: list[str]
 ) -> None:
-    files = varied_images() | {"exif_6.jpg": turned(noise(300, 200), 6)}
-    assert {"rgba.png", "grey_alpha.png", "exif_8.jpg"} <= set(files)
+    files = telling_images()
     table = spark.createDataFrame(list(files.items()), "name string, image binary").repartition(3)
     rows = classifier.transform(table).collect()
     assert {row.name for row in rows} == set(files)
@@ -119,12 +118,12 @@ def test_labels_in_any_script_are_returned_unchanged(
 def test_each_of_many_rows_gets_its_own_answer_once(
     spark: Any, client: Client, server: EmbeddedTriton
 ) -> None:
-    texts = [f"picture {number}" if number % 7 else None for number in range(3000)]
+    texts = [f"picture {number}" if number % 7 else None for number in range(600)]
     table = spark.createDataFrame(
         [(number, text) for number, text in enumerate(texts)], "id int, text string"
     )
     rows = ClipTextEmbedder(url=server.grpc_url, batchSize=64).transform(table.repartition(2)).collect()
-    assert sorted(row.id for row in rows) == list(range(3000))
+    assert sorted(row.id for row in rows) == list(range(600))
     expected = client.embed_texts_many(text for text in texts if text)
     by_id = dict(zip((number for number, text in enumerate(texts) if text), expected, strict=True))
     for row in rows:

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.network import count_calls
+from tests.helpers.programs import require
 from tests.helpers.servers import ROOT
 from tests.system.spark.spark_pictures import assert_same, write_pictures
-from tests.system.spark.spark_sessions import WorkerKiller, failed_tasks, require_java
+from tests.system.spark.spark_sessions import WorkerKiller, failed_tasks
 from tritonclip import Client
 from tritonclip.spark import ClipZeroShotClassifier
 from tritonclip_server.serving.launcher import EmbeddedTriton
@@ -20,20 +22,20 @@ from tritonclip_server.serving.launcher import EmbeddedTriton
 MANY = 5000
 
 
-def requests_answered(client: Client) -> int:
-    """Return the number of requests to `clip_zero_shot` since the server started."""
-    return next(one.requests for one in client.statistics() if one.name == "clip_zero_shot")
-
-
 def test_killed_workers_lose_or_repeat_no_row(
-    spark: Any, client: Client, classifier: ClipZeroShotClassifier, labels: list[str], tmp_path: Path
+    spark: Any,
+    server: EmbeddedTriton,
+    client: Client,
+    classifier: ClipZeroShotClassifier,
+    labels: list[str],
+    tmp_path: Path,
 ) -> None:
-    paths = write_pictures(tmp_path / "pictures", 300)
+    paths = write_pictures(tmp_path / "pictures", 120)
     table = spark.createDataFrame([(str(path),) for path in paths], "image string").repartition(4)
-    before = requests_answered(client)
     spark.sparkContext.setJobGroup("killed", "workers are killed during the job")
-    with WorkerKiller(lambda: requests_answered(client) - before, points=[10, 50]) as killer:
-        rows = classifier.setBatchSize(2).transform(table).collect()  # 150 requests
+    with count_calls(server, "grpc") as calls:
+        calls.on_call = killer = WorkerKiller([10, 40])
+        rows = classifier.setUrl(calls.url).setBatchSize(2).transform(table).collect()  # 60 requests
     assert len(killer.killed) >= 2
     assert failed_tasks(spark, "killed") >= 2
     assert sorted(row.image for row in rows) == [str(path) for path in paths]
@@ -47,7 +49,7 @@ def test_killed_workers_lose_or_repeat_no_row(
 def test_cluster_with_killed_workers_answers_every_row_once(
     server: EmbeddedTriton, client: Client, labels: list[str], tmp_path: Path, master: str
 ) -> None:
-    require_java()
+    require("java", "openjdk-17-jre-headless")
     paths = write_pictures(tmp_path / "pictures", MANY)
     command = [
         sys.executable,

@@ -115,7 +115,7 @@ def test_path_that_only_spark_can_read_is_reported(spark: Any, classifier: ClipZ
 
 def test_unreachable_server_fails_the_job_and_is_named(spark: Any) -> None:
     stage = ClipZeroShotClassifier(
-        url="127.0.0.1:1", candidateLabels=["a"], timeoutSeconds=1, patienceSeconds=0.1, onError="null"
+        url="127.0.0.1:1", candidateLabels=["a"], timeoutSeconds=60, patienceSeconds=0.1, onError="null"
     )
     table = spark.createDataFrame([(encode(noise(9, 9), "PNG"),)], "image binary")
     with pytest.raises(Exception, match=r"ServerUnavailableError.*grpc://127\.0\.0\.1:1"):
