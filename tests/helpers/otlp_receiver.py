@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-RESEND_AFTER_S = 10
-TRIES = 12
+RESEND_AFTER_S = 3
+TRIES = 40
 ERROR = 2  # OTLP's status code
 
 

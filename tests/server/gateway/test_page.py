@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.helpers.gateway_fixtures import HTML_NAME
+from tests.helpers.programs import require
 from tests.server.gateway.page_driver import DEMO, IMAGES, SearchPage, best_of, run_program
 
 LABELS = DEMO["candidate_labels"]
@@ -134,6 +135,7 @@ def test_embedding_is_downloaded(clip, gateway):
 
 
 def test_curl_command_returns_what_the_page_shows(clip):
+    require("curl", "curl")
     clip.add_images(CIRCLE)
     clip.add_labels(*NASTY_LABELS)
     clip.classify()
@@ -145,6 +147,7 @@ def test_curl_command_returns_what_the_page_shows(clip):
 
 
 def test_page_asks_for_the_key_and_remembers_it(opened, gateway_with_keys):
+    require("curl", "curl")
     page = opened(gateway_with_keys.url).open()
     page.expected_statuses.add(401)
     window, message = page.page, page.page.locator("#key-message")

@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from tests.helpers.programs import require
 from tests.helpers.servers import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "client/src/tritonclip/gateway/README.md"]
@@ -30,6 +31,7 @@ def test_all_commands_are_found():
 
 @pytest.mark.parametrize("command", list(commands()))
 def test_curl_command_succeeds(open_gateway, command):
+    require("curl", "curl")
     text = command.replace("localhost:8080", open_gateway.url.removeprefix("http://"))
     done = subprocess.run(["bash", "-ec", text], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -6,13 +6,16 @@ import subprocess
 import numpy as np
 import pytest
 
+from tests.helpers.programs import require
 from tests.helpers.servers import ROOT
 
 IMAGES = ROOT / "scripts" / "demo" / "images"
 
 
 def curl(*arguments):
-    done = subprocess.run(["curl", "-sS", *map(str, arguments)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [require("curl", "curl"), "-sS", *map(str, arguments)], capture_output=True, text=True, check=True
+    )
     return json.loads(done.stdout)
 
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 from playwright.sync_api import expect
 
+from tests.helpers.programs import require
 from tests.server.gateway.page_driver import DEMO, IMAGES, run_program
 
 LABELS = DEMO["candidate_labels"]
@@ -193,6 +194,7 @@ def test_python_program_returns_what_the_page_shows(clip):
 
 
 def test_comparison_code_returns_what_the_page_shows(clip):
+    require("curl", "curl")
     clip.add_images(CIRCLE)
     clip.compare("a red circle", "a blue square")
     cosines = clip.cosines()[CIRCLE.name]
