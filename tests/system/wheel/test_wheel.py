@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.servers import DEMO_CHECKPOINT, ROOT
+from tests.helpers.servers import DEMO_CHECKPOINT, ROOT, Servers
 from tritonclip import Client
 from tritonclip_server.repository.configs import MODELS, PYTHON_MODELS
 
@@ -55,8 +55,9 @@ def test_wheel_holds_the_nine_models_and_the_demo(wheel: Path) -> None:
 
 
 def test_installed_command_serves_a_checkpoint_from_an_empty_folder(
-    environment: Path, tmp_path: Path
+    servers: Servers, environment: Path, tmp_path: Path
 ) -> None:
+    servers.command("the command of the installed wheel starts it")
     command = [environment / "bin" / "tritonclip-server", "serve", DEMO_CHECKPOINT]
     command += ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
     home = {name: value for name, value in os.environ.items() if not name.startswith("TRITONCLIP_")}
