@@ -13,8 +13,8 @@ import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
+from tests.helpers.name_server import NameServer
 from tests.helpers.waiting import wait_until
-from tests.system.docker.name_server import NameServer
 from tritonclip._settings import Settings
 from tritonclip._transport.grpc import client_options
 from tritonclip_server.serving.launcher import free_port
