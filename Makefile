@@ -51,11 +51,11 @@ gateway: install
 	@exec $(BIN)/tritonclip gateway --url localhost:8001 $(GATEWAY)
 
 # PYTEST="-p randomly" make test: shuffle the tests.
-test: install
-	$(BIN)/python -m pytest tests/unit tests/server -m "not slow" $(PYTEST)
+test: test-unit
+	$(BIN)/python -m pytest tests/server -m "not slow" $(PYTEST)
 
 test-unit: install
-	$(BIN)/python -m pytest tests/unit $(PYTEST)
+	$(BIN)/python -m pytest tests/unit -n logical --maxprocesses 4 --dist loadfile $(PYTEST)
 
 test-system: install
 	$(BIN)/python -m pytest tests/system -m "not slow" $(PYTEST)
