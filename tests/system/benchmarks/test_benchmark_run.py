@@ -88,6 +88,7 @@ def start(environment, output, only):
     )
 
 
+@pytest.mark.slow  # 38 s of measuring
 def test_quick_run_writes_its_files_and_leaves_no_process(servers, tmp_path, environment):
     servers.command("the benchmark's contenders")
     with start(environment, tmp_path, ONLY) as run:
