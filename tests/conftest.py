@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 
 from tests.helpers.programs import MISSING, missing_packages
 from tests.helpers.servers import (
@@ -107,6 +108,12 @@ def server(request: pytest.FixtureRequest) -> Iterator[EmbeddedTriton]:
     repository, options = VARIANTS[request.param](request)
     with request.config.stash[SERVERS].run(repository, f"variant {request.param}", **options) as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def _pillows_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Restore Pillow's limit of pixels, which the decoder of the models sets for its whole process."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -14,8 +14,8 @@ PROCESS_EVENTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn",
 _guard = {"active": False}
 
 
-def _check(event: str, arguments: tuple[Any, ...]) -> None:
-    if not _guard["active"]:
+def _check(event: str, arguments: tuple[Any, ...], guard: dict[str, bool] = _guard) -> None:
+    if not guard["active"]:  # an argument, because the interpreter clears globals before its last events
         return
     if event in PROCESS_EVENTS:
         pytest.fail(f"a unit test starts a process ({event}): move it to tests/server or tests/system")
