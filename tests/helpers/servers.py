@@ -51,7 +51,7 @@ class Servers:
     """Starts the servers of a run, and records each of them with its reason.
 
     Attributes:
-        started: One line for each server: the name of a variant, or the reason for a server of its own.
+        started: One line for each server: the name of a variant, or the reason for a separate server.
     """
 
     started: list[str] = field(default_factory=list)
