@@ -20,7 +20,7 @@ def _check(event: str, arguments: tuple[Any, ...], guard: dict[str, bool] = _gua
     if event in PROCESS_EVENTS:
         pytest.fail(f"a unit test starts a process ({event}): move it to tests/server or tests/system")
     if event == "socket.connect" and not _is_local(arguments[1]):
-        pytest.fail(f"a unit test connects to {arguments[1]!r}: use a server of its own process")
+        pytest.fail(f"a unit test connects to {arguments[1]!r}: use a server in this process")
 
 
 def _is_local(address: object) -> bool:

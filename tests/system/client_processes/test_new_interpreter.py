@@ -1,4 +1,4 @@
-"""The client in an interpreter of its own: what it imports, how it exits, and its command's output."""
+"""The client in a new interpreter: what it imports, how it exits, and its command's output."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def test_caller_that_sends_byte_by_byte_is_answered(supervised, settled, record_
         connection.sendall(head[:line])
         for byte in head[line:] + body:
             connection.sendall(bytes([byte]))
-            time.sleep(0.002)  # at least; each byte in a packet of its own
+            time.sleep(0.002)  # at least; each byte in a separate packet
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 200 OK")
     assert b"text_embeds" in answer
