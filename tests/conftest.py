@@ -88,7 +88,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture(scope="session")
 def gate(tmp_path_factory: pytest.TempPathFactory) -> Gate:
-    """Return the gate in front of the vision encoder of the variant "overload"."""
+    """Return the gates in front of two models of the variant "overload"."""
     from tests.helpers.gate import Gate
 
     return Gate(tmp_path_factory.mktemp("gate"))

@@ -22,6 +22,21 @@ if TYPE_CHECKING:
 
     from tests.server.gateway.page_driver import ClipPage
 
+__all__ = [
+    "axe",
+    "broken",
+    "chromium",
+    "clip",
+    "direct",
+    "gateway",
+    "gateway_with_keys",
+    "open_gateway",
+    "opened",
+    "pictures",
+    "place",
+    "searching",
+]
+
 AXE = ROOT / "build" / "gateway" / "node_modules" / "axe-core" / "axe.min.js"
 HTML_NAME = '<img src=x onerror=alert(1)> & "quotes".jpg'
 """Name of a picture of a green heart in the index."""

@@ -27,7 +27,11 @@ def require(program: str, packages: str) -> str:
 
 def skip_without(program: str, packages: str) -> NoReturn:
     """Skip the test for a missing program, or fail if `CI` is set."""
-    reason = f"{MISSING} {program}: apt-get install {packages}"
+    skip_unless_ci(f"{MISSING} {program}: apt-get install {packages}")
+
+
+def skip_unless_ci(reason: str) -> NoReturn:
+    """Skip a test that this machine cannot run, or fail it if `CI` is set."""
     if "CI" in os.environ:
         pytest.fail(reason)
     pytest.skip(reason)

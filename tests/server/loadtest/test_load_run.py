@@ -13,10 +13,10 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
+from tests.helpers.gateway import run_gateway
 from tests.helpers.load_runs import ENDLESS_S, requires_locust, start_load, urls
 from tests.helpers.servers import ROOT
 from tests.helpers.waiting import wait_until
-from tritonclip_server.benchmarks.gateway_process import running
 from tritonclip_server.serving.launcher import EmbeddedTriton
 
 PROTOCOLS = ("grpc", "http", "gateway")
@@ -44,7 +44,7 @@ def test_successful_run_exits_with_0_and_writes_reports(server: EmbeddedTriton, 
         )
 
     with (
-        running(server.grpc_url) as gateway,
+        run_gateway(server.grpc_url) as gateway,
         start_load(
             *urls(server), "--protocol", ",".join(PROTOCOLS), "--users", 3, "--run-time-s", ENDLESS_S,
             "--max-p99-ms", 1000 * ENDLESS_S, "--output", tmp_path,

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import urllib3
 
+from tests.helpers.programs import skip_unless_ci
 from tests.helpers.waiting import wait_until
 from tritonclip_server.serving.launcher import free_port
 
@@ -27,9 +26,8 @@ def running_chroma(data: Path) -> Iterator[str]:
     Without the command `chroma`, skip the test; in CI, fail it.
     """
     command = shutil.which("chroma", path=str(Path(sys.executable).parent))
-    if command is None and "CI" not in os.environ:
-        pytest.skip("chroma not found; these tests need: pip install chromadb")
-    assert command, "chroma not found; pip install chromadb"
+    if command is None:
+        skip_unless_ci("chroma not found; these tests need: pip install chromadb")
     port = free_port("127.0.0.1")
     options = ["run", "--path", str(data), "--host", "127.0.0.1", "--port", str(port)]
     with open(data / "log", "wb") as log:

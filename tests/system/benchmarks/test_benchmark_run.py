@@ -1,6 +1,7 @@
 """The benchmark with real processes: perf_analyzer on the shared server, and a short run of the command."""
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -25,21 +26,25 @@ def program():
     return perf_analyzer.install(ROOT / "build" / "perf_analyzer")
 
 
-def test_perf_analyzer_sends_all_requests(server, program, tmp_path):
+@pytest.fixture
+def measure(server, program, tmp_path):
+    """Return a function that measures the requests of `tmp_path / "requests.json"`."""
+    return functools.partial(
+        perf_analyzer.measure,
+        program,
+        model="clip_zero_shot",
+        grpc_url=server.grpc_url,
+        inputs=tmp_path / "requests.json",
+        timeout_s=600,
+    )
+
+
+def test_perf_analyzer_sends_all_requests(server, measure, tmp_path):
     workload.write_photos(tmp_path / "photos", 4, (320, 240))
     measurements.write_zero_shot_requests(tmp_path / "requests.json", tmp_path / "photos", images=2, labels=5)
     with Client(server.grpc_url) as client:
         before = settled_statistics(client)
-        load = perf_analyzer.measure(
-            program,
-            model="clip_zero_shot",
-            grpc_url=server.grpc_url,
-            inputs=tmp_path / "requests.json",
-            shapes=["image:2", "labels:5"],
-            callers=4,
-            requests=12,
-            timeout_s=600,
-        )
+        load = measure(shapes=["image:2", "labels:5"], callers=4, requests=12)
         after = settled_statistics(client)
     assert after["clip_zero_shot"].requests - before["clip_zero_shot"].requests == 12
     assert after["clip_zero_shot"].failures == before["clip_zero_shot"].failures
@@ -49,19 +54,10 @@ def test_perf_analyzer_sends_all_requests(server, program, tmp_path):
     assert load.cpu_ms > 0
 
 
-def test_perf_analyzer_error_contains_the_servers_message(server, program, tmp_path):
+def test_perf_analyzer_error_contains_the_servers_message(measure, tmp_path):
     perf_analyzer.write_requests(tmp_path / "requests.json", [{"image": [b"no image"], "labels": [b"a"]}])
     with pytest.raises(perf_analyzer.PerfAnalyzerError, match="image 0 is not an image"):
-        perf_analyzer.measure(
-            program,
-            model="clip_zero_shot",
-            grpc_url=server.grpc_url,
-            inputs=tmp_path / "requests.json",
-            shapes=["image:1", "labels:1"],
-            callers=1,
-            requests=2,
-            timeout_s=600,
-        )
+        measure(shapes=["image:1", "labels:1"], callers=1, requests=2)
 
 
 @pytest.fixture

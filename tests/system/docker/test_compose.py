@@ -14,6 +14,7 @@ import pytest
 import yaml
 from loadtest.load.settings import LoadSettings
 
+from tests.helpers.programs import skip_unless_ci
 from tests.helpers.servers import ROOT
 from tritonclip._cli.gateway import gateway
 from tritonclip_server.serving import serve
@@ -26,8 +27,7 @@ COMPOSE = Path(sys.executable).parent / "docker-compose"
 def read(*files: str, profiles: tuple[str, ...] = ("load",)) -> dict[str, Any]:
     """Return the merged files as Docker Compose reads them, without the settings of this environment."""
     if not COMPOSE.exists():
-        assert "CI" not in os.environ, "docker-compose not found: make install"
-        pytest.skip("docker-compose not found: make install")
+        skip_unless_ci("docker-compose not found: make install")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TRITONCLIP_")}
     command = [str(COMPOSE), *(f"--file={DOCKER / file}" for file in files)]
     command += [f"--profile={profile}" for profile in profiles]
