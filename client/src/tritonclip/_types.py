@@ -5,16 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import IO, Literal, TypedDict, Union
+from typing import IO, Any, Literal, TypedDict, Union
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 #: One image: a path, a URL (http, https or data, fetched by the client), the bytes of an encoded file, a
-#: binary file object, a PIL image, or uint8 pixels [h, w], [h, w, 3] or [h, w, 4].
+#: binary file object, a PIL image, or an array [h, w], [h, w, 3] or [h, w, 4]. An array is uint8, bool,
+#: uint16 with 65535 as white, or floats from 0 to 1.
 ImageInput = Union[
-    str, "os.PathLike[str]", bytes, bytearray, memoryview, IO[bytes], Image.Image, "npt.NDArray[np.uint8]"
+    str,
+    "os.PathLike[str]",
+    bytes,
+    bytearray,
+    memoryview,
+    IO[bytes],
+    Image.Image,
+    "npt.NDArray[np.uint8 | np.uint16 | np.bool_ | np.floating[Any]]",
 ]
 
 #: The outcome of a deep health check's inference. `overloaded`: the server is alive and rejects work for now.

@@ -97,7 +97,7 @@ class AsyncClient(BaseClient):
         """Rank candidate labels for one image or several, in one request.
 
         Args:
-            images: One `ImageInput` (path, URL, bytes, file object, PIL image, uint8 array), or a list or
+            images: One `ImageInput` (path, URL, bytes, file object, PIL image, array), or a list or
                 tuple of them.
             labels: Candidate labels. A string is split at its commas. None: `DEFAULT_LABELS`.
             hypothesis_template: Sentence with one `{}` for the label; '{}' for labels that are sentences.

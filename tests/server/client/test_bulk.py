@@ -86,7 +86,7 @@ def test_each_bad_image_gets_its_own_error_and_no_good_image_is_lost(either, tmp
         3: tmp_path / "missing.jpg",
         11: truncated(),
         12: b"no image",
-        25: np.zeros((2, 2)),
+        25: np.full((2, 2), 1.5),
         39: truncated(),
     }
     for index, image in bad.items():

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageOps, features
 
+from tritonclip._images.arrays import pil_from_array, warn_if_clipped
 from tritonclip._images.urls import FETCH_IT_YOURSELF, is_url
 from tritonclip.errors import InvalidInputError
 
@@ -85,12 +85,15 @@ def read_source(image: object, name: str, fetch: Fetch | None) -> bytes | Image.
     if isinstance(image, Image.Image):
         return image
     if isinstance(image, np.ndarray):
-        return _pil_from_array(image, name)
+        return pil_from_array(image, name)
     if callable(getattr(image, "read", None)):
         return _read_stream(image, name)
+    advice = "give several images as a list or tuple"
+    if hasattr(image, "__array__"):  # a tensor
+        advice = "give it as np.asarray(image), with the channels last"
     raise InvalidInputError(
-        f"{name}: expected a path, a URL, bytes, a binary file, a PIL image or a uint8 array, "
-        f"got {type(image).__name__}; give several images as a list or tuple"
+        f"{name}: expected a path, a URL, bytes, a binary file, a PIL image or an array, "
+        f"got {type(image).__name__}; {advice}"
     )
 
 
@@ -112,7 +115,11 @@ def upright_rgb(image: Image.Image, name: str, *, in_place: bool = False) -> Ima
             image = ImageOps.exif_transpose(image)
         if isinstance(image.info.get("transparency"), bytes):
             del image.info["transparency"]  # a palette's alpha, which Pillow drops with a warning
-        return image if image.mode == "RGB" else image.convert("RGB")
+        if image.mode == "RGB":
+            return image
+        if not in_place and image.mode[0] in "IF":  # the caller's image, one channel of more than 8 bits
+            warn_if_clipped(image, name)
+        return image.convert("RGB")
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
@@ -153,27 +160,6 @@ def _read_stream(file: Any, name: str) -> bytes:
             f"{name}: read() returned {type(content).__name__} instead of bytes; {advice}"
         )
     return _not_empty(bytes(content), f"{name}: the file object is empty or at its end")
-
-
-def _pil_from_array(array: npt.NDArray[Any], name: str) -> Image.Image:
-    """Convert uint8 [h, w], [h, w, 3] or [h, w, 4] to a PIL image with the same pixels."""
-    if array.dtype != np.uint8:
-        hint = (
-            "scale it to 0..255 and use .round().astype(np.uint8)"
-            if array.dtype.kind == "f"
-            else "use .astype(np.uint8)"
-        )
-        raise InvalidInputError(f"{name}: expected a uint8 array, got {array.dtype}; {hint}")
-    if array.ndim == 4:
-        raise InvalidInputError(f"{name}: got a batch of shape {array.shape}; pass list(array)")
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        hint = "; move the channels last" if array.ndim == 3 and array.shape[0] in (1, 3, 4) else ""
-        raise InvalidInputError(
-            f"{name}: expected an array of shape [h, w], [h, w, 3] or [h, w, 4], got {array.shape}{hint}"
-        )
-    if array.size == 0:
-        raise InvalidInputError(f"{name}: the array has no pixels, shape {array.shape}")
-    return Image.fromarray(np.ascontiguousarray(array))
 
 
 def _encode_pil(image: Image.Image, name: str) -> bytes:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tempfile
 import zipfile
 from pathlib import Path
@@ -157,19 +158,107 @@ def test_image_too_large_for_webp_is_encoded_as_png(side: int) -> None:
 @pytest.mark.parametrize(
     ("array", "hint"),
     [
-        (RGB.astype(np.float32) / 255, "np.uint8"),
-        (RGB.astype(np.int64), "np.uint8"),
-        (RGB > 3, "np.uint8"),
-        (RGB.transpose(2, 0, 1), "channels last"),
+        (RGB.transpose(2, 0, 1), r"channels last: array\.transpose\(1, 2, 0\)"),
         (RGB[None], "list"),
         (RGB[:, :, :2], "shape"),
+        (RGB[:, :, :1], r"use array\[:, :, 0\]"),
+        (RGB[None, :, :, 0], r"use array\[0\]"),
         (RGB[0, 0], "shape"),
         (RGB[:0], "no pixels"),
+        (RGB.astype(np.complex64), "got complex64"),
+        (RGB.astype(str), "uint8, bool, uint16 or floats"),
+        (np.where(np.arange(17) == 5, np.nan, RGB[:, :, 0] / 255), r"the array's value at \[0, 5\] is nan"),
+        (np.where(RGB == RGB[2, 1, 0], np.inf, RGB / 255), r"is inf; expected numbers from 0 to 1"),
     ],
 )
 def test_invalid_array_is_rejected_with_a_hint(array: npt.NDArray[Any], hint: str) -> None:
     with pytest.raises(InvalidInputError, match=f"^image 1: .*{hint}"):
         encode_images([b"x", array])
+
+
+ALL_VALUES = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "longdouble", "uint16", ">u2"])
+def test_array_whose_white_is_known_has_the_pixels_of_its_uint8_form(dtype: str, alpha: bool) -> None:
+    grey = np.dstack([ALL_VALUES] * 4) if alpha else ALL_VALUES
+    array = grey.astype(np.uint16) * 257 if dtype.endswith(("16", "u2")) and "u" in dtype else grey / 255
+    np.testing.assert_array_equal(pixels(encode_image(array.astype(dtype), 0)), pixels(encode_image(grey, 0)))
+
+
+def test_uint16_values_are_rounded_to_the_nearest_uint8() -> None:
+    values = np.array([[0, 128, 129, 385, 386, 65_406, 65_407, 65_535]], np.uint16)
+    assert pixels(encode_image(values, 0))[0, :, 0].tolist() == [0, 0, 1, 1, 2, 254, 255, 255]
+
+
+def test_true_is_white() -> None:
+    assert pixels(encode_image(np.array([[True, False]]), 0))[0, :, 0].tolist() == [255, 0]
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int64"])
+def test_black_array_is_accepted_as_uint16_but_not_as_another_integer(dtype: str) -> None:
+    array = np.zeros((2, 2), dtype)
+    if dtype == "uint16":
+        assert not pixels(encode_image(array, 0)).any()
+    else:
+        with pytest.raises(InvalidInputError, match="which value is white"):
+            encode_image(array, 0)
+
+
+@pytest.mark.parametrize(
+    ("array", "black", "white"),
+    [
+        (ALL_VALUES.astype(np.float32), 0, 255),
+        (ALL_VALUES / np.float32(127.5) - 1, -1, 1),
+        ((ALL_VALUES.astype(np.int16) - 128).astype(np.int8), -128, 127),
+        (ALL_VALUES.astype(np.int16) * 16, 0, 255 * 16),
+        (ALL_VALUES.astype(np.int64), 0, 255),
+        (ALL_VALUES.astype(np.uint16), 0, 255),
+        (ALL_VALUES.astype(np.uint32) * 1000 + 7, 7, 255_007),
+        (ALL_VALUES / 255 * 1.5 - 0.25, -0.25, 1.25),
+    ],
+)
+def test_advised_expression_gives_the_pixels_that_were_meant(
+    array: npt.NDArray[Any], black: float, white: float
+) -> None:
+    with pytest.raises(InvalidInputError, match="^image 0: .*; use ") as caught:
+        encode_image(array, 0)
+    known = {"np": np, "array": array, "black": black, "white": white}
+    advised = re.findall(r"np\.clip\(.*, 0, 1\)|array\.astype\(np\.uint8\)", caught.value.message)
+    assert advised
+    for expression in advised:
+        np.testing.assert_array_equal(pixels(encode_image(eval(expression, known), 0))[:, :, 0], ALL_VALUES)
+
+
+def test_array_that_may_have_12_bits_is_sent_with_a_warning_whose_shift_is_right() -> None:
+    array = ALL_VALUES.astype(np.uint16) << 4  # white is 4080 of 4095
+    with pytest.warns(UserWarning, match=r"^image 0: its uint16 values reach 4080 only.* array << 4$"):
+        assert pixels(encode_image(array, 0)).max() == 16
+    np.testing.assert_allclose(pixels(encode_image(array << 4, 0))[:, :, 0], ALL_VALUES, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("image", "part"),
+    [
+        (Image.fromarray(ALL_VALUES.astype(np.uint16) * 257), "0 to 65535 in mode I;16"),
+        (Image.fromarray(ALL_VALUES.astype(np.int32) - 1), "-1 to 254 in mode I,"),
+        (Image.fromarray((ALL_VALUES / 255).astype(np.float32)), "0 to 1 in mode F"),
+    ],
+)
+def test_pil_image_that_rgb_clips_is_sent_with_a_warning(image: Image.Image, part: str) -> None:
+    with pytest.warns(UserWarning, match=f"^image 0: has values from {part}"):
+        content = encode_image(image, 0)
+    np.testing.assert_array_equal(pixels(content), np.asarray(image.convert("RGB")))
+
+
+def test_tensor_is_rejected_with_the_call_that_makes_an_array() -> None:
+    class Tensor:
+        def __array__(self) -> npt.NDArray[np.uint8]:
+            return RGB
+
+    with pytest.raises(InvalidInputError, match=r"got Tensor; give it as np\.asarray\(image\)"):
+        encode_image(Tensor(), 0)
 
 
 def test_invalid_input_raises_an_error_with_its_index(tmp_path: Path) -> None:

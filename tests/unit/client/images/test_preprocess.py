@@ -149,7 +149,7 @@ def bomb(width: int, height: int) -> bytes:
         (lambda: Image.new("L", (10_000, 9_000)), "10000 x 9000 pixels, the limit is 89478485"),
         (lambda: Image.new("RGB", (0, 3)), "no pixels"),
         (lambda: np.zeros((3, 0, 3), np.uint8), "no pixels"),
-        (lambda: np.zeros((3, 4, 4), np.float32), "expected a uint8 array"),
+        (lambda: np.full((3, 4, 4), 1.5, np.float32), "expected floats from 0 to 1"),
         (lambda: b"", "the bytes are empty"),
         (lambda: "missing.jpg", "no such file"),
         (lambda: "http://127.0.0.1:1/a.jpg", "fetch it yourself"),
