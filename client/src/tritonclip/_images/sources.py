@@ -115,15 +115,14 @@ def upright_rgb(image: Image.Image, name: str, *, in_place: bool = False) -> Ima
             image = ImageOps.exif_transpose(image)
         if isinstance(image.info.get("transparency"), bytes):
             del image.info["transparency"]  # a palette's alpha, which Pillow drops with a warning
-        if image.mode == "RGB":
-            return image
-        if not in_place and image.mode[0] in "IF":  # the caller's image, one channel of more than 8 bits
-            warn_if_clipped(image, name)
-        return image.convert("RGB")
+        rgb = image if image.mode == "RGB" else image.convert("RGB")
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise InvalidInputError(f"{name}: PIL cannot decode it: {error}") from error
+    if not in_place and image.mode[0] in "IF":  # the caller's image, one channel of more than 8 bits
+        warn_if_clipped(image, name)
+    return rgb
 
 
 def _not_empty(content: bytes, complaint: str) -> bytes:

@@ -55,6 +55,7 @@ def opened(encoded: bytes) -> Image.Image:
         *[(name, kind) for name in TELLING for kind in ("fixed", "padded", "unresized")],
     ],
 )
+@pytest.mark.filterwarnings("ignore:image 0. has values from .* in mode I.16:UserWarning")
 def test_pixels_equal_the_servers_pixels_bit_for_bit(name: str, kind: str, tmp_path: Path) -> None:
     encoded = varied_image(name)
     settings = ProcessorSettings.from_json(json.dumps(SETTINGS[kind]))
