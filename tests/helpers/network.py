@@ -118,11 +118,13 @@ class RecordedCalls:
         seen: Headers of each request, with names in lower case.
         bodies: Body of each request.
         reject_next: Number of requests that will be rejected with UNAVAILABLE, or 503 over HTTP.
+        rejects: Returns True for the body of a request that will be rejected in the same way.
         on_call: Called with the number of requests so far, before a request is forwarded.
     """
 
     def __init__(self) -> None:
         self.url = ""
+        self.rejects: Callable[[bytes], bool] = lambda body: False
         self.on_call: Callable[[int], None] = lambda number: None
         self.models: list[str] = []
         self.seen: list[dict[str, str]] = []
@@ -138,7 +140,7 @@ class RecordedCalls:
         self.bodies.append(body)
         self.on_call(len(self.seen))
         self.reject_next -= 1
-        return self.reject_next >= 0
+        return self.reject_next >= 0 or self.rejects(body)
 
 
 def _model(path: str, body: bytes) -> str:

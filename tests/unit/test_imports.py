@@ -20,7 +20,7 @@ LAYERS = {
         ["_images"],
         ["_settings"],
         ["_calls", "_retry"],
-        ["_transport", "_bulk"],
+        ["_transport", "_bulk", "_isolate"],
         ["client", "async_client", "_base"],
         ["classifier"],
         ["__init__"],  # the public names, which search, spark, synapse, gateway and _cli may use

@@ -26,6 +26,7 @@ from typing import Any, Generic, Literal, TypeVar, cast
 
 from tritonclip._calls.flows import Group
 from tritonclip._calls.request import RequestOptions
+from tritonclip._calls.status import PROBE_IMAGE
 from tritonclip._images.files import find_images
 from tritonclip._retry import is_outage, run_retry_policy
 from tritonclip._settings import check_seconds, check_whole
@@ -151,18 +152,17 @@ class RunCounts(Generic[R]):
         """Note that the server has answered a request of this run."""
         self._answered = True
 
-    def retry_policy(self) -> dict[str, Any]:
-        """Return the retry policy of this run's requests; see `run_retry_policy`."""
-        return run_retry_policy(self._plan.patience_s, self._is_transient, self.count_retry)
+    def retry_policy(self, *, patient: bool) -> dict[str, Any]:
+        """Return the retry policy of a request of this run; see `Attempt` and `run_retry_policy`."""
+        is_transient = self._is_transient if patient else _is_rejected
+        return run_retry_policy(self._plan.patience_s, is_transient, self.count_retry)
 
     def _is_transient(self, error: TritonClipError) -> bool:
         """Return True if a retry may help: for an outage, or for a model that is gone during a restart."""
         if self._answered:
             return is_outage(error) or isinstance(error, ModelNotReadyError)
         # A server that rejects a request is reachable, so its overload or restart is waited for in any case.
-        return is_outage(error) and (
-            self._plan.wait_for_server or rejection_reason(error.message) is not None
-        )
+        return _is_rejected(error) or (is_outage(error) and self._plan.wait_for_server)
 
     def emit(self, results: Sequence[R | TritonClipError]) -> Iterator[R | TritonClipError]:
         """Count the results of a request and yield them; raise the first error if the plan says so."""
@@ -174,6 +174,10 @@ class RunCounts(Generic[R]):
             if self._plan.on_error == "raise" and isinstance(result, TritonClipError):
                 raise result
             yield result
+
+
+def _is_rejected(error: TritonClipError) -> bool:
+    return is_outage(error) and rejection_reason(error.message) is not None
 
 
 class Grouper(Generic[I]):
@@ -215,6 +219,25 @@ def image_bytes(image: object) -> int:
 def text_bytes(text: object) -> int:
     """Estimate a text's size in a request, in bytes; 0 for other values, which are rejected later."""
     return len(text) if isinstance(text, str) else 0
+
+
+@dataclass(frozen=True)
+class InputKind:
+    """A kind of inputs of bulk runs.
+
+    Attributes:
+        noun: Noun for an input.
+        size_of: Estimates an input's size in a request, in bytes.
+        harmless: An input that a working server answers.
+    """
+
+    noun: str
+    size_of: Callable[[Any], int]
+    harmless: Any
+
+
+IMAGES = InputKind("image", image_bytes, PROBE_IMAGE)
+TEXTS = InputKind("text", text_bytes, "a")
 
 
 def group_inputs(

@@ -22,6 +22,7 @@ from tritonclip._calls.request import Request, RequestOptions
 from tritonclip._calls.steps import Flow, Work
 from tritonclip._calls.token_counts import LabelReport
 from tritonclip._calls.wire import Question
+from tritonclip._isolate import Attempt, answer_or_isolate
 from tritonclip._settings import ClientOptions
 from tritonclip._transport.choice import open_async_transport
 from tritonclip._transport.tracing import traced
@@ -287,9 +288,8 @@ class AsyncClient(BaseClient):
             For each text, in order, float32 [d], unit L2 norm.
         """
         plan = _bulk.check_plan(_bulk.TEXTS_PER_REQUEST, on_error=on_error, **options)
-        return self._many(
-            _bulk.check_texts_input(texts), plan, self._flows.embed_texts_group, size_of=_bulk.text_bytes
-        )
+        texts = _bulk.check_texts_input(texts)
+        return self._many(texts, plan, self._flows.embed_texts_group, _bulk.TEXTS)
 
     async def health(self, *, deep: bool = False, **options: Unpack[RequestOptions]) -> Health:
         """Ask for the state of the server and of each public model, within one deadline.
@@ -361,33 +361,46 @@ class AsyncClient(BaseClient):
         inputs: Iterable[Any] | AsyncIterable[Any],
         plan: _bulk.Plan,
         answer: Callable[[Group[Any]], Flow[list[R | TritonClipError]]],
-        size_of: Callable[[Any], int] = _bulk.image_bytes,
+        kind: _bulk.InputKind = _bulk.IMAGES,
     ) -> AsyncIterator[R | TritonClipError]:
         """Check the options now, and run when the first result is requested."""
         self._start(plan.request)
-        return self._run_many(inputs, plan, answer, size_of)
+        return self._run_many(inputs, plan, answer, kind)
 
     async def _run_many(
         self,
         inputs: Iterable[Any] | AsyncIterable[Any],
         plan: _bulk.Plan,
         answer: Callable[[Group[Any]], Flow[list[R | TritonClipError]]],
-        size_of: Callable[[Any], int],
+        kind: _bulk.InputKind,
     ) -> AsyncIterator[R | TritonClipError]:
         counts: _bulk.RunCounts[R] = _bulk.RunCounts(plan)
 
-        async def answer_with_retries(group: Group[Any]) -> list[R | TritonClipError]:
-            async def attempt() -> list[R | TritonClipError]:
-                return await self._run(answer(group), self._start(plan.request))
+        async def send(attempt: Attempt) -> list[R | TritonClipError]:
+            async def once() -> list[R | TritonClipError]:
+                return await self._run(answer(attempt.group), self._start(plan.request))
 
-            results: list[R | TritonClipError] = await tenacity.AsyncRetrying(**counts.retry_policy())(
-                attempt
-            )
+            policy = counts.retry_policy(patient=attempt.patient)
+            results: list[R | TritonClipError] = await tenacity.AsyncRetrying(**policy)(once)
             counts.note_answer()
             return results
 
-        groups = _bulk.group_inputs_async(inputs, plan.batch_size, size_of)
-        results = _bulk.run_ordered_async(groups, answer_with_retries, plan, counts)
+        async def answer_group(group: Group[Any]) -> list[R | TritonClipError]:
+            attempts = answer_or_isolate(group, kind.noun, kind.harmless)
+            attempt = next(attempts)
+            try:
+                while True:
+                    try:
+                        results = await send(attempt)
+                    except TritonClipError as error:
+                        attempt = attempts.throw(error)
+                    else:
+                        attempt = attempts.send(results)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+
+        groups = _bulk.group_inputs_async(inputs, plan.batch_size, kind.size_of)
+        results = _bulk.run_ordered_async(groups, answer_group, plan, counts)
         async with contextlib.aclosing(results):
             async for result in results:
                 yield result

@@ -21,6 +21,7 @@ from tritonclip._calls.request import Request, RequestOptions
 from tritonclip._calls.steps import Flow, Work
 from tritonclip._calls.token_counts import LabelReport
 from tritonclip._calls.wire import Question
+from tritonclip._isolate import Attempt, answer_or_isolate
 from tritonclip._retry import stopped_by
 from tritonclip._settings import ClientOptions
 from tritonclip._transport.choice import open_transport
@@ -287,9 +288,8 @@ class Client(BaseClient):
             For each text, in order, float32 [d], unit L2 norm.
         """
         plan = _bulk.check_plan(_bulk.TEXTS_PER_REQUEST, on_error=on_error, **options)
-        return self._many(
-            _bulk.check_texts_input(texts), plan, self._flows.embed_texts_group, size_of=_bulk.text_bytes
-        )
+        texts = _bulk.check_texts_input(texts)
+        return self._many(texts, plan, self._flows.embed_texts_group, _bulk.TEXTS)
 
     def health(self, *, deep: bool = False, **options: Unpack[RequestOptions]) -> Health:
         """Ask for the state of the server and of each public model, within one deadline.
@@ -361,29 +361,45 @@ class Client(BaseClient):
         inputs: Iterable[Any],
         plan: _bulk.Plan,
         answer: Callable[[Group[Any]], Flow[list[R | TritonClipError]]],
-        size_of: Callable[[Any], int] = _bulk.image_bytes,
+        kind: _bulk.InputKind = _bulk.IMAGES,
     ) -> Iterator[R | TritonClipError]:
         """Check the options now, and run when the first result is requested."""
         self._start(plan.request)
-        return self._run_many(inputs, plan, answer, size_of)
+        return self._run_many(inputs, plan, answer, kind)
 
     def _run_many(
         self,
         inputs: Iterable[Any],
         plan: _bulk.Plan,
         answer: Callable[[Group[Any]], Flow[list[R | TritonClipError]]],
-        size_of: Callable[[Any], int],
+        kind: _bulk.InputKind,
     ) -> Iterator[R | TritonClipError]:
         counts: _bulk.RunCounts[R] = _bulk.RunCounts(plan)
         ended = threading.Event()
 
-        def answer_with_retries(group: Group[Any]) -> list[R | TritonClipError]:
-            retrying = tenacity.Retrying(**stopped_by(ended, counts.retry_policy()))
-            results: list[R | TritonClipError] = retrying(
-                lambda: self._run(answer(group), self._start(plan.request))
+        def send(attempt: Attempt) -> list[R | TritonClipError]:
+            policy = stopped_by(ended, counts.retry_policy(patient=attempt.patient))
+            results: list[R | TritonClipError] = tenacity.Retrying(**policy)(
+                lambda: self._run(answer(attempt.group), self._start(plan.request))
             )
             counts.note_answer()
             return results
 
-        groups = _bulk.group_inputs(inputs, plan.batch_size, size_of)
-        yield from _bulk.run_ordered(groups, answer_with_retries, plan, counts, ended)
+        def answer_group(group: Group[Any]) -> list[R | TritonClipError]:
+            attempts = answer_or_isolate(group, kind.noun, kind.harmless)
+            attempt = next(attempts)
+            try:
+                while True:
+                    try:
+                        results = send(attempt)
+                    except TritonClipError as error:
+                        if ended.is_set():
+                            raise
+                        attempt = attempts.throw(error)
+                    else:
+                        attempt = attempts.send(results)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+
+        groups = _bulk.group_inputs(inputs, plan.batch_size, kind.size_of)
+        yield from _bulk.run_ordered(groups, answer_group, plan, counts, ended)

@@ -5,6 +5,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.helpers.clients import BOTH_KINDS
 from tests.helpers.network import count_calls
@@ -23,6 +24,8 @@ from tritonclip import (
 IMAGES = ROOT / "scripts" / "demo" / "images"
 SAMPLE = IMAGES / "red_circle.jpg"
 LABELS = ["a red circle", "a blue square", "the digit 7"]
+POISON = b"this file ends the server"
+"""Marks the requests that a proxy in front of the server rejects."""
 
 
 @cache
@@ -118,6 +121,41 @@ def test_first_bad_image_ends_the_run_after_the_results_before_it(either):
     with pytest.raises(InvalidInputError, match="^image 17.* (damaged|decode)"):
         next(results)
     assert either.health().ok
+
+
+@pytest.mark.parametrize("wait_for_server", [True, False])
+@BOTH_KINDS
+def test_image_that_makes_every_request_with_it_fail_costs_only_its_own_result(
+    server, protocol, make, wait_for_server
+):
+    images = [encode(Image.fromarray(pixels), "PNG") for pixels in small_images(20)]
+    for index in (0, 13):
+        images[index] += POISON
+    with count_calls(server, protocol) as calls:
+        calls.rejects = lambda body: POISON in body
+        client = make(calls.url, timeout_s=60, attempts=1)
+        options = {"batch_size": 8, "patience_s": 0.01, "wait_for_server": wait_for_server}
+        results = list(client.embed_images_many(images, on_error="return", **options))
+        with pytest.raises(ServerUnavailableError, match="^image 0: .* answers requests without this image"):
+            list(client.classify_many(images, LABELS, **options))
+        alone = client.embed_images([one for one in images if POISON not in one])
+    failed = [index for index, one in enumerate(results) if isinstance(one, TritonClipError)]
+    assert failed == [0, 13]
+    assert all(results[index].message.startswith(f"image {index}: ") for index in failed)
+    good = [one for one in results if not isinstance(one, TritonClipError)]
+    np.testing.assert_allclose(np.stack(good), alone, atol=1e-5)
+
+
+@BOTH_KINDS
+def test_text_that_makes_every_request_with_it_fail_costs_only_its_own_result(server, protocol, make):
+    texts = [f"text {number}" for number in range(9)]
+    texts[5] += POISON.decode()
+    with count_calls(server, protocol) as calls:
+        calls.rejects = lambda body: POISON in body
+        client = make(calls.url, timeout_s=60, attempts=1)
+        results = list(client.embed_texts_many(texts, batch_size=4, patience_s=0.01, on_error="return"))
+    assert [index for index, one in enumerate(results) if isinstance(one, TritonClipError)] == [5]
+    assert results[5].message.startswith("text 5: ")
 
 
 @BOTH_KINDS

@@ -140,6 +140,12 @@ many = _grouped(
     {
         "batch_size": click.option("--batch-size", type=int, help="Maximum inputs per request."),
         "concurrency": click.option("--concurrency", type=int, help="Maximum requests in flight."),
+        "patience_s": click.option(
+            "--patience",
+            "patience_s",
+            type=float,
+            help="Maximum time to retry a request while the server is unavailable, in seconds. [default: 60]",
+        ),
     },
 )
 """Adds `many`: the keyword arguments of the client's bulk methods."""
