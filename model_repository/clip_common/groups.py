@@ -6,7 +6,7 @@ on Triton, images, tokens or models; `responder` connects it to Triton's request
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -54,6 +54,11 @@ def check_count(kind: str, shape: Sequence[int], limit: int) -> None:
         )
 
 
+def never_cancelled() -> bool:
+    """Return False: nobody can cancel the request."""
+    return False
+
+
 class Elements(NamedTuple):
     """The elements of a request's BYTES tensor."""
 
@@ -63,6 +68,8 @@ class Elements(NamedTuple):
     """[rows, elements per row]."""
     times: Times = UNLIMITED
     """Arrival time and limits of the request."""
+    is_cancelled: Callable[[], bool] = never_cancelled
+    """Returns whether the caller has cancelled the request. Inside an ensemble it is always False."""
 
     @property
     def size(self) -> int:
@@ -71,7 +78,13 @@ class Elements(NamedTuple):
 
 
 def read_elements(
-    kind: str, tensor: np.ndarray, *, max_count: int, max_bytes: int, times: Times = UNLIMITED
+    kind: str,
+    tensor: np.ndarray,
+    *,
+    max_count: int,
+    max_bytes: int,
+    times: Times = UNLIMITED,
+    is_cancelled: Callable[[], bool] = never_cancelled,
 ) -> Elements:
     """Read a BYTES tensor and check the number and total size of its elements.
 
@@ -81,6 +94,7 @@ def read_elements(
         max_count: Limit on rows x columns.
         max_bytes: Limit on the sum of the elements' sizes.
         times: Arrival time and limits of the request.
+        is_cancelled: Returns whether the caller has cancelled the request.
 
     Raises:
         RequestError: There are no elements, too many, or too many bytes.
@@ -93,7 +107,7 @@ def read_elements(
             f"request too large: {total} bytes of {kind}s, the limit is {max_bytes} (max_request_bytes); "
             "split the request"
         )
-    return Elements(items, tensor.shape, times)
+    return Elements(items, tensor.shape, times, is_cancelled)
 
 
 def split_rows(joined: np.ndarray, counts: Sequence[int]) -> list[np.ndarray]:
