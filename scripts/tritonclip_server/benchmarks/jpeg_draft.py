@@ -25,7 +25,8 @@ from rich.table import Table
 from sklearn.datasets import load_sample_images
 
 from tritonclip_server.paths import DEMO_CHECKPOINT, MODEL_REPOSITORY
-from tritonclip_server.repository.checkpoint import Checkpoint, locate, read_checkpoint
+from tritonclip_server.repository.checkpoint import Checkpoint, read_checkpoint
+from tritonclip_server.repository.checkpoint_files import locate
 from tritonclip_server.repository.random_checkpoint import ARCHITECTURES, write_random_checkpoint
 from tritonclip_server.repository.reference import Reference
 from tritonclip_server.repository.version_code import import_from_versions

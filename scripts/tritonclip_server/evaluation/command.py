@@ -17,7 +17,8 @@ from rich.progress import Progress
 
 from tritonclip import DEFAULT_HYPOTHESIS_TEMPLATE, Client, TritonClipError
 from tritonclip_server.evaluation.data import DataError, LabelledImages, read_images, read_templates
-from tritonclip_server.repository.checkpoint import CheckpointError, CheckpointFiles, locate
+from tritonclip_server.repository.checkpoint import read_checkpoint
+from tritonclip_server.repository.checkpoint_files import CheckpointError, CheckpointFiles, locate
 from tritonclip_server.serving.launcher import EmbeddedTriton, LaunchError, ServerOptions
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def main(
         templates = (*given, *(read_templates(file) if file else ())) or (DEFAULT_HYPOTHESIS_TEMPLATE,)
         data = read_images(images, names, limit)
         files = locate(checkpoint, revision)
+        read_checkpoint(files)  # transformers fills in missing tensors at random
         with _served(url, repository) as address:
             options = EvaluationOptions(address, repository, files, templates, output, tolerance, explain)
             agree = evaluate(data, options)

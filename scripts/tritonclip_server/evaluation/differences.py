@@ -28,7 +28,7 @@ from tritonclient.utils import InferenceServerException
 
 from tritonclip import Client, TritonClipError, TruncatedTextWarning
 from tritonclip_server.evaluation.predictions import REJECTED, Predictions
-from tritonclip_server.repository.checkpoint import CheckpointFiles
+from tritonclip_server.repository.checkpoint_files import CheckpointFiles
 from tritonclip_server.repository.reference import Reference
 
 SAMPLES = 16

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tritonclip_server.repository.checkpoint import Checkpoint, CheckpointError, locate, read_checkpoint
+from tritonclip_server.repository.checkpoint import Checkpoint, read_checkpoint
+from tritonclip_server.repository.checkpoint_files import CheckpointError, locate
 
 if TYPE_CHECKING:
     from tritonclip_server.onnx_export.check import Deviation

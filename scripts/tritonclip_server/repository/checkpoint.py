@@ -1,4 +1,4 @@
-"""Find, check and read a CLIP checkpoint in Hugging Face format.
+"""Read and check a CLIP checkpoint in Hugging Face format.
 
 This module does not know Triton or the layout of a model repository. The served models do not use it: they
 read their own version directory.
@@ -6,25 +6,50 @@ read their own version directory.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import pickle
 from dataclasses import dataclass, field
-from pathlib import Path
+from math import inf
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
+from tritonclip_server.repository.checkpoint_files import (
+    REASON_LENGTH,
+    CheckpointError,
+    CheckpointFiles,
+    first_line,
+)
+from tritonclip_server.repository.image_settings import read_image_settings
 
 if TYPE_CHECKING:
     import torch  # imported when tensors are read; the check for an up-to-date repository needs none
 
-HUB_FILES = ["*.json", "merges.txt", "*.safetensors"]
-PICKLED_WEIGHTS = "pytorch_model.bin"
 SUPPORTED_ACTIVATIONS = ("quick_gelu", "gelu", "gelu_pytorch_tanh", "gelu_new", "relu", "silu")
+UNSUPPORTED = {
+    "quantization_config": "use a checkpoint that is not quantised",
+    "transformers_weights": "rename the weights to model.safetensors",
+}
+"""Settings of config.json that let transformers load other weights, and the fix."""
+ADAPTER = "adapter_config.json"
+TOWERS = ("vision_config", "vision_config_dict", "text_config", "text_config_dict")
+SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "vocab_size",
+    "max_position_embeddings",
+    "image_size",
+    "patch_size",
+    "num_channels",
+    "projection_dim",
+)
+LARGEST_SIZE = 1 << 20
+COLOURS = 3
+LEGACY_EOS_TOKEN_ID = 2
+"""Wrong id in checkpoints made before transformers 4.31; their embedding is read at the highest token id."""
 
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be served; the text is one line with its name, the reason and the fix."""
+PADDING_TOKEN_ID = 0
+"""Any token may follow the end token, which is read: attention is causal. The checkpoint's own may be null,
+or have a higher id than the end token."""
 
 
 @dataclass(frozen=True)
@@ -61,38 +86,6 @@ class Checkpoint:
         return {name: self.tensors[name].contiguous() for name in names}
 
 
-@dataclass(frozen=True)
-class CheckpointFiles:
-    """The directory of a checkpoint, its weights files and their digest."""
-
-    source: str
-    revision: str
-    directory: Path
-    weights: tuple[Path, ...]
-    sha256: str
-
-
-def locate(source: str, revision: str | None = None) -> CheckpointFiles:
-    """Find a checkpoint's files, and download them if `source` is a hub id.
-
-    Args:
-        source: A directory, or a hub id such as "openai/clip-vit-base-patch32".
-        revision: Commit, branch or tag on the hub; its default branch if None.
-
-    Raises:
-        CheckpointError: There is no such directory or hub id, no network, or it has no weights.
-    """
-    if Path(source).is_dir():
-        directory, commit = Path(source), "local"
-    else:
-        directory = _download(source, revision, HUB_FILES)
-        if not list(directory.glob("*.safetensors")):
-            directory = _download(source, revision, [*HUB_FILES, PICKLED_WEIGHTS])
-        commit = directory.name
-    weights = _weight_files(directory, source)
-    return CheckpointFiles(source, commit, directory, weights, _digest(weights))
-
-
 def read_checkpoint(files: CheckpointFiles) -> Checkpoint:
     """Read and check a checkpoint.
 
@@ -101,9 +94,9 @@ def read_checkpoint(files: CheckpointFiles) -> Checkpoint:
             setting is unknown.
     """
     config = _read_config(files)
-    tensors = _read_tensors(files)
-    _check_tensors(files.source, config, tensors)
-    processor, normalisation = _read_processor(files)
+    processor, normalisation = read_image_settings(files, config.vision_config.image_size)
+    tokenizer = _read_tokenizer(files, config.text_config)
+    tensors = _check_tensors(files.source, config, _read_tensors(files))
     return Checkpoint(
         source=files.source,
         revision=files.revision,
@@ -112,79 +105,78 @@ def read_checkpoint(files: CheckpointFiles) -> Checkpoint:
         vision=_vision_settings(config, normalisation),
         text=_text_settings(config),
         processor=processor,
-        logit_scale=tensors["logit_scale"].double().exp().item(),
-        tokenizer=_read_tokenizer(files),
+        logit_scale=_read_logit_scale(files.source, tensors),
+        tokenizer=tokenizer,
         tensors=tensors,
     )
-
-
-def file_sha256(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _download(source: str, revision: str | None, patterns: list[str]) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
-    except Exception as error:  # errors of the hub's client, of its HTTP library and of the system
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"'{source}' is not a local directory, and the download from the hub failed ({reason}); "
-            "check the name and the network, or give a local directory"
-        ) from error
-
-
-def _weight_files(directory: Path, source: str) -> tuple[Path, ...]:
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        paths = tuple(directory / name for name in names)
-    else:
-        single = [directory / name for name in ("model.safetensors", PICKLED_WEIGHTS)]
-        paths = tuple(path for path in single if path.is_file())[:1]
-    absent = [path.name for path in paths if not path.is_file()]
-    if absent or not paths:
-        wanted = ", ".join(absent) or f"model.safetensors or {PICKLED_WEIGHTS}"
-        raise CheckpointError(f"'{source}' has no weights: {wanted} is missing")
-    return paths
-
-
-def _digest(weights: tuple[Path, ...]) -> str:
-    digests = [file_sha256(path) for path in weights]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _read_config(files: CheckpointFiles) -> Any:
     from transformers import CLIPConfig
 
-    path = files.directory / "config.json"
-    try:
-        kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"'{files.source}' has no readable config.json: {error}") from error
+    settings = files.read_json("config.json")
+    kind = settings.get("model_type")
     if kind != "clip":
         raise CheckpointError(
-            f"'{files.source}' is a '{kind}' model, not 'clip': only CLIP checkpoints can be served"
+            f"'{files.source}' is a '{str(kind)[:100]}' model, not 'clip': only CLIP can be served"
         )
-    config = CLIPConfig.from_pretrained(files.directory)
-    for tower in (config.vision_config, config.text_config):
+    for name in UNSUPPORTED:
+        if settings.get(name) is not None:
+            raise CheckpointError(
+                f"'{files.source}': {name} in config.json is not supported; {UNSUPPORTED[name]}"
+            )
+    if (files.directory / ADAPTER).is_file():
+        raise CheckpointError(f"'{files.source}' has an adapter ({ADAPTER}); merge it into the weights first")
+    _check_numbers(files.source, settings)
+    try:
+        config = CLIPConfig.from_pretrained(files.directory)
+    except Exception as error:  # transformers and its validation raise many types
+        reason = " ".join(str(error).split())[:REASON_LENGTH]
+        raise CheckpointError(f"'{files.source}': transformers rejects config.json: {reason}") from error
+    _check_towers(files.source, config)
+    return config
+
+
+def _check_numbers(source: str, settings: dict[str, Any]) -> None:
+    """Check the sizes in config.json before transformers divides by them or builds a model of that size."""
+    sections = {"config.json": settings}
+    sections |= {
+        f"{name} of config.json": settings[name] for name in TOWERS if settings.get(name) is not None
+    }
+    for place, section in sections.items():
+        if not isinstance(section, dict):
+            raise CheckpointError(f"'{source}': {place} must be a JSON object")
+        for name, value in section.items():
+            if name in SIZES and not (type(value) is int and 1 <= value <= LARGEST_SIZE):
+                wanted = f"a whole number from 1 to {LARGEST_SIZE}"
+            elif name == "layer_norm_eps" and not (type(value) in (int, float) and 0 <= value < inf):
+                wanted = "a number of at least 0"
+            else:
+                continue
+            raise CheckpointError(f"'{source}': {name} in {place} is {str(value)[:100]}; it must be {wanted}")
+
+
+def _check_towers(source: str, config: Any) -> None:
+    vision, text = config.vision_config, config.text_config
+    for tower in (vision, text):
         if tower.hidden_act not in SUPPORTED_ACTIVATIONS:
             raise CheckpointError(
-                f"'{files.source}' uses the activation '{tower.hidden_act}'; "
+                f"'{source}' uses the activation '{tower.hidden_act[:100]}'; "
                 f"supported are {', '.join(SUPPORTED_ACTIVATIONS)}"
             )
-    if config.vision_config.image_size % config.vision_config.patch_size:
+    if vision.image_size % vision.patch_size:
         raise CheckpointError(
-            f"'{files.source}': image_size {config.vision_config.image_size} is not a multiple of "
-            f"patch_size {config.vision_config.patch_size}"
+            f"'{source}': image_size {vision.image_size} is not a multiple of patch_size {vision.patch_size}"
         )
-    return config
+    if vision.num_channels != COLOURS:
+        raise CheckpointError(
+            f"'{source}': num_channels is {vision.num_channels}; images have {COLOURS} channels"
+        )
+    if type(text.eos_token_id) is not int:
+        raise CheckpointError(
+            f"'{source}': eos_token_id in text_config of config.json is {str(text.eos_token_id)[:100]}; "
+            "it must be the number of the token that ends a text"
+        )
 
 
 def _read_tensors(files: CheckpointFiles) -> dict[str, torch.Tensor]:
@@ -203,60 +195,67 @@ def _read_tensors(files: CheckpointFiles) -> dict[str, torch.Tensor]:
                 f"'{files.source}': {path.name} holds other objects than tensors, or is damaged; "
                 "use a checkpoint in safetensors format"
             ) from error
-        except (SafetensorError, OSError, RuntimeError, EOFError, ValueError) as error:
+        except Exception as error:  # both readers raise many types on damaged files
             raise CheckpointError(
-                f"'{files.source}': {path.name} is damaged or incomplete ({error}); download it again"
+                f"'{files.source}': {path.name} is damaged or incomplete ({first_line(error)}); "
+                "download it again"
             ) from error
-    return {name: tensor for name, tensor in tensors.items() if not name.endswith("position_ids")}
+    return tensors
 
 
-def _check_tensors(source: str, config: Any, tensors: dict[str, torch.Tensor]) -> None:
-    import torch
-    from transformers import CLIPModel
-
-    with torch.device("meta"):
-        expected = CLIPModel(config).state_dict()
+def _check_tensors(source: str, config: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors that transformers would load; it ignores all others."""
+    expected = _expected_shapes(source, config, tensors)
     missing = sorted(expected.keys() - tensors.keys())
     if missing:
         raise CheckpointError(
             f"'{source}' is incomplete: {len(missing)} tensors are missing, the first is {missing[0]}"
         )
-    for name, tensor in expected.items():
-        if tensor.shape != tensors[name].shape:
+    for name, shape in expected.items():
+        _check_tensor(f"'{source}': {name}", tensors[name], shape)
+    return {name: tensors[name] for name in expected}
+
+
+def _expected_shapes(source: str, config: Any, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    import torch
+    from transformers import CLIPModel
+
+    for tower, settings in (("vision", config.vision_config), ("text", config.text_config)):
+        last = f"{tower}_model.encoder.layers.{settings.num_hidden_layers - 1}."
+        if not any(str(name).startswith(last) for name in tensors):  # building the model may take hours
             raise CheckpointError(
-                f"'{source}': {name} has shape {list(tensors[name].shape)}, "
-                f"but config.json requires {list(tensor.shape)}"
+                f"'{source}' is incomplete: config.json requires {settings.num_hidden_layers} layers in "
+                f"{tower}_config, but the weights have no layer {last.rstrip('.')}"
             )
-        if not tensors[name].isfinite().all():
-            raise CheckpointError(f"'{source}': {name} holds values that are not finite numbers")
+    with torch.device("meta"):
+        return {name: tensor.shape for name, tensor in CLIPModel(config).state_dict().items()}
 
 
-def _read_processor(files: CheckpointFiles) -> tuple[dict[str, Any], dict[str, Any]]:
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+def _check_tensor(name: str, tensor: Any, shape: Any) -> None:
+    import torch
 
-    try:
-        processor = CLIPImageProcessorPil.from_pretrained(files.directory)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
+        raise CheckpointError(f"{name} is no dense tensor")
+    if tensor.shape != shape:
         raise CheckpointError(
-            f"'{files.source}' has no readable preprocessor_config.json ({reason})"
-        ) from error
-    size, crop = processor.size, processor.crop_size
-    resize: Any = None
-    if processor.do_resize:
-        resize = size.get("shortest_edge") or [size["height"], size["width"]]
-    settings = {
-        "resize": resize,
-        "resample": int(processor.resample),
-        "crop": [crop["height"], crop["width"]] if processor.do_center_crop else None,
-        "convert_rgb": bool(processor.do_convert_rgb),
-    }
-    normalisation = {
-        "image_mean": list(processor.image_mean) if processor.do_normalize else [0.0, 0.0, 0.0],
-        "image_std": list(processor.image_std) if processor.do_normalize else [1.0, 1.0, 1.0],
-        "rescale_factor": processor.rescale_factor if processor.do_rescale else 1.0,
-    }
-    return settings, normalisation
+            f"{name} has shape {list(tensor.shape)}, but config.json requires {list(shape)}"
+        )
+    if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+        raise CheckpointError(
+            f"{name} has the type {str(tensor.dtype).removeprefix('torch.')}; supported are float32, "
+            "float16, bfloat16 and float64; convert the weights"
+        )
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise CheckpointError(f"{name} repeats its values in memory; save the weights as safetensors")
+    if not tensor.isfinite().all():
+        raise CheckpointError(f"{name} holds values that are not finite numbers")
+
+
+def _read_logit_scale(source: str, tensors: dict[str, torch.Tensor]) -> float:
+    scale = tensors["logit_scale"].double().exp().item()
+    if not 0 < scale < inf:
+        raise CheckpointError(f"'{source}': logit_scale gives a factor of {scale}; the weights are damaged")
+    return scale
 
 
 def _vision_settings(config: Any, normalisation: dict[str, Any]) -> dict[str, Any]:
@@ -267,12 +266,9 @@ def _vision_settings(config: Any, normalisation: dict[str, Any]) -> dict[str, An
 
 def _text_settings(config: Any) -> dict[str, Any]:
     text = config.text_config
-    names = ("vocab_size", "max_position_embeddings", "eos_token_id", "pad_token_id")
-    return (
-        _tower_settings(text)
-        | {name: getattr(text, name) for name in names}
-        | {"projection_dim": config.projection_dim}
-    )
+    sizes = {name: getattr(text, name) for name in ("vocab_size", "max_position_embeddings")}
+    tokens = {"eos_token_id": text.eos_token_id, "pad_token_id": PADDING_TOKEN_ID}
+    return _tower_settings(text) | sizes | tokens | {"projection_dim": config.projection_dim}
 
 
 def _tower_settings(tower: Any) -> dict[str, Any]:
@@ -280,7 +276,7 @@ def _tower_settings(tower: Any) -> dict[str, Any]:
     return {name: getattr(tower, name) for name in (*names, "layer_norm_eps")}
 
 
-def _read_tokenizer(files: CheckpointFiles) -> str:
+def _read_tokenizer(files: CheckpointFiles, text: Any) -> str:
     from transformers import AutoTokenizer
 
     if not any((files.directory / name).is_file() for name in ("tokenizer.json", "vocab.json")):
@@ -288,9 +284,25 @@ def _read_tokenizer(files: CheckpointFiles) -> str:
             f"'{files.source}' has no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt"
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(files.directory)
+        tokenizer = AutoTokenizer.from_pretrained(files.directory, trust_remote_code=False)
+        backend = tokenizer.backend_tokenizer
+        highest, empty = max(tokenizer.get_vocab().values()), backend.encode("").ids
     except Exception as error:  # transformers and tokenizers raise many types on damaged files
+        raise CheckpointError(f"'{files.source}' has no readable tokenizer: {first_line(error)}") from error
+    if highest >= text.vocab_size:
         raise CheckpointError(
-            f"'{files.source}' has no readable tokenizer: {str(error).splitlines()[0]}"
-        ) from error
-    return str(tokenizer.backend_tokenizer.to_str())
+            f"'{files.source}': the tokenizer has token {highest}, but vocab_size in text_config of "
+            f"config.json is {text.vocab_size}"
+        )
+    end = max(empty, default=None) if text.eos_token_id == LEGACY_EOS_TOKEN_ID else text.eos_token_id
+    if end not in empty or empty.index(end) != len(empty) - 1:
+        raise CheckpointError(
+            f"'{files.source}': the tokenizer turns an empty text into the tokens {str(empty)[:100]}, "
+            f"which do not end with eos_token_id {text.eos_token_id} of text_config in config.json"
+        )
+    if tokenizer.truncation_side != "right":
+        raise CheckpointError(
+            f"'{files.source}': truncation_side '{str(tokenizer.truncation_side)[:100]}' of the tokenizer is "
+            "not supported; long texts are truncated on the right"
+        )
+    return str(backend.to_str())

@@ -12,13 +12,8 @@ from typing import Any
 
 import click
 
-from tritonclip_server.repository.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    CheckpointFiles,
-    locate,
-    read_checkpoint,
-)
+from tritonclip_server.repository.checkpoint import Checkpoint, read_checkpoint
+from tritonclip_server.repository.checkpoint_files import CheckpointError, CheckpointFiles, locate
 from tritonclip_server.repository.random_checkpoint import ARCHITECTURES, write_random_checkpoint
 from tritonclip_server.repository.writer import (
     RepositoryError,

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoImageProcessor, AutoTokenizer, CLIPImageProcessorPil, CLIPModel
+from transformers import AutoTokenizer, CLIPModel
 from transformers.utils.logging import disable_progress_bar
+
+from tritonclip_server.repository.image_settings import load_image_processor
 
 CHUNK = 64
 """Images or texts per forward pass, if a caller asks for no other number."""
@@ -41,7 +43,7 @@ class Reference:
         checkpoint: A directory in Hugging Face format, or a hub id.
         dtype: Precision of the weights and of the computation.
         device: Device that computes.
-        pillow: Use `CLIPImageProcessorPil`, even if torchvision is installed.
+        pillow: Prepare images with Pillow, even if torchvision is installed.
         **options: Further arguments of `CLIPModel.from_pretrained`.
     """
 
@@ -57,17 +59,20 @@ class Reference:
         disable_progress_bar()
         self.checkpoint = checkpoint
         self.model = CLIPModel.from_pretrained(checkpoint, dtype=dtype, **options).eval().to(device)
-        self._processor_class = CLIPImageProcessorPil if pillow else AutoImageProcessor
+        self._backend = "pil" if pillow else None
 
     @cached_property
     def image_processor(self) -> Any:
         """Image processor of the checkpoint."""
-        return self._processor_class.from_pretrained(self.checkpoint)
+        return load_image_processor(self.checkpoint, self._backend)
 
     @cached_property
     def tokenizer(self) -> Any:
-        """Tokenizer of the checkpoint."""
-        return AutoTokenizer.from_pretrained(self.checkpoint)
+        """Tokenizer of the checkpoint. Without a padding token it pads with the end token."""
+        tokenizer = AutoTokenizer.from_pretrained(self.checkpoint)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
 
     @property
     def logit_scale(self) -> float:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from tritonclip_server.paths import MODEL_REPOSITORY
-from tritonclip_server.repository.checkpoint import Checkpoint, file_sha256
+from tritonclip_server.repository.checkpoint import Checkpoint
+from tritonclip_server.repository.checkpoint_files import file_sha256
 from tritonclip_server.repository.configs import (
     CONFIG,
     ENSEMBLES,
@@ -35,7 +36,7 @@ COMMON = "clip_common"
 """Package in `model_repository/` that is copied into every version of a Python model."""
 LEAST_INSTANCES_FOR_PRIORITIES = 4
 """With fewer instances, Triton's batcher sometimes stalls for 500 ms (`scripts/BENCHMARKS.md`)."""
-WRITERS = ("checkpoint.py", "configs.py", "writer.py")
+WRITERS = ("checkpoint.py", "checkpoint_files.py", "configs.py", "image_settings.py", "writer.py")
 """Modules of this folder that determine the content of a version, in addition to `model_repository/`."""
 MANIFEST = "manifest.json"
 _BYTECODE = shutil.ignore_patterns("__pycache__")

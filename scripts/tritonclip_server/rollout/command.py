@@ -17,7 +17,8 @@ from typing import Any
 
 import click
 
-from tritonclip_server.repository.checkpoint import CheckpointError, locate, read_checkpoint
+from tritonclip_server.repository.checkpoint import read_checkpoint
+from tritonclip_server.repository.checkpoint_files import CheckpointError, locate
 from tritonclip_server.repository.configs import ENSEMBLES, PYTHON_MODELS
 from tritonclip_server.repository.versions import (
     LEAD,

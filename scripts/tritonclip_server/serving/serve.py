@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from tritonclip_server.repository.checkpoint import CheckpointError
+from tritonclip_server.repository.checkpoint_files import CheckpointError
 from tritonclip_server.repository.prepare import CheckpointSettings, checkpoint_options
 from tritonclip_server.repository.writer import RepositoryError
 from tritonclip_server.serving.launcher import (

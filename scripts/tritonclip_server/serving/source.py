@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from tritonclip_server.repository.checkpoint import CheckpointFiles, file_sha256, locate
+from tritonclip_server.repository.checkpoint_files import CheckpointFiles, file_sha256, locate
 from tritonclip_server.repository.prepare import CheckpointSettings, Target, prepare_version
 from tritonclip_server.repository.versions import locked, versions_of
 from tritonclip_server.repository.writer import RepositoryError

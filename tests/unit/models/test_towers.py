@@ -13,7 +13,8 @@ from clip_encoder import DirectEncoder
 from clip_text import TextEncoder, TextTokenizer, load_text_model
 from clip_vision import load_vision_model
 from tests.helpers.servers import DEMO_CHECKPOINT
-from tritonclip_server.repository.checkpoint import locate, read_checkpoint
+from tritonclip_server.repository.checkpoint import read_checkpoint
+from tritonclip_server.repository.checkpoint_files import locate
 from tritonclip_server.repository.writer import PART_WRITERS
 
 TEXTS = [

@@ -12,7 +12,7 @@ from google.protobuf import text_format
 from safetensors.torch import load_file, save_file
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from tritonclip_server.repository import checkpoint, writer
+from tritonclip_server.repository import checkpoint_files, writer
 from tritonclip_server.repository.prepare import main
 from tritonclip_server.repository.writer import ENSEMBLES, MODELS, PYTHON_MODELS, STAGING_PREFIX
 
@@ -78,7 +78,7 @@ def test_each_model_has_its_files_and_a_manifest(prepared, small_checkpoint):
         present = {name for name in files if "__pycache__" not in name} - {"manifest.json"}
         assert set(manifest["files"]) == present
         for name, facts in manifest["files"].items():
-            assert checkpoint.file_sha256(version / name) == facts["sha256"]
+            assert checkpoint_files.file_sha256(version / name) == facts["sha256"]
         assert manifest["checkpoint"]["source"] == str(small_checkpoint)
         assert ("model.py" in present) == (model in PYTHON_MODELS)
     whole = load_file(small_checkpoint / "model.safetensors")
@@ -90,12 +90,12 @@ def test_each_model_has_its_files_and_a_manifest(prepared, small_checkpoint):
 
 
 def test_pixel_model_publishes_the_image_settings(tmp_path, broken):
-    change_file(broken, "preprocessor_config.json", size={"height": 200, "width": 240}, do_center_crop=False)
+    change_file(broken, "preprocessor_config.json", size={"height": 224, "width": 224}, do_center_crop=False)
     change_file(broken, "preprocessor_config.json", resample=2)
     prepare(broken, tmp_path)
     served = (tmp_path / "image_preprocess" / "1" / "processor.json").read_text()
     published = read_config(tmp_path, "clip_pixel_embedding").parameters["processor"].string_value
-    assert published == '{"convert_rgb":true,"crop":null,"resample":2,"resize":[200,240]}'
+    assert published == '{"convert_rgb":true,"crop":null,"resample":2,"resize":[224,224]}'
     assert json.loads(published) == json.loads(served)
 
 

@@ -7,7 +7,8 @@ import torch
 from click.testing import CliRunner
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 
-from tritonclip_server.repository.checkpoint import locate, read_checkpoint
+from tritonclip_server.repository.checkpoint import read_checkpoint
+from tritonclip_server.repository.checkpoint_files import locate
 from tritonclip_server.repository.prepare import main
 from tritonclip_server.repository.random_checkpoint import ARCHITECTURES, write_random_checkpoint
 

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.helpers.servers import ROOT
-from tritonclip_server.repository.checkpoint import CheckpointFiles
+from tritonclip_server.repository.checkpoint_files import CheckpointFiles
 from tritonclip_server.repository.prepare import CheckpointSettings
 from tritonclip_server.repository.prepare import main as prepare
 from tritonclip_server.repository.versions import set_served
