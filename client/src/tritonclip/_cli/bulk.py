@@ -17,6 +17,7 @@ from tritonclip._calls.checks import DEFAULT_HYPOTHESIS_TEMPLATE, check_texts
 from tritonclip._calls.codec import Ranking
 from tritonclip._cli.formats import CLASSIFY, EMBED, SIMILARITY
 from tritonclip._cli.inputs import (
+    check_complete,
     check_not_empty,
     count_known,
     read_images,
@@ -27,6 +28,7 @@ from tritonclip._cli.inputs import (
 from tritonclip._cli.options import EXITS, Output, connection, many, null, output, preprocess
 from tritonclip._cli.records import Record
 from tritonclip._cli.run import BulkRun
+from tritonclip._images.skipped import SkippedCounts
 from tritonclip.client import Client
 from tritonclip.errors import TritonClipError
 
@@ -39,7 +41,8 @@ FILE.partial. If the run is interrupted, repeat the same command with --resume t
 of a result depend on what else is in its batch. To reproduce them, use --batch-size 1 --concurrency 1 on an
 idle server.
 
-An input that fails does not stop the run. Its error is in the results, and the exit code is 2.
+An input that fails does not stop the run. Its error is in the results, and the exit code is 2. Files in
+directories that are left out, such as .heic, are counted on standard error, and in --json.
 
 """
     + EXITS
@@ -223,6 +226,10 @@ def _bulk_options(many: dict[str, Any], output: Output, on_progress: Callable[..
     }
 
 
-def _over_images(client: Client, images: list[str], null: bool, **run: Any) -> int:
+def _over_images(client: Client, images: list[str], null: bool, *, output: Output, **run: Any) -> int:
     check_not_empty(images)
-    return BulkRun(inputs=read_images(images, null=null), total=count_known(images), **run).start()
+    if output.strict:
+        check_complete(images)
+    skipped = SkippedCounts()
+    inputs = read_images(images, null=null, on_skip=skipped.add)
+    return BulkRun(inputs=inputs, total=count_known(images), output=output, skipped=skipped, **run).start()

@@ -81,12 +81,24 @@ def write_json(kind: Kind, records: Iterable[Record], file: TextIO) -> None:
     _write_document(records, file, lambda: "")
 
 
-def print_json(kind: Kind, records: Iterable[Record], file: TextIO) -> None:
-    """Write one document to standard output, with the elapsed time in ms."""
+def print_json(
+    kind: Kind, records: Iterable[Record], file: TextIO, skipped: Callable[[], object] = tuple
+) -> None:
+    """Write one document to standard output, with the elapsed time in ms.
+
+    Args:
+        kind: Kind of the records.
+        records: The records.
+        file: Standard output.
+        skipped: Returns the files that were left out, once all records were read.
+    """
     start = time.perf_counter()
-    _write_document(
-        records, file, lambda: f', "elapsed_ms": {round((time.perf_counter() - start) * 1000, 3)}'
-    )
+
+    def tail() -> str:
+        elapsed_ms = round((time.perf_counter() - start) * 1000, 3)
+        return f', "skipped": {json.dumps(skipped(), ensure_ascii=False)}, "elapsed_ms": {elapsed_ms}'
+
+    _write_document(records, file, tail)
 
 
 def _write_document(records: Iterable[Record], file: TextIO, tail: Callable[[], str]) -> None:

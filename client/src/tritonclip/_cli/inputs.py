@@ -8,16 +8,19 @@ from __future__ import annotations
 import glob
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import click
 
-from tritonclip._images.files import IMAGE_SUFFIXES, find_images
+from tritonclip._images.files import IMAGE_SUFFIXES, OnSkip, find_images
+from tritonclip._images.skipped import SkippedCounts, SkippedFile, summarize_skipped
 from tritonclip.errors import InvalidInputError
 
 STDIN = "-"
+NAMED_FILES = 3
 _CHUNK_BYTES = 65536
 _URL_SCHEMES = ("http://", "https://")
 
@@ -84,7 +87,34 @@ def check_not_empty(images: Sequence[str]) -> None:
             next(find_images(item))
 
 
-def read_images(images: Sequence[str], *, null: bool = False) -> Iterator[str]:
+def check_complete(images: Sequence[str]) -> None:
+    """Search all directories, and check that none has a file that may be an image and would be left out.
+
+    Raises:
+        InvalidInputError: If one has such a file.
+    """
+    counts = SkippedCounts()
+    named: list[str] = []
+
+    def add(skipped: SkippedFile) -> None:
+        if skipped.may_be_image:
+            counts.add(skipped)
+            if len(named) < NAMED_FILES:
+                named.append(str(skipped.path))
+
+    for item in images:
+        if item != STDIN and not _is_single(item):
+            deque(find_images(item, on_skip=add), maxlen=0)
+    if named:
+        summary = summarize_skipped(counts.kinds()).removeprefix("skipped ")
+        raise InvalidInputError(
+            f"--strict: the run would leave out {summary}; the first are {', '.join(map(repr, named))}"
+        )
+
+
+def read_images(
+    images: Sequence[str], *, null: bool = False, on_skip: OnSkip = lambda skipped: None
+) -> Iterator[str]:
     """Yield the paths and URLs that the arguments name, in order. `-` reads a list from standard input."""
     for item in images:
         if item == STDIN:
@@ -92,7 +122,7 @@ def read_images(images: Sequence[str], *, null: bool = False) -> Iterator[str]:
         elif _is_single(item):
             yield item
         else:
-            yield from map(str, find_images(item))
+            yield from map(str, find_images(item, on_skip=on_skip))
 
 
 def read_texts(texts: Sequence[str], *, null: bool = False) -> Iterator[str]:

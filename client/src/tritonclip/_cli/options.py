@@ -29,12 +29,14 @@ class Output:
         file: File to write instead, in the format of its suffix; None for standard output.
         resume: Continue an interrupted run from its journal.
         fail_fast: Stop at the first input that fails.
+        strict: Do not start if a directory has files that may be images and would be left out.
     """
 
     form: str
     file: Path | None
     resume: bool
     fail_fast: bool
+    strict: bool = False
 
 
 def _grouped(into: str, make: Callable[..., Any], options: Options) -> Callable[[F], F]:
@@ -84,7 +86,14 @@ def parse_headers(headers: tuple[str, ...]) -> dict[str, str]:
 
 
 def _output(
-    *, json: bool, jsonl: bool, csv: bool, output: Path | None, resume: bool, fail_fast: bool
+    *,
+    json: bool,
+    jsonl: bool,
+    csv: bool,
+    output: Path | None,
+    resume: bool,
+    fail_fast: bool,
+    strict: bool,
 ) -> Output:
     forms = [form for form, chosen in {"json": json, "jsonl": jsonl, "csv": csv}.items() if chosen]
     if len(forms) > 1:
@@ -95,7 +104,8 @@ def _output(
         )
     if resume and output is None:
         raise click.UsageError("--resume needs --output FILE, the file of the run to continue")
-    return Output(form=forms[0] if forms else "table", file=output, resume=resume, fail_fast=fail_fast)
+    form = forms[0] if forms else "table"
+    return Output(form=form, file=output, resume=resume, fail_fast=fail_fast, strict=strict)
 
 
 _FILE = click.Path(path_type=Path)
@@ -150,6 +160,12 @@ many = _grouped(
 )
 """Adds `many`: the keyword arguments of the client's bulk methods."""
 
+strict = click.option(
+    "--strict",
+    is_flag=True,
+    help="Do not start if a directory has files that may be images and would be left out.",
+)
+
 output = _grouped(
     "output",
     _output,
@@ -164,6 +180,7 @@ output = _grouped(
         ),
         "resume": click.option("--resume", is_flag=True, help="Continue an interrupted run to FILE."),
         "fail_fast": click.option("--fail-fast", is_flag=True, help="Stop at the first input that fails."),
+        "strict": strict,
     },
 )
 """Adds `output`: an `Output`."""

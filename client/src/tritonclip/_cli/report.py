@@ -17,6 +17,7 @@ from rich.text import Text
 
 from tritonclip._cli.formats import EMBED, Kind
 from tritonclip._cli.records import Record
+from tritonclip._images.skipped import SkippedKind, summarize_skipped
 from tritonclip._text import printable
 from tritonclip._types import Health, ModelInfo, ModelStatistics
 from tritonclip._types import Progress as Counts
@@ -38,6 +39,12 @@ def warn(message: str) -> None:
 def fail(message: str) -> None:
     """Print an error as one line."""
     say(f"error: {message}")
+
+
+def skipped(kinds: tuple[SkippedKind, ...]) -> None:
+    """Print how many files were left out, and why."""
+    if summary := summarize_skipped(kinds):
+        say(summary)
 
 
 class RecordCounter:

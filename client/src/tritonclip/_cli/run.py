@@ -7,7 +7,8 @@ import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,6 +16,7 @@ from tritonclip._cli import report
 from tritonclip._cli.formats import Kind, Writer, check_suffix, print_json, write_csv, write_file, write_jsonl
 from tritonclip._cli.options import EXIT_OK, EXIT_USAGE, Output
 from tritonclip._cli.records import Journal, Record, journal_path
+from tritonclip._images.skipped import SkippedCounts
 from tritonclip._text import error_reason, printable
 from tritonclip._types import Progress
 from tritonclip.errors import InvalidInputError, TritonClipError
@@ -22,7 +24,6 @@ from tritonclip.errors import InvalidInputError, TritonClipError
 Send = Callable[[Iterator[str], Callable[[Progress], None]], Iterator[Any]]
 _STDOUT_WRITERS: dict[str, Writer] = {
     "table": report.results,
-    "json": print_json,
     "jsonl": write_jsonl,
     "csv": write_csv,
 }
@@ -41,6 +42,7 @@ class BulkRun:
             for its weights, so it is called for runs into a file only.
         send: Takes inputs and a progress callback, and yields each input's result or error in order.
         noun: Noun for an input, "image" or "text".
+        skipped: Counts of the files that the search for inputs leaves out.
     """
 
     kind: Kind
@@ -50,6 +52,7 @@ class BulkRun:
     identity: Callable[[], Record]
     send: Send
     noun: str = "image"
+    skipped: SkippedCounts = field(default_factory=SkippedCounts)
 
     def start(self) -> int:
         """Run, and return the exit code, which is that of invalid input if any input failed."""
@@ -67,11 +70,21 @@ class BulkRun:
         with report.progress(self.total, 0, to_file=False) as bar:
             records = counter.count(self._records(self.inputs, bar))
             with closing(records):
-                _STDOUT_WRITERS[self.output.form](self.kind, records, _stdout(self.output.form))
+                self._stdout_writer()(self.kind, records, _stdout(self.output.form))
         if self.output.form == "table":
             report.summary(counter)
         sys.stdout.flush()  # raises BrokenPipeError here rather than at interpreter exit
-        return EXIT_USAGE if counter.failed else EXIT_OK
+        return self._exit_code(counter.failed)
+
+    def _stdout_writer(self) -> Writer:
+        if self.output.form != "json":
+            return _STDOUT_WRITERS[self.output.form]
+        return partial(print_json, skipped=lambda: [asdict(kind) for kind in self.skipped.kinds()])
+
+    def _exit_code(self, failed: int) -> int:
+        """Report the files that were left out; a directory that cannot be listed is a failure."""
+        report.skipped(self.skipped.kinds())
+        return EXIT_USAGE if failed or self.skipped.directories else EXIT_OK
 
     def _to_file(self, file: Path) -> int:
         header = {"command": self.kind.command, **self.identity()}
@@ -97,7 +110,7 @@ class BulkRun:
         finally:
             journal.close()
         report.summary(counter, before=before, file=file)
-        return EXIT_USAGE if failed else EXIT_OK
+        return self._exit_code(failed)
 
     def _records(
         self, inputs: Iterable[str], on_progress: Callable[[Progress], None]

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.text import Text
 
 from tritonclip._cli import report
-from tritonclip._cli.inputs import read_lines
-from tritonclip._cli.options import EXIT_OK, EXIT_USAGE, EXITS, as_json, connection, many
+from tritonclip._cli.inputs import check_complete, read_lines
+from tritonclip._cli.options import EXIT_OK, EXIT_USAGE, EXITS, as_json, connection, many, strict
 from tritonclip._text import printable
 from tritonclip.client import Client
 from tritonclip.errors import InvalidInputError
@@ -45,6 +45,7 @@ _PLACES = """PLACE is a directory, or chroma://host:port/collection for a Chroma
 @click.option(
     "--near", type=float, metavar="COSINE", help="With --duplicates: also list similar images, such as 0.98."
 )
+@strict
 @connection
 @many
 @as_json
@@ -54,6 +55,7 @@ def index(
     text_files: tuple[str, ...],
     duplicates: bool,
     near: float | None,
+    strict: bool,
     connect: dict[str, Any],
     many: dict[str, Any],
     as_json: bool,
@@ -63,7 +65,8 @@ def index(
     The images come from directories, searched recursively. `tritonclip search` queries the index. Only new
     and changed files are embedded. Deleted files are removed from the index. Entries outside the given
     directories are kept. The same command continues a run that was killed. Files that are not images are
-    reported, and the exit code is then 2.
+    reported, and the exit code is then 2. Files that are left out by their suffix, such as .heic, are
+    counted.
     """
     from tritonclip.search import SearchIndex
 
@@ -71,14 +74,17 @@ def index(
         raise click.UsageError("--near requires --duplicates")
     if not directories and not text_files and not duplicates:
         raise click.UsageError("nothing to index; give directories, --texts FILE, or --duplicates")
+    if strict:
+        check_complete(directories)
     answer: dict[str, Any] = {}
-    failed = 0
+    failed = False
     with ExitStack() as stack:
         if directories or text_files:
             client = stack.enter_context(Client(**connect))
             opened = stack.enter_context(SearchIndex.open(place, client, create=True))
             summary = _sync(opened, directories, text_files, many, quiet=as_json)
-            answer, failed = {"summary": asdict(summary)}, summary.failed
+            unlisted = any(kind.is_directory for kind in summary.skipped)
+            answer, failed = {"summary": asdict(summary)}, summary.failed > 0 or unlisted
         else:
             opened = stack.enter_context(SearchIndex.open(place))
         if duplicates:
@@ -174,6 +180,7 @@ def _sync(
         kept = f" ({summary.kept} from an interrupted run)" if summary.kept else ""
         text = f"{summary.total} in the index{kept}: {', '.join(counts)}; {counter.elapsed()}"
         Console().print(Text(text), soft_wrap=True)
+    report.skipped(summary.skipped)
     return summary
 
 

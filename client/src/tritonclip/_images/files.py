@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from tritonclip._images.skipped import (
+    SkippedCounts,
+    SkippedFile,
+    skipped_entry,
+    summarize_skipped,
+    unlisted_directory,
+    unreadable_entry,
+)
 from tritonclip.errors import InvalidInputError
 
 #: File suffixes by Pillow's format name, for the formats that the server accepts by default.
@@ -31,10 +40,12 @@ FORMAT_SUFFIXES = {
 #: Lower-case suffixes of the files that are found in a directory.
 IMAGE_SUFFIXES = frozenset(suffix for suffixes in FORMAT_SUFFIXES.values() for suffix in suffixes)
 
+OnSkip = Callable[[SkippedFile], None]
+
 _WILD = re.compile(r"[*?[]")
 
 
-def find_images(*patterns: str | os.PathLike[str]) -> Iterator[Path]:
+def find_images(*patterns: str | os.PathLike[str], on_skip: OnSkip | None = None) -> Iterator[Path]:
     """Find image files, one pattern after the other.
 
     Args:
@@ -42,20 +53,23 @@ def find_images(*patterns: str | os.PathLike[str]) -> Iterator[Path]:
 
             - A file is yielded whatever its suffix.
             - A directory yields the files in it and below it that have one of `IMAGE_SUFFIXES`, sorted by
-              name. Hidden entries are skipped; links are followed.
+              name. Hidden entries and directories that cannot be listed are skipped; links are followed.
             - Anything else with `*`, `?` or `[` is a pattern, in which `**` matches any number of
               directories. A matching file is yielded; a matching directory is searched.
+        on_skip: Called with each file that a searched directory has and that is not yielded. None: a warning
+            at the end counts those that may be images.
 
     Returns:
         The paths, found lazily.
 
     Raises:
         InvalidInputError: No pattern is given or a path does not exist (raised at once), or a pattern yields
-            no file or a directory cannot be read (raised during iteration).
+            no file or its first directory cannot be read (raised during iteration).
     """
     if not patterns:
         raise InvalidInputError("find_images: nothing given; give files, directories or patterns")
-    return _each([_Request.of(pattern) for pattern in patterns])
+    requests = [_Request.of(pattern) for pattern in patterns]
+    return _each_with_warning(requests) if on_skip is None else _each(requests, on_skip)
 
 
 @dataclass(frozen=True)
@@ -86,18 +100,32 @@ class _Request:
         return cls(text, Path(*parts[:first]), parts[first:])
 
 
-def _each(requests: list[_Request]) -> Iterator[Path]:
+def _each_with_warning(requests: list[_Request]) -> Iterator[Path]:
+    counts = SkippedCounts()
+    yield from _each(requests, lambda skipped: counts.add(skipped) if skipped.may_be_image else None)
+    if summary := summarize_skipped(counts.kinds()):
+        warnings.warn(f"find_images: {summary}", stacklevel=2)
+
+
+def _each(requests: list[_Request], on_skip: OnSkip) -> Iterator[Path]:
     for request in requests:
-        empty = True
-        for path in _search(request):
+        empty, counts = True, SkippedCounts()
+
+        def skip(skipped: SkippedFile, counts: SkippedCounts = counts) -> None:
+            counts.add(skipped)
+            on_skip(skipped)
+
+        for path in _search(request, skip):
             empty = False
             yield path
-        if empty and request.parts:
+        if empty and request.parts and not counts.kinds():
             raise InvalidInputError(f"no file matches {request.text!r}; check the pattern")
         if empty:
+            summary = summarize_skipped(counts.kinds())
             raise InvalidInputError(
                 f"no image files in the directory {request.text!r}; files with one of the suffixes "
                 f"{' '.join(sorted(IMAGE_SUFFIXES))} count; name others one by one or by a pattern"
+                f"{'; ' if summary else ''}{summary}"
             )
 
 
@@ -108,52 +136,71 @@ class _Level:
     matches everything.
     """
 
-    def __init__(self, path: Path, parts: tuple[str, ...], places: frozenset[int]) -> None:
-        self.path = path
+    def __init__(
+        self,
+        path: Path,
+        identity: tuple[int, int],
+        parts: tuple[str, ...],
+        places: frozenset[int],
+        on_skip: OnSkip,
+    ) -> None:
+        self.path, self.identity = path, identity
         self.rest: list[tuple[str, frozenset[int] | None]] = []  # name, and the places of a directory
-        try:
-            status = path.stat()
-            with os.scandir(path) as entries:
-                for entry in entries:
-                    below = _places_below(entry.name, parts, places)
+        with os.scandir(path) as entries:
+            for entry in entries:
+                below = _places_below(entry.name, parts, places)
+                try:
                     if below and entry.is_dir():
                         self.rest.append((entry.name, below))
                     elif _is_wanted(entry.name, parts, places) and entry.is_file():
                         self.rest.append((entry.name, None))
-        except OSError as error:
-            raise InvalidInputError(
-                f"cannot list the directory {str(path)!r}: {error.strerror or error}; make it readable, "
-                "or leave it out"
-            ) from error
-        self.identity = (status.st_dev, status.st_ino)
+                    elif len(parts) in places and (skipped := skipped_entry(path, entry, IMAGE_SUFFIXES)):
+                        on_skip(skipped)
+                except OSError as error:  # a link to itself, or into a directory that cannot be entered
+                    on_skip(unreadable_entry(path / entry.name, error))
         self.rest.sort(key=lambda entry: entry[0], reverse=True)
 
 
-def _search(request: _Request) -> Iterator[Path]:
+def _search(request: _Request, on_skip: OnSkip) -> Iterator[Path]:
     """Search below the request's start, depth first."""
     if not request.start.is_dir():
         if not request.parts:
             yield request.start
         return
-    levels = [_Level(request.start, request.parts, _with_empty_runs({0}, request.parts))]
+    places = _with_empty_runs({0}, request.parts)
+    try:
+        levels = [_Level(request.start, _identity(request.start), request.parts, places, on_skip)]
+    except OSError as error:
+        raise InvalidInputError(
+            f"cannot list the directory {str(request.start)!r}: {error.strerror or error}; make it readable, "
+            "or leave it out"
+        ) from error
     linked: set[tuple[int, int]] = set()
     while levels:
         if not levels[-1].rest:
             levels.pop()
             continue
-        name, places = levels[-1].rest.pop()
+        name, below = levels[-1].rest.pop()
         path = levels[-1].path / name
-        if places is None:
+        if below is None:
             yield path
             continue
-        level = _Level(path, request.parts, places)
-        if any(level.identity == above.identity for above in levels):
-            continue  # a link to a directory above would never end
-        if path.is_symlink():
-            if level.identity in linked:
-                continue  # directories with links to each other would multiply
-            linked.add(level.identity)
-        levels.append(level)
+        try:
+            identity = _identity(path)
+            if any(identity == above.identity for above in levels):
+                continue  # a link to a directory above would never end
+            if path.is_symlink():
+                if identity in linked:
+                    continue  # directories with links to each other would multiply
+                linked.add(identity)
+            levels.append(_Level(path, identity, request.parts, below, on_skip))
+        except OSError as error:
+            on_skip(unlisted_directory(path, error))
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def _places_below(name: str, parts: tuple[str, ...], places: frozenset[int]) -> frozenset[int]:

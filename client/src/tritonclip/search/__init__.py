@@ -12,9 +12,10 @@ The vectors are stored in a local directory by LanceDB, which needs `pip install
 a Chroma server, which needs no extra.
 """
 
+from tritonclip._images.skipped import SkippedKind
 from tritonclip.search._duplicates import DuplicateGroup
 from tritonclip.search._index import SearchIndex
 from tritonclip.search._sync import Summary
 from tritonclip.search._types import Entry, Hit, Kind
 
-__all__ = ["DuplicateGroup", "Entry", "Hit", "Kind", "SearchIndex", "Summary"]
+__all__ = ["DuplicateGroup", "Entry", "Hit", "Kind", "SearchIndex", "SkippedKind", "Summary"]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tritonclip import find_images
+from tritonclip._images.files import OnSkip
 from tritonclip.errors import InvalidInputError
 from tritonclip.search._types import Kind, Stamp, entry_id
 
@@ -71,10 +72,14 @@ class Sources:
             return path in self.text_files
         return any(Path(path).is_relative_to(directory) for directory in self.directories)
 
-    def items(self) -> Iterator[SourceItem | tuple[str, str]]:
-        """Yield each item lazily; yield the path and the reason for a file that cannot be indexed."""
+    def items(self, on_skip: OnSkip) -> Iterator[SourceItem | tuple[str, str]]:
+        """Yield each item lazily; yield the path and the reason for a file that cannot be indexed.
+
+        Args:
+            on_skip: Called with each file that is not taken for an image; see `find_images`.
+        """
         for directory in self.directories:
-            for path in find_images(directory):
+            for path in find_images(directory, on_skip=on_skip):
                 yield _image_item(path, directory)
         for file in self.text_files:
             yield from _text_items(file)

@@ -6,9 +6,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 from tritonclip._bulk import BulkOptions
+from tritonclip._images.skipped import SkippedCounts, SkippedKind
 from tritonclip._text import error_reason
 from tritonclip._types import Progress
 from tritonclip.client import Client
@@ -26,7 +28,7 @@ REUSE_BATCH_ROWS = 500
 
 @dataclass(kw_only=True)
 class Summary:
-    """Result of a sync run; every count is a number of entries.
+    """Result of a sync run; every number counts entries.
 
     Attributes:
         embedded: Embedded by the server in this run.
@@ -36,6 +38,8 @@ class Summary:
         failed: Not images, or unreadable. They are not in the index.
         kept: Embedded by an interrupted run, and written by this one.
         total: In the index after the run.
+        skipped: Files in the directories that are not taken for images, with the reasons and the cures.
+            Entries below a directory that cannot be listed stay in the index.
     """
 
     embedded: int = 0
@@ -45,6 +49,7 @@ class Summary:
     failed: int = 0
     kept: int = 0
     total: int = 0
+    skipped: tuple[SkippedKind, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,7 @@ class Sync:
         self._on_progress = bulk_options.get("on_progress") or (lambda progress: None)
         self._bulk_options: BulkOptions = {**bulk_options, "on_progress": self._record_retries}
         self._summary = Summary()
+        self._skipped = SkippedCounts()
         self._reusable: list[tuple[_HashedItem, str]] = []  # with the id of the entry that has the vector
         self._in_flight: dict[str, list[_HashedItem]] = {}  # by content: items that wait for the same vector
         self._done = self._retries = 0
@@ -106,11 +112,12 @@ class Sync:
         if self._summary != Summary(unchanged=self._summary.unchanged, failed=self._summary.failed):
             self._store.optimize()
         self._summary.total = self._store.count()
+        self._summary.skipped = self._skipped.kinds()
         return self._summary
 
     def _compare(self) -> None:
         """Record what exists in the sources and what is in the index."""
-        for found in _chunks(self._sources.items(), 1000):
+        for found in _chunks(self._sources.items(self._skipped.add), 1000):
             self._summary.unchanged += self._state.add_found(
                 each for each in found if isinstance(each, SourceItem)
             )
@@ -183,10 +190,17 @@ class Sync:
 
     def _delete_stale(self) -> None:
         """Delete stale entries. This is the last step, so that a renamed file can reuse its old vector."""
-        stale = (id for id, kind, path in self._state.stale() if self._sources.covers(kind, path))  # type: ignore[arg-type]
+        stale = (id for id, kind, path in self._state.stale() if self._is_gone(kind, path))  # type: ignore[arg-type]
         for ids in _chunks(stale, 1000):
             self._store.delete(ids)
             self._summary.deleted += len(ids)
+
+    def _is_gone(self, kind: Kind, path: str) -> bool:
+        """Return True if an entry that was not found is covered by the sources, and not just out of sight."""
+        unlisted = kind == "image" and any(
+            Path(path).is_relative_to(directory) for directory in self._skipped.directories
+        )
+        return self._sources.covers(kind, path) and not unlisted
 
     def _reject(self, item: SourceItem, error: TritonClipError) -> None:
         self._state.reject(item.id)

@@ -78,6 +78,24 @@ def test_invalid_usage_or_input_exits_with_2(args: list[str], part: str, image: 
     assert part in err
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["embed"],
+        ["classify", "-l", "a cat", "-l", "a dog"],
+        ["similarity", "-t", "a cat"],
+        ["index", "--to", "x"],
+    ],
+)
+def test_strict_run_over_a_directory_with_heic_ends_before_a_request(
+    command: list[str], image: str, unused_address: str, capsys: Any
+) -> None:
+    Path(image).with_name("IMG_1.HEIC").touch()
+    code, err = failure(capsys, *command, Path(image).parent, "--strict", "--url", unused_address)
+    assert code == 2
+    assert "would leave out 1 file: 1 .heic (HEIF, which is not supported; convert it" in err
+
+
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 @pytest.mark.parametrize("command", [["models"], ["stats"], ["embed", "--text", "a cat"]])
 def test_unreachable_server_exits_with_3(

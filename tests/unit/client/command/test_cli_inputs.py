@@ -12,6 +12,7 @@ from PIL import Image
 
 from tritonclip import InvalidInputError
 from tritonclip._cli.inputs import (
+    check_complete,
     check_not_empty,
     count_known,
     read_images,
@@ -105,6 +106,23 @@ def test_empty_directory_is_rejected_before_the_run(folder: Path) -> None:
     (folder / "empty").mkdir()
     with pytest.raises(InvalidInputError, match="empty"):
         check_not_empty(["a.png", "empty"])
+
+
+def test_directory_with_a_file_that_would_be_left_out_is_rejected(folder: Path) -> None:
+    (folder / "sub" / "notes.txt").touch()
+    check_complete(["a.png", "sub", "*.png", "-", URL])
+    for number in range(5):
+        (folder / "sub" / f"IMG_{number}.HEIC").touch()
+    with pytest.raises(InvalidInputError, match=r"^--strict: .* leave out 5 files: 5 .heic \(.*'sub/IMG_"):
+        check_complete(["a.png", "sub"])
+
+
+def test_skipped_files_of_all_directories_are_reported(folder: Path) -> None:
+    for name in ("1.heic", "sub/2.heic"):
+        (folder / name).touch()
+    skipped: list[Path] = []
+    list(read_images(["sub", "a.png", "."], on_skip=lambda one: skipped.append(one.path)))
+    assert sorted(skipped) == [Path("1.heic"), Path("sub/2.heic"), Path("sub/2.heic")]
 
 
 def test_stdin_list_is_split_at_line_ends(stdin: Any) -> None:

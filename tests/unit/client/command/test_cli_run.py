@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tritonclip._cli.formats import CLASSIFY, EMBED, Kind
 from tritonclip._cli.options import Output
 from tritonclip._cli.records import journal_path
 from tritonclip._cli.run import BulkRun
+from tritonclip._images.skipped import SkippedCounts, SkippedFile
 
 NAMES = ["a.jpg", "b.jpg", "a.jpg", "bad 1.jpg", "c.jpg", "d.jpg"]
 
@@ -55,9 +56,18 @@ def answering(
 
 
 def run(
-    file: Path | None, send: Any = None, *, kind: Kind = CLASSIFY, names: Any = NAMES, **options: Any
+    file: Path | None,
+    send: Any = None,
+    *,
+    kind: Kind = CLASSIFY,
+    names: Any = NAMES,
+    skipped: Sequence[SkippedFile] = (),
+    **options: Any,
 ) -> int:
     output = {"form": "table", "resume": False, "fail_fast": False, **options}
+    counts = SkippedCounts()
+    for one in skipped:
+        counts.add(one)
     return BulkRun(
         kind=kind,
         output=Output(file=file, **output),
@@ -65,7 +75,30 @@ def run(
         total=None,
         identity=lambda: {"labels": ["cat"]},
         send=send or answering(vector if kind is EMBED else answer),
+        skipped=counts,
     ).start()
+
+
+HEIC = SkippedFile(path=Path("a.heic"), reason="HEIF; convert it")
+UNLISTED = SkippedFile(path=Path("b"), reason="directory; make it readable", is_directory=True)
+
+
+@pytest.mark.parametrize("form", ["table", "jsonl", "csv", "json"])
+@pytest.mark.parametrize(("skipped", "code"), [(HEIC, 0), (UNLISTED, 2)])
+def test_skipped_files_are_counted_at_the_end(
+    form: str, skipped: SkippedFile, code: int, capsys: Any
+) -> None:
+    assert run(None, names=["a.jpg"], form=form, skipped=[skipped] * 3) == code
+    out, err = capsys.readouterr()
+    assert err == f"tritonclip: skipped 3 files: 3 {skipped.suffix or 'other'} ({skipped.reason})\n"
+    if form == "json":
+        (kind,) = json.loads(out)["skipped"]
+        assert (kind["suffix"], kind["count"], kind["reason"]) == (skipped.suffix, 3, skipped.reason)
+
+
+def test_run_into_a_file_counts_skipped_files_too(tmp_path: Path, capsys: Any) -> None:
+    assert run(tmp_path / "out.jsonl", names=["a.jpg"], skipped=[HEIC]) == 0
+    assert capsys.readouterr().err == "tritonclip: skipped 1 file: 1 .heic (HEIF; convert it)\n"
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.json", "out.npy"])
