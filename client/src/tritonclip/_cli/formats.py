@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -19,10 +20,12 @@ import click
 import numpy as np
 
 from tritonclip._cli.records import Journal, Record, dump_record, replace_synced
+from tritonclip._cli.terminal import visible
 from tritonclip._text import shortest_floats
 from tritonclip.errors import InvalidInputError, MissingExtraError
 
 PARQUET_ROWS = 1024
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")  # with apostrophes in front, so that removing one gives the text
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,34 @@ def write_jsonl(kind: Kind, records: Iterable[Record], file: TextIO) -> None:
 
 
 def write_csv(kind: Kind, records: Iterable[Record], file: TextIO) -> None:
-    """Write one row per input and label or text, or per failed input. An embedding is a JSON list."""
-    rows = csv.writer(file, lineterminator="\n")
+    """Write one row per input and label or text, or per failed input. An embedding is a JSON list.
+
+    Texts that a spreadsheet would take for a formula get an apostrophe in front. On a terminal, control
+    characters are escaped.
+    """
+    rows = csv.writer(_UnixLines(file))
     rows.writerow(["input", *kind.columns, "error"])
+    shown = visible if file.isatty() else str
     for record in records:
-        rows.writerows([record["input"], *row] for row in _csv_rows(kind, record))
+        rows.writerows(
+            [shown(_no_formula(cell)) if isinstance(cell, str) else cell for cell in (record["input"], *row)]
+            for row in _csv_rows(kind, record)
+        )
         file.flush()
+
+
+class _UnixLines:
+    """A file whose rows end with a line feed; csv quotes a carriage return only in rows that end with one."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, row: str) -> int:
+        return self._file.write(row.removesuffix("\r\n") + "\n")
+
+
+def _no_formula(text: str) -> str:
+    return f"'{text}" if _FORMULA.match(text) else text
 
 
 def _csv_rows(kind: Kind, record: Record) -> Iterator[list[Any]]:

@@ -174,7 +174,9 @@ output = _grouped(
         "jsonl": click.option(
             "--jsonl", is_flag=True, help="Print one line of JSON per input, as results arrive."
         ),
-        "csv": click.option("--csv", is_flag=True, help="Print CSV."),
+        "csv": click.option(
+            "--csv", is_flag=True, help="Print CSV. A text like a formula gets an apostrophe in front."
+        ),
         "output": click.option(
             "-o", "--output", type=_FILE, metavar="FILE", help="Write to a file; see below."
         ),

@@ -13,12 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
 from tritonclip._cli.formats import EMBED, Kind
 from tritonclip._cli.records import Record
+from tritonclip._cli.terminal import plain
 from tritonclip._images.skipped import SkippedKind, summarize_skipped
-from tritonclip._text import printable
 from tritonclip._types import Health, ModelInfo, ModelStatistics
 from tritonclip._types import Progress as Counts
 
@@ -28,7 +27,7 @@ _stderr = Console(stderr=True)
 
 def say(message: str) -> None:
     """Print one line on standard error, above the progress bar if there is one."""
-    _stderr.print(Text(f"tritonclip: {printable(' '.join(message.split()))}"), soft_wrap=True)
+    _stderr.print(plain(f"tritonclip: {' '.join(message.split())}"), soft_wrap=True)
 
 
 def warn(message: str) -> None:
@@ -83,9 +82,9 @@ def summary(counter: RecordCounter, *, before: int = 0, file: Path | None = None
     text = f"{counter.done} {counter.noun}{'' if counter.done == 1 else 's'} in {counter.elapsed()}"
     text += f", {counter.failed} failed" if counter.failed else ""
     text += f", {before} from earlier runs" if before else ""
-    text += f"; wrote {printable(str(file))}" if file else ""
+    text += f"; wrote {file}" if file else ""
     if file or counter.done > counter.failed or not counter.failed:
-        Console().print(Text(text), soft_wrap=True)
+        Console().print(plain(text), soft_wrap=True)
 
 
 @contextmanager
@@ -133,7 +132,7 @@ def results(kind: Kind, records: Iterable[Record], file: TextIO) -> None:
         _embeddings(console, good)
     else:
         for record in good:
-            console.print(Text(record["input"]), soft_wrap=True)
+            console.print(plain(record["input"]), soft_wrap=True)
             console.print(_scores(kind, record))
 
 
@@ -145,7 +144,7 @@ def _scores(kind: Kind, record: Record) -> Table:
         table.add_column(header, justify="right" if header == score else "left")
     for item in record[kind.field]:
         bar = ProgressBar(total=1.0, completed=max(0.0, item[score]), width=30)
-        table.add_row(Text(item[label]), f"{item[score]:.4f}", bar)
+        table.add_row(plain(item[label]), f"{item[score]:.4f}", bar)
     return table
 
 
@@ -155,24 +154,24 @@ def _embeddings(console: Console, records: Iterator[Record]) -> None:
         dim = len(first["embedding"])
         heading = f"first of {dim} values"
         width = max(8 * min(SHOWN_VALUES, dim) - 1, len(heading))
-        console.print(Text(f"{heading:{width}}  input", style="bold"), soft_wrap=True)
+        console.print(plain(f"{heading:{width}}  input", style="bold"), soft_wrap=True)
         for record in chain([first], records):
             values = " ".join(f"{value:+.4f}" for value in record["embedding"][:SHOWN_VALUES])
-            console.print(Text(f"{values:{width}}  {record['input']}"), soft_wrap=True)
+            console.print(plain(f"{values:{width}}  {record['input']}"), soft_wrap=True)
 
 
 def health(states: Sequence[tuple[str, Health | None]]) -> None:
     """Print the state of each endpoint and its models; None for an endpoint that did not answer."""
     console = Console()
     for endpoint, state in states:
-        console.print(Text(endpoint), soft_wrap=True)
+        console.print(plain(endpoint), soft_wrap=True)
         answers = {"answers": False} if state is None else {"live": state.live, "ready": state.ready}
         table = Table(box=None, show_header=False, padding=(0, 1))
         for name, good in {**answers, **(state.models if state else {})}.items():
-            table.add_row(Text(name), Text("yes" if good else "NO", style="green" if good else "bold red"))
+            table.add_row(plain(name), plain("yes" if good else "NO", style="green" if good else "bold red"))
         if state is not None and state.inference is not None:
             style = {"ok": "green", "overloaded": "yellow"}.get(state.inference, "bold red")
-            table.add_row(Text("inference"), Text(state.inference, style=style), Text(state.reason or ""))
+            table.add_row(plain("inference"), plain(state.inference, style=style), plain(state.reason or ""))
         console.print(table)
 
 
@@ -180,7 +179,7 @@ def models(infos: Sequence[ModelInfo]) -> None:
     """Print the checkpoint of each model."""
     console = Console()
     for info in infos:
-        console.print(Text(info.name), soft_wrap=True)
+        console.print(plain(info.name), soft_wrap=True)
         facts = {
             "checkpoint": info.checkpoint,
             "revision": info.revision,
@@ -189,7 +188,7 @@ def models(infos: Sequence[ModelInfo]) -> None:
             "weights": "RANDOM, for load tests" if info.random_weights else "trained",
         }
         for name, fact in facts.items():
-            console.print(Text(f" {name:11}  {fact}"), soft_wrap=True)
+            console.print(plain(f" {name:11}  {fact}"), soft_wrap=True)
 
 
 def statistics(models: Sequence[ModelStatistics]) -> None:
@@ -207,5 +206,5 @@ def statistics(models: Sequence[ModelStatistics]) -> None:
     for column in columns.split():
         table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*map(plain, row))
     Console().print(table)

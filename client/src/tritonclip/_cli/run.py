@@ -16,6 +16,7 @@ from tritonclip._cli import report
 from tritonclip._cli.formats import Kind, Writer, check_suffix, print_json, write_csv, write_file, write_jsonl
 from tritonclip._cli.options import EXIT_OK, EXIT_USAGE, Output
 from tritonclip._cli.records import Journal, Record, journal_path
+from tritonclip._cli.terminal import visible
 from tritonclip._images.skipped import SkippedCounts
 from tritonclip._text import error_reason, printable
 from tritonclip._types import Progress
@@ -61,7 +62,7 @@ class BulkRun:
             return self._to_stdout()
         check_suffix(self.kind, file)
         if self.output.resume and file.exists() and not journal_path(file).exists():
-            report.say(f"{printable(str(file))} is complete; nothing to do")
+            report.say(f"{file} is complete; nothing to do")
             return EXIT_OK
         return self._to_file(file)
 
@@ -103,7 +104,7 @@ class BulkRun:
         except BaseException:
             if len(journal):
                 report.warn(
-                    f"{printable(str(journal.path))} keeps {len(journal)} results; "
+                    f"{journal.path} keeps {len(journal)} results; "
                     "the same command with --resume continues the run"
                 )
             raise
@@ -133,7 +134,7 @@ class BulkRun:
     def _record(self, name: str, result: Any) -> Record:
         if not isinstance(result, TritonClipError):
             return {"input": name, self.kind.field: result}
-        text = f"{name}: {error_reason(result)}"
+        text = f"{visible(name)}: {error_reason(result)}"
         if self.output.fail_fast:
             raise InvalidInputError(text) from result
         report.fail(text)

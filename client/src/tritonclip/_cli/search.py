@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.text import Text
 
 from tritonclip._cli import report
 from tritonclip._cli.inputs import check_complete, read_lines
 from tritonclip._cli.options import EXIT_OK, EXIT_USAGE, EXITS, as_json, connection, many, strict
+from tritonclip._cli.terminal import plain, visible
 from tritonclip._text import printable
 from tritonclip.client import Client
 from tritonclip.errors import InvalidInputError
@@ -165,7 +165,7 @@ def _sync(
     quiet: bool,
 ) -> Summary:
     def on_error(name: str, reason: str) -> None:
-        report.fail(f"{printable(name)}: {reason}")
+        report.fail(f"{visible(name)}: {reason}")
 
     counter = report.RecordCounter("entry")
     with report.progress(None, 0, to_file=True) as bar:
@@ -179,30 +179,30 @@ def _sync(
         ]
         kept = f" ({summary.kept} from an interrupted run)" if summary.kept else ""
         text = f"{summary.total} in the index{kept}: {', '.join(counts)}; {counter.elapsed()}"
-        Console().print(Text(text), soft_wrap=True)
+        Console().print(plain(text), soft_wrap=True)
     report.skipped(summary.skipped)
     return summary
 
 
 def _show_hits(hits: list[Hit]) -> None:
     console = Console()
-    console.print(Text(" score  result", style="bold"))
+    console.print(plain(" score  result", style="bold"))
     for hit in hits:
         name = hit.entry.path if hit.entry.kind == "image" else hit.entry.name
-        console.print(Text(f"{hit.score:6.4f}  {name}"), soft_wrap=True)
+        console.print(plain(f"{hit.score:6.4f}  {name}"), soft_wrap=True)
 
 
 def _show_duplicates(groups: list[DuplicateGroup]) -> None:
     console = Console()
     for group in groups:
         similarity = "identical content" if group.exact else f"cosine {group.cosine:.4f}"
-        console.print(Text(f"{len(group.entries)} images, {similarity}"), soft_wrap=True)
+        console.print(plain(f"{len(group.entries)} images, {similarity}"), soft_wrap=True)
         for entry in group.entries:
-            console.print(Text(f"  {entry.path}"), soft_wrap=True)
+            console.print(plain(f"  {entry.path}"), soft_wrap=True)
     images = sum(len(group.entries) - 1 for group in groups)
     text = f"{len(groups)} group{'' if len(groups) == 1 else 's'}; "
     text += f"{images} redundant image{'' if images == 1 else 's'}"
-    console.print(Text(text), soft_wrap=True)
+    console.print(plain(text), soft_wrap=True)
 
 
 def _write_html(file: Path, title: str, hits: list[Hit], content: bytes | None) -> None:

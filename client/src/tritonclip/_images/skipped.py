@@ -60,9 +60,9 @@ class SkippedFile:
 
     @property
     def suffix(self) -> str:
-        """The lower-case suffix, such as `.heic`; empty for a directory, without one, and if it is long."""
+        """The lower-case suffix, such as `.heic`; empty for a directory, for an odd suffix, and for none."""
         suffix = "" if self.is_directory else self.path.suffix.lower()
-        return suffix if len(suffix) <= MAX_SUFFIX_CHARS else ""
+        return suffix if len(suffix) <= MAX_SUFFIX_CHARS and suffix.isprintable() else ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -221,6 +221,16 @@ def test_table_shows_every_label_and_a_summary(capsys: Any) -> None:
     assert lines[-1].startswith("2 images in ")
 
 
+@pytest.mark.parametrize("kind", [CLASSIFY, EMBED])
+def test_control_characters_of_names_do_not_reach_a_terminal(kind: Kind, capsys: Any) -> None:
+    name = "a\x1b]0;owned\x07\n\x9b2J.jpg"
+    answers = answering(vector if kind is EMBED else answer)
+    assert run(None, answers, kind=kind, names=[name, f"bad {name}"]) == 2
+    for text in capsys.readouterr():
+        assert all(character.isprintable() or character == "\n" for character in text)
+        assert r"a\x1b]0;owned\x07\n\x9b2J.jpg" in text
+
+
 def test_embeddings_are_printed_in_aligned_columns(capsys: Any) -> None:
     vectors = {"a cat": np.array([0.5, -0.25], np.float32), "b": np.array([1, 0], np.float32)}
     assert run(None, answering(lambda name, number: vectors[name]), kind=EMBED, names=list(vectors)) == 0

@@ -26,6 +26,7 @@ from tritonclip._cli.formats import (
     write_jsonl,
 )
 from tritonclip._cli.records import Journal, dump_record, journal_path
+from tritonclip._cli.terminal import plain, visible
 from tritonclip._text import error_reason, printable, shortest_floats
 
 HEADER = {"command": "classify", "labels": ["cat", "dog"], "sha256": ["ab"]}
@@ -201,6 +202,48 @@ def test_csv_holds_similarities_and_embeddings() -> None:
     rows = list(csv.DictReader(io.StringIO(text)))
     assert json.loads(rows[0]["embedding"]) == [0.1, 2.0]
     assert (rows[1]["embedding"], rows[1]["error"]) == ("", "cannot be decoded")
+
+
+FORMULAS = ["=1+1", "+1", "-1.jpg", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "'=1"]
+
+
+@pytest.mark.parametrize("name", [*FORMULAS, "a=1", "'a", "1-2", ""])
+def test_csv_cell_that_a_spreadsheet_would_evaluate_gets_an_apostrophe(name: str) -> None:
+    wanted = f"'{name}" if name in FORMULAS else name
+    record = {"input": name, "similarities": [{"text": name, "cosine": -0.5}]}
+    failed = {"input": name, "error": name}
+    rows = list(csv.reader(io.StringIO(written(write_csv, SIMILARITY, record, failed), newline="")))
+    assert rows[1:] == [[wanted, wanted, "-0.5", ""], [wanted, "", "", wanted]]
+    assert json.loads(written(write_jsonl, SIMILARITY, record)) == record
+
+
+def test_csv_on_a_terminal_escapes_control_characters() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    record = {"input": "\x1b[2J\n.jpg", "error": "no"}
+    files = [Terminal(), io.StringIO()]
+    for file in files:
+        write_csv(CLASSIFY, [record], file)
+    assert files[0].getvalue().splitlines()[1] == "\\x1b[2J\\n.jpg,,,no"
+    assert next(csv.DictReader(io.StringIO(files[1].getvalue())))["input"] == record["input"]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("käse 猫\u200d.jpg", "käse 猫\u200d.jpg"),
+        ("a\x1b]0;x\x07b", "a\\x1b]0;x\\x07b"),
+        ("a\nb\tc", "a\\nb\\tc"),
+        ("\x9b2J\x7f", "\\x9b2J\\x7f"),
+        ("gpj.\u202etxt", "gpj.\\u202etxt"),
+        ("\udcff.jpg", "\\xff.jpg"),
+    ],
+)
+def test_control_characters_are_escaped_for_terminals(text: str, wanted: str) -> None:
+    assert visible(text) == wanted
+    assert plain(text).plain == wanted
 
 
 @pytest.mark.parametrize("records", [(), (CAT,), (CAT, BAD, NONE)])
