@@ -18,8 +18,6 @@ from tritonclip_server.serving.launcher import free_port
 NGINX = ROOT / "docker" / "nginx"
 VARIABLE = re.compile(r"\$\{([A-Z_]+)\}")
 PATIENCE_S = 60
-ADDRESS_SEPARATOR = " max_fails=1 fail_timeout=5s; server "
-"""Joins two addresses in the template, which then behave like a name with two addresses."""
 UNLIMITED = {"CONNECTIONS_PER_ADDRESS": "1000", "REQUESTS_PER_SECOND": "10000", "REQUESTS_BURST": "10000"}
 """Values without limits that a test could reach."""
 MAIN = """
@@ -55,6 +53,13 @@ def defaults() -> dict[str, str]:
 def fill(template: Path, values: Mapping[str, str]) -> str:
     """Substitute the variables of a template, like the entry point of the official image."""
     return VARIABLE.sub(lambda found: values[found[1]], template.read_text(encoding="utf-8"))
+
+
+def balanced(*addresses: str) -> str:
+    """Return a value for TRITON_HTTP or TRITON_GRPC that behaves like a name with these addresses."""
+    template = (NGINX / "templates" / "tritonclip.conf.template").read_text(encoding="utf-8")
+    parameters = re.findall(r"server \$\{TRITON_HTTP\}([^;]*);", template)[0]
+    return f"{parameters}; server ".join(addresses)
 
 
 class Proxy:

@@ -5,7 +5,7 @@ import threading
 
 from tests.helpers.calls import together
 from tests.helpers.network import Forwarder, count_calls
-from tests.helpers.nginx_proxy import ADDRESS_SEPARATOR, PATIENCE_S, UNLIMITED, Proxy, require_nginx
+from tests.helpers.nginx_proxy import PATIENCE_S, UNLIMITED, Proxy, balanced, require_nginx
 from tests.helpers.pictures import encode, noise
 from tritonclip import Client
 
@@ -16,7 +16,7 @@ CALLS = 10
 def test_requests_of_one_grpc_connection_are_balanced(server, tmp_path):
     require_nginx()
     with count_calls(server, "grpc") as one, count_calls(server, "grpc") as other:
-        addresses = ADDRESS_SEPARATOR.join((one.url, other.url))
+        addresses = balanced(one.url, other.url)
         with (
             Proxy(server.http_url, addresses, tmp_path, **UNLIMITED) as proxy,
             Client(proxy.grpc_url, timeout_s=PATIENCE_S, attempts=1) as client,
@@ -32,7 +32,7 @@ def test_losing_an_address_under_load_loses_no_request(server, tmp_path):
     done, closing = [], threading.Event()
     with contextlib.ExitStack() as lost:
         forwarder = lost.enter_context(Forwarder(server.grpc_url))
-        addresses = ADDRESS_SEPARATOR.join((server.grpc_url, forwarder.address))
+        addresses = balanced(server.grpc_url, forwarder.address)
 
         def call(index):
             if index == 0:

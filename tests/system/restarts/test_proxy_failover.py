@@ -3,7 +3,7 @@
 import threading
 
 from tests.helpers.calls import together
-from tests.helpers.nginx_proxy import ADDRESS_SEPARATOR, UNLIMITED, Proxy, require_nginx
+from tests.helpers.nginx_proxy import UNLIMITED, Proxy, balanced, require_nginx
 from tests.helpers.pictures import encode, noise
 from tritonclip import Client
 
@@ -19,7 +19,7 @@ def test_killing_a_server_under_load_loses_no_request(servers, demo_repository, 
         servers.run(demo_repository, "killed behind a proxy") as victim,
     ):
         http, grpc = (
-            ADDRESS_SEPARATOR.join(addresses)
+            balanced(*addresses)
             for addresses in ((survivor.http_url, victim.http_url), (survivor.grpc_url, victim.grpc_url))
         )
         done, killing = [], threading.Event()
