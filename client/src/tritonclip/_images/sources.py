@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,6 +26,8 @@ Fetch = Callable[[str, str], bytes]
 """Returns the content of a URL; the second argument is the image's name in error texts, such as "image 3"."""
 
 MAX_CONCURRENT_FETCHES = 8
+MAX_FILE_BYTES = 2**31  # no request can be larger
+PIPE_BLOCK_BYTES = 1 << 20
 WEBP_MAX_SIDE_PX = 16383  # 14 bits per side
 
 
@@ -133,7 +135,19 @@ def _not_empty(content: bytes, complaint: str) -> bytes:
 
 def _read_file(path: str | os.PathLike[str], name: str) -> bytes:
     try:
-        content = Path(path).read_bytes()
+        with open(path, "rb", buffering=0, opener=open_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                content = _read_pipe(file, status, f"{name}: {os.fspath(path)!r}")
+            elif status.st_size <= MAX_FILE_BYTES:
+                content = file.read()
+            else:
+                raise InvalidInputError(
+                    f"{name}: the file {os.fspath(path)!r} has {status.st_size} bytes, over the limit of "
+                    f"{MAX_FILE_BYTES}; make the image smaller"
+                )
+    except InvalidInputError:
+        raise
     except FileNotFoundError as error:
         raise InvalidInputError(f"{name}: no such file: {os.fspath(path)!r}") from error
     except IsADirectoryError as error:
@@ -143,6 +157,27 @@ def _read_file(path: str | os.PathLike[str], name: str) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise InvalidInputError(f"{name}: cannot read {os.fspath(path)!r}: {error}") from error
     return _not_empty(content, f"{name}: the file {os.fspath(path)!r} is empty")
+
+
+def open_without_waiting(path: str, flags: int) -> int:
+    """Open a file as an `opener` of `open`; a pipe that nobody writes to is empty instead of waited for."""
+    if not hasattr(os, "O_NONBLOCK"):  # Windows, which has no pipes among its files
+        return os.open(path, flags)
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+def _read_pipe(file: io.FileIO, status: os.stat_result, name: str) -> bytes:
+    """Read a pipe to its end, such as that of a shell's `<(command)`."""
+    if not stat.S_ISFIFO(status.st_mode):
+        raise InvalidInputError(f"{name} is a device; give an image file")
+    content = bytearray()
+    while block := file.read(PIPE_BLOCK_BYTES):
+        content += block
+        if len(content) > MAX_FILE_BYTES:
+            raise InvalidInputError(f"{name} is a pipe with over {MAX_FILE_BYTES} bytes; give an image file")
+    return bytes(content)
 
 
 def _read_stream(file: Any, name: str) -> bytes:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tritonclip import find_images
 from tritonclip._images.files import OnSkip
+from tritonclip._images.sources import open_without_waiting
 from tritonclip.errors import InvalidInputError
 from tritonclip.search._types import Kind, Stamp, entry_id
 
@@ -123,7 +124,7 @@ def read_image(path: str) -> tuple[bytes, Stamp]:
         InvalidInputError: The file cannot be read or is too large.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=open_without_waiting) as file:
             status = os.fstat(file.fileno())
             if status.st_size > MAX_FILE_BYTES:
                 raise InvalidInputError(f"{status.st_size} bytes, over the limit of {MAX_FILE_BYTES}")

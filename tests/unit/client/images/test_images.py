@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import tempfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,13 @@ from PIL import Image
 from tests.helpers.pictures import EXIF_ORIENTATION
 from tritonclip import InvalidInputError
 from tritonclip._images.fetch import Fetcher
-from tritonclip._images.sources import WEBP_MAX_SIDE_PX, as_images, encode_image, encode_images
+from tritonclip._images.sources import (
+    MAX_FILE_BYTES,
+    WEBP_MAX_SIDE_PX,
+    as_images,
+    encode_image,
+    encode_images,
+)
 
 RNG = np.random.default_rng(7)
 RGB = RNG.integers(0, 256, (13, 17, 3), dtype=np.uint8)
@@ -289,6 +297,35 @@ def test_invalid_input_raises_an_error_with_its_index(tmp_path: Path) -> None:
     ]:
         with pytest.raises(InvalidInputError, match=f"^image 2: .*{part}"):
             encode_images([b"x", b"y", wrong])
+
+
+def test_pipe_that_nobody_writes_to_is_empty(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(InvalidInputError, match="^image 0: the file .*a.jpg' is empty"):
+        encode_image(tmp_path / "a.jpg", 0)
+
+
+def test_pipe_is_read_to_its_end() -> None:
+    content = bytes(range(256)) * 2000  # more than a pipe holds at once
+    end, start = os.pipe()
+    with open(start, "wb") as pipe, ThreadPoolExecutor(1) as pool:
+        result = pool.submit(encode_image, f"/dev/fd/{end}", 0)
+        pipe.write(content)
+        pipe.close()
+        assert result.result() == content
+    os.close(end)
+
+
+def test_device_is_rejected_unread() -> None:
+    with pytest.raises(InvalidInputError, match="^image 0: '/dev/zero' is a device; give an image file"):
+        encode_image("/dev/zero", 0)
+
+
+def test_file_over_the_limit_of_requests_is_rejected_unread(tmp_path: Path) -> None:
+    with (tmp_path / "huge.tif").open("wb") as file:
+        file.truncate(MAX_FILE_BYTES + 1)
+    with pytest.raises(InvalidInputError, match=f"huge.tif' has {MAX_FILE_BYTES + 1} bytes, over the limit"):
+        encode_image(tmp_path / "huge.tif", 0)
 
 
 @pytest.mark.parametrize("nothing", [[], ()])
