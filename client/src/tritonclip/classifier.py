@@ -9,6 +9,7 @@ section 3.1.4, for the averaging of templates.
 
 from __future__ import annotations
 
+import json
 import os
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -179,8 +180,8 @@ class ZeroShotClassifier:
         with open(path, "wb") as file:
             np.savez(
                 file,
-                labels=np.array(self.labels),
-                templates=np.array(self.templates),
+                labels_json=np.array(json.dumps(self.labels)),  # an array of texts would cut trailing NULs
+                templates_json=np.array(json.dumps(self.templates)),
                 text_embeds=self.text_embeds,
                 sha256=np.array(self._model.sha256),
             )
@@ -194,7 +195,8 @@ class ZeroShotClassifier:
         """
         try:
             with np.load(path, allow_pickle=False) as file:
-                content = {name: file[name] for name in ("labels", "templates", "text_embeds", "sha256")}
+                content = {name: file[name] for name in ("text_embeds", "sha256")}
+                labels, templates = (_read_texts(file, name) for name in ("labels", "templates"))
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise InvalidInputError(f"{os.fspath(path)!r} is not a saved classifier: {error}") from error
         model = _zero_shot_model(client)
@@ -204,7 +206,7 @@ class ZeroShotClassifier:
                 "make the classifier again"
             )
         loaded = cls.__new__(cls)
-        loaded.labels, loaded.templates = (tuple(content[name].tolist()) for name in ("labels", "templates"))
+        loaded.labels, loaded.templates = labels, templates
         loaded.text_embeds, loaded._client, loaded._model = content["text_embeds"], client, model
         return loaded
 
@@ -222,6 +224,13 @@ class ZeroShotClassifier:
         ]
         means = np.concatenate(parts).reshape(len(self.labels), len(self.templates), -1).mean(axis=1)
         return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), dtype=np.float32)
+
+
+def _read_texts(file: Any, name: str) -> tuple[str, ...]:
+    """Read texts of a saved classifier; earlier versions stored them as an array."""
+    if name in file:
+        return tuple(file[name].tolist())
+    return tuple(json.loads(str(file[f"{name}_json"])))
 
 
 def _zero_shot_model(client: Client) -> ModelInfo:

@@ -71,6 +71,26 @@ def test_loaded_classifier_equals_the_saved_one(client, tmp_path):
     assert loaded(SAMPLE) == classifier(SAMPLE)
 
 
+def test_labels_that_end_with_nulls_survive_saving(client, tmp_path):
+    labels = ["a red circle\0", "a blue square\0\0", "\0", "käse\n"]
+    classifier = ZeroShotClassifier(client, labels, templates=["{}\0"])
+    classifier.save(tmp_path / "labels.npz")
+    loaded = ZeroShotClassifier.load(client, tmp_path / "labels.npz")
+    assert (loaded.labels, loaded.templates) == (tuple(labels), ("{}\0",))
+    assert [one["label"] for one in loaded(SAMPLE)] == [one["label"] for one in classifier(SAMPLE)]
+
+
+def test_classifier_that_an_earlier_version_saved_is_loaded(client, tmp_path):
+    classifier = ZeroShotClassifier(client, LABELS, templates=["{}", "a photo of {}"])
+    classifier.save(tmp_path / "new.npz")
+    with np.load(tmp_path / "new.npz") as file:
+        kept = {name: file[name] for name in file if not name.endswith("_json")}
+    np.savez(tmp_path / "old.npz", labels=LABELS, templates=classifier.templates, **kept)
+    loaded = ZeroShotClassifier.load(client, tmp_path / "old.npz")
+    assert (loaded.labels, loaded.templates) == (classifier.labels, classifier.templates)
+    assert loaded(SAMPLE) == classifier(SAMPLE)
+
+
 def test_file_that_is_missing_damaged_or_of_other_weights_is_rejected(client, tmp_path):
     classifier = ZeroShotClassifier(client, LABELS)
     other = tmp_path / "other.npz"
