@@ -71,11 +71,13 @@ def load_image_processor(directory: Path | str, backend: str | None = None) -> A
     from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
 
     settings, _ = ImageProcessingMixin.get_image_processor_dict(directory)
-    name = settings.get("image_processor_type")
-    if isinstance(name, str) and name.endswith(FORMER_SUFFIX):
-        kind = get_image_processor_class_from_name(name.removesuffix(FORMER_SUFFIX) + "ImageProcessorPil")
-        if kind is not None:
-            return kind.from_pretrained(directory)
+    name = str(settings.get("image_processor_type") or "CLIPImageProcessor").removesuffix("Fast")
+    known = name.removesuffix(FORMER_SUFFIX) + "ImageProcessor" if name.endswith(FORMER_SUFFIX) else name
+    kind = get_image_processor_class_from_name(known + "Pil") or get_image_processor_class_from_name(known)
+    if kind is None:
+        raise ValueError(f"transformers has no image_processor_type '{name[:100]}'")
+    if known != name:
+        return kind.from_pretrained(directory)
     return AutoImageProcessor.from_pretrained(directory, backend=backend, trust_remote_code=False)
 
 

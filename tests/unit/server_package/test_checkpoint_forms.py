@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
@@ -16,6 +17,8 @@ from clip_images import ImageDecoder
 from clip_text import TextEncoder, TextTokenizer, load_text_model
 from clip_vision import load_vision_model
 from tests.helpers.pictures import encode, noise
+from tritonclip_server.evaluation.command import EXIT_FAILED
+from tritonclip_server.evaluation.command import main as evaluate
 from tritonclip_server.repository.checkpoint import read_checkpoint
 from tritonclip_server.repository.checkpoint_files import CheckpointError, locate
 from tritonclip_server.repository.reference import Reference
@@ -348,6 +351,16 @@ def test_checkpoint_that_cannot_be_served_is_reported_in_one_line(form, copy):
     assert message in text
     assert "\n" not in text
     assert len(text) - len(str(copy)) < 400
+
+
+def test_evaluation_rejects_a_checkpoint_that_transformers_would_complete_at_random(copy, tmp_path):
+    for label in ("a", "b"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        (tmp_path / "images" / label / "1.png").touch()
+    tensors(lambda held: {name: held[name] for name in held if name != "visual_projection.weight"})(copy)
+    done = CliRunner().invoke(evaluate, [str(tmp_path / "images"), "--checkpoint", str(copy)])
+    assert done.exit_code == EXIT_FAILED
+    assert "1 tensors are missing, the first is visual_projection.weight" in done.stderr
 
 
 @pytest.fixture

@@ -100,7 +100,10 @@ REJECTED_FORMS = {
     "flag as text": ({"do_center_crop": "false"}, "do_center_crop is false; it must be true or false"),
     "no resampling": ({"resample": None}, "resample is None; it must be a whole number from 0 to 5"),
     "no mean": ({"image_mean": None}, "image_mean is None; it must be a number or three numbers"),
-    "unknown class": ({"image_processor_type": "SomeProcessor"}, "(Unrecognized image processor in"),
+    "unknown class": (
+        {"image_processor_type": "SomeProcessor"},
+        "(transformers has no image_processor_type 'SomeProcessor')",
+    ),
     "steps of another model": (
         {"image_processor_type": "ConvNextImageProcessor"},
         "selects the image processor ConvNextImageProcessor, which has steps of another model; supported",
