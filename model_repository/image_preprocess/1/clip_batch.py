@@ -12,11 +12,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from clip_common.groups import Elements, Outcome, RequestError, element_name
-from clip_common.times import Times, now_us
-from clip_images import ImageError
+from clip_common.times import RejectedError
+from clip_pillow import ImageError
+from clip_work import RequestWork, SkippedError, WorkLimits
 
-Decode = Callable[[bytes, "np.ndarray | None"], np.ndarray]
-"""Signature of `ImageDecoder.decode`."""
+Decode = Callable[[bytes, "np.ndarray | None", RequestWork], np.ndarray]
+"""Signature of `BoundedDecoder.decode`."""
 
 
 class GpuDecoder(Protocol):
@@ -33,13 +34,19 @@ class BatchDecoder:
         decode: Decodes one image.
         output_size: (height, width) of every decoded image, or None if it depends on the image.
         threads: Images to decode at once.
+        limits: Limits on the work of a request.
         gpu: Receives all images first; `decode` receives those that it skips.
     """
 
     def __init__(
-        self, decode: Decode, output_size: tuple[int, int] | None, threads: int, gpu: GpuDecoder | None = None
+        self,
+        decode: Decode,
+        output_size: tuple[int, int] | None,
+        threads: int,
+        limits: WorkLimits,
+        gpu: GpuDecoder | None = None,
     ) -> None:
-        self._decode, self._output_size, self._gpu = decode, output_size, gpu
+        self._decode, self._output_size, self._limits, self._gpu = decode, output_size, limits, gpu
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
     def close(self) -> None:
@@ -51,8 +58,8 @@ class BatchDecoder:
         outputs = [self._allocate(len(group.items)) for group in groups]
         files = [file for group in groups for file in group.items]
         targets = [target for output in outputs for target in output]
-        checks = [check for group in groups for check in [_StartCheck(group.times)] * len(group.items)]
-        decoded = iter(self._decode_all(files, targets, checks))
+        works = [work for group in groups for work in [RequestWork(group, self._limits)] * len(group.items)]
+        decoded = iter(self._decode_all(files, targets, works))
         return [
             _assemble(group, [next(decoded) for _ in group.items], output)
             for group, output in zip(groups, outputs, strict=True)
@@ -64,36 +71,31 @@ class BatchDecoder:
         return np.empty((count, 3, *self._output_size), np.uint8)
 
     def _decode_all(
-        self, files: list[bytes], targets: list[np.ndarray | None], checks: list[_StartCheck]
+        self, files: list[bytes], targets: list[np.ndarray | None], works: list[RequestWork]
     ) -> Iterator[np.ndarray | Exception]:
         from_gpu = self._gpu.decode(files, self._pool) if self._gpu else [None] * len(files)
-        return self._pool.map(self._decode_one, files, targets, from_gpu, checks)
+        return self._pool.map(self._decode_one, files, targets, from_gpu, works)
 
     def _decode_one(
-        self, file: bytes, target: np.ndarray | None, from_gpu: np.ndarray | None, check: _StartCheck
+        self, file: bytes, target: np.ndarray | None, from_gpu: np.ndarray | None, work: RequestWork
     ) -> np.ndarray | Exception:
         try:
-            check()
+            work.begin_image()
             if from_gpu is None:
-                return self._decode(file, target)
+                return self._decode(file, target, work)
             if target is None:
                 return from_gpu
             target[...] = from_gpu
             return target
+        except MemoryError:
+            work.fail()
         except Exception as error:
+            work.fail()
             return error
-
-
-class _StartCheck:
-    """Rejects a group if it is too late when its first image is due; a group that has begun is finished."""
-
-    def __init__(self, times: Times) -> None:
-        self._times, self._begun = times, False
-
-    def __call__(self) -> None:
-        if not self._begun:
-            self._times.check(now_us())
-            self._begun = True
+        # A new error, because the frames of the first one keep the half-decoded image alive.
+        return RejectedError(
+            "overload", "overloaded: out of memory while decoding an image; retry later, or send smaller ones"
+        )
 
 
 def _assemble(
@@ -101,6 +103,8 @@ def _assemble(
 ) -> Outcome:
     images: list[np.ndarray] = []
     for position, image in enumerate(decoded):
+        if isinstance(image, SkippedError):
+            continue
         if isinstance(image, ImageError):
             return RequestError(f"{element_name('image', position, group.shape)} {image}")
         if isinstance(image, Exception):

@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 
 from clip_geometry import Orientation, ProcessorSettings, resized_size
-from clip_images import check_scans, check_size
+from clip_pillow import check_scans, check_size
+from clip_plain import plain_pixels
 
 Decode = Callable[[Sequence[bytes]], Sequence[torch.Tensor]]
 """JPEG files to uint8 [3, height, width] on the device, not reoriented; raises if it cannot decode one."""
@@ -41,6 +42,8 @@ def read_header(encoded: bytes, settings: ProcessorSettings, max_pixels: int) ->
 
     nvJPEG decodes complete 8-bit baseline JPEGs, greyscale or YCbCr, within the limit of pixels.
     """
+    if plain_pixels(encoded) is None:
+        return None
     try:
         with Image.open(io.BytesIO(encoded), formats=("JPEG",)) as image:
             check_size(*image.size, settings, max_pixels)

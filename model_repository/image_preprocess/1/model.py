@@ -9,6 +9,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from clip_batch import BatchDecoder, GpuDecoder, threads_per_instance
+from clip_bounded import BoundedDecoder
 from clip_common.cpu import available_cores
 from clip_common.groups import Elements, Outcome, read_elements
 from clip_common.metrics import MetricFactory
@@ -16,8 +17,11 @@ from clip_common.pace import Pace
 from clip_common.parameters import Parameters
 from clip_common.responder import Responder
 from clip_common.times import now_us
+from clip_common.version import check_version
 from clip_geometry import ProcessorSettings
-from clip_images import ImageDecoder, draft_ratio
+from clip_pillow import draft_ratio
+from clip_work import WorkLimits
+from clip_worker import WorkerOptions
 
 
 class TritonPythonModel:
@@ -31,34 +35,48 @@ class TritonPythonModel:
         parameters = Parameters(config)
         self._max_images = parameters.integer("max_images", minimum=1)
         self._max_request_bytes = parameters.integer("max_request_bytes", minimum=1)
-        content = (Path(__file__).parent / "processor.json").read_text(encoding="utf-8")
+        directory = Path(__file__).parent
+        check_version(directory, parameters)
+        content = (directory / "processor.json").read_text(encoding="utf-8")
         settings = ProcessorSettings.from_dict(json.loads(content))
-        decoder = ImageDecoder(
-            settings,
+        options = WorkerOptions(
+            json.loads(content),
             parameters.text("image_formats").split(","),
             parameters.integer("max_image_pixels", minimum=1),
             draft_ratio(parameters.text("jpeg_draft")),
+            parameters.integer("worker_memory_mib", minimum=128),
+        )
+        limits = WorkLimits(
+            parameters.integer("max_request_pixels", minimum=1),
+            parameters.integer("max_worker_cpu_s", minimum=1),
         )
         threads = parameters.integer("threads") or threads_per_instance(
             config["instance_group"], available_cores()
         )
         gpu = _gpu_decoder(parameters, settings, args)
-        self._decoder = BatchDecoder(decoder.decode, settings.output_size, threads, gpu)
+        self._bounded = BoundedDecoder(options, threads)
+        self._decoder = BatchDecoder(self._bounded.decode, settings.output_size, threads, limits, gpu)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Respond to all requests of a dynamic batch; an invalid one receives an error."""
         return self._responder.respond(requests, self._parse, self._run)
 
     def finalize(self) -> None:
-        """Stop the threads and publish the remaining metrics."""
+        """Stop the threads and the worker processes, and publish the remaining metrics."""
         self._decoder.close()
+        self._bounded.close()
         self._responder.close()
 
     def _parse(self, request: Any) -> Elements:
         times = self._responder.check_times(request)
         tensor = pb_utils.get_input_tensor_by_name(request, "image").as_numpy()
         return read_elements(
-            "image", tensor, max_count=self._max_images, max_bytes=self._max_request_bytes, times=times
+            "image",
+            tensor,
+            max_count=self._max_images,
+            max_bytes=self._max_request_bytes,
+            times=times,
+            is_cancelled=request.is_cancelled,
         )
 
     def _run(self, groups: list[Elements]) -> list[Outcome]:

@@ -69,9 +69,10 @@ def decoding_rate(
 def _decode(
     directory: Path, files: list[bytes], threads: int, seconds: float, ready: Any, begin: Any, counts: Any
 ) -> None:
-    code = import_from_versions("clip_images", directory)
+    geometry = import_from_versions("clip_geometry", directory)
+    images = import_from_versions("clip_images", directory)
     settings = json.loads((directory / "processor.json").read_text(encoding="utf-8"))
-    decoder = code.ImageDecoder(code.ProcessorSettings.from_dict(settings), ["JPEG"], 89478485)
+    decoder = images.ImageDecoder(geometry.ProcessorSettings.from_dict(settings), ["JPEG"], 89478485)
     decoder.decode(files[0])
     done = [0] * threads
     ready.wait(timeout=30)

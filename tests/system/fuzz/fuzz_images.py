@@ -1,5 +1,7 @@
 """Fuzz `ImageDecoder.decode` in process with atheris: it may raise no exception but ImageError.
 
+`plain_pixels`, which chooses the decoder, may raise no exception at all.
+
     .venv/bin/python -m tests.system.fuzz.fuzz_images -max_total_time=300
 
 The corpus starts with valid files of every format. The command takes libFuzzer's options and writes its
@@ -18,10 +20,12 @@ from tests.helpers.servers import ROOT
 from tritonclip_server.paths import MODEL_REPOSITORY
 from tritonclip_server.repository.version_code import import_from_versions
 
-with atheris.instrument_imports(include=["PIL", "clip_images", "clip_geometry"]):
-    images = import_from_versions(
-        "clip_images", MODEL_REPOSITORY / "image_preprocess" / "1", MODEL_REPOSITORY
-    )
+FOLDERS = MODEL_REPOSITORY / "image_preprocess" / "1", MODEL_REPOSITORY
+with atheris.instrument_imports(include=["PIL", "clip_images", "clip_pillow", "clip_plain", "clip_geometry"]):
+    images = import_from_versions("clip_images", *FOLDERS)
+    pillow = import_from_versions("clip_pillow", *FOLDERS)
+    geometry = import_from_versions("clip_geometry", *FOLDERS)
+    plain = import_from_versions("clip_plain", *FOLDERS)
 
 from tests.system.fuzz.hostile_headers import EDGES, HEADERS  # noqa: E402
 from tests.system.fuzz.hostile_images import MODES, seeds  # noqa: E402
@@ -30,14 +34,15 @@ FINDINGS = ROOT / "build" / "fuzz"
 MAX_PIXELS = 1_000_000
 """Small limit, so that the fuzzer tries many files instead of large ones."""
 
-DECODER = images.ImageDecoder(images.ProcessorSettings(224, 3, (224, 224)), tuple(MODES), MAX_PIXELS)
+DECODER = images.ImageDecoder(geometry.ProcessorSettings(224, 3, (224, 224)), tuple(MODES), MAX_PIXELS)
 
 
 def decode(encoded: bytes) -> None:
     """Decode one input. Any exception but ImageError ends the fuzzer, which writes the input to a file."""
+    plain.plain_pixels(encoded)
     try:
         pixels = DECODER.decode(encoded)
-    except images.ImageError:
+    except pillow.ImageError:
         return
     if pixels.shape != (3, 224, 224):
         raise AssertionError(f"decoded to {pixels.shape}")

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from clip_images import ImageDecoder, ImageError, ProcessorSettings
+from clip_geometry import ProcessorSettings
+from clip_images import ImageDecoder
+from clip_pillow import ImageError
 from tests.system.fuzz.wire import Reply, Request
 
 CALLER_ERRORS = {

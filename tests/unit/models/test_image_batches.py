@@ -7,8 +7,11 @@ import pytest
 
 from clip_batch import BatchDecoder, threads_per_instance
 from clip_common.groups import Elements, RequestError
+from clip_common.times import RejectedError
 from clip_geometry import ProcessorSettings
 from clip_images import ImageDecoder
+from clip_pillow import ImageError
+from clip_work import WorkLimits
 from tests.helpers.pictures import encode, noise
 
 CROPPED = ProcessorSettings(resize=32, resample=3, crop=(24, 32))
@@ -26,9 +29,17 @@ def batches():
     """Return a function that makes a BatchDecoder with three threads; the fixture closes them all."""
     made = []
 
-    def make(settings, gpu=None):
+    def make(settings, gpu=None, decode=None):
         decoder = ImageDecoder(settings, ("PNG",), 10**7)
-        made.append(BatchDecoder(decoder.decode, settings.output_size, 3, gpu))
+        made.append(
+            BatchDecoder(
+                decode or (lambda file, out, work: decoder.decode(file, out)),
+                settings.output_size,
+                3,
+                WorkLimits(10**7, 1.0),
+                gpu,
+            )
+        )
         return made[-1]
 
     yield make
@@ -86,6 +97,41 @@ def test_uncropped_sizes_that_differ_within_a_group_are_rejected(batches):
         "image 1 has 32 x 42 pixels, the first has 42 x 32, and this checkpoint does not crop; "
         "send them one by one"
     )
+
+
+def test_images_after_an_invalid_one_are_not_decoded(batches):
+    decoded = []
+
+    def decode(file, out, work):
+        decoded.append(file)
+        raise ImageError("is damaged")
+
+    (outcome,) = batches(CROPPED, decode=decode).run([Elements(images() * 50, (1, 200))])
+    assert str(outcome) == "image 0 is damaged"
+    assert len(decoded) <= 3  # the images that began at the same time
+
+
+def test_lack_of_memory_is_said_as_that(batches):
+    def decode(file, out, work):
+        raise MemoryError
+
+    (outcome,) = batches(CROPPED, decode=decode).run([Elements(images(), (1, 4))])
+    assert isinstance(outcome, RejectedError)
+    assert outcome.reason == "overload"
+    assert str(outcome).startswith("overloaded: out of memory while decoding an image; retry later")
+
+
+def test_request_with_too_many_pixels_is_rejected_alone(batches):
+    def decode(file, out, work):
+        work.take_pixels(6_000_000)
+        return alone(CROPPED, file)
+
+    large, small = batches(CROPPED, decode=decode).run(
+        [Elements(images()[:2], (1, 2)), Elements(images()[:1], (1, 1))]
+    )
+    assert isinstance(large, RequestError)
+    assert str(large).startswith("request too large: more than 10000000 pixels in all images")
+    assert small["pixel_values"].shape == (1, 1, 3, 24, 32)
 
 
 class EverySecondFile:

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from clip_geometry import ProcessorSettings
-from clip_images import ImageDecoder, ImageError, draft_ratio
+from clip_images import ImageDecoder
+from clip_pillow import ImageError, draft_ratio
 from tests.helpers.pictures import encode, photos, turned
 
 CLIP = ProcessorSettings(resize=224, resample=3, crop=(224, 224))
