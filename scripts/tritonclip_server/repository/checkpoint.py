@@ -213,7 +213,18 @@ def _check_tensors(source: str, config: Any, tensors: dict[str, torch.Tensor]) -
         )
     for name, shape in expected.items():
         _check_tensor(f"'{source}': {name}", tensors[name], shape)
-    return {name: tensors[name] for name in expected}
+    return _unshared({name: tensors[name] for name in expected})
+
+
+def _unshared(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copy tensors that share memory with another one, as in a pickle; safetensors rejects them."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        address = tensor.untyped_storage().data_ptr()
+        result[name] = tensor.clone() if address in seen else tensor
+        seen.add(address)
+    return result
 
 
 def _expected_shapes(source: str, config: Any, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:

@@ -167,11 +167,13 @@ class _Settings:
     def _check_side(self, side: int, resize: list[int] | int | None, crop: list[int] | None) -> None:
         """Reject settings whose images are of another size than the tower's, whatever is sent."""
         name, made = ("crop_size", crop) if crop else ("size", resize)
-        if made is not None and made not in (side, [side, side]):
+        if made is None:
+            raise self._error("do_resize", "without do_center_crop, images would keep their sizes")
+        if made not in (side, [side, side]):
             raise self._error(name, f"the vision tower takes images of {side} x {side} pixels (config.json)")
         if self._processor.do_pad:
-            padded = dict(self._processor.pad_size or {"height": side, "width": side})
-            if made != [side, side] or padded != {"height": side, "width": side}:
+            square = {"height": side, "width": side}
+            if made != [side, side] or dict(self._processor.pad_size or square) != square:
                 raise self._error("do_pad", "padding is not supported; crop instead")
 
     def _channels(self, name: str) -> list[float]:
@@ -187,7 +189,7 @@ class _Settings:
 
     def _error(self, name: str, reason: str) -> CheckpointError:
         value = getattr(self._processor, name)
-        if name.endswith("size") and value is not None:
+        if name in ("size", "crop_size") and value is not None:
             value = dict(value)
         return CheckpointError(f"{self._place}: {name} is {str(value)[:100]}; {reason}")
 

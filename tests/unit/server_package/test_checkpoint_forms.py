@@ -153,6 +153,9 @@ EQUAL_FORMS = {
     "stale index next to the whole file": add_stale_index,
     "pickle": pickled(lambda held: held),
     "pickled shards": pickle_shards,
+    "tied weights in a pickle": pickled(
+        lambda held: held | {f"{LAYER}layer_norm2.weight": held[f"{LAYER}layer_norm1.weight"]}
+    ),
     "weights of another library": add_weights_of_another_library,
     "float16": tensors(lambda held: {name: tensor.half() for name, tensor in held.items()}),
     "float64": tensors(lambda held: {name: tensor.double() for name, tensor in held.items()}),

@@ -82,6 +82,10 @@ REJECTED_FORMS = {
         {"do_center_crop": False, "size": {"height": 56, "width": 64}},
         "size is {'height': 56, 'width': 64}; the vision tower takes images of 56 x 56",
     ),
+    "neither resize nor crop": (
+        {"do_resize": False, "do_center_crop": False},
+        "do_resize is False; without do_center_crop, images would keep their sizes",
+    ),
     "padding": ({"do_pad": True, "pad_size": {"height": 64, "width": 64}}, "do_pad is True; padding is not"),
     "padding of the batch": ({"do_pad": True, "do_center_crop": False}, "do_pad is True; padding is not"),
     "standard deviation 0": ({"image_std": [0.2, 0, 0.2]}, "image_std is (0.2, 0, 0.2); it must be greater"),
@@ -192,9 +196,3 @@ def test_settings_in_the_file_of_the_processor_take_precedence(files):
 def test_damaged_file_is_reported(content, files):
     (files.directory / FILE).write_text(content)
     assert "has no readable preprocessor_config.json" in error_of(files)
-
-
-def test_without_resize_and_crop_images_keep_their_size(files):
-    write(files, FILE, CLIP | {"do_resize": False, "do_center_crop": False})
-    geometry, _ = read_image_settings(files, SIDE)
-    assert (geometry["resize"], geometry["crop"]) == (None, None)
