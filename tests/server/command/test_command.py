@@ -196,7 +196,8 @@ def test_images_are_read_from_directories_patterns_and_stdin(run, preprocess):
     folder = "scripts/demo/images"
     items = [folder, f"{folder}/digit_?.*", "-"]
     done = run("embed", *items, "--jsonl", "--preprocess", preprocess, stdin=f"{SAMPLE}\n\n{SAMPLE}\n")
-    inputs = [json.loads(line)["input"] for line in succeeded(done).splitlines()]
+    assert (done.returncode, done.stderr) == (0, "tritonclip: skipped 1 file: 1 .json (not an image)\n")
+    inputs = [json.loads(line)["input"] for line in done.stdout.splitlines()]
     found = [path for path in (ROOT / folder).iterdir() if path.suffix != ".json"]
     assert len(inputs) == len(found) + 2 + 2
     assert inputs[-2:] == [SAMPLE, SAMPLE]
@@ -294,7 +295,7 @@ def test_truncated_label_is_one_warning(run):
 
 
 def test_bad_image_fails_alone_with_exit_code_2(run, broken):
-    done = run("classify", "--jsonl", SAMPLE, broken, SAMPLE, "a red circle")
+    done = run("classify", "--jsonl", SAMPLE, broken, SAMPLE, *LABELS)
     assert done.returncode == 2
     assert done.stderr.startswith(f"tritonclip: error: {broken}: cannot be decoded")
     assert done.stderr.count("\n") == 1
@@ -303,7 +304,7 @@ def test_bad_image_fails_alone_with_exit_code_2(run, broken):
 
 
 def test_fail_fast_stops_at_the_first_bad_image(run, broken):
-    done = run("classify", "--jsonl", "--fail-fast", broken, SAMPLE, "a red circle")
+    done = run("classify", "--jsonl", "--fail-fast", broken, SAMPLE, *LABELS)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"tritonclip: error: {broken}: cannot be decoded")
     assert done.stderr.count("\n") == 1

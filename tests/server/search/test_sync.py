@@ -1,5 +1,6 @@
 """Sync runs: after any change of the files, the index equals a new index of the same files."""
 
+import errno
 import itertools
 import os
 import random
@@ -150,6 +151,37 @@ def test_file_name_that_is_not_utf8_is_reported(clip, few, tmp_path):
     reported = []
     summary = sync(clip, tmp_path / "index", few, on_error=lambda name, why: reported.append(why))
     assert (summary.total, reported) == (FEW, ["its name is not UTF-8; rename it"])
+
+
+def test_files_that_are_left_out_are_in_the_summary(clip, few, tmp_path):
+    for name in ("IMG_1.HEIC", "00/IMG_2.heic", "raw.cr2", "notes.txt"):
+        (few / name).touch()
+    summary = sync(clip, tmp_path / "index", few)
+    assert [(kind.suffix, kind.count) for kind in summary.skipped] == [(".heic", 2), (".cr2", 1), (".txt", 1)]
+    assert "convert it to JPEG" in summary.skipped[0].reason
+    assert (summary.total, summary.failed) == (FEW, 0)
+
+
+def test_entries_below_a_directory_that_cannot_be_listed_are_kept(clip, few, tmp_path, monkeypatch):
+    (few / "a").mkdir()
+    picture(0)[1].save(few / "a" / "kept.png")
+    picture(1)[1].save(few / "gone.png")
+    assert sync(clip, tmp_path / "index", few).total == FEW + 2
+    (few / "gone.png").unlink()
+    scandir = os.scandir
+
+    def denied(path):
+        if os.fspath(path) == str(few / "a"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scandir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", denied)
+        summary = sync(clip, tmp_path / "index", few)
+    (kind,) = summary.skipped
+    assert (kind.count, kind.is_directory, summary.deleted, summary.total) == (1, True, 1, FEW + 1)
+    shutil.rmtree(few / "a")
+    assert sync(clip, tmp_path / "index", few).deleted == 1
 
 
 def test_entries_of_other_directories_are_kept(clip, few, indexed, tmp_path):

@@ -87,8 +87,12 @@ def check_not_empty(images: Sequence[str]) -> None:
             next(find_images(item))
 
 
-def check_complete(images: Sequence[str]) -> None:
+def check_complete(images: Sequence[str], *, apart_from: str | None = None) -> None:
     """Search all directories, and check that none has a file that may be an image and would be left out.
+
+    Args:
+        images: The arguments that name images.
+        apart_from: Path of an index, whose own files do not matter.
 
     Raises:
         InvalidInputError: If one has such a file.
@@ -97,7 +101,8 @@ def check_complete(images: Sequence[str]) -> None:
     named: list[str] = []
 
     def add(skipped: SkippedFile) -> None:
-        if skipped.may_be_image:
+        own = apart_from is not None and skipped.path.absolute().is_relative_to(Path(apart_from).absolute())
+        if skipped.may_be_image and not own:
             counts.add(skipped)
             if len(named) < NAMED_FILES:
                 named.append(str(skipped.path))

@@ -75,7 +75,7 @@ def index(
     if not directories and not text_files and not duplicates:
         raise click.UsageError("nothing to index; give directories, --texts FILE, or --duplicates")
     if strict:
-        check_complete(directories)
+        check_complete(directories, apart_from=place)
     answer: dict[str, Any] = {}
     failed = False
     with ExitStack() as stack:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tritonclip._bulk import BulkOptions
-from tritonclip._images.skipped import SkippedCounts, SkippedKind
+from tritonclip._images.skipped import SkippedCounts, SkippedFile, SkippedKind
 from tritonclip._text import error_reason
 from tritonclip._types import Progress
 from tritonclip.client import Client
@@ -117,7 +117,7 @@ class Sync:
 
     def _compare(self) -> None:
         """Record what exists in the sources and what is in the index."""
-        for found in _chunks(self._sources.items(self._skipped.add), 1000):
+        for found in _chunks(self._sources.items(self._skip), 1000):
             self._summary.unchanged += self._state.add_found(
                 each for each in found if isinstance(each, SourceItem)
             )
@@ -126,6 +126,12 @@ class Sync:
                     self._report_failure(*each)
         for stamps in self._store.stamps():
             self._state.add_indexed(stamps)
+
+    def _skip(self, skipped: SkippedFile) -> None:
+        """Count a file that is not taken for an image, unless it is one of the index itself."""
+        own = self._store.work_directory
+        if own is None or not skipped.path.is_relative_to(own.absolute()):
+            self._skipped.add(skipped)
 
     def _embed(self, kind: Kind, items: Iterable[SourceItem]) -> None:
         """Embed the items with new content; all of them are of one kind."""

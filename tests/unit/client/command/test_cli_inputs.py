@@ -115,6 +115,7 @@ def test_directory_with_a_file_that_would_be_left_out_is_rejected(folder: Path) 
         (folder / "sub" / f"IMG_{number}.HEIC").touch()
     with pytest.raises(InvalidInputError, match=r"^--strict: .* leave out 5 files: 5 .heic \(.*'sub/IMG_"):
         check_complete(["a.png", "sub"])
+    check_complete(["a.png", "sub"], apart_from=str(folder / "sub"))
 
 
 def test_skipped_files_of_all_directories_are_reported(folder: Path) -> None:
