@@ -100,7 +100,8 @@ class AsyncClient(BaseClient):
         Args:
             images: One `ImageInput` (path, URL, bytes, file object, PIL image, array), or a list or
                 tuple of them.
-            labels: Candidate labels. A string is split at its commas. None: `DEFAULT_LABELS`.
+            labels: Candidate labels. A list is never split. A string that is a JSON array is that array;
+                any other string is split at its commas. None: `DEFAULT_LABELS`, with a `LabelWarning`.
             hypothesis_template: Sentence with one `{}` for the label; '{}' for labels that are sentences.
             top_k: Keep only this many labels per image, those with the highest scores.
             threshold: Keep only scores of at least this much, 0 to 1.

@@ -25,10 +25,12 @@ from tritonclip._calls.checks import (
     check_template,
     check_threshold,
     check_top_k,
+    label_warning,
 )
 from tritonclip._calls.codec import rank, scores
 from tritonclip._calls.flows import MAX_PROMPTS_PER_REQUEST, check_same_version
 from tritonclip._calls.request import RequestOptions
+from tritonclip._calls.token_counts import report_label_warning
 from tritonclip._types import ImageInput, ModelInfo, Prediction
 from tritonclip.client import Client, ImageT
 from tritonclip.errors import InvalidInputError, TritonClipError
@@ -46,7 +48,7 @@ class ZeroShotClassifier:
 
     Args:
         client: Embeds prompts and images.
-        labels: Candidate labels. A string is split at its commas. None: `DEFAULT_LABELS`.
+        labels: Candidate labels; see `Client.classify`.
         templates: Sentences with one `{}` for the label. A label's embedding is the mean of its prompts'
             embeddings, scaled to L2 norm 1.
 
@@ -71,6 +73,8 @@ class ZeroShotClassifier:
         if not given:
             raise InvalidInputError("templates: the list is empty; give at least one template")
         self.labels = tuple(check_labels(labels))
+        if warning := label_warning(labels, self.labels):
+            report_label_warning(warning)
         self.templates = tuple(check_template(template) for template in given)
         self._client = client
         self._embed()

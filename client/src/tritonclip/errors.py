@@ -108,8 +108,12 @@ class MissingExtraError(TritonClipError, ImportError):
     """An optional dependency is not installed. Run the pip line in the message."""
 
 
+class LabelWarning(UserWarning):
+    """No labels were given, or only one, so the scores say little. Give at least two labels."""
+
+
 class TruncatedTextWarning(UserWarning):
-    """A label or text has more tokens than CLIP's context length and was truncated. Shorten it."""
+    """A label or text has more tokens than the served model reads and was truncated. Shorten it."""
 
 
 _BY_STATUS: dict[str, type[TritonClipError]] = {

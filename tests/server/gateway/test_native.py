@@ -157,7 +157,7 @@ BAD = [
     ({"images": "x", "labels": []}, "labels", "labels"),
     ({"images": "x", "labels": ["a", " "]}, "labels[1]", "label 1: it is blank"),
     ({"images": "x", "labels": ["a", 3]}, "labels[1]", "labels[1]: Input should be a valid string"),
-    ({"images": 3}, "images", "images: Input should be a valid array"),
+    ({"images": 3}, "images", "images: Input should be a valid list"),
     ({}, "images", "images: Field required"),
     ({"images": "x", "label": ["a"]}, "label", "label: there is no such field"),
     ({"images": "x", "top_k": 0}, "top_k", "top_k"),

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Sequence
 
+from tritonclip._text import encoded_image, shown, split_labels
 from tritonclip.errors import InvalidInputError
 
 DEFAULT_LABELS = ("object", "animal", "vehicle", "person", "food")
 DEFAULT_HYPOTHESIS_TEMPLATE = "This is a photo of {}."
+MAX_TEMPLATE_CHARS = 1000  # CLIP reads 77 tokens, or 248
+MIN_IMAGE_CHARS = 20  # no shorter text encodes an image
 
 
 def check_labels(labels: object) -> list[str]:
-    """Return candidate labels as a list; None gives `DEFAULT_LABELS`, a string is split at its commas.
+    """Return candidate labels as a list; None gives `DEFAULT_LABELS`, a string is split by `split_labels`.
 
     Raises:
         InvalidInputError: There is no label, or one is not a string, is blank, or is not valid Unicode.
@@ -19,8 +23,22 @@ def check_labels(labels: object) -> list[str]:
     if labels is None:
         return list(DEFAULT_LABELS)
     if isinstance(labels, str):
-        labels = [label.strip() for label in labels.split(",") if label.strip()]
+        labels = split_labels(labels)
     return _check_strings(labels, field="labels", kind="label")
+
+
+def label_warning(given: object, labels: Sequence[str]) -> str | None:
+    """Return a warning if the scores of labels say little about an image, else None.
+
+    Args:
+        given: The labels as the caller gave them; None if there were none.
+        labels: The labels that `check_labels` returned.
+    """
+    if given is None:
+        return f"no labels were given; ranked the default labels: {', '.join(labels)}"
+    if len(labels) == 1:
+        return "only one label was given; its score is 1 whatever the image shows, so give at least two"
+    return None
 
 
 def check_texts(texts: object) -> tuple[list[str], bool]:
@@ -40,6 +58,8 @@ def check_text(value: object, index: int, kind: str = "text") -> str:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
         raise _no_utf8(f"{kind} {index}", error) from error
+    if len(value) >= MIN_IMAGE_CHARS and (found := encoded_image(value)):
+        raise InvalidInputError(f"{kind} {index}: it is {found}, not a text; send it as an image")
     return value
 
 
@@ -64,15 +84,20 @@ def check_template(template: object) -> str:
         return DEFAULT_HYPOTHESIS_TEMPLATE
     if not isinstance(template, str):
         raise InvalidInputError(f"hypothesis_template: expected a string, got {type(template).__name__}")
+    if len(template) > MAX_TEMPLATE_CHARS:
+        raise InvalidInputError(
+            f"hypothesis_template: {len(template)} characters, over the limit of {MAX_TEMPLATE_CHARS}; "
+            "CLIP reads only the first tokens of a text, 77 for most checkpoints"
+        )
     try:
         fields = [part[1:] for part in string.Formatter().parse(template) if part[1] is not None]
     except ValueError as error:
         raise InvalidInputError(
-            f"hypothesis_template {template!r}: {error}; double all other braces"
+            f"hypothesis_template {shown(template)}: {error}; double all other braces"
         ) from error
     if fields != [("", "", None)]:
         raise InvalidInputError(
-            f"hypothesis_template {template!r}: expected exactly one plain {{}} for the label; "
+            f"hypothesis_template {shown(template)}: expected exactly one plain {{}} for the label; "
             "for labels that are whole sentences give '{}'"
         )
     try:
@@ -87,7 +112,7 @@ def check_top_k(top_k: object) -> int | None:
     if top_k is None:
         return None
     if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
-        raise InvalidInputError(f"top_k: expected a whole number of 1 or more, or None, got {top_k!r}")
+        raise InvalidInputError(f"top_k: expected a whole number of 1 or more, or None, got {top_k!r:.100}")
     return top_k
 
 
@@ -96,5 +121,5 @@ def check_threshold(threshold: object) -> float | None:
     if threshold is None:
         return None
     if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
-        raise InvalidInputError(f"threshold: expected a score from 0 to 1, or None, got {threshold!r}")
+        raise InvalidInputError(f"threshold: expected a score from 0 to 1, or None, got {threshold!r:.100}")
     return float(threshold)

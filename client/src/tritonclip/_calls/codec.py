@@ -14,8 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tritonclip._calls import wire
-from tritonclip._calls.checks import check_labels, check_template, check_threshold, check_top_k
-from tritonclip._calls.token_counts import report_counts
+from tritonclip._calls.checks import (
+    check_labels,
+    check_template,
+    check_threshold,
+    check_top_k,
+    label_warning,
+)
+from tritonclip._calls.token_counts import report_counts, report_label_warning
 from tritonclip._calls.wire import Tensors
 from tritonclip._types import Prediction
 from tritonclip.errors import InferenceError, InvalidInputError
@@ -62,9 +68,16 @@ class Ranking:
     def check(
         cls, labels: object, *, hypothesis_template: object, top_k: object, threshold: object
     ) -> Ranking:
-        """Check the arguments of a `classify`; raise InvalidInputError if one is malformed."""
+        """Check the arguments of a `classify`, and report labels whose scores say little.
+
+        Raises:
+            InvalidInputError: An argument is malformed.
+        """
+        checked = check_labels(labels)
+        if warning := label_warning(labels, checked):
+            report_label_warning(warning)
         return cls(
-            labels=check_labels(labels),
+            labels=checked,
             template=check_template(hypothesis_template),
             top_k=check_top_k(top_k),
             threshold=check_threshold(threshold),

@@ -1,4 +1,4 @@
-"""Token counts of labels and texts: a warning for each one that was truncated, or a record of all."""
+"""Warnings about labels and texts, and their token counts: emitted by the client, or collected."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tritonclip._calls.wire import MAX_TOKENS
-from tritonclip.errors import TruncatedTextWarning
+from tritonclip.errors import LabelWarning, TruncatedTextWarning
 
 SHOWN_CHARACTERS = 60
 
@@ -40,16 +40,35 @@ class TokenCount:
         return f"{self.kind} {self.index} has {self.tokens} tokens and was cut at {MAX_TOKENS}: {shown}"
 
 
-_collected: ContextVar[list[TokenCount] | None] = ContextVar("collected", default=None)
+@dataclass
+class Collected:
+    """The token counts and the warnings about labels of one block.
+
+    Attributes:
+        counts: The count of each text, in the order of the answers.
+        label_warnings: Warnings about the labels as a whole; see `checks.label_warning`.
+    """
+
+    counts: list[TokenCount] = field(default_factory=list)
+    label_warnings: list[str] = field(default_factory=list)
+
+    @property
+    def warnings(self) -> list[str]:
+        """All warnings, each once."""
+        truncated = [count.warning for count in self.counts if count.warning]
+        return list(dict.fromkeys([*self.label_warnings, *truncated]))
+
+
+_collected: ContextVar[Collected | None] = ContextVar("collected", default=None)
 
 
 @contextlib.contextmanager
-def collecting() -> Iterator[list[TokenCount]]:
-    """Collect the counts of all calls in this block, child tasks included, instead of emitting warnings."""
-    counts: list[TokenCount] = []
-    token = _collected.set(counts)
+def collecting() -> Iterator[Collected]:
+    """Collect what all calls in this block report, child tasks included, instead of emitting warnings."""
+    collected = Collected()
+    token = _collected.set(collected)
     try:
-        yield counts
+        yield collected
     finally:
         _collected.reset(token)
 
@@ -71,9 +90,18 @@ def report_counts(
     for index, tokens, text in zip(indices or range(len(texts)), counts, texts, strict=True):
         count = TokenCount(kind=kind, index=index, tokens=tokens, text=text)
         if collected is not None:
-            collected.append(count)
+            collected.counts.append(count)
         elif count.warning:
             warnings.warn(count.warning, TruncatedTextWarning, stacklevel=2)
+
+
+def report_label_warning(text: str) -> None:
+    """Collect a warning about the labels as a whole, or emit a LabelWarning."""
+    collected = _collected.get()
+    if collected is None:
+        warnings.warn(text, LabelWarning, stacklevel=4)
+    else:
+        collected.label_warnings.append(text)
 
 
 class LabelReport:

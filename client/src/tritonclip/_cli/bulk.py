@@ -90,12 +90,16 @@ def classify(
     """Rank labels for images.
 
     Leading arguments that name images are images, and the rest are labels. With --label or --labels-file, all
-    arguments are images. The default labels are: object, animal, vehicle, person, food.
+    arguments are images. A single label argument or --label is split at its commas, or is a JSON array;
+    several are never split. The default labels are: object, animal, vehicle, person, food.
     """
     images, words = split_items(items, only_images=bool(labels or labels_file))
-    words += [*labels, *(read_lines(labels_file, "--labels-file", "label") if labels_file else [])]
+    words += labels
+    given: list[str] | str | None = words[0] if len(words) == 1 and not labels_file else words or None
+    if labels_file:
+        given = [*words, *read_lines(labels_file, "--labels-file", "label")]
     options: dict[str, Any] = {"hypothesis_template": template, "top_k": top_k, "threshold": threshold}
-    checked = Ranking.check(words or None, **options).labels
+    checked = Ranking.check(given, **options).labels
     with _client(connect, preprocess) as client:
         return _over_images(
             client,

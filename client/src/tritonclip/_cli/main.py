@@ -20,6 +20,7 @@ from tritonclip._cli.status import completion, health, models, stats
 from tritonclip.errors import (
     DeadlineExceededError,
     InvalidInputError,
+    LabelWarning,
     ModelNotReadyError,
     ServerUnavailableError,
     TritonClipError,
@@ -43,7 +44,8 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code. Errors and warnings are one line each on standard error."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("always", TruncatedTextWarning)
+            for kind in (LabelWarning, TruncatedTextWarning):
+                warnings.simplefilter("always", kind)
             warnings.showwarning = _show_warnings_once()
             code = cli.main(
                 args=None if args is None else list(args), prog_name="tritonclip", standalone_mode=False

@@ -11,6 +11,10 @@ import urllib.parse
 from tritonclip.errors import InvalidInputError
 
 SHOWN_PATH_CHARS, SHOWN_QUERY_CHARS = 120, 40
+MAX_ESCAPES = 10_000  # each takes 250 bytes of memory to decode
+BASE64_ESCAPES = {"%2B": "+", "%2b": "+", "%2F": "/", "%2f": "/", "%3D": "=", "%3d": "="}
+BLANKS = b" \t\n\r\f\v"
+DECODED_AT_ONCE = 1 << 20  # characters of base64; other threads can run in between
 USER_INFO = re.compile(r"//([^/?#]*)@")
 FETCH_IT_YOURSELF = "or fetch it yourself and pass its bytes"
 
@@ -40,11 +44,16 @@ def decode_data_url(url: str, name: str, max_bytes: int) -> bytes:
     shown = f"{name}: {url[:SHOWN_QUERY_CHARS]!r}"
     if not comma:
         raise InvalidInputError(f"{shown} is not a data URL, it has no comma; give data:image/png;base64,...")
+    is_base64 = header.replace(" ", "").lower().endswith(";base64")
+    if is_base64 and "%" in payload:
+        for escape, character in BASE64_ESCAPES.items():
+            payload = payload.replace(escape, character)
+    if payload.count("%") > MAX_ESCAPES:
+        raise InvalidInputError(f"{shown} has over {MAX_ESCAPES} percent-encoded bytes; use base64 instead")
     content = urllib.parse.unquote_to_bytes(payload)
-    if header.replace(" ", "").lower().endswith(";base64"):
-        bare = b"".join(content.split()).rstrip(b"=")
+    if is_base64:
         try:
-            content = base64.b64decode(bare + b"=" * (-len(bare) % 4), validate=True)
+            content = _decode_base64(content.translate(None, BLANKS).rstrip(b"="))
         except binascii.Error as error:
             raise InvalidInputError(f"{shown} is not valid base64 ({error}); encode it again") from error
     if len(content) > max_bytes:
@@ -52,6 +61,12 @@ def decode_data_url(url: str, name: str, max_bytes: int) -> bytes:
     if not content:
         raise InvalidInputError(f"{shown} is empty; give the content of an image file")
     return content
+
+
+def _decode_base64(bare: bytes) -> bytes:
+    """Decode base64 without blanks and padding."""
+    parts = [bare[start : start + DECODED_AT_ONCE] for start in range(0, len(bare), DECODED_AT_ONCE)]
+    return b"".join(base64.b64decode(part + b"=" * (-len(part) % 4), validate=True) for part in parts)
 
 
 def too_large(max_bytes: int) -> str:

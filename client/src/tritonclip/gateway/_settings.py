@@ -33,11 +33,13 @@ class GatewaySettings:
         max_body_bytes: Limit on the body of one request.
         max_images: Limit on the images of one request.
         max_texts: Limit on the labels or texts of one request.
+        max_text_chars: Limit on the characters of these, each label within its template.
         max_requests: Limit on requests in flight; further ones are rejected with 503.
         max_bytes: Limit on the body bytes of all requests in flight; further ones are rejected with 503.
         timeout_s: Deadline of a request in seconds, from its headers to its response. Callers may ask for
             less.
         body_timeout_s: Seconds that a body may take to arrive.
+        keep_alive_s: Seconds for which an idle connection is kept, longer than load balancers keep theirs.
         allow_urls: Fetch images that a caller names by URL.
         url_networks: Private networks from which images may be fetched, such as `10.1.0.0/16`.
         url_ports: Ports that an image URL may use.
@@ -57,10 +59,12 @@ class GatewaySettings:
     max_body_bytes: int = 64 * MIB
     max_images: int = 256
     max_texts: int = 10_000
+    max_text_chars: int = 8 * MIB
     max_requests: int = 256
     max_bytes: int = 1024 * MIB
     timeout_s: float = 30.0
     body_timeout_s: float = 60.0
+    keep_alive_s: int = 75
     allow_urls: bool = False
     url_networks: tuple[str, ...] = ()
     url_ports: tuple[int, ...] = WEB_PORTS
@@ -75,6 +79,8 @@ class GatewaySettings:
             "max_body_bytes",
             "max_images",
             "max_texts",
+            "max_text_chars",
+            "keep_alive_s",
             "max_requests",
             "max_bytes",
             "url_max_bytes",

@@ -138,7 +138,7 @@ class ClipZeroShotClassifier(_ImageStage):
     __module__ = PACKAGE
 
     candidateLabels = param(
-        "candidateLabels", "labels to rank, as a list or a comma-separated string", check_labels
+        "candidateLabels", "labels to rank, as a list, a JSON array or a comma-separated string", check_labels
     )
     hypothesisTemplate = param("hypothesisTemplate", "sentence with one {} for the label", check_template)
     topK = param("topK", "number of best labels to keep in scoresCol; 0 for all", _check_top_k)

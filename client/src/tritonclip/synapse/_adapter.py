@@ -15,7 +15,7 @@ from typing import Any
 
 from synapse_sdk import AdapterBase, CanonicalIR, Classification, Domain, Payload, TaskType
 
-from tritonclip._calls.checks import DEFAULT_LABELS
+from tritonclip._calls.checks import DEFAULT_LABELS, label_warning
 
 SCORE_TOLERANCE = 1e-3  # a score may exceed the range 0 to 1 by this much without a warning
 
@@ -72,8 +72,9 @@ class ClipVitBasePatch32Adapter(AdapterBase):
             The entry's confidence is the highest score, and its warnings list problems in the output.
         """
         warnings: list[str] = []
-        if not original_ir.task_header.candidate_labels:
-            warnings.append("the message has no candidate labels; ranked the default labels")
+        given = original_ir.task_header.candidate_labels or None
+        if warning := label_warning(given, given or DEFAULT_LABELS):
+            warnings.append(warning)
         labels = _classifications(model_output, warnings)
         answer = original_ir.model_copy(deep=True)  # clone() would serialise the whole message to JSON
         answer.payload.labels = labels

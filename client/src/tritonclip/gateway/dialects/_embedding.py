@@ -9,7 +9,7 @@ from tritonclip.errors import TritonClipError
 from tritonclip.gateway._caller import AuthorizedCaller
 from tritonclip.gateway._inference import Array
 from tritonclip.gateway.observability.middleware import count_images
-from tritonclip.gateway.payloads.bodies import Source, check_count, image_files
+from tritonclip.gateway.payloads.bodies import Source, check_texts_size, image_files
 
 
 async def embed_images(request: Request, caller: AuthorizedCaller, sources: list[Source]) -> list[Array]:
@@ -27,7 +27,7 @@ async def embed_images(request: Request, caller: AuthorizedCaller, sources: list
 
 async def embed_texts(caller: AuthorizedCaller, inputs: list[str]) -> list[Array]:
     """Embed texts: float32 [d] each, unit L2 norm."""
+    check_texts_size("texts", inputs, caller.state.settings)
     texts, _ = check_texts(inputs)
-    check_count("texts", len(texts), caller.state.settings.max_texts)
     caller.state.metrics.texts.inc(len(texts))
     return list(await caller.state.inference.embed_texts(texts, caller.deadline))

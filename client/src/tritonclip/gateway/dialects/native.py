@@ -8,21 +8,23 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from tritonclip._calls import codec
 from tritonclip._calls.checks import DEFAULT_HYPOTHESIS_TEMPLATE, DEFAULT_LABELS, check_texts
-from tritonclip._calls.token_counts import TokenCount, collecting
-from tritonclip.errors import TritonClipError
+from tritonclip._calls.token_counts import Collected, collecting
+from tritonclip._text import json_array
+from tritonclip.errors import InvalidInputError, TritonClipError
 from tritonclip.gateway._caller import AuthorizedCaller, Caller
 from tritonclip.gateway._inference import Array
 from tritonclip.gateway._problems import Problem, problem_of
 from tritonclip.gateway.observability.middleware import count_images, note
+from tritonclip.gateway.payloads.answers import json_answer
 from tritonclip.gateway.payloads.bodies import (
     Body,
     Source,
     check_count,
+    check_texts_size,
     image_files,
     is_form,
     read_form,
@@ -42,6 +44,9 @@ from tritonclip.gateway.payloads.schemas import (
 
 R = TypeVar("R")
 IMAGE_FIELDS = ("images", "image")
+MAX_PREDICTION_CHARS = 16 * 2**20
+CHARS_PER_SCORE = 45
+"""Characters of a prediction in JSON apart from its label."""
 router = APIRouter(tags=["native"])
 
 Images = Annotated[
@@ -59,7 +64,8 @@ class ClassifyFields(StrictRequest):
 
     labels: Texts | NotBlank | None = Field(
         default=None,
-        description="Candidate labels. A single string is split at its commas. Default: "
+        description="Candidate labels. A list, or a repeated form field, is never split. A single string "
+        "that is a JSON array is that array; any other is split at its commas. Default, with a warning: "
         + ", ".join(DEFAULT_LABELS)
         + ".",
         examples=[TEXTS_EXAMPLE],
@@ -172,16 +178,16 @@ async def classify(request: Request, caller: Caller) -> Response:
     repeats the field `labels` for each label.
     """
     body = await _read(request, caller, ClassifyRequest, ClassifyFields)
-    ranking = body.fields.model_dump(exclude={"images"})
-    labels = codec.Ranking.check(**ranking).labels  # reject invalid labels before decoding images
-    check_count("labels", len(labels), caller.state.settings.max_texts)
-    images = await _files(body, caller)
-    timer = _Timer()
-    with collecting() as counts:
+    with collecting() as collected:
+        ranking = _check_ranking(body.fields, len(body.images), caller)  # before any image is decoded
+        images = await _files(body, caller)
+        timer = _Timer()
         answers = await caller.state.inference.classify(images, caller.deadline, **ranking)
     headers = timer.headers()
     results = _results(request, caller, body.images, answers, lambda found: {"predictions": found})
-    return JSONResponse(await _content(caller, results, counts), headers=headers)
+    content = await _content(caller, results, collected)
+    values = sum(len(result.get("predictions", ())) for result in results)
+    return json_answer(content, rows="results", values=values, headers=headers)
 
 
 @router.post(
@@ -192,20 +198,55 @@ async def classify(request: Request, caller: Caller) -> Response:
 async def compare(request: Request, caller: Caller) -> Response:
     """Return the cosine of each image with each text, -1 to 1."""
     body = await _read(request, caller, SimilarityRequest, SimilarityFields)
-    texts, _ = check_texts(body.fields.texts)
+    given: Any = body.fields.texts
+    check_texts_size("texts", given, caller.state.settings)
+    if isinstance(given, str) and is_form(request):
+        given = json_array(given) or given
+    texts, _ = check_texts(given)
     check_count("texts", len(texts), caller.state.settings.max_texts)
     images = await _files(body, caller)
     timer = _Timer()
-    with collecting() as counts:
+    with collecting() as collected:
         text_embeds = await caller.state.inference.embed_texts(texts, caller.deadline)
     answers = await caller.state.inference.embed_images(images, caller.deadline)
     headers = timer.headers()
 
-    def cosines(image_embed: Array) -> dict[str, Any]:
-        return {"similarities": codec.similarity(image_embed[None], text_embeds)[0].tolist()}
+    results = _results(request, caller, body.images, answers, lambda embed: {"similarities": embed})
+    content = await _content(caller, results, collected, texts=texts)
+    content["results"] = (_with_cosines(result, text_embeds) for result in results)
+    return json_answer(content, rows="results", values=len(results) * len(texts), headers=headers)
 
-    results = _results(request, caller, body.images, answers, cosines)
-    return JSONResponse(await _content(caller, results, counts, texts=texts), headers=headers)
+
+def _check_ranking(fields: Any, images: int, caller: AuthorizedCaller) -> dict[str, Any]:
+    """Return the keyword arguments of a `classify`, once it is certain that they and the answer are bounded.
+
+    Raises:
+        InvalidInputError: If an argument is invalid, or the answer would be too large.
+    """
+    ranking: dict[str, Any] = fields.model_dump(exclude={"images"})
+    settings, given = caller.state.settings, fields.labels
+    if given is not None:
+        check_texts_size("labels", given, settings, fields.hypothesis_template)
+    checked = codec.Ranking.check(**ranking)
+    labels = checked.labels
+    check_texts_size("labels", labels, settings, checked.template)
+    kept = min(checked.top_k or len(labels), len(labels))
+    chars = sum(map(len, labels)) if kept == len(labels) else kept * max(map(len, labels))
+    answer_chars = images * (chars + CHARS_PER_SCORE * kept)
+    if answer_chars > MAX_PREDICTION_CHARS:
+        raise InvalidInputError(
+            f"top_k: {kept} labels for each of {images} images make an answer of about {answer_chars} "
+            f"characters, at most {MAX_PREDICTION_CHARS} per request; set a smaller top_k or send less"
+        )
+    return ranking
+
+
+def _with_cosines(result: dict[str, Any], text_embeds: Array) -> dict[str, Any]:
+    """Replace the embedding in an image's result by its cosines with the texts."""
+    if "error" in result:
+        return result
+    cosines = codec.similarity(result["similarities"][None], text_embeds)[0].tolist()
+    return {**result, "similarities": cosines}
 
 
 async def _read(
@@ -263,19 +304,19 @@ def _results(
 
 
 async def _content(
-    caller: AuthorizedCaller, results: list[dict[str, Any]], counts: Sequence[TokenCount], **more: Any
+    caller: AuthorizedCaller, results: list[dict[str, Any]], collected: Collected, **more: Any
 ) -> dict[str, Any]:
     """Build the body of a response."""
-    caller.state.metrics.texts.inc(len(counts))
-    tokens = sum(count.tokens for count in counts)
+    caller.state.metrics.texts.inc(len(collected.counts))
+    tokens = sum(count.tokens for count in collected.counts)
     return {
         "model": (await caller.state.inference.model(caller.deadline)).checkpoint,
         **more,
         "results": results,
-        "warnings": [count.warning for count in counts if count.warning],
+        "warnings": collected.warnings,
         "usage": {
             "images": sum("error" not in result for result in results),
-            "texts": len(counts),
+            "texts": len(collected.counts),
             "prompt_tokens": tokens,
             "total_tokens": tokens,
         },

@@ -3,36 +3,82 @@
 from __future__ import annotations
 
 import base64
-from typing import Any, Literal
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
-from tritonclip._calls.token_counts import collecting
-from tritonclip._text import shortest_floats
+from tritonclip._calls.token_counts import SHOWN_CHARACTERS, collecting
+from tritonclip._images.urls import is_url
+from tritonclip._text import encoded_image, is_image_uri, shortest_floats, shown
 from tritonclip._types import ModelInfo
-from tritonclip.errors import TritonClipError
-from tritonclip.gateway._caller import Caller
+from tritonclip.errors import InvalidInputError, TritonClipError
+from tritonclip.gateway._caller import AuthorizedCaller, Caller
 from tritonclip.gateway._inference import Array
 from tritonclip.gateway._problems import Problem, problem_of
 from tritonclip.gateway.dialects._embedding import embed_images, embed_texts
+from tritonclip.gateway.payloads.answers import json_answer
 from tritonclip.gateway.payloads.bodies import Source, read_json
 from tritonclip.gateway.payloads.openapi import describe, describe_errors
-from tritonclip.gateway.payloads.schemas import MODEL_EXAMPLE, TEXTS_EXAMPLE, NotBlank, Texts, Warnings
+from tritonclip.gateway.payloads.schemas import MODEL_EXAMPLE, PIXEL, TEXTS_EXAMPLE, NotBlank, Warnings
 
 ALIAS = "clip"
 FIELDS = {"image": "input", "text": "input"}
+_ITEM_INDEX = re.compile(r"^(image|text) (\d+)\b")
 _MODEL_ERRORS = describe_errors(400, 401, 404, 429, 500, 503, 504)
 router = APIRouter(tags=["OpenAI"])
 
 
-class EmbeddingsRequest(BaseModel):
-    """OpenAI's request, extended with `modality` for images. Unknown members are ignored."""
+class ImageUrl(BaseModel):
+    """The address of an image. Unknown members are ignored."""
 
-    input: Texts | NotBlank = Field(
-        description="Texts. With modality `image`: data: URIs, base64 or http(s) URLs.",
+    url: NotBlank = Field(
+        description="A data: URI, or an http(s) URL.", examples=[f"data:image/png;base64,{PIXEL}"]
+    )
+
+
+class InputItem(BaseModel):
+    """An image or a text, exactly one of which is given. Unknown members are ignored."""
+
+    text: NotBlank | None = Field(default=None, description="A text.", examples=[TEXTS_EXAMPLE[0]])
+    image: NotBlank | None = Field(
+        default=None, description="An image as base64, a data: URI, or an http(s) URL.", examples=[PIXEL]
+    )
+    image_url: NotBlank | ImageUrl | None = Field(
+        default=None,
+        description="An image, as in OpenAI's chat messages.",
+        examples=[{"url": f"data:image/png;base64,{PIXEL}"}],
+    )
+
+    @model_validator(mode="after")
+    def _check_one(self) -> InputItem:
+        if sum(value is not None for value in (self.text, self.image, self.image_url)) != 1:
+            raise ValueError("give exactly one of text, image and image_url")
+        return self
+
+    @property
+    def source(self) -> Source | str:
+        """The image, or the text."""
+        if self.text is not None:
+            return self.text
+        address = self.image if self.image is not None else self.image_url
+        return Source(address.url if isinstance(address, ImageUrl) else str(address))
+
+
+class EmbeddingsRequest(BaseModel):
+    """OpenAI's request, extended for images. Unknown members are ignored."""
+
+    input: (
+        Annotated[list[NotBlank | InputItem], Field(json_schema_extra={"minItems": 1}, fail_fast=True)]
+        | NotBlank
+        | InputItem
+    ) = Field(
+        description="Texts and images. Without `modality`, a string is an image if it begins with "
+        "`data:image/`, and otherwise a text. An object with `image` or `image_url` is always an image.",
         examples=[TEXTS_EXAMPLE],
     )
     model: str | None = Field(
@@ -40,8 +86,11 @@ class EmbeddingsRequest(BaseModel):
         description="The model's id from /v1/models, the last part of that id, or `clip`.",
         examples=["clip"],
     )
-    modality: Literal["text", "image"] = Field(
-        default="text", description="Type of the inputs.", examples=["text"]
+    modality: Literal["text", "image"] | None = Field(
+        default=None,
+        description="Type of all strings of the input. With `image` they are data: URIs, base64 or http(s) "
+        "URLs.",
+        examples=["text"],
     )
     encoding_format: Literal["float", "base64"] = Field(
         default="float", description="Numbers, or base64 of little-endian float32.", examples=["float"]
@@ -113,32 +162,28 @@ async def embeddings(request: Request, caller: Caller) -> Response:
     body = await read_json(request, EmbeddingsRequest)
     model = await caller.state.inference.model(caller.deadline)
     _check_model(body.model, model)
-    inputs = [body.input] if isinstance(body.input, str) else body.input
+    inputs = body.input if isinstance(body.input, list) else [body.input]
     try:
-        with collecting() as counts:
-            if body.modality == "image":
-                vectors = await embed_images(request, caller, [Source(text) for text in inputs])
-            else:
-                vectors = await embed_texts(caller, inputs)
+        with collecting() as collected:
+            vectors = await _embed(request, caller, [_source(item, body.modality) for item in inputs])
     except TritonClipError as error:
         raise problem_of(error, FIELDS) from error
     if body.dimensions not in (None, 0, len(vectors[0])):
         text = f"dimensions: this model has {len(vectors[0])} and cannot shorten its embeddings; leave it out"
         raise Problem(status=400, message=text, param="dimensions")
-    tokens = sum(count.tokens for count in counts)
+    tokens = sum(count.tokens for count in collected.counts)
     encode = _base64 if body.encoding_format == "base64" else shortest_floats
-    return JSONResponse(
-        {
-            "object": "list",
-            "data": [
-                {"object": "embedding", "index": index, "embedding": encode(vector)}
-                for index, vector in enumerate(vectors)
-            ],
-            "model": model.checkpoint,
-            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-            "warnings": [count.warning for count in counts if count.warning],
-        }
-    )
+    content = {
+        "object": "list",
+        "data": (
+            {"object": "embedding", "index": index, "embedding": encode(vector)}
+            for index, vector in enumerate(vectors)
+        ),
+        "model": model.checkpoint,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "warnings": collected.warnings + ([] if body.modality else _url_warnings(inputs)),
+    }
+    return json_answer(content, rows="data", values=sum(map(len, vectors)))
 
 
 @router.get(
@@ -164,6 +209,48 @@ async def model(model: str, caller: Caller) -> Response:
     found = await caller.state.inference.model(caller.deadline)
     _check_model(model, found)
     return JSONResponse(_describe_model(found))
+
+
+def _source(item: str | InputItem, modality: str | None) -> Source | str:
+    """Return an input as the image or the text that it is."""
+    if isinstance(item, InputItem):
+        return item.source
+    is_image = modality == "image" or (modality is None and is_image_uri(item))
+    return Source(item) if is_image else item
+
+
+async def _embed(request: Request, caller: AuthorizedCaller, inputs: Sequence[Source | str]) -> list[Array]:
+    """Embed images and texts: float32 [d] each, in the order of the inputs. The first error is raised."""
+    images = {index: item for index, item in enumerate(inputs) if isinstance(item, Source)}
+    texts = {index: item for index, item in enumerate(inputs) if isinstance(item, str)}
+    for index, text in texts.items():
+        if found := encoded_image(text):
+            raise InvalidInputError(
+                f'text {index}: it is {found}, not a text; send it as {{"image": ...}}, as a data: URI '
+                'without modality "text", or with modality "image"'
+            )
+    vectors: dict[int, Array] = {}
+    indices = list(texts)
+    try:
+        if texts or not images:
+            vectors |= zip(texts, await embed_texts(caller, list(texts.values())), strict=True)
+        indices = list(images)
+        if images:
+            vectors |= zip(images, await embed_images(request, caller, list(images.values())), strict=True)
+    except TritonClipError as error:
+        error.message = _ITEM_INDEX.sub(lambda found: f"{found[1]} {indices[int(found[2])]}", error.message)
+        raise
+    return [vectors[index] for index in range(len(inputs))]
+
+
+def _url_warnings(inputs: Sequence[str | InputItem]) -> list[str]:
+    """Return a warning for each text that is the URL of something, perhaps of an image."""
+    return [
+        f"text {index} is a URL and was embedded as a text: {shown(item, SHOWN_CHARACTERS)}; "
+        'send {"image_url": ...} for the image there'
+        for index, item in enumerate(inputs)
+        if isinstance(item, str) and is_url(item) and not is_image_uri(item) and " " not in item
+    ]
 
 
 def _check_model(name: str | None, model: ModelInfo) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from tritonclip._text import shortest_floats
@@ -14,6 +13,7 @@ from tritonclip.gateway._caller import Caller
 from tritonclip.gateway._inference import Array
 from tritonclip.gateway._problems import problem_of
 from tritonclip.gateway.dialects._embedding import embed_images, embed_texts
+from tritonclip.gateway.payloads.answers import json_answer
 from tritonclip.gateway.payloads.bodies import read_form, read_json
 from tritonclip.gateway.payloads.openapi import describe
 from tritonclip.gateway.payloads.schemas import NotBlank, Texts
@@ -73,4 +73,5 @@ async def predict_nlp(project: str, endpoint: str, request: Request, caller: Cal
 
 
 def _answer(vectors: list[Array]) -> Response:
-    return JSONResponse({"data": [shortest_floats(vector) for vector in vectors], "status_code": 200})
+    content = {"data": map(shortest_floats, vectors), "status_code": 200}
+    return json_answer(content, rows="data", values=sum(map(len, vectors)))

@@ -119,7 +119,7 @@ async def search(request: Request, caller: Caller) -> Response:
     model = await caller.state.inference.model(caller.deadline)
     _check_weights(index, model.sha256, model.checkpoint)
     start_s = time.perf_counter()
-    with collecting() as counts:
+    with collecting() as collected:
         if fields.text is not None:
             (vector,) = await embed_texts(caller, [fields.text])
         else:
@@ -135,7 +135,7 @@ async def search(request: Request, caller: Caller) -> Response:
             {"id": hit.entry.id, "kind": hit.entry.kind, "name": hit.entry.name, "score": hit.score}
             for hit in hits
         ],
-        "warnings": [count.warning for count in counts if count.warning],
+        "warnings": collected.warnings,
     }
     timing = f"triton;dur={triton_ms:.1f}, index;dur={index_ms:.1f}"
     return JSONResponse(content, headers={"Server-Timing": timing})

@@ -1,19 +1,25 @@
-"""Parsing of request bodies, as forms or JSON, into checked fields and image files."""
+"""Parsing of request bodies, as forms or JSON, into checked fields and image files.
+
+Everything that a body could expand to is checked before it is expanded.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import pydantic_core
 import python_multipart.exceptions
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from tritonclip._images.urls import decode_data_url, is_url
+from tritonclip._images.urls import decode_data_url, is_data_url, is_url
+from tritonclip._text import shown
 from tritonclip.errors import InvalidInputError, TritonClipError
 from tritonclip.gateway._problems import Problem
 from tritonclip.gateway._settings import GatewaySettings
@@ -21,8 +27,13 @@ from tritonclip.gateway.payloads.url_images import UrlImages
 
 M = TypeVar("M", bound=BaseModel)
 JSON, FORM = "application/json", "multipart/form-data"
-IN_THREAD_BYTES = 1 << 20  # larger bodies take several ms to parse, which must not block other requests
+IN_THREAD_BYTES = 1 << 18  # larger bodies take several ms to parse, which must not block other requests
+MAX_COMMAS = 100_000  # bounds the values of a JSON body, which each take far more memory than their text
+MAX_ESCAPES = 1_000_000  # each backslash costs 50 times as much as another character
+MAX_MEMBERS = 100
 MAX_REPORTED_FAULTS = 3
+SHOWN_NAME_CHARS = 40
+IMAGE_PART = b"image/"
 
 
 @dataclass(frozen=True)
@@ -42,25 +53,35 @@ class Body(Generic[M]):
 
 
 class _Parser(MultiPartParser):
-    """Form parser that keeps files in memory: bytes in flight are limited, and a disk is not required."""
+    """Form parser that keeps files in memory: bytes in flight are limited, and a disk is not required.
+
+    A part without a file name is a file too if its content type is that of an image.
+    """
 
     spool_max_size = 2**31
 
+    def on_headers_finished(self) -> None:
+        """Give a part with an image's content type an empty file name if it has none."""
+        part = self._current_part
+        kinds = [value for name, value in part.item_headers if name == b"content-type"]
+        if kinds and kinds[-1].lower().startswith(IMAGE_PART):
+            _, options = parse_options_header(part.content_disposition)
+            if b"filename" not in options:
+                part.content_disposition = (part.content_disposition or b"") + b'; filename=""'
+        super().on_headers_finished()
+
 
 async def read_json(request: Request, model: type[M]) -> M:
-    """Parse a JSON body and check its fields.
+    """Parse a JSON body and check its fields. A member that is null counts as left out.
 
     Raises:
-        Problem: 415 if the body is not JSON, 400 if it does not match the model.
+        Problem: 415 if the body is not JSON, 400 if it does not match the model or has too many values.
     """
     _check_type(request, (JSON,))
     body = await request.body()
 
     def parse() -> M:
-        try:
-            return model.model_validate_json(body or b"null", strict=True)
-        except ValidationError as error:
-            raise _malformed(error) from error
+        return _checked(model, _members(body), strict=True)
 
     return await asyncio.to_thread(parse) if len(body) > IN_THREAD_BYTES else parse()
 
@@ -90,26 +111,19 @@ async def read_form(
     try:
         form = await parser.parse()
     except (MultiPartException, python_multipart.exceptions.FormParserError) as error:
-        raise Problem(status=400, message=f"the form is malformed: {error}") from error
+        raise Problem(status=400, message=f"the form is malformed: {str(error):.200}") from error
     images: list[Source] = []
-    fields: dict[str, Any] = {}
+    fields: dict[str, list[str]] = {}
     for name, value in form.multi_items():
         if name in image_fields:
             images.append(_source(value))
         elif isinstance(value, UploadFile):
-            expected = " or ".join(image_fields)
-            raise Problem(
-                status=400, message=f"unexpected file in field {name!r}; expected {expected}", param=name
-            )
-        elif name in fields:
-            before = fields[name]
-            fields[name] = [*before, value] if isinstance(before, list) else [before, value]
+            message = f"unexpected file in field {shown(name)}; expected {' or '.join(image_fields)}"
+            raise Problem(status=400, message=message, param=name[:SHOWN_NAME_CHARS])
         else:
-            fields[name] = value
-    try:
-        return Body(images, model.model_validate(fields))
-    except ValidationError as error:
-        raise _malformed(error) from error
+            fields.setdefault(name, []).append(value)
+    members = {name: values[0] if len(values) == 1 else values for name, values in fields.items()}
+    return Body(images, _checked(model, members))
 
 
 def is_form(request: Request) -> bool:
@@ -132,14 +146,17 @@ async def image_files(
     if not sources:
         raise InvalidInputError("images: none given; give at least one")
     check_count("images", len(sources), settings.max_images)
-    return list(
-        await asyncio.gather(
-            *(
-                _image_file(source, f"image {index}", settings, urls, timeout_s)
-                for index, source in enumerate(sources)
-            )
-        )
-    )
+    named = {index: source.content for index, source in enumerate(sources) if _is_web_url(source.content)}
+    encoded = {index: source.content for index, source in enumerate(sources) if index not in named}
+
+    def decode() -> dict[int, bytes | TritonClipError]:
+        return {index: _content(item, index, settings.max_body_bytes) for index, item in encoded.items()}
+
+    chars = sum(len(item) for item in encoded.values() if isinstance(item, str))
+    files = await asyncio.to_thread(decode) if chars > IN_THREAD_BYTES else decode()
+    fetched = await asyncio.gather(*(_fetched(str(url), i, urls, timeout_s) for i, url in named.items()))
+    files.update(zip(named, fetched, strict=True))
+    return [files[index] for index in range(len(sources))]
 
 
 def check_count(field: str, count: int, limit: int) -> None:
@@ -154,21 +171,80 @@ def check_count(field: str, count: int, limit: int) -> None:
         )
 
 
-async def _image_file(
-    source: Source, where: str, settings: GatewaySettings, urls: UrlImages, timeout_s: float
-) -> bytes | TritonClipError:
-    content = source.content
+def check_texts_size(
+    field: str, texts: Sequence[str] | str, settings: GatewaySettings, template: str = ""
+) -> None:
+    """Check the number of texts and their size within a template, before they are split or expanded.
+
+    Raises:
+        InvalidInputError: If one exceeds the limit per request.
+    """
+    if isinstance(texts, str):
+        count, chars = 1, len(texts)
+        if texts.count(",") > MAX_COMMAS:
+            raise InvalidInputError(f"{field}: more than {MAX_COMMAS} commas; send fewer per request")
+    else:
+        count = len(texts)
+        check_count(field, count, settings.max_texts)
+        chars = sum(map(len, texts))
+    chars += count * len(template)
+    if chars > settings.max_text_chars:
+        within = f" in a template of {len(template)} characters" if template else ""
+        raise InvalidInputError(
+            f"{field}: {count}{within} make {chars} characters, at most {settings.max_text_chars} per "
+            "request; split them into several requests"
+        )
+
+
+def _members(body: bytes) -> dict[str, Any]:
+    """Parse the members of a JSON object that are not null.
+
+    Raises:
+        Problem: 400 if it is no object, or holds so much that parsing it would take long.
+    """
+    if body.count(b",") > MAX_COMMAS or body.count(b"\\") > MAX_ESCAPES:
+        raise Problem(
+            status=400,
+            message=f"the body has more than {MAX_COMMAS} commas or {MAX_ESCAPES} backslashes; send less per "
+            "request, and images as files of a form",
+        )
+    try:
+        found = pydantic_core.from_json(body or b"null")
+    except ValueError as error:
+        raise Problem(status=400, message=f"Invalid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise Problem(status=400, message="the body should be an object. See /docs for the fields")
+    check_count("members", len(found), MAX_MEMBERS)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _checked(model: type[M], members: Mapping[str, Any], *, strict: bool = False) -> M:
+    try:
+        return model.model_validate(members, strict=strict)
+    except ValidationError as error:
+        raise _malformed(error) from error
+
+
+def _is_web_url(content: bytes | str) -> bool:
+    return isinstance(content, str) and is_url(content) and not is_data_url(content)
+
+
+def _content(content: bytes | str, index: int, max_bytes: int) -> bytes | TritonClipError:
+    where = f"image {index}"
     try:
         if isinstance(content, bytes):
             if not content:
                 raise InvalidInputError(f"{where}: the file is empty; give the content of an image file")
             return content
-        if is_url(content) and content[:5].lower() != "data:":
-            return await urls.fetch(content, where, timeout_s)
         url = content if is_url(content) else f"data:;base64,{content}"
-        if len(url) > IN_THREAD_BYTES:
-            return await asyncio.to_thread(decode_data_url, url, where, settings.max_body_bytes)
-        return decode_data_url(url, where, settings.max_body_bytes)
+        return decode_data_url(url, where, max_bytes)
+    except TritonClipError as error:
+        return error
+
+
+async def _fetched(url: str, index: int, urls: UrlImages, timeout_s: float) -> bytes | TritonClipError:
+    try:
+        return await urls.fetch(url, f"image {index}", timeout_s)
     except TritonClipError as error:
         return error
 
@@ -185,11 +261,12 @@ def _check_type(request: Request, allowed: tuple[str, ...]) -> str:
     encoding = request.headers.get("content-encoding", "identity")
     if encoding != "identity":
         raise Problem(
-            status=415, message=f"content-encoding {encoding!r} is not supported; send the body uncompressed"
+            status=415,
+            message=f"content-encoding {shown(encoding)} is not supported; send the body uncompressed",
         )
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in allowed:
-        raise Problem(status=415, message=f"content-type {kind!r}: expected {' or '.join(allowed)}")
+        raise Problem(status=415, message=f"content-type {shown(kind)}: expected {' or '.join(allowed)}")
     return kind
 
 
@@ -199,9 +276,10 @@ def _malformed(error: ValidationError) -> Problem:
     first = None
     for fault in error.errors(include_url=False, include_context=False, include_input=False):
         field, *inside = fault["loc"] or ("",)
-        place = f"{field}{''.join(f'[{part}]' for part in inside if isinstance(part, int))}"
+        name = str(field)[:SHOWN_NAME_CHARS]
+        place = f"{name}{''.join(f'[{part}]' for part in inside if isinstance(part, int))}"
         first = first or place
-        text = "there is no such field" if fault["type"] == "extra_forbidden" else fault["msg"]
+        text = "there is no such field" if fault["type"] == "extra_forbidden" else f"{fault['msg']:.200}"
         faults.setdefault(field, f"{place}: {text}" if place else text)
-    shown = "; ".join(list(faults.values())[:MAX_REPORTED_FAULTS])
-    return Problem(status=400, message=f"{shown}. See /docs for the fields", param=first or None)
+    reported = "; ".join(list(faults.values())[:MAX_REPORTED_FAULTS])
+    return Problem(status=400, message=f"{reported}. See /docs for the fields", param=first or None)

@@ -12,7 +12,7 @@ TEXTS_EXAMPLE = ["a red circle", "the digit 7"]
 
 # These constraints are documented here but enforced by the client, whose error messages are clearer.
 NotBlank = Annotated[str, WithJsonSchema({"type": "string", "pattern": r"\S"})]
-Texts = Annotated[list[NotBlank], Field(json_schema_extra={"minItems": 1})]
+Texts = Annotated[list[NotBlank], Field(json_schema_extra={"minItems": 1}, fail_fast=True)]
 
 
 class StrictRequest(BaseModel):
@@ -39,5 +39,10 @@ class ErrorAnswer(BaseModel):
 
 
 Warnings = Annotated[
-    list[str], Field(description="Labels or texts that were truncated to 77 tokens.", examples=[[]])
+    list[str],
+    Field(
+        description="What makes the results say less than they seem to, such as labels or texts that were "
+        "truncated to the tokens that the model reads, default labels, or a single label.",
+        examples=[[]],
+    ),
 ]

@@ -2,7 +2,21 @@
 
 import { announce, el, removeButton, showMessage } from "./dom.js";
 
-const split = (text) => text.split(/[,\n\r]+/).map((part) => part.trim()).filter(Boolean);
+// A text that is a JSON array of texts is that list; any other text is split at commas and line ends.
+function split(text) {
+  const parts = jsonTexts(text) ?? text.split(/[,\n\r]+/);
+  return parts.map((part) => part.trim()).filter(Boolean);
+}
+
+function jsonTexts(text) {
+  if (!text.trim().startsWith("[")) return null;
+  try {
+    const items = JSON.parse(text);
+    return items.every((item) => typeof item === "string") ? items : null;
+  } catch {
+    return null;
+  }
+}
 
 // Dispatches "change" when the values change.
 export class Chips extends EventTarget {
@@ -14,7 +28,8 @@ export class Chips extends EventTarget {
     const { input } = parts;
     input.addEventListener("keydown", (event) => this.onKey(event));
     // checks the value, because phone keyboards do not report which key was pressed
-    input.addEventListener("input", () => input.value.includes(",") && this.commit());
+    const isComplete = () => input.value.includes(",") && !input.value.trimStart().startsWith("[");
+    input.addEventListener("input", () => isComplete() && this.commit());
     input.addEventListener("paste", (event) => this.onPaste(event));
     input.parentElement.addEventListener("click", (event) => event.target === input.parentElement && input.focus());
   }

@@ -29,7 +29,10 @@ export class Classify {
   }
 
   get fields() {
-    return [...this.labels.map((label) => ["labels", label]), ["hypothesis_template", this.template.value]];
+    const { labels } = this;
+    // a single field is split at its commas unless it is a JSON array
+    const values = labels.length === 1 ? [JSON.stringify(labels)] : labels;
+    return [...values.map((value) => ["labels", value]), ["hypothesis_template", this.template.value]];
   }
 
   run() {

@@ -63,7 +63,8 @@ export class Compare {
     if (item.fault) return showText(item.fault, "error");
     onWait("Comparing");
     try {
-      const fields = texts.map((text) => ["texts", text]);
+      const values = texts.length === 1 ? [JSON.stringify(texts)] : texts; // a field that is a JSON array is that list
+      const fields = values.map((value) => ["texts", value]);
       const { similarities, warnings } = await requestForImage("v1/similarity", item, fields, { signal, onWait });
       signal.throwIfAborted();
       entry.cosines = similarities;

@@ -1,0 +1,61 @@
+"""JSON responses. A large one is rendered piece by piece in a thread, so that no other request waits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fastapi import Response
+from fastapi.responses import JSONResponse, StreamingResponse
+
+STREAMED_VALUES = 20_000  # about 400 kB, which take some ms to render
+PIECE_CHARS = 1 << 16
+
+
+def json_answer(
+    content: Mapping[str, Any], *, rows: str, values: int, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return a JSON response.
+
+    Args:
+        content: The members of the body, in order.
+        rows: Name of the member that is an iterable of rows. A large response reads it lazily, in a thread.
+        values: Number of values in all rows. A response with more than `STREAMED_VALUES` is streamed.
+        headers: Further headers.
+    """
+    if values <= STREAMED_VALUES:
+        return JSONResponse({**content, rows: list(content[rows])}, headers=headers)
+    return StreamingResponse(_joined(_pieces(content, rows)), headers=headers, media_type="application/json")
+
+
+def _pieces(content: Mapping[str, Any], rows: str) -> Iterator[str]:
+    opening = "{"
+    for name, value in content.items():
+        yield f"{opening}{_dumps(name)}:"
+        opening = ","
+        if name != rows:
+            yield _dumps(value)
+            continue
+        yield "["
+        for index, row in enumerate(value):
+            yield f"{',' if index else ''}{_dumps(row)}"
+        yield "]"
+    yield "}"
+
+
+def _joined(pieces: Iterator[str]) -> Iterator[str]:
+    """Join pieces until they are large enough to be sent."""
+    joined: list[str] = []
+    chars = 0
+    for piece in pieces:
+        joined.append(piece)
+        chars += len(piece)
+        if chars >= PIECE_CHARS:
+            yield "".join(joined)
+            joined, chars = [], 0
+    yield "".join(joined)
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
