@@ -43,6 +43,12 @@ _FILE = click.Path(path_type=Path)
 @click.option(
     "--body-timeout", default=60.0, show_default=True, help="Seconds within which a body must arrive."
 )
+@click.option(
+    "--keep-alive",
+    default=75,
+    show_default=True,
+    help="Seconds to keep an idle connection; more than a load balancer in front keeps it.",
+)
 @click.option("--allow-urls", is_flag=True, help="Fetch images by URL from public hosts.")
 @click.option(
     "--url-network", multiple=True, metavar="CIDR", help="Private network to allow for URLs; repeatable."
@@ -55,7 +61,13 @@ _FILE = click.Path(path_type=Path)
     "--cors-origin", multiple=True, metavar="ORIGIN", help="Origin whose pages may call; repeatable."
 )
 @click.option("--root-path", default="", help="Path prefix that a proxy removes, such as /clip.")
-@click.option("--forwarded-allow-ips", default="127.0.0.1", show_default=True, help="Trusted proxies.")
+@click.option(
+    "--forwarded-allow-ips",
+    default="",
+    metavar="ADDRESSES",
+    help="Addresses or networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed, "
+    "separated by commas. [default: none]",
+)
 @click.option("--tls-cert", type=_FILE, help="Certificate for HTTPS, PEM.")
 @click.option("--tls-key", type=_FILE, help="Private key of the certificate, PEM.")
 @click.option(
@@ -76,6 +88,7 @@ def gateway(
     max_requests: int,
     max_mib: int,
     body_timeout: float,
+    keep_alive: int,
     allow_urls: bool,
     url_network: tuple[str, ...],
     url_port: tuple[int, ...],
@@ -114,6 +127,7 @@ def gateway(
         max_requests=max_requests,
         max_bytes=max_mib * MIB,
         body_timeout_s=body_timeout,
+        keep_alive_s=keep_alive,
         allow_urls=allow_urls,
         url_networks=url_network,
         index=index,

@@ -16,10 +16,14 @@ from tritonclip.gateway._settings import GatewaySettings
 from tritonclip.gateway.observability.middleware import CALLER_GONE, NOTES, Metrics
 
 METHODS_WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
+STALL_TIMEOUT_S = 10.0  # longest pause in a body
 
 
 class InFlightLimitMiddleware:
     """Limits the number and the bytes of requests in flight, and cancels a request when its caller leaves.
+
+    Bytes count once they have arrived, and a request counts once its whole body has arrived. An announcement
+    alone reserves nothing, so callers that send nothing keep nobody out.
 
     Args:
         app: The next application.
@@ -40,20 +44,19 @@ class InFlightLimitMiddleware:
         announced = int(length) if length.isdecimal() else 0
         body = _MeteredBody(receive, self, self._settings.body_timeout_s)
         try:
-            self._check(announced)
-            self._add(requests=1)
+            if announced > self._settings.max_body_bytes:
+                raise too_large(self._settings.max_body_bytes)
             try:
-                body.reserve(announced)
                 await _run_while_connected(self._app, scope, body, send)
             finally:
-                self._add(requests=-1, size=-body.reserved)
+                self._add(requests=-int(body.counted), size=-body.arrived)
         except Problem as problem:
             await JSONResponse(problem.body, problem.status, problem.headers)(scope, receive, send)
         except ClientDisconnect:
             scope[NOTES]["status"] = CALLER_GONE
 
     def add_bytes(self, size: int) -> None:
-        """Count bytes of a body.
+        """Count bytes of a body that have arrived.
 
         Raises:
             Problem: 503 if the limit on bytes in flight would be exceeded.
@@ -64,13 +67,17 @@ class InFlightLimitMiddleware:
             )
         self._add(size=size)
 
-    def _check(self, announced: int) -> None:
-        if announced > self._settings.max_body_bytes:
-            raise too_large(self._settings.max_body_bytes)
+    def add_request(self) -> None:
+        """Count a request whose body has arrived.
+
+        Raises:
+            Problem: 503 if the limit on requests in flight would be exceeded.
+        """
         if self._requests >= self._settings.max_requests:
             raise Problem(
                 status=503, code="overloaded", message="too many requests in flight; try again later"
             )
+        self._add(requests=1)
 
     def _add(self, *, requests: int = 0, size: int = 0) -> None:
         self._requests += requests
@@ -91,37 +98,39 @@ class _MeteredBody:
     """An incoming request body whose bytes count towards the limit.
 
     Attributes:
-        reserved: Bytes counted for this body: the announced length, or more if more has arrived.
-        complete: Set once the whole body has arrived.
+        arrived: Bytes of this body that have arrived and are counted.
+        counted: True once the whole body has arrived and the request counts.
+        complete: Set once the body has ended.
     """
 
     def __init__(self, receive: Receive, limits: InFlightLimitMiddleware, timeout_s: float) -> None:
         self._receive, self._limits = receive, limits
-        self._end_s = time.monotonic() + timeout_s
-        self._arrived = 0
-        self.reserved = 0
+        now_s = time.monotonic()
+        self._end_s = now_s + timeout_s
+        self._stalled_s = now_s + STALL_TIMEOUT_S
+        self.arrived = 0
+        self.counted = False
         self.complete = asyncio.Event()
 
     @property
     def left_s(self) -> float:
-        """Seconds that the rest of the body may take."""
-        return max(self._end_s - time.monotonic(), 0)
-
-    def reserve(self, size: int) -> None:
-        """Raise the number of counted bytes to `size`."""
-        if size > self.reserved:
-            self._limits.add_bytes(size - self.reserved)
-            self.reserved = size
+        """Seconds until the next part of the body must have arrived."""
+        return max(min(self._end_s, self._stalled_s) - time.monotonic(), 0)
 
     async def receive(self) -> Message:
         """Receive the next part of the body."""
         if self.complete.is_set():
             await asyncio.Event().wait()  # wait_for_disconnect watches the connection from here on
         message = await self._receive()
-        self._arrived += len(message.get("body", b""))
-        self.reserve(self._arrived)
+        size = len(message.get("body", b""))
+        self._limits.add_bytes(size)
+        self.arrived += size
+        self._stalled_s = time.monotonic() + STALL_TIMEOUT_S
         if not message.get("more_body", False):
             self.complete.set()
+            if message["type"] == "http.request":
+                self._limits.add_request()
+                self.counted = True
         return message
 
     async def wait_for_disconnect(self) -> None:
@@ -141,7 +150,8 @@ async def _run_while_connected(app: ASGIApp, scope: Scope, body: _MeteredBody, s
     work = asyncio.ensure_future(app(scope, body.receive, send))
     gone = asyncio.ensure_future(body.wait_for_disconnect())
     try:
-        await asyncio.wait({work, gone}, timeout=body.left_s, return_when=asyncio.FIRST_COMPLETED)
+        while not work.done() and not body.complete.is_set() and body.left_s:
+            await asyncio.wait({work, gone}, timeout=body.left_s, return_when=asyncio.FIRST_COMPLETED)
         if not work.done() and not body.complete.is_set():
             text = "the body did not arrive in time; send fewer or smaller images per request"
             raise Problem(status=408, message=text, headers={"Connection": "close"})
