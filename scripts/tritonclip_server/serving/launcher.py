@@ -31,8 +31,17 @@ from tritonclip_server.serving.installation import (
     link_backend,
     server_environment,
 )
+from tritonclip_server.serving.logs import OpenFilesFilter
 from tritonclip_server.serving.metrics import ModelProgress, read_progress, total_in_flight
-from tritonclip_server.serving.processes import kill, stubs, terminate, unsent_bytes
+from tritonclip_server.serving.processes import (
+    file_limit,
+    kill,
+    kill_with_this_process,
+    raise_file_limit,
+    stubs,
+    terminate,
+    unsent_bytes,
+)
 from tritonclip_server.serving.release import command_line, server_flags
 from tritonclip_server.serving.tls import TlsError, TlsFiles
 from tritonclip_server.serving.tracing import TraceOptions, trace_warning
@@ -47,6 +56,8 @@ DRAIN_VARIABLE = "TRITONCLIP_DRAIN_FILE"
 DRAINED_AFTER_S = 0.5
 """Time without a request in flight after which a server counts as drained."""
 METRICS_TIMEOUT_S = 10.0
+FLOOD_PAUSE_S = 0.001
+"""Pause after a line that Triton repeats without end; the full pipe then slows Triton down."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +139,9 @@ def is_model_repository(directory: Path) -> bool:
 class EmbeddedTriton:
     """A Triton server process on a model repository.
 
-    As a context manager it starts the server, waits until it is ready, and stops it at the end.
+    As a context manager it starts the server, waits until it is ready, and stops it at the end. The server
+    does not outlive this process, even if it is killed. It may open as many files as this process's hard
+    limit allows.
 
     Args:
         repository: A prepared model repository.
@@ -152,6 +165,7 @@ class EmbeddedTriton:
         self._on_line = on_line or (lambda line: None)
         self._log: deque[str] = deque(maxlen=LOG_LINES_KEPT)
         self._process: subprocess.Popen[str] | None = None
+        self._watcher: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
         self._scratch = contextlib.ExitStack()
         self._drain_file: Path | None = None
@@ -206,9 +220,11 @@ class EmbeddedTriton:
             errors="replace",
             start_new_session=True,  # Ctrl-C in a terminal reaches only the launcher, which then drains.
         )
-        self._reader = threading.Thread(target=self._read_log, args=(self._process,), daemon=True)
-        self._reader.start()
         try:
+            self._watcher = kill_with_this_process(self._process.pid)
+            raise_file_limit(self._process.pid)
+            self._reader = threading.Thread(target=self._read_log, args=(self._process,), daemon=True)
+            self._reader.start()
             self._wait_until_ready()
         except BaseException:
             self.stop(drain=False)
@@ -264,6 +280,10 @@ class EmbeddedTriton:
             if process.stdout is not None:
                 process.stdout.close()
             remove_stale_regions()
+        if self._watcher is not None:
+            self._watcher.kill()
+            self._watcher.communicate()  # closes its input and waits
+            self._watcher = None
         self._process = None  # last, so that an interrupted stop can be repeated
         self._scratch.close()
 
@@ -329,9 +349,15 @@ class EmbeddedTriton:
                     ) from error
 
     def _read_log(self, process: subprocess.Popen[str]) -> None:
+        open_files = OpenFilesFilter()
         for line in process.stdout or ():
-            self._log.append(line.rstrip("\n"))
-            self._on_line(self._log[-1])
+            text: str | None = line.rstrip("\n")
+            if open_files.matches(line):
+                text = open_files.replacement(file_limit(process.pid))
+                time.sleep(FLOOD_PAUSE_S)
+            if text is not None:
+                self._log.append(text)
+                self._on_line(text)
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self.options.start_timeout_s

@@ -12,6 +12,7 @@ import json
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -23,6 +24,10 @@ PRINTED, SERVE, SUPERVISOR = "stdout", "serve", "supervisor"
 QUIET_S = 0.3
 """Time without a further line after which an incomplete entry is written, in seconds."""
 
+OPEN_FILES_EVERY_S = 60.0
+"""Time between two lines about the limit on open files, in seconds."""
+
+_NO_FILE_LEFT = re.compile(r"Error from accept\(\) call: Too many open files|File descriptor limit reached")
 _HEADER = re.compile(
     r"([VIWEF])(\d{4} \d\d:\d\d:\d\d\.\d{6}) \d+ ([^\]\s]+:\d+)\] ?(.*)", re.ASCII | re.DOTALL
 )
@@ -63,6 +68,39 @@ class LogEntry:
         stamp = self.time.astimezone(timezone.utc).isoformat(timespec="microseconds")
         fields = {"time": stamp.replace("+00:00", "Z"), "level": self.level, "source": self.source}
         return json.dumps({**fields, **_incident_fields(message), "message": message})
+
+
+class OpenFilesFilter:
+    """Replaces the lines that Triton repeats while it is at its limit on open files by one clear line.
+
+    Triton's HTTP server tries to accept waiting connections without pause, and logs each attempt.
+
+    Args:
+        now_s: Returns the seconds of a monotonic clock.
+    """
+
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._now_s = now_s
+        self._next_s = float("-inf")
+
+    def matches(self, line: str) -> bool:
+        """Return True for a line that says that no file is left for a connection."""
+        return _NO_FILE_LEFT.search(line) is not None
+
+    def replacement(self, limit: int) -> str | None:
+        """Return the line to log for one that matches, or None within a minute after the last one.
+
+        Args:
+            limit: Limit on open files of the server.
+        """
+        now_s = self._now_s()
+        if now_s < self._next_s:
+            return None
+        self._next_s = now_s + OPEN_FILES_EVERY_S
+        return (
+            f"error: tritonserver has {limit} files and connections open, which is its limit, and accepts no "
+            "new connections; close idle ones, limit them with a proxy, or raise the hard limit (ulimit -Hn)"
+        )
 
 
 class LogParser:

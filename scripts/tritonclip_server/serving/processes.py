@@ -1,9 +1,10 @@
-"""Find the processes and sockets of a server in /proc, and end the processes."""
+"""Find the processes and sockets of a server in /proc, limit their files, and end the processes."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 STUB = "triton_python_backend_stub"
 GROUP_EXIT_S = 5.0
 """Time that the processes of a server may take to exit, in seconds."""
+KILL_AT_END_OF_INPUT = 'read -r _; kill -s KILL -- "-$1"'
 EXITED = ("Z", "X")
 PROC = Path("/proc")
 
@@ -58,6 +60,39 @@ def _send_queues() -> Iterator[tuple[int, int]]:
             for line in (PROC / "net" / name).read_text().splitlines()[1:]:
                 _, local, _, _, queues = line.split()[:5]
                 yield int(local.rpartition(":")[2], 16), int(queues.partition(":")[0], 16)
+
+
+def raise_file_limit(pid: int) -> None:
+    """Raise the soft limit on open files of a process to its hard limit."""
+    with contextlib.suppress(OSError):  # it may have exited
+        _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def file_limit(pid: int) -> int:
+    """Return the soft limit on open files of a process, or 0 if it exited."""
+    try:
+        return resource.prlimit(pid, resource.RLIMIT_NOFILE)[0]
+    except OSError:
+        return 0
+
+
+def kill_with_this_process(group: int) -> subprocess.Popen[bytes]:
+    """Start a shell that kills a process group as soon as this process has ended, even by SIGKILL.
+
+    `PR_SET_PDEATHSIG` would not do: it acts when the thread that started the server ends.
+
+    Returns:
+        The shell. Kill it once the group has ended.
+    """
+    return subprocess.Popen(
+        ["/bin/sh", "-c", KILL_AT_END_OF_INPUT, "sh", str(group)],
+        stdin=subprocess.PIPE,  # never written to; the kernel closes it with this process
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={},
+        start_new_session=True,  # Ctrl-C in a terminal does not reach it
+    )
 
 
 def terminate(process: subprocess.Popen[str], timeout_s: float) -> None:

@@ -73,8 +73,8 @@ class Serving:
 
     @property
     def triton_pid(self) -> int:
-        """Process id of `tritonserver`, the only child of `serve.py`."""
-        command = ["ps", "-o", "pid=", "--ppid", str(self.process.pid)]
+        """Process id of `tritonserver`, a child of `serve.py`."""
+        command = ["pgrep", "--parent", str(self.process.pid), "--exact", "tritonserver"]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
     def stub_pid(self, model: str) -> int:

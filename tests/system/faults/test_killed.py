@@ -6,8 +6,9 @@ import signal
 import pytest
 
 from tests.helpers.waiting import wait_until
-from tests.system.faults.callers import HOPELESS_S, Callers, record_callers
+from tests.system.faults.callers import HOPELESS_S, Callers, record_callers, serve
 from tritonclip import Client
+from tritonclip_server.serving import processes
 
 QUICK = "vision_encoder"
 OTHERS = ("admission", "image_preprocess", "similarity", "text_encoder")
@@ -82,3 +83,12 @@ def test_stopped_model_process_leads_to_a_restart(healthy, model, record_propert
     """Triton notices that a process does not answer, and fails each request after 1 to 2 s."""
     callers, _ = signal_under_load(healthy, healthy.stub_pid(model), signal.SIGSTOP, record_property)
     assert all("is not healthy" in other for other in callers.others())
+
+
+def test_triton_does_not_outlive_a_killed_command(servers, fault_repository):
+    with serve(servers, "faults: the command itself is killed", fault_repository) as serving:
+        triton = serving.triton_pid
+        members = [triton, *processes.stubs(triton)]
+        assert len(members) > 1
+        serving.process.kill()
+        wait_until(lambda: not any(map(processes.is_running, members)), lambda: str(members), HOPELESS_S)

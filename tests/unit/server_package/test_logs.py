@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.waiting import wait_until
-from tritonclip_server.serving.logs import JsonLog, LogParser
+from tritonclip_server.serving.logs import OPEN_FILES_EVERY_S, JsonLog, LogParser, OpenFilesFilter
 
 NOW = datetime(2026, 11, 25, 20, tzinfo=timezone.utc)
 LOADED = """I1125 19:50:50.246298 19267 model_lifecycle.cc:839] "successfully loaded 'similarity'\""""
@@ -138,3 +138,24 @@ def test_incomplete_entry_is_written_after_a_pause():
     wait_until(lambda: written, "the entry was not written", timeout_s=60)
     (entry,) = map(json.loads, written)
     assert entry["message"] == "Non-graceful termination detected."
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[warn] Error from accept() call: Too many open files",
+        "E1128 05:16:11.691504477   30567 tcp_server_posix.cc:358]  File descriptor limit reached. Retrying.",
+    ],
+)
+def test_lines_at_the_limit_on_open_files_become_one_a_minute(line):
+    now_s = 100.0
+    open_files = OpenFilesFilter(lambda: now_s)
+    assert open_files.matches(line)
+    assert "1024 files and connections" in (open_files.replacement(1024) or "")
+    assert [open_files.replacement(1024) for _ in range(3)] == [None] * 3
+    now_s += OPEN_FILES_EVERY_S
+    assert open_files.replacement(1024)
+
+
+def test_errors_of_a_model_about_open_files_are_kept():
+    assert not OpenFilesFilter().matches("OSError: [Errno 24] Too many open files: 'a'")
