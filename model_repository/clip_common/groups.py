@@ -6,6 +6,7 @@ on Triton, images, tokens or models; `responder` connects it to Triton's request
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -21,6 +22,10 @@ Outcome = Outputs | Exception
 
 class RequestError(ValueError):
     """An invalid request; the text is sent to the caller and says how to correct it."""
+
+
+class EmbeddingError(RuntimeError):
+    """An embedding that is not finite, which is the fault of the model; the text is sent to the caller."""
 
 
 def element_name(kind: str, position: int, shape: Sequence[int]) -> str:
@@ -108,6 +113,26 @@ def read_elements(
             "split the request"
         )
     return Elements(items, tensor.shape, times, is_cancelled)
+
+
+def check_finite(kind: str, embeds: np.ndarray, shape: Sequence[int]) -> None:
+    """Check embeddings for NaN and infinity, which would become scores or spread through an index.
+
+    Args:
+        kind: "image" or "label", for the error text.
+        embeds: float32 [n, dim], unit L2 norm.
+        shape: [rows, elements per row, ...] of the first request's tensor.
+
+    Raises:
+        EmbeddingError: An embedding is not finite; the text names the first one.
+    """
+    if math.isfinite(np.vdot(embeds, embeds)):  # a pass over all values that builds no array
+        return
+    position = int(np.argmin(np.isfinite(embeds).all(axis=1)))
+    raise EmbeddingError(
+        f"{element_name(kind, position, shape)} has an embedding with NaN or infinity, which is the fault of "
+        "the model's weights or precision; tell the operator of the server"
+    )
 
 
 def split_rows(joined: np.ndarray, counts: Sequence[int]) -> list[np.ndarray]:

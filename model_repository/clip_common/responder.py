@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from clip_common.groups import Outcome, RequestError
+from clip_common.groups import EmbeddingError, Outcome, RequestError
 from clip_common.metrics import Batch, MetricFactory, RequestMetrics
 from clip_common.times import RejectedError, Times, now_us, read_times
 
@@ -65,7 +65,8 @@ class Responder:
         Returns:
             One InferenceResponse per request, in order. Errors become INVALID_ARG for a RequestError,
             UNAVAILABLE for a RejectedError, and INTERNAL for any other exception. The details of an internal
-            error are logged with an incident id; the caller receives only the id.
+            error are logged with an incident id; the caller receives only the id, and the text of an
+            EmbeddingError.
         """
         started_s = time.perf_counter()
         self._metrics.begin(len(requests))
@@ -104,6 +105,8 @@ class Responder:
             f"incident {incident}, model {self._model}, request {request_id}: {details}"
         )
         text = f"internal error, incident {incident}: the server's log has the details"
+        if isinstance(error, EmbeddingError):
+            text = f"{error} ({text})"
         return self._error(text, self._pb_utils.TritonError.INTERNAL)
 
     def _error(self, text: str, code: int) -> Any:

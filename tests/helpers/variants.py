@@ -29,6 +29,43 @@ def _parse_or_fail(self, request):
 
 TritonPythonModel._parse = _parse_or_fail
 """
+POISONED_COLOUR = (1, 2, 3)
+"""The traced server makes the embedding of an image that begins with this colour infinite."""
+POISONED_WORD = "poisoned"
+"""The traced server makes the embedding of a text with this word NaN."""
+POISONED_IMAGES = f"""
+
+_build = _build_encoder
+
+
+class _Poisoned:
+    def __init__(self, encoder):
+        self._encoder = encoder
+
+    def encode(self, groups):
+        embeds = self._encoder.encode(groups)
+        corners = np.concatenate(groups)[:, :, 0, 0]
+        embeds[(corners == {POISONED_COLOUR}).all(axis=1)] = np.inf
+        return embeds
+
+
+def _build_encoder(*arguments):
+    encoder, execution = _build(*arguments)
+    return _Poisoned(encoder), execution
+"""
+POISONED_TEXTS = f"""
+
+_encode = TextEncoder.encode
+
+
+def _poison(self, texts):
+    embeds, counts = _encode(self, texts)
+    embeds[[{POISONED_WORD!r} in text for text in texts]] = float("nan")
+    return embeds, counts
+
+
+TextEncoder.encode = _poison
+"""
 TRACED_SERVICE = "triton-of-the-test"
 QUEUE_BUDGET_MS = 3000
 """Queue budget of the variant "overload"."""
@@ -82,12 +119,14 @@ def explicit(request: pytest.FixtureRequest) -> Settings:
 
 
 def traced(request: pytest.FixtureRequest) -> Settings:
-    """Spans of all requests for `receiver`, and a fault that a request id triggers."""
+    """Spans of all requests for `receiver`, and faults that a request id, a colour and a word trigger."""
     from tritonclip_server.serving.tracing import TraceOptions
 
     copy = request.getfixturevalue("tmp_path_factory").mktemp("traced") / "models"
     shutil.copytree(request.getfixturevalue("demo_repository"), copy)
     append_code(copy / "similarity" / "1" / "model.py", FAULTY_PARSE)
+    append_code(copy / "vision_encoder" / "1" / "model.py", POISONED_IMAGES)
+    append_code(copy / "text_encoder" / "1" / "model.py", POISONED_TEXTS)
     receiver = request.getfixturevalue("receiver")
     return copy, {"trace": TraceOptions(url=receiver.endpoint, service=TRACED_SERVICE)}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from clip_cache import ABSENT, LabelCache
-from clip_common.groups import RequestError, element_name
+from clip_common.groups import RequestError, check_finite, element_name
 
 Encode = Callable[[Sequence[str]], tuple[np.ndarray, list[int]]]
 """Texts to float32 [n, dim] of unit L2 norm and token counts."""
@@ -62,6 +62,9 @@ class LabelEmbedder:
 
         Returns:
             float32 [n, dim] of unit L2 norm, int32 [n] token counts, and the counts of the lookup.
+
+        Raises:
+            EmbeddingError: An embedding is not finite. None is cached.
         """
         rows = self._cache.find(labels)
         embeds, token_counts = self._cache.rows(rows)
@@ -73,6 +76,7 @@ class LabelEmbedder:
         row_of = {label: row for row, label in enumerate(new_labels)}
         new_rows = [row_of[labels[index]] for index in missing]
         embeds[missing] = new_embeds[new_rows]
+        check_finite("label", embeds, (1, len(labels)))
         token_counts[missing] = np.array(new_counts, np.int32)[new_rows]
         entries = zip(new_labels, new_embeds, new_counts, strict=True)
         evictions = sum(self._cache.put(*entry) for entry in entries)

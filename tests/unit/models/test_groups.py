@@ -3,7 +3,14 @@ import math
 import numpy as np
 import pytest
 
-from clip_common.groups import RequestError, element_name, read_elements, split_rows
+from clip_common.groups import (
+    EmbeddingError,
+    RequestError,
+    check_finite,
+    element_name,
+    read_elements,
+    split_rows,
+)
 from clip_common.parameters import Parameters
 from clip_common.responder import run_isolating_failures
 from clip_common.tower import pass_slices
@@ -21,6 +28,21 @@ def test_passes_cover_all_items_in_order_and_are_few_and_even(count):
     assert len(sizes) == math.ceil(count / 64)
     assert max(sizes) <= 64
     assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_embedding_that_is_not_finite_is_reported_with_its_place(value):
+    embeds = np.eye(6, 4, dtype=np.float32)
+    check_finite("image", embeds, (2, 3, 3, 8, 8))
+    embeds[4, 2] = value
+    with pytest.raises(EmbeddingError, match="^image 1 of row 1 has an embedding with NaN or infinity"):
+        check_finite("image", embeds, (2, 3, 3, 8, 8))
+
+
+def test_infinities_of_both_signs_do_not_cancel():
+    embeds = np.array([[1, 0], [math.inf, -math.inf]], np.float32)
+    with pytest.raises(EmbeddingError, match="label 1 has an embedding with NaN"):
+        check_finite("label", embeds, (1, 2))
 
 
 def test_split_rows_keeps_the_order():

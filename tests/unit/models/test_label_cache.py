@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from clip_cache import ABSENT, LabelCache
-from clip_common.groups import RequestError
+from clip_common.groups import EmbeddingError, RequestError
 from clip_labels import LabelEmbedder, check_label, read_label_file
 
 DIM = 8
@@ -102,6 +102,21 @@ def test_cached_label_is_not_encoded_again(encoder):
     assert embeds[:, 0].tolist() == [5, 2, 3, 2]
     assert token_counts.tolist() == [7, 4, 5, 4]
     assert (counts.hits, counts.misses) == (3, 1)
+
+
+def test_label_whose_embedding_is_not_finite_is_reported_and_not_cached():
+    def encode(texts):
+        values = [np.nan if text == "bad" else 1.0 for text in texts]
+        return np.array([[value] * DIM for value in values], np.float32), [3] * len(texts)
+
+    cache = LabelCache(1 << 20, DIM)
+    embedder = LabelEmbedder(encode, cache)
+    embedder.embed([b"good"])
+    for _ in range(2):
+        with pytest.raises(EmbeddingError, match="label 2 has an embedding with NaN or infinity"):
+            embedder.embed([b"good", b"new", b"bad"])
+    assert b"bad" not in cache
+    assert np.isfinite(embedder.embed([b"new"])[0]).all()
 
 
 def test_labels_are_distinguished_by_their_exact_bytes(encoder):
