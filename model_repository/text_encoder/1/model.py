@@ -8,6 +8,7 @@ from typing import Any
 # Idle OpenMP threads must sleep: spinning, they would keep cores from decoding and from the vision encoder.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is first imported
 
+import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from clip_cache import LabelCache
@@ -41,7 +42,8 @@ class TritonPythonModel:
         settings = json.loads((directory / "text.json").read_text(encoding="utf-8"))
         model = load_text_model(directory)
         model.set_precision(dtype)
-        tokenizer = TextTokenizer(directory / "tokenizer.json", settings["max_position_embeddings"])
+        self._token_limit: int = settings["max_position_embeddings"]
+        tokenizer = TextTokenizer(directory / "tokenizer.json", self._token_limit)
         encoder = TextEncoder(model.to(device), tokenizer, device, max_bucket, settings["pad_token_id"])
         encoder.encode(["a photo of a cat"])
         self._cache = LabelCache(parameters.integer("cache_bytes"), settings["projection_dim"])
@@ -85,6 +87,7 @@ class TritonPythonModel:
             {
                 "text_embeds": rows.reshape(*group.shape, -1),
                 "token_counts": tokens.reshape(group.shape),
+                "token_limit": np.full((group.shape[0], 1), self._token_limit, np.int32),
                 "times": group.times.after_work(took_us).tensor(group.shape[0]),
             }
             for group, rows, tokens in parts

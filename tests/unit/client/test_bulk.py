@@ -11,7 +11,7 @@ import pytest
 
 from tritonclip import Client, InvalidInputError, Progress, TritonClipError, TruncatedTextWarning
 from tritonclip import _bulk as bulk
-from tritonclip._calls.token_counts import LabelReport
+from tritonclip._calls.token_counts import LabelReport, TokenCounts
 
 
 def plan(batch_size: int = 3, **options: Any) -> bulk.Plan:
@@ -136,8 +136,8 @@ def test_errors_are_returned_in_the_order_of_inputs() -> None:
 def test_label_report_reports_the_first_answer_only() -> None:
     report = LabelReport(["short", "long"])
     with pytest.warns(TruncatedTextWarning, match="label 1 has 99 tokens") as caught:
-        report([5, 99])
-        report([99, 99])
+        report(TokenCounts([5, 99], 77))
+        report(TokenCounts([99, 99], 77))
     assert len(caught) == 1
 
 

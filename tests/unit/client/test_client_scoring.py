@@ -14,6 +14,7 @@ from tritonclip._calls.client_scoring import ClientScoringFlows, LabelStore, dec
 from tritonclip._calls.codec import Call, Ranking
 from tritonclip._calls.request import start_request
 from tritonclip._calls.steps import Flow, Work
+from tritonclip._calls.token_counts import TokenCounts
 from tritonclip._settings import Settings
 
 SETTINGS = Settings.from_env("localhost", preprocess="client", environ={})
@@ -33,6 +34,7 @@ class Server:
     def __init__(self) -> None:
         self.version = "1"
         self.tokens = 5
+        self.token_limit = 77
         self.texts: list[str] = []
 
     def run(self, flow: Flow[Any]) -> Any:
@@ -58,8 +60,12 @@ class Server:
         texts = [text.decode() for text in step.inputs["text"][0]]
         self.texts += texts
         embeds = np.array([[EMBEDS[text[0]] for text in texts]], np.float32)
-        counts = np.full((1, len(texts)), self.tokens, np.int32)
-        return wire.Answer({"text_embeds": embeds, "token_counts": counts}, self.version)
+        outputs = {
+            "text_embeds": embeds,
+            "token_counts": np.full((1, len(texts)), self.tokens, np.int32),
+            "token_limit": np.array([[self.token_limit]], np.int32),
+        }
+        return wire.Answer(outputs, self.version)
 
 
 def test_scores_are_computed_from_embeddings_and_known_labels_are_not_sent_again() -> None:
@@ -97,8 +103,15 @@ def test_truncated_label_emits_a_warning_with_each_call() -> None:
     flows, server = ClientScoringFlows(SETTINGS), Server()
     server.tokens = 99
     for _ in range(2):
-        with pytest.warns(TruncatedTextWarning, match="label 0 has 99 tokens"):
+        with pytest.warns(TruncatedTextWarning, match="label 0 has 99 tokens and was cut at 77"):
             server.run(flows.classify(IMAGE, ranking("a")))
+
+
+def test_label_within_the_limit_of_the_served_model_emits_no_warning() -> None:
+    flows, server = ClientScoringFlows(SETTINGS), Server()
+    server.tokens = server.token_limit = 99
+    for _ in range(2):
+        server.run(flows.classify(IMAGE, ranking("a", "b")))  # a warning is an error here
 
 
 def test_rejected_label_is_named_by_the_callers_index() -> None:
@@ -113,12 +126,12 @@ def test_rejected_label_is_named_by_the_callers_index() -> None:
 def test_store_drops_the_least_recently_used_prompts() -> None:
     store = LabelStore(max_prompts=2)
     embeds = [np.full(2, value, np.float32) for value in range(3)]
-    assert store.join(["x", "y"], ["x", "y"], embeds[:2], [3, 4], "1") is not None
-    assert store.join(["x"], [], [], [], None) is not None
-    found = store.join(["z"], ["z"], embeds[2:], [5], "1")
-    assert found is not None and found[1:] == ([5], "1")
+    assert store.join(["x", "y"], ["x", "y"], embeds[:2], TokenCounts([3, 4], 77), "1") is not None
+    assert store.join(["x"], [], [], TokenCounts([], 0), None) is not None
+    found = store.join(["z"], ["z"], embeds[2:], TokenCounts([5], 77), "1")
+    assert found is not None and found[1:] == (TokenCounts([5], 77), "1")
     assert store.missing(["x", "y", "z"]) == ["y"]
-    assert store.join(["x", "y"], [], [], [], None) is None
+    assert store.join(["x", "y"], [], [], TokenCounts([], 0), None) is None
 
 
 @pytest.mark.parametrize("name", ["processor", "logit_scale"])

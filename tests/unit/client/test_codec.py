@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,13 @@ from tritonclip import (
     DEFAULT_LABELS,
     InferenceError,
     InvalidInputError,
+    ModelNotReadyError,
     TruncatedTextWarning,
 )
 from tritonclip._calls import codec, wire
 from tritonclip._calls.checks import check_texts
+from tritonclip._calls.steps import infer, infer_versioned
+from tritonclip._calls.token_counts import report_counts
 from tritonclip._calls.wire import Tensors
 
 
@@ -26,6 +30,7 @@ def scores(*rows: list[float]) -> Tensors:
     return {
         "scores": np.array([rows], dtype=np.float32),
         "token_counts": np.full((1, len(rows[0])), 9, dtype=np.int32),
+        "token_limit": np.array([[77]], dtype=np.int32),
     }
 
 
@@ -33,7 +38,7 @@ def test_classify_request_is_one_group() -> None:
     call = classify([b"\xff\0\0", b"", b"three"], ["Katze", "犬"])
     image, labels = call.inputs["image"], call.inputs["labels"]
     assert call.model.name == "clip_zero_shot"
-    assert [output.name for output in call.outputs] == ["scores", "token_counts"]
+    assert [output.name for output in call.outputs] == ["scores", "token_counts", "token_limit"]
     assert (image.shape, labels.shape) == ((1, 3), (1, 2))
     assert image.dtype == labels.dtype == object
     assert image[0].tolist() == [b"\xff\0\0", b"", b"three"]
@@ -47,6 +52,52 @@ def test_truncated_label_emits_a_warning() -> None:
     assert len(caught) == 1
 
 
+@pytest.mark.parametrize(("limit", "warns"), [(32, True), (77, True), (78, False), (248, False)])
+@pytest.mark.parametrize("kind", ["label", "text"])
+def test_text_is_truncated_at_the_limit_of_the_served_model(kind: str, limit: int, warns: bool) -> None:
+    counts = np.array([[3, 78]], dtype=np.int32)
+    answer = {"token_counts": counts, "token_limit": np.array([[limit]], dtype=np.int32)}
+
+    def decode() -> None:
+        if kind == "label":
+            classify([b"x"], ["a", "b"]).decode(scores([0.25, 0.75]) | answer)
+        else:
+            embeds = np.ones((1, 2, 4), np.float32)
+            _, found = codec.embed_texts_call(["a", "b"]).decode({"text_embeds": embeds} | answer)
+            report_counts(found, ["a", "b"], kind="text")
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        decode()
+    texts = [str(one.message) for one in caught]
+    assert texts == ([f"{kind} 1 has 78 tokens and was cut at {limit}: 'b'"] if warns else [])
+
+
+@pytest.mark.parametrize("tokens", [77, 78])
+def test_limit_of_an_older_server_is_that_of_its_checkpoints(tokens: int) -> None:
+    call = classify([b"x"], ["a", "b"])
+    outputs = scores([0.25, 0.75]) | {"token_counts": np.array([[3, tokens]], dtype=np.int32)}
+    del outputs["token_limit"]
+    unknown = "unexpected inference output 'token_limit' for model 'clip_zero_shot'"
+    flow = infer(call)
+    next(flow)
+    again = flow.throw(ModelNotReadyError(unknown))
+    assert isinstance(again, codec.Call)
+    assert [output.name for output in again.outputs] == ["scores", "token_counts"]
+    with warnings.catch_warnings(record=True) as caught, pytest.raises(StopIteration):
+        warnings.simplefilter("always")
+        flow.send(wire.Answer(outputs, "1"))
+    assert len(caught) == (tokens > 77)
+
+
+@pytest.mark.parametrize("text", ["model is not ready", "unexpected inference output 'scores' for model 'm'"])
+def test_other_errors_of_a_missing_model_are_raised_at_once(text: str) -> None:
+    for flow in (infer(classify([b"x"])), infer_versioned(codec.embed_texts_call(["a"]))):
+        next(flow)
+        with pytest.raises(ModelNotReadyError, match=text):
+            flow.throw(ModelNotReadyError(text))
+
+
 def test_answer_without_valid_token_counts_is_rejected() -> None:
     outputs = scores([0.25, 0.75])
     call = classify([b"x"], ["a", "b"])
@@ -54,6 +105,8 @@ def test_answer_without_valid_token_counts_is_rejected() -> None:
         call.decode({"scores": outputs["scores"]})
     with pytest.raises(InferenceError, match="token_counts: expected int32"):
         call.decode(outputs | {"token_counts": np.zeros((1, 3), np.int32)})
+    with pytest.raises(InferenceError, match="token_limit: expected int32"):
+        call.decode(outputs | {"token_limit": np.zeros((1, 2), np.int32)})
 
 
 def test_embedding_calls_hold_one_group() -> None:

@@ -29,7 +29,7 @@ from tritonclip._calls.flows import (
 )
 from tritonclip._calls.request import Request
 from tritonclip._calls.steps import Flow, infer_versioned, work
-from tritonclip._calls.token_counts import LabelReport
+from tritonclip._calls.token_counts import LabelReport, TokenCounts
 from tritonclip._images.preprocess import ProcessorSettings, preprocess_image, preprocess_images
 from tritonclip._images.sources import as_images
 from tritonclip._settings import Settings
@@ -117,7 +117,7 @@ class ClientScoringFlows(Flows):
     def _embed_labels(
         self,
         ranking: codec.Ranking,
-        report: Callable[[Sequence[int]], None] | None = None,
+        report: Callable[[TokenCounts], None] | None = None,
         *,
         version: str | None = None,
     ) -> Flow[Embeds]:
@@ -134,20 +134,23 @@ class ClientScoringFlows(Flows):
         while joined is None:
             unknown = self._labels.missing(prompts)
             embeds: list[Array] = []
-            counts: list[int] = []
+            tokens: list[int] = []
+            limit = 0
             versions: set[str] = set()
             for start in range(0, len(unknown), MAX_PROMPTS_PER_REQUEST):
                 sent = unknown[start : start + MAX_PROMPTS_PER_REQUEST]
                 try:
-                    part, answered_by = yield from infer_versioned(codec.embed_texts_call(sent))
+                    (part, counts), answered_by = yield from infer_versioned(codec.embed_texts_call(sent))
                 except InvalidInputError as error:
                     error.message = _with_index(error.message, sent, prompts)
                     raise
                 versions.add(answered_by)
-                embeds.extend(part[0])
-                counts.extend(part[1])
+                embeds.extend(part)
+                tokens.extend(counts.tokens)
+                limit = counts.limit
             if len(versions) <= 1:
-                joined = self._labels.join(prompts, unknown, embeds, counts, max(versions, default=None))
+                known = TokenCounts(tokens, limit), max(versions, default=None)
+                joined = self._labels.join(prompts, unknown, embeds, *known)
         array, token_counts, embedded_by = joined
         if report is not None:
             report(token_counts)
@@ -195,6 +198,7 @@ class LabelStore:
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, tuple[Array, int]] = OrderedDict()
         self._version = ""
+        self._token_limit = 0
 
     def missing(self, prompts: Sequence[str]) -> list[str]:
         """Return the prompts that are not kept, without repetitions."""
@@ -206,9 +210,9 @@ class LabelStore:
         prompts: Sequence[str],
         new: Sequence[str],
         embeds: Sequence[Array],
-        counts: Sequence[int],
+        counts: TokenCounts,
         version: str | None,
-    ) -> tuple[Array, list[int], str] | None:
+    ) -> tuple[Array, TokenCounts, str] | None:
         """Keep new embeddings; return all prompts' embeddings float32 [m, d], token counts and version.
 
         Returns None if a prompt was dropped after the call of `missing`, or is of another version; try again.
@@ -220,11 +224,12 @@ class LabelStore:
             counts: The token counts of the new prompts.
             version: The version of the models that embedded them; None if none was missing.
         """
-        added = {p: (e, c) for p, e, c in zip(new, embeds, counts, strict=True)}
+        added = {p: (e, c) for p, e, c in zip(new, embeds, counts.tokens, strict=True)}
         with self._lock:
-            if version is not None and version != self._version:
-                self._kept.clear()
-                self._version = version
+            if version is not None:
+                if version != self._version:
+                    self._kept.clear()
+                self._version, self._token_limit = version, counts.limit
             found = [added.get(prompt) or self._kept.get(prompt) for prompt in prompts]
             self._kept.update(added)
             for prompt in prompts:
@@ -232,11 +237,12 @@ class LabelStore:
                     self._kept.move_to_end(prompt)
             while len(self._kept) > self._max_prompts:
                 self._kept.popitem(last=False)
-            kept_version = self._version
+            kept_version, limit = self._version, self._token_limit
         rows = [row for row in found if row is not None]
         if len(rows) < len(prompts):
             return None
-        return np.stack([embed for embed, _ in rows]), [count for _, count in rows], kept_version
+        counts = TokenCounts([count for _, count in rows], limit)
+        return np.stack([embed for embed, _ in rows]), counts, kept_version
 
     def clear(self) -> None:
         """Drop everything."""

@@ -7,7 +7,7 @@ A `Call` holds everything about one inference except how to send it, so every cl
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -21,14 +21,15 @@ from tritonclip._calls.checks import (
     check_top_k,
     label_warning,
 )
-from tritonclip._calls.token_counts import report_counts, report_label_warning
+from tritonclip._calls.token_counts import TokenCounts, report_counts, report_label_warning
 from tritonclip._calls.wire import Tensors
 from tritonclip._types import Prediction
-from tritonclip.errors import InferenceError, InvalidInputError
+from tritonclip.errors import InferenceError, InvalidInputError, ModelNotReadyError
 
 T = TypeVar("T")
 MAX_TENSOR_BYTES = 2**31 - 2**20  # protobuf limits a message to 2 GiB; 1 MiB is for the rest
 Embeddings = npt.NDArray[np.float32]
+_INT32 = np.dtype(np.int32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,12 @@ class Call(Generic[T]):
     inputs: Tensors
     outputs: tuple[wire.Tensor, ...]
     decode: Callable[[Tensors], T]
+
+    def for_older_server(self, error: ModelNotReadyError) -> Call[T]:
+        """Return the call without the output `token_limit` if the server does not know it, else raise."""
+        if wire.TOKEN_LIMIT not in self.outputs or f"'{wire.TOKEN_LIMIT.name}'" not in error.message:
+            raise error
+        return replace(self, outputs=tuple(one for one in self.outputs if one is not wire.TOKEN_LIMIT))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +95,7 @@ class Ranking:
         """The texts that the text encoder receives."""
         return [self.template.format(label) for label in self.labels]
 
-    def report_counts(self, counts: Sequence[int]) -> None:
+    def report_counts(self, counts: TokenCounts) -> None:
         """Report the labels' token counts; see `token_counts.report_counts`."""
         report_counts(counts, self.labels, kind="label")
 
@@ -98,7 +105,7 @@ class Ranking:
 
 
 def classify_call(
-    images: Sequence[bytes], ranking: Ranking, report: Callable[[Sequence[int]], None] | None = None
+    images: Sequence[bytes], ranking: Ranking, report: Callable[[TokenCounts], None] | None = None
 ) -> Call[list[list[Prediction]]]:
     """Return the call that ranks labels for n encoded images, with a sorted list of predictions per image.
 
@@ -122,7 +129,7 @@ def classify_call(
             wire.IMAGE.name: bytes_tensor(images),
             wire.LABELS.name: text_tensor(ranking.prompts),
         },
-        outputs=(wire.SCORES, wire.TOKEN_COUNTS),
+        outputs=(wire.SCORES, wire.TOKEN_COUNTS, wire.TOKEN_LIMIT),
         decode=decode,
     )
 
@@ -150,18 +157,18 @@ def embed_pixels_call(pixels: npt.NDArray[np.uint8]) -> Call[Embeddings]:
     )
 
 
-def embed_texts_call(texts: Sequence[str]) -> Call[tuple[Embeddings, list[int]]]:
+def embed_texts_call(texts: Sequence[str]) -> Call[tuple[Embeddings, TokenCounts]]:
     """Return the call that embeds m checked texts to float32 [m, d], unit L2 norm, and token counts."""
     model = wire.TEXT_EMBEDDING
 
-    def decode(outputs: Tensors) -> tuple[Embeddings, list[int]]:
+    def decode(outputs: Tensors) -> tuple[Embeddings, TokenCounts]:
         embeds = decode_embeddings(outputs, wire.TEXT_EMBEDS, n=len(texts), model=model)
         return embeds, decode_token_counts(outputs, len(texts), model)
 
     return Call(
         model=model,
         inputs={wire.TEXT.name: text_tensor(texts)},
-        outputs=(wire.TEXT_EMBEDS, wire.TOKEN_COUNTS),
+        outputs=(wire.TEXT_EMBEDS, wire.TOKEN_COUNTS, wire.TOKEN_LIMIT),
         decode=decode,
     )
 
@@ -192,14 +199,16 @@ def text_tensor(texts: Sequence[str]) -> npt.NDArray[np.object_]:
     return bytes_tensor([text.encode("utf-8") for text in texts])
 
 
-def decode_token_counts(outputs: Tensors, m: int, model: wire.Model) -> list[int]:
-    """Decode `token_counts`, int32 [1, m].
+def decode_token_counts(outputs: Tensors, m: int, model: wire.Model) -> TokenCounts:
+    """Decode `token_counts`, int32 [1, m], and `token_limit`, int32 [1, 1], which older servers do not send.
 
     Raises:
-        InferenceError: The counts are missing, or have another shape or dtype.
+        InferenceError: The counts are missing, or a tensor has another shape or dtype.
     """
-    counts: list[int] = _array(outputs, wire.TOKEN_COUNTS, (m,), np.dtype(np.int32), model).tolist()
-    return counts
+    counts: list[int] = _array(outputs, wire.TOKEN_COUNTS, (m,), _INT32, model).tolist()
+    if wire.TOKEN_LIMIT.name not in outputs:
+        return TokenCounts(counts, wire.OLDER_TOKEN_LIMIT)
+    return TokenCounts(counts, int(_array(outputs, wire.TOKEN_LIMIT, (1,), _INT32, model)[0]))
 
 
 def decode_embeddings(outputs: Tensors, tensor: wire.Tensor, *, n: int, model: wire.Model) -> Embeddings:

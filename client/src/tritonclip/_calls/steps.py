@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from tritonclip._calls.codec import Call
 from tritonclip._calls.request import Request
 from tritonclip._calls.wire import Answer, Question
+from tritonclip.errors import ModelNotReadyError
 
 T = TypeVar("T")
 
@@ -38,11 +39,19 @@ def work(run: Callable[[Request], T]) -> Flow[T]:
 
 def infer(call: Call[T]) -> Flow[T]:
     """Send a call and decode its answer."""
-    answer: Answer = yield call
+    answer: Answer
+    try:
+        answer = yield call
+    except ModelNotReadyError as error:
+        answer = yield call.for_older_server(error)
     return call.decode(answer.outputs)
 
 
 def infer_versioned(call: Call[T]) -> Flow[tuple[T, str]]:
     """Send a call; return its decoded answer and the version of the model that answered."""
-    answer: Answer = yield call
+    answer: Answer
+    try:
+        answer = yield call
+    except ModelNotReadyError as error:
+        answer = yield call.for_older_server(error)
     return call.decode(answer.outputs), answer.version

@@ -8,11 +8,23 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from tritonclip._calls.wire import MAX_TOKENS
 from tritonclip.errors import LabelWarning, TruncatedTextWarning
 
 SHOWN_CHARACTERS = 60
+
+
+class TokenCounts(NamedTuple):
+    """The token counts of an answer's texts.
+
+    Attributes:
+        tokens: Number of tokens of each text before truncation, start and end included.
+        limit: Number of tokens of a text that the model reads; longer texts were truncated.
+    """
+
+    tokens: Sequence[int]
+    limit: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,21 +35,23 @@ class TokenCount:
         kind: "label" or "text".
         index: The text's index in the caller's list.
         tokens: Number of tokens before truncation, start and end included; a label's with its template.
+        limit: Number of tokens that the model reads.
         text: The text as the caller gave it.
     """
 
     kind: str
     index: int
     tokens: int
+    limit: int
     text: str
 
     @property
     def warning(self) -> str | None:
         """The warning text if the text was truncated, else None."""
-        if self.tokens <= MAX_TOKENS:
+        if self.tokens <= self.limit:
             return None
         shown = repr(self.text[:SHOWN_CHARACTERS])
-        return f"{self.kind} {self.index} has {self.tokens} tokens and was cut at {MAX_TOKENS}: {shown}"
+        return f"{self.kind} {self.index} has {self.tokens} tokens and was cut at {self.limit}: {shown}"
 
 
 @dataclass
@@ -74,21 +88,21 @@ def collecting() -> Iterator[Collected]:
 
 
 def report_counts(
-    counts: Sequence[int], texts: Sequence[str], *, kind: str, indices: Sequence[int] | None = None
+    counts: TokenCounts, texts: Sequence[str], *, kind: str, indices: Sequence[int] | None = None
 ) -> None:
     """Collect an answer's counts, or emit a TruncatedTextWarning for each text that was truncated.
 
     Args:
-        counts: The token count of each text.
+        counts: The token counts of the texts.
         texts: The texts as the caller gave them.
         kind: "label" or "text".
         indices: The index of each text in the caller's list; None: 0, 1, 2 ...
     """
     collected = _collected.get()
-    if collected is None and max(counts, default=0) <= MAX_TOKENS:
+    if collected is None and max(counts.tokens, default=0) <= counts.limit:
         return
-    for index, tokens, text in zip(indices or range(len(texts)), counts, texts, strict=True):
-        count = TokenCount(kind=kind, index=index, tokens=tokens, text=text)
+    for index, tokens, text in zip(indices or range(len(texts)), counts.tokens, texts, strict=True):
+        count = TokenCount(kind=kind, index=index, tokens=tokens, limit=counts.limit, text=text)
         if collected is not None:
             collected.counts.append(count)
         elif count.warning:
@@ -116,7 +130,7 @@ class LabelReport:
         self._lock = threading.Lock()
         self._done = False
 
-    def __call__(self, counts: Sequence[int]) -> None:
+    def __call__(self, counts: TokenCounts) -> None:
         """Report an answer's counts, unless an earlier answer's were reported."""
         with self._lock:
             done, self._done = self._done, True

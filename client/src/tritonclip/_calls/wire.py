@@ -71,7 +71,7 @@ class Question(NamedTuple):
 
 
 DEADLINE_MS = "deadline_ms"  # request parameter: milliseconds until the caller stops waiting
-MAX_TOKENS = 77  # per text, start and end included; the context length of every CLIP text tower
+OLDER_TOKEN_LIMIT = 77  # assumed of servers from before the output token_limit
 
 IMAGE = Tensor("image", "BYTES", (-1,))  # encoded image files
 LABELS = Tensor("labels", "BYTES", (-1,))  # UTF-8
@@ -79,13 +79,14 @@ PIXEL_VALUES = Tensor("pixel_values", "UINT8", (-1, 3, -1, -1))  # resized and c
 TEXT = Tensor("text", "BYTES", (-1,))  # UTF-8
 SCORES = Tensor("scores", "FP32", (-1, -1))  # softmax over the labels
 LOGITS = Tensor("logits", "FP32", (-1, -1))  # logit scale times cosine
-TOKEN_COUNTS = Tensor("token_counts", "INT32", (-1,))  # before truncation
+TOKEN_COUNTS = Tensor("token_counts", "INT32", (-1,))  # before truncation, start and end included
+TOKEN_LIMIT = Tensor("token_limit", "INT32", (1,))  # tokens of a text that the model reads
 IMAGE_EMBEDS = Tensor("image_embeds", "FP32", (-1, -1))  # unit L2 norm
 TEXT_EMBEDS = Tensor("text_embeds", "FP32", (-1, -1))  # unit L2 norm
 
-ZERO_SHOT = Model("clip_zero_shot", (IMAGE, LABELS), (SCORES, LOGITS, TOKEN_COUNTS))
+ZERO_SHOT = Model("clip_zero_shot", (IMAGE, LABELS), (SCORES, LOGITS, TOKEN_COUNTS, TOKEN_LIMIT))
 IMAGE_EMBEDDING = Model("clip_image_embedding", (IMAGE,), (IMAGE_EMBEDS,))
-TEXT_EMBEDDING = Model("clip_text_embedding", (TEXT,), (TEXT_EMBEDS, TOKEN_COUNTS))
+TEXT_EMBEDDING = Model("clip_text_embedding", (TEXT,), (TEXT_EMBEDS, TOKEN_COUNTS, TOKEN_LIMIT))
 PIXEL_EMBEDDING = Model("clip_pixel_embedding", (PIXEL_VALUES,), (IMAGE_EMBEDS,))
 
 PUBLIC_MODELS = (ZERO_SHOT, IMAGE_EMBEDDING, TEXT_EMBEDDING, PIXEL_EMBEDDING)
