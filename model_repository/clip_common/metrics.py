@@ -166,15 +166,17 @@ def publish_model_info(
         precision: dtype of the matrix products, "float32" for example.
         execution: "eager", "compiled" or "cuda_graphs".
     """
-    checkpoint = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))["checkpoint"]
+    manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+    checkpoint = manifest["checkpoint"]
     facts = {
+        "identity": manifest["identity"],
         "checkpoint": checkpoint["source"],
         "revision": checkpoint["revision"],
         "sha256": checkpoint["sha256"],
         "precision": precision,
         "execution": execution,
     }
-    description = "Weights served and their precision, as labels; the value is always 1"
+    description = "Version served and its precision, as labels; the value is always 1"
     factory.gauge("model_info", description, **facts).set(1)
     logged = {**factory.labels, **facts}
     logger.log_info("serving " + ", ".join(f"{key}={value}" for key, value in logged.items()))

@@ -8,7 +8,9 @@ import triton_python_backend_utils as pb_utils
 
 from clip_common.groups import Outcome
 from clip_common.metrics import MetricFactory
+from clip_common.parameters import Parameters
 from clip_common.responder import Responder
+from clip_common.version import check_version
 from clip_scores import Embeds, check_embeds, score
 
 
@@ -18,7 +20,9 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Read the checkpoint's logit scale."""
         self._responder = Responder(pb_utils, MetricFactory(pb_utils, args))
-        settings = json.loads((Path(__file__).parent / "similarity.json").read_text(encoding="utf-8"))
+        directory = Path(__file__).parent
+        check_version(directory, Parameters(json.loads(args["model_config"])))
+        settings = json.loads((directory / "similarity.json").read_text(encoding="utf-8"))
         self._logit_scale = float(settings["logit_scale"])
 
     def execute(self, requests: list[Any]) -> list[Any]:

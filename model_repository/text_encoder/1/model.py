@@ -18,6 +18,7 @@ from clip_common.parameters import Parameters
 from clip_common.responder import Responder
 from clip_common.times import now_us
 from clip_common.tower import set_up_torch
+from clip_common.version import check_version
 from clip_labels import LabelEmbedder, LookupCounts, check_label, read_label_file
 from clip_text import TextEncoder, TextTokenizer, load_text_model
 
@@ -36,9 +37,10 @@ class TritonPythonModel:
         self._max_request_bytes = parameters.integer("max_request_bytes", minimum=1)
         self._max_label_bytes = parameters.integer("max_label_bytes", minimum=1)
         max_bucket = parameters.integer("max_bucket", minimum=1)
+        directory = Path(__file__).parent
+        check_version(directory, parameters)
         # Labels are encoded once and cached, so bfloat16 would save little time but cost accuracy every time.
         device, dtype = set_up_torch(args, parameters, exact_on_cpu=True)
-        directory = Path(__file__).parent
         settings = json.loads((directory / "text.json").read_text(encoding="utf-8"))
         model = load_text_model(directory)
         model.set_precision(dtype)

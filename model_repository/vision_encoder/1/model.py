@@ -13,13 +13,14 @@ import torch
 import triton_python_backend_utils as pb_utils
 
 from clip_common.cpu import cpu_has_bfloat16
-from clip_common.groups import Outcome, RequestError, check_count, split_rows
+from clip_common.groups import Outcome, RequestError, check_count, check_finite, split_rows
 from clip_common.metrics import MetricFactory, publish_model_info
 from clip_common.pace import Pace
 from clip_common.parameters import Parameters
 from clip_common.responder import Responder
 from clip_common.times import Times
 from clip_common.tower import set_up_torch
+from clip_common.version import check_version
 from clip_encoder import DirectEncoder, Encoder, GraphEncoder
 from clip_vision import VisionModel, load_vision_model
 
@@ -48,13 +49,15 @@ class TritonPythonModel:
         self._pace = Pace()
         parameters = Parameters(json.loads(args["model_config"]))
         self._max_images = parameters.integer("max_images", minimum=1)
-        device, dtype = set_up_torch(args, parameters, exact_on_cpu=False)
         directory = Path(__file__).parent
+        check_version(directory, parameters)
+        device, dtype = set_up_torch(args, parameters, exact_on_cpu=False)
         model = load_vision_model(directory)
         model.set_precision(dtype)
         self._size: int = model.grid * model.patch
         self._encoder, execution = _build_encoder(model.to(device), device, directory, parameters)
-        self._encoder.encode([np.zeros((1, 3, self._size, self._size), np.uint8)])
+        blank = np.zeros((1, 3, self._size, self._size), np.uint8)
+        check_finite("image", self._encoder.encode([blank]), blank.shape)
         precision = str(dtype).removeprefix("torch.")
         publish_model_info(metrics, pb_utils.Logger, directory, precision=precision, execution=execution)
 
@@ -82,10 +85,11 @@ class TritonPythonModel:
 
     def _encode(self, groups: list[Images]) -> list[Outcome]:
         images = [group.pixels.reshape(-1, *group.pixels.shape[2:]) for group in groups]
-        embeds = split_rows(self._encoder.encode(images), [group.size for group in groups])
+        embeds = self._encoder.encode(images)
+        check_finite("image", embeds, groups[0].pixels.shape)
         return [
             {"image_embeds": part.reshape(*group.pixels.shape[:2], -1)}
-            for group, part in zip(groups, embeds, strict=True)
+            for group, part in zip(groups, split_rows(embeds, [group.size for group in groups]), strict=True)
         ]
 
 

@@ -27,7 +27,7 @@ CONFIG = "config.pbtxt"
 
 def source_configuration(model: str) -> Any:
     """Return a model's ModelConfig from `model_repository/`."""
-    return text_format.Parse((MODEL_REPOSITORY / model / CONFIG).read_text(encoding="utf-8"), ModelConfig())
+    return read_configuration((MODEL_REPOSITORY / model / CONFIG).read_text(encoding="utf-8"))
 
 
 def python_configuration(model: str, changes: Mapping[str, str], versions: Sequence[int]) -> str:
@@ -54,13 +54,21 @@ def python_configuration(model: str, changes: Mapping[str, str], versions: Seque
 
 def with_versions(text: str, versions: Sequence[int]) -> str:
     """Return the `config.pbtxt` of a Python model with only the versions to load changed."""
-    return _config_text(text_format.Parse(text, ModelConfig()), versions)
+    return _config_text(read_configuration(text), versions)
 
 
-def ensemble_configuration(model: str, checkpoint: Checkpoint, version: int) -> str:
-    """Return the `config.pbtxt` of an ensemble for one version, with its checkpoint as parameters."""
+def ensemble_configuration(model: str, checkpoint: Checkpoint, version: int, identity: str) -> str:
+    """Return the `config.pbtxt` of an ensemble for one version, which its parameters describe to clients.
+
+    Args:
+        model: Name of the ensemble.
+        checkpoint: The weights and settings.
+        version: Number of the version.
+        identity: Its `version_identity`.
+    """
     config = source_configuration(model)
     facts = {
+        "identity": identity,
         "checkpoint": checkpoint.source,
         "revision": checkpoint.revision,
         "sha256": checkpoint.sha256,
@@ -77,9 +85,14 @@ def ensemble_configuration(model: str, checkpoint: Checkpoint, version: int) -> 
     return _config_text(config, [version])
 
 
+def read_configuration(text: str) -> Any:
+    """Return the ModelConfig of a `config.pbtxt`."""
+    return text_format.Parse(text, ModelConfig())
+
+
 def read_versions(text: str) -> list[int]:
     """Return the versions that a `config.pbtxt` loads."""
-    return list(text_format.Parse(text, ModelConfig()).version_policy.specific.versions)
+    return list(read_configuration(text).version_policy.specific.versions)
 
 
 def _config_text(config: Any, versions: Sequence[int]) -> str:

@@ -14,8 +14,11 @@ import click
 
 from tritonclip_server.repository.checkpoint import Checkpoint, read_checkpoint
 from tritonclip_server.repository.checkpoint_files import CheckpointError, CheckpointFiles, locate
+from tritonclip_server.repository.identity import checkpoint_key
 from tritonclip_server.repository.random_checkpoint import ARCHITECTURES, write_random_checkpoint
+from tritonclip_server.repository.versions import created_and_locked
 from tritonclip_server.repository.writer import (
+    SHOWN_DIGITS,
     RepositoryError,
     check_parameters,
     has_version,
@@ -121,17 +124,20 @@ def main(
 ) -> None:
     """Prepare a model repository from CHECKPOINT, a hub id or a directory in Hugging Face format.
 
-    A repository that is up to date is not changed. A version is replaced as a whole or not at all.
+    A repository that is up to date is not changed. A version is replaced as a whole or not at all. If another
+    process is writing the repository, it is waited for.
     """
     if (checkpoint is None) == (architecture is None):
         raise click.UsageError("give either a CHECKPOINT or --random")
     target = Target(output, version, force)
     try:
         check_parameters(settings.parameters)
-        if architecture is not None:
-            _prepare_random(architecture, keep_checkpoint, target, settings)
-        else:
-            prepare_version(locate(str(checkpoint), settings.revision), target, settings)
+        files = None if checkpoint is None else locate(checkpoint, settings.revision)
+        with created_and_locked(output, lambda text: click.echo(text, err=True)):
+            if files is not None:
+                prepare_version(files, target, settings)
+            else:
+                _prepare_random(str(architecture), keep_checkpoint, target, settings)
     except (CheckpointError, RepositoryError, OSError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
@@ -156,7 +162,7 @@ def prepare_version(
         RepositoryError: A parameter is unknown, or the version holds another checkpoint.
     """
     check_parameters(settings.parameters)
-    key = f"{files.source} {files.revision} {files.sha256}"
+    key = f"{files.source} {files.revision} {checkpoint_key(files)}"
     fingerprint = version_fingerprint(key, settings.parameters, settings.labels)
     if not _is_up_to_date(target, fingerprint, files.source, report):
         report(f"preparing {files.source} in {target.output}")
@@ -197,7 +203,7 @@ def _write(
     fingerprint: str,
     report: Callable[[str], None],
 ) -> None:
-    write_version(
+    identity = write_version(
         checkpoint,
         target.output,
         target.version,
@@ -209,7 +215,8 @@ def _write(
     size = sum(tensor.numel() for tensor in checkpoint.tensors.values())
     report(
         f"{target.output}: version {target.version} holds {checkpoint.source} "
-        f"({size / 1e6:.1f} M parameters, sha256 {checkpoint.sha256[:12]})"
+        f"({size / 1e6:.1f} M parameters, sha256 {checkpoint.sha256[:SHOWN_DIGITS]}, "
+        f"identity {identity[:SHOWN_DIGITS]})"
     )
 
 

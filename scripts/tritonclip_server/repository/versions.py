@@ -9,8 +9,8 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,12 +99,12 @@ def remove_version(repository: Path, version: int) -> None:
 
 
 @contextmanager
-def locked(repository: Path, *, wait: bool = False) -> Iterator[None]:
-    """Lock a repository against other rollouts and preparations.
+def locked(repository: Path, waiting: Callable[[str], None] | None = None) -> Iterator[int]:
+    """Lock a repository against other rollouts and preparations, and return the descriptor of its directory.
 
     Args:
         repository: A directory.
-        wait: Wait for the lock instead of failing.
+        waiting: Called with a line for the user before another process is waited for; None fails instead.
 
     Raises:
         RepositoryError: The repository is locked, or there is no such directory.
@@ -114,14 +114,51 @@ def locked(repository: Path, *, wait: bool = False) -> Iterator[None]:
     except OSError as error:
         raise RepositoryError(f"{repository} is not a model repository: {error.strerror}") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
-    except BlockingIOError as error:
-        raise RepositoryError(
-            f"{repository}: another rollout is in progress; try again when it has finished"
-        ) from error
+        _lock(descriptor, repository, waiting)
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, repository: Path, waiting: Callable[[str], None] | None) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        if waiting is None:
+            raise RepositoryError(
+                f"{repository}: another rollout or `tritonclip-server prepare` is in progress; "
+                "try again when it has finished"
+            ) from error
+        waiting(f"waiting for another process that writes {repository}")
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+@contextmanager
+def created_and_locked(directory: Path, waiting: Callable[[str], None]) -> Iterator[None]:
+    """Lock the directory of a repository, which is created first, and removed if it is empty at the end.
+
+    Args:
+        directory: The directory.
+        waiting: See `locked`.
+    """
+    while True:
+        directory.mkdir(parents=True, exist_ok=True)
+        with locked(directory, waiting) as descriptor:
+            if not _is_open_as(directory, descriptor):
+                continue  # the process that was waited for has failed, and removed its empty directory
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    directory.rmdir()
+            return
+
+
+def _is_open_as(directory: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(directory.stat(), os.fstat(descriptor))
+    except OSError:
+        return False
 
 
 def _present(repository: Path) -> tuple[int, ...]:

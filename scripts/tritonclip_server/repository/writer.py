@@ -14,8 +14,11 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from google.protobuf import text_format
 
 from tritonclip_server.paths import MODEL_REPOSITORY
 from tritonclip_server.repository.checkpoint import Checkpoint
@@ -28,19 +31,31 @@ from tritonclip_server.repository.configs import (
     SIZES,
     ensemble_configuration,
     python_configuration,
+    read_configuration,
     source_configuration,
     with_versions,
 )
+from tritonclip_server.repository.identity import PRELOADED_LABELS, answer_parameters, version_identity
 
 COMMON = "clip_common"
 """Package in `model_repository/` that is copied into every version of a Python model."""
 LEAST_INSTANCES_FOR_PRIORITIES = 4
 """With fewer instances, Triton's batcher sometimes stalls for 500 ms (`scripts/BENCHMARKS.md`)."""
-WRITERS = ("checkpoint.py", "checkpoint_files.py", "configs.py", "image_settings.py", "writer.py")
+WRITERS = (
+    "checkpoint.py",
+    "checkpoint_files.py",
+    "configs.py",
+    "identity.py",
+    "image_settings.py",
+    "writer.py",
+)
 """Modules of this folder that determine the content of a version, in addition to `model_repository/`."""
+LIBRARIES = ("tokenizers", "transformers")
+"""Packages that read the settings of a checkpoint."""
 MANIFEST = "manifest.json"
+SHOWN_DIGITS = 12
+"""Digits of a digest in a text."""
 _BYTECODE = shutil.ignore_patterns("__pycache__")
-PRELOADED_LABELS = "preload_labels.txt"
 STAGING_PREFIX = ".staging-"
 
 
@@ -76,10 +91,10 @@ def check_parameters(parameters: Mapping[str, Mapping[str, str]]) -> None:
 def version_fingerprint(
     checkpoint_key: str, parameters: Mapping[str, Mapping[str, str]], labels: Path | None
 ) -> str:
-    """Return a digest of everything that determines the content of a version, without reading weights.
+    """Return a digest of everything that determines the content of a version.
 
     Args:
-        checkpoint_key: Identity of the weights: a digest, or the recipe of random weights.
+        checkpoint_key: The `checkpoint_key` with the name of the source, or the recipe of random weights.
         parameters: Changed parameters by model.
         labels: File of labels that `text_encoder` encodes when it loads.
     """
@@ -87,12 +102,13 @@ def version_fingerprint(
     parts = [checkpoint_key, json.dumps(parameters, sort_keys=True), file_sha256(labels) if labels else ""]
     parts += [f"{path.relative_to(MODEL_REPOSITORY)} {file_sha256(path)}" for path in files]
     parts += [f"{name} {file_sha256(Path(__file__).with_name(name))}" for name in WRITERS]
+    parts += [f"{name} {metadata.version(name)}" for name in LIBRARIES]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def has_version(output: Path, version: int, fingerprint: str) -> bool:
-    """Return whether every model of a repository has this version with this fingerprint, and all files."""
-    return all(_is_complete(output / model / str(version), fingerprint) for model in MODELS)
+    """Return whether every model has this version with this fingerprint, undamaged and unchanged."""
+    return all(_is_unchanged(output / model, version, fingerprint) for model in MODELS)
 
 
 def write_version(
@@ -104,7 +120,7 @@ def write_version(
     parameters: Mapping[str, Mapping[str, str]],
     labels: Path | None,
     force: bool,
-) -> None:
+) -> str:
     """Write or replace one version of all models.
 
     Args:
@@ -116,18 +132,26 @@ def write_version(
         labels: File of labels that `text_encoder` encodes when it loads, one per line.
         force: Replace a version that holds another checkpoint.
 
+    Returns:
+        The identity of the version.
+
     Raises:
         RepositoryError: The version holds another checkpoint and `force` is not set.
     """
     if not force:
         _check_same_checkpoint(checkpoint, output, version)
     with _staging(output) as staging:
-        _stage(staging, checkpoint, version, fingerprint, parameters, labels)
+        configs = {
+            model: python_configuration(model, parameters.get(model, {}), [version])
+            for model in PYTHON_MODELS
+        }
+        identity = _stage(staging, checkpoint, version, fingerprint, configs, labels)
         _install(staging, output, version)
     _compile(output, version)
+    return identity
 
 
-def add_version(checkpoint: Checkpoint, output: Path, version: int, *, fingerprint: str, served: int) -> None:
+def add_version(checkpoint: Checkpoint, output: Path, version: int, *, fingerprint: str, served: int) -> str:
     """Write a version next to the served one, so that Triton loads both. The ensembles do not change.
 
     Args:
@@ -136,17 +160,24 @@ def add_version(checkpoint: Checkpoint, output: Path, version: int, *, fingerpri
         version: A number that is not in use.
         fingerprint: The `version_fingerprint` for the manifests.
         served: The served version. The new one takes over its settings of the Python models.
+
+    Returns:
+        The identity of the version.
     """
     with _staging(output) as staging:
         labels = output / "text_encoder" / str(served) / PRELOADED_LABELS
-        _stage(staging, checkpoint, version, fingerprint, {}, labels if labels.exists() else None)
-        for model in PYTHON_MODELS:
-            present = (output / model / CONFIG).read_text(encoding="utf-8")
-            (staging / model / CONFIG).write_text(with_versions(present, [served, version]), encoding="utf-8")
+        configs = {
+            model: with_versions((output / model / CONFIG).read_text(encoding="utf-8"), [served, version])
+            for model in PYTHON_MODELS
+        }
+        identity = _stage(
+            staging, checkpoint, version, fingerprint, configs, labels if labels.exists() else None
+        )
         for model in ENSEMBLES:
             (staging / model / CONFIG).unlink()
         _install(staging, output, version)
     _compile(output, version)
+    return identity
 
 
 def _stage(
@@ -154,15 +185,34 @@ def _stage(
     checkpoint: Checkpoint,
     version: int,
     fingerprint: str,
-    parameters: Mapping[str, Mapping[str, str]],
+    configs: Mapping[str, str],
     labels: Path | None,
-) -> None:
-    for model in MODELS:
-        _stage_model(staging / model, model, checkpoint, version, parameters.get(model, {}))
+) -> str:
+    """Write all files of a version, and return its identity. `configs` are those of the Python models."""
+    for model in PYTHON_MODELS:
+        _stage_model(staging / model, model, checkpoint, version, configs[model])
     if labels is not None:
         shutil.copyfile(labels, staging / "text_encoder" / str(version) / PRELOADED_LABELS)
+    files = {model: _file_facts(staging / model / str(version)) for model in PYTHON_MODELS}
+    parameters = {model: answer_parameters(model, read_configuration(configs[model])) for model in configs}
+    digests = {
+        model: {name: facts["sha256"] for name, facts in found.items()} for model, found in files.items()
+    }
+    identity = version_identity(digests, parameters)
+    for model in ENSEMBLES:
+        files[model] = _stage_ensemble(staging / model, model, checkpoint, version, identity)
     for model in MODELS:
-        _write_manifest(staging / model / str(version), checkpoint, fingerprint)
+        manifest = {
+            "fingerprint": fingerprint,
+            "identity": identity,
+            "checkpoint": {
+                name: getattr(checkpoint, name) for name in ("source", "revision", "sha256", "random")
+            },
+            "parameters": parameters.get(model, {}),
+            "files": files[model],
+        }
+        _write_json(staging / model / str(version) / MANIFEST, manifest)
+    return identity
 
 
 def _compile(output: Path, version: int) -> None:
@@ -197,21 +247,25 @@ def _staging(output: Path) -> Iterator[Path]:
             output.rmdir()
 
 
-def _stage_model(
-    target: Path, model: str, checkpoint: Checkpoint, version: int, parameters: Mapping[str, str]
-) -> None:
+def _stage_model(target: Path, model: str, checkpoint: Checkpoint, version: int, config: str) -> None:
     directory = target / str(version)
     directory.mkdir(parents=True)
-    if model in PYTHON_MODELS:
-        for source in sorted((MODEL_REPOSITORY / model / "1").glob("*.py")):
-            shutil.copyfile(source, directory / source.name)
-        shutil.copytree(MODEL_REPOSITORY / COMMON, directory / COMMON, ignore=_BYTECODE)
-        config = python_configuration(model, parameters, [version])
-    else:
-        config = ensemble_configuration(model, checkpoint, version)
-        (directory / CONFIG).write_text(config, encoding="utf-8")  # for a rollback
+    for source in sorted((MODEL_REPOSITORY / model / "1").glob("*.py")):
+        shutil.copyfile(source, directory / source.name)
+    shutil.copytree(MODEL_REPOSITORY / COMMON, directory / COMMON, ignore=_BYTECODE)
     PART_WRITERS.get(model, lambda *_: None)(checkpoint, directory)
     (target / CONFIG).write_text(config, encoding="utf-8")
+
+
+def _stage_ensemble(
+    target: Path, model: str, checkpoint: Checkpoint, version: int, identity: str
+) -> dict[str, dict[str, Any]]:
+    directory = target / str(version)
+    directory.mkdir(parents=True)
+    config = ensemble_configuration(model, checkpoint, version, identity)
+    (directory / CONFIG).write_text(config, encoding="utf-8")  # for a rollback
+    (target / CONFIG).write_text(config, encoding="utf-8")
+    return _file_facts(directory)
 
 
 def _vision_part(checkpoint: Checkpoint, directory: Path) -> None:
@@ -239,7 +293,8 @@ def _preprocess_part(checkpoint: Checkpoint, directory: Path) -> None:
 
 
 def _similarity_part(checkpoint: Checkpoint, directory: Path) -> None:
-    _write_json(directory / "similarity.json", {"logit_scale": checkpoint.logit_scale})
+    # exp differs in its last digit between machines; the digits of a float32 do not.
+    _write_json(directory / "similarity.json", {"logit_scale": float(f"{checkpoint.logit_scale:.9g}")})
 
 
 PART_WRITERS: dict[str, Callable[[Checkpoint, Path], None]] = {
@@ -251,20 +306,22 @@ PART_WRITERS: dict[str, Callable[[Checkpoint, Path], None]] = {
 """Writer of each model's part of a checkpoint."""
 
 
-def _write_manifest(directory: Path, checkpoint: Checkpoint, fingerprint: str) -> None:
-    identity = {name: getattr(checkpoint, name) for name in ("source", "revision", "sha256", "random")}
-    files = {
-        str(path.relative_to(directory)): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+def _file_facts(directory: Path) -> dict[str, dict[str, Any]]:
+    """Return the size and SHA-256 of each file of a version."""
+    return {
+        path.relative_to(directory).as_posix(): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
         for path in sorted(directory.rglob("*"))
         if path.is_file()
     }
-    _write_json(directory / MANIFEST, {"fingerprint": fingerprint, "checkpoint": identity, "files": files})
 
 
-def source_of(output: Path, version: int) -> str:
-    """Return the checkpoint that the manifest of a version names."""
+def describe_version(output: Path, version: int) -> str:
+    """Return the checkpoint and the start of the identity that the manifest of a version names."""
     manifest = _read_manifest(output / ENSEMBLES[0] / str(version))
-    return str(manifest["checkpoint"]["source"]) if manifest else "unknown"
+    if manifest is None:
+        return "unknown"
+    identity = str(manifest.get("identity", ""))[:SHOWN_DIGITS]
+    return f"{manifest['checkpoint']['source']}" + (f" (identity {identity})" if identity else "")
 
 
 def _read_manifest(directory: Path) -> dict[str, Any] | None:
@@ -275,14 +332,21 @@ def _read_manifest(directory: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def _is_complete(directory: Path, fingerprint: str) -> bool:
+def _is_unchanged(folder: Path, version: int, fingerprint: str) -> bool:
+    """Return whether a model's version has this fingerprint, its files, and its `answer_parameters`."""
+    directory = folder / str(version)
     manifest = _read_manifest(directory)
     if manifest is None or manifest.get("fingerprint") != fingerprint:
         return False
-    return all(
-        (directory / name).is_file() and (directory / name).stat().st_size == facts["bytes"]
-        for name, facts in manifest["files"].items()
-    )
+    try:
+        config = read_configuration((folder / CONFIG).read_text(encoding="utf-8"))
+        return answer_parameters(folder.name, config) == manifest["parameters"] and all(
+            (directory / name).stat().st_size == facts["bytes"]
+            and file_sha256(directory / name) == facts["sha256"]
+            for name, facts in manifest["files"].items()
+        )
+    except (OSError, text_format.ParseError, KeyError):
+        return False
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ import click
 from tritonclip_server.repository.checkpoint import read_checkpoint
 from tritonclip_server.repository.checkpoint_files import CheckpointError, locate
 from tritonclip_server.repository.configs import ENSEMBLES, PYTHON_MODELS
+from tritonclip_server.repository.identity import checkpoint_key
 from tritonclip_server.repository.versions import (
     LEAD,
     Versions,
@@ -30,7 +31,13 @@ from tritonclip_server.repository.versions import (
     set_served,
     versions_of,
 )
-from tritonclip_server.repository.writer import RepositoryError, add_version, source_of, version_fingerprint
+from tritonclip_server.repository.writer import (
+    SHOWN_DIGITS,
+    RepositoryError,
+    add_version,
+    describe_version,
+    version_fingerprint,
+)
 from tritonclip_server.rollout.check import compare, reference, samples, served
 from tritonclip_server.rollout.control import RolloutError, ServerControl
 from tritonclip_server.serving.launcher import ADMIN_KEY_VARIABLE
@@ -115,10 +122,13 @@ def deploy(
     version = max(state.present) + 1
     files = locate(checkpoint, revision)
     content = read_checkpoint(files)
-    fingerprint = version_fingerprint(f"{checkpoint} {files.revision} {files.sha256}", {}, None)
+    fingerprint = version_fingerprint(f"{checkpoint} {files.revision} {checkpoint_key(files)}", {}, None)
     with _undone_on_failure(repository, control, state, version):
-        add_version(content, repository, version, fingerprint=fingerprint, served=state.served)
-        click.echo(f"version {version} written: {checkpoint}, sha256 {files.sha256[:12]}")
+        identity = add_version(content, repository, version, fingerprint=fingerprint, served=state.served)
+        click.echo(
+            f"version {version} written: {checkpoint}, sha256 {files.sha256[:SHOWN_DIGITS]}, "
+            f"identity {identity[:SHOWN_DIGITS]}"
+        )
         _load(control, PYTHON_MODELS)
         click.echo(f"version {version} loaded next to version {state.served}")
         _check_answers(control, version, files.directory, images)
@@ -180,7 +190,9 @@ def status(repository: Path, control: ServerControl) -> None:
         words = ["served"] if version in ready[LEAD] else []
         words += ["loaded"] if loaded else []
         words += ["previously served"] if version == state.previous else []
-        click.echo(f"version {version}: {source_of(repository, version)}: {', '.join(words) or 'not loaded'}")
+        click.echo(
+            f"version {version}: {describe_version(repository, version)}: {', '.join(words) or 'not loaded'}"
+        )
     _check_served(control, state)
 
 

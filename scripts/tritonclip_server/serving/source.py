@@ -6,7 +6,6 @@ be removed at any time.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -15,8 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tritonclip_server.repository.checkpoint_files import CheckpointFiles, file_sha256, locate
+from tritonclip_server.repository.identity import checkpoint_key
 from tritonclip_server.repository.prepare import CheckpointSettings, Target, prepare_version
-from tritonclip_server.repository.versions import locked, versions_of
+from tritonclip_server.repository.versions import created_and_locked, versions_of
 from tritonclip_server.repository.writer import RepositoryError
 from tritonclip_server.serving.launcher import is_model_repository
 
@@ -45,14 +45,9 @@ def prepared_repository(
         report(f"looking for {source} on the Hugging Face Hub")
     files = locate(source, settings.revision)
     directory = directory or cache_directory() / "repositories" / repository_name(files, settings)
-    directory.mkdir(parents=True, exist_ok=True)
-    try:
-        with locked(directory, wait=True):
-            _check_served_version(directory)
-            prepare_version(files, Target(directory, VERSION), settings, report)
-    finally:
-        with contextlib.suppress(OSError):  # it is empty only after a failure
-            directory.rmdir()
+    with created_and_locked(directory, report):
+        _check_served_version(directory)
+        prepare_version(files, Target(directory, VERSION), settings, report)
     return directory
 
 
@@ -72,10 +67,10 @@ def cache_directory() -> Path:
 def repository_name(files: CheckpointFiles, settings: CheckpointSettings) -> str:
     """Return a name for the repository of a checkpoint: its name, its revision, and a digest of the settings.
 
-    A local directory has no revision, so the digest of its weights takes that place.
+    A local directory has no revision, so the digest of its weights and settings takes that place.
     """
     if Path(files.source).is_dir():
-        name, revision = Path(files.source).resolve().name, files.sha256
+        name, revision = Path(files.source).resolve().name, checkpoint_key(files)
     else:
         name, revision = files.source.replace("/", "--"), files.revision
     parts = [name, revision[:12]]

@@ -141,14 +141,14 @@ def test_times_of_a_request_are_read_and_checked(backend):
 
 def test_model_info_has_the_facts_as_labels_and_in_the_log(backend, tmp_path):
     checkpoint = {"source": "demo", "revision": "r1", "sha256": "f00", "random": False}
-    (tmp_path / "manifest.json").write_text(json.dumps({"checkpoint": checkpoint}))
+    (tmp_path / "manifest.json").write_text(json.dumps({"identity": "1d", "checkpoint": checkpoint}))
     factory = MetricFactory(backend, ARGS)
     publish_model_info(factory, backend.Logger, tmp_path, precision="float32", execution="eager")
     (series,) = backend.families["tritonclip_model_info"].series
-    facts = {"checkpoint": "demo", "revision": "r1", "sha256": "f00"}
+    facts = {"identity": "1d", "checkpoint": "demo", "revision": "r1", "sha256": "f00"}
     assert series.labels == LABELS | facts | {"precision": "float32", "execution": "eager"}
     assert series.values == [1]
     assert backend.log == [
-        "info: serving model=m, version=3, instance=m_0_1, checkpoint=demo, revision=r1, sha256=f00, "
-        "precision=float32, execution=eager"
+        "info: serving model=m, version=3, instance=m_0_1, identity=1d, checkpoint=demo, revision=r1, "
+        "sha256=f00, precision=float32, execution=eager"
     ]

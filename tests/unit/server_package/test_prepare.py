@@ -302,7 +302,7 @@ def test_pickled_and_sharded_weights_give_the_same_version(tmp_path, broken):
     assert "has no weights: model-2.safetensors is missing" in failure(tmp_path, broken)
 
 
-@pytest.mark.parametrize("failing", ["_write_manifest", "_stage_model"])
+@pytest.mark.parametrize("failing", ["_file_facts", "_stage_model"])
 def test_interrupted_run_keeps_the_previous_version(prepared, small_checkpoint, monkeypatch, failing):
     before = tree(prepared)
     calls = []

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from tests.helpers.servers import ROOT
 from tritonclip_server.repository.checkpoint_files import CheckpointFiles
+from tritonclip_server.repository.identity import checkpoint_key
 from tritonclip_server.repository.prepare import CheckpointSettings
 from tritonclip_server.repository.prepare import main as prepare
 from tritonclip_server.repository.versions import set_served
@@ -66,8 +67,11 @@ def test_repository_is_named_after_checkpoint_revision_and_settings(tmp_path):
     names = {plain, repository_name(hub, float32), repository_name(hub, CheckpointSettings(labels=labels))}
     assert len(names) == 3
     assert all(name.startswith(plain) for name in names)
-    directory = CheckpointFiles(str(tmp_path), "local", tmp_path, (), "f" * 64)
-    assert repository_name(directory, CheckpointSettings()) == f"{tmp_path.name}--ffffffffffff"
+    local = CheckpointFiles(str(tmp_path), "local", tmp_path, (), "f" * 64)
+    name = repository_name(local, CheckpointSettings())
+    assert name == f"{tmp_path.name}--{checkpoint_key(local)[:12]}"
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    assert repository_name(local, CheckpointSettings()) != name
 
 
 @pytest.mark.parametrize("source", ["/no/such/directory", "./missing", "a/b/c", __file__])
