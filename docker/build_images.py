@@ -1,8 +1,8 @@
 """Build the images without a Docker engine, on Debian as root: `docker/build_images.py`, or `make images`.
 
-debootstrap creates the Debian base image under the name that the Dockerfiles use, and podman runs all their
-steps. This proves that the images build, and allows tests to run them. NVIDIA's base of the GPU image cannot
-be created this way.
+debootstrap creates the Debian base image, which replaces the one that the Dockerfiles name, and podman runs
+all their steps. This proves that the images build, and allows tests to run them. NVIDIA's base of the GPU
+image cannot be created this way.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Podman:
                 "chroot",
             ]
             options += ["--format", "docker"]  # the OCI format has no health check
-            options += [f"--build-arg={argument}" for argument in arguments]
+            options += [f"--build-arg={argument}" for argument in (f"BASE={BASE}", *arguments)]
             options += [f"--volume={volume}" for volume in volumes]
             done = subprocess.run(
                 self.command("build", *self._signatures, *options, "."), cwd=ROOT, check=False

@@ -21,6 +21,7 @@ from tritonclip_server.serving import serve
 
 DOCKER = ROOT / "docker"
 OWN = {"server", "gateway", "locust"}
+PINNED_IMAGE = re.compile(r"[\w./-]+:v?\w+[.-]\w+[\w.-]*@sha256:[0-9a-f]{64}")
 COMPOSE = Path(sys.executable).parent / "docker-compose"
 
 
@@ -75,10 +76,36 @@ def test_services_are_hardened_limited_and_on_loopback(services):
         assert all(port["host_ip"] == "127.0.0.1" for port in service["ports"]), name
 
 
-def test_third_party_images_have_exact_versions(services):
+def test_third_party_images_are_pinned_by_version_and_digest(services):
     images = [service["image"] for service in services.values() if "build" not in service]
-    assert images and all(re.search(r":v?\d+\.\d+\.\d+$", image) for image in images), images
+    assert images and all(PINNED_IMAGE.fullmatch(image) for image in images), images
     assert {name for name, service in services.items() if "build" in service} == OWN
+
+
+def test_base_images_are_pinned_by_version_and_digest():
+    pinned_by_version = {"nvcr.io/nvidia/tritonserver:26.07-py3"}  # its digest is unknown here
+    for file in DOCKER.glob("Dockerfile*"):
+        text = file.read_text(encoding="utf-8")
+        stages = set(re.findall(r"^FROM .* AS (\S+)$", text, re.M))
+        bases = set(re.findall(r"^FROM (\S+)", text, re.M)) - stages
+        assert bases == {"$BASE"}, file
+        (base,) = re.findall(r"^ARG BASE=(\S*)$", text, re.M)
+        assert base in pinned_by_version or PINNED_IMAGE.fullmatch(base), file
+
+
+def test_image_of_the_proxy_is_pinned_by_version_and_digest():
+    readme = (DOCKER / "nginx" / "README.md").read_text(encoding="utf-8")
+    assert all(map(PINNED_IMAGE.fullmatch, re.findall(r"^ +(nginx\S+)$", readme, re.M)))
+    assert re.search(r"^ +nginx:", readme, re.M)
+
+
+def test_grafana_has_no_account_with_a_default_password(services):
+    environment = services["grafana"]["environment"]
+    assert environment["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
+    assert environment["GF_AUTH_DISABLE_LOGIN_FORM"] == "true"
+    assert environment["GF_AUTH_BASIC_ENABLED"] == "false"  # the API too
+    assert environment["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+    assert not [name for name in environment if "PASSWORD" in name]
 
 
 def test_published_ports_equal_the_exposed_ports(services):

@@ -95,7 +95,7 @@ def test_build_context_is_small_and_excludes_other_files():
 def test_gpu_image_uses_the_pinned_triton_release():
     text = (DOCKER / "Dockerfile").read_text()
     month = {PINNED.minor: "26.07"}[71]
-    assert f"FROM nvcr.io/nvidia/tritonserver:{month}-py3 AS base" in text
+    assert f"ARG BASE=nvcr.io/nvidia/tritonserver:{month}-py3\nFROM $BASE AS base\n" in text
     cpu = (DOCKER / "Dockerfile.cpu").read_text()
     for line in ("ENTRYPOINT", "HEALTHCHECK", "EXPOSE", "ARG CHECKPOINT"):
         own, others = (re.search(rf"^{line}.*$", one, re.M)[0] for one in (text, cpu))
