@@ -1,6 +1,7 @@
 """Invalid requests to the server itself: each error names the index and the reason, over both protocols."""
 
 import io
+import struct
 from functools import cache
 
 import numpy as np
@@ -8,9 +9,13 @@ import pytest
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
+from clip_geometry import ProcessorSettings
+from clip_images import ImageDecoder
 from tests.helpers.calls import bytes_tensor, infer
+from tests.helpers.odd_pictures import ODD_PICTURES, odd_picture
 from tests.helpers.pictures import encode, noise
 
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 LABEL = bytes_tensor([b"cat"])
 
 
@@ -40,6 +45,13 @@ def labels(*texts):
     return lambda: {"image": bytes_tensor([good()]), "labels": bytes_tensor(list(texts))}
 
 
+def wide_runs():
+    """Return a BMP of 399,000 x 224 pixels in 2 kB, whose rows end after one pixel."""
+    data = b"\x01\x00\x00\x00" * 224 + b"\x00\x01"
+    info = struct.pack("<IiiHHIIiiII", 40, 399_000, 224, 1, 8, 1, len(data), 0, 0, 256, 0)
+    return struct.pack("<2sIHHI", b"BM", 1078 + len(data), 0, 0, 1078) + info + bytes(1024) + data
+
+
 CASES = {
     "no images": (images(), "no images"),
     "no labels": (labels(), "no labels"),
@@ -60,6 +72,10 @@ CASES = {
             "labels": bytes_tensor([b"cat"], [b"dog"]),
         },
         "image 1 of row 1",
+    ),
+    "slow to decode": (
+        images(good, wide_runs),
+        "image 1 is too large: 399000 x 224 pixels, and the limit for this encoding of BMP is 40000000",
     ),
     "wrong dtype": (lambda: {"image": np.ones((1, 2), np.float32), "labels": LABEL}, "expects 'BYTES'"),
     "wrong rank": (
@@ -133,3 +149,12 @@ def test_request_at_the_limits_is_accepted(server):
     assert infer(server, "grpc", "clip_text_embedding", text=most)["text_embeds"].shape == (1, 10_000, 512)
     answer = infer(server, "grpc", "image_preprocess", image=bytes_tensor([good()] * 256))
     assert answer["pixel_values"].shape == (1, 256, 3, 224, 224)
+
+
+def test_odd_files_give_the_pixels_of_the_decoder(server):
+    names = [name for name in ODD_PICTURES if name != "JPEG motion photo"]  # of 8 MB
+    files = [odd_picture(name) for name in names]
+    decoder = ImageDecoder(ProcessorSettings(224, 3, (224, 224)), FORMATS, 89_478_485)
+    answer = infer(server, "grpc", "image_preprocess", image=bytes_tensor(files))
+    for name, file, pixels in zip(names, files, answer["pixel_values"][0], strict=True):
+        np.testing.assert_array_equal(pixels, decoder.decode(file), name)
