@@ -106,7 +106,8 @@ def test_commands_index_search_rank_and_list_duplicates(server, few, tmp_path):
     (few / "broken.jpg").unlink()
     done = run_command("index", few, "--to", place, "--json", *url)
     assert json.loads(done.stdout)["summary"] == {
-        "embedded": 0, "reused": 0, "unchanged": FEW, "deleted": 0, "failed": 0, "kept": 0, "total": FEW
+        "embedded": 0, "reused": 0, "unchanged": FEW, "deleted": 0, "failed": 0, "kept": 0, "total": FEW,
+        "skipped": [],
     }  # fmt: skip
     done = run_command("search", place, "a blue heart", "-k", 2, *url)
     assert done.returncode == 0
