@@ -17,6 +17,8 @@ import psutil  # type: ignore[import-untyped]
 PROC = Path("/proc")
 SHARED_MEMORY = Path("/dev/shm")
 STUB = "triton_python_backend_stub"
+WORKER = "clip_worker.py"
+"""Program of the worker processes of image_preprocess, which start and end with the files they decode."""
 REGION = "triton_python_backend_shm_region_"
 INSTANCE = re.compile(r"\w+_\d+_\d+")
 KIB_LINE = re.compile(r"^(\w+):\s+(\d+) kB$", re.MULTILINE)
@@ -65,6 +67,8 @@ class Sampler:
         for process in members:
             try:
                 command = process.cmdline()
+                if any(part.endswith(WORKER) for part in command):
+                    continue
                 name = process_name(command)
                 figures = process_figures(process)
             except (psutil.Error, OSError):  # it has just exited

@@ -18,8 +18,8 @@ tritonclip_requests_executing{instance="similarity_0_0",model="similarity"} 2
 tritonclip_label_cache_bytes{instance="text_encoder_0_0",model="text_encoder"} 2.5e+06
 """
 REGION = f"{samples.REGION}ab"
-SERVER, ENCODER, OTHER = 100, 200, 300
-"""Process ids of the server, its stub, and a process of nobody's."""
+SERVER, ENCODER, OTHER, WORKER = 100, 200, 300, 400
+"""Process ids of the server, its stub, a process of nobody's, and a worker of the stub."""
 
 
 def stub_command(instance):
@@ -64,6 +64,7 @@ def proc(tmp_path, monkeypatch):
     made.add(SERVER, 1, ["/opt/bin/tritonserver", "--model-repository=/models"], 1000)
     made.add(ENCODER, SERVER, stub_command("vision_encoder_0_1"), 2000)
     made.add(OTHER, 1, stub_command("similarity_0_0"), 3000)
+    made.add(WORKER, ENCODER, ["/usr/bin/python3.11", "-S", "/models/m/1/clip_worker.py", "{}"], 4000)
     return made
 
 
@@ -102,7 +103,7 @@ def test_sample_includes_the_server_its_stubs_and_the_metrics(proc):
             "handles": pid // 100,
             "threads": pid // 50,
         }
-    assert not [name for name in row if name.startswith("similarity")]
+    assert not [name for name in row if name.startswith(("similarity", "python"))]
     blocks = (samples.SHARED_MEMORY / REGION).stat().st_blocks
     assert (row["regions"], row["regions_bytes"]) == (1, 512 * blocks)
     assert (row["pending"], row["succeeded"]) == (7, 15)
