@@ -1,4 +1,4 @@
-"""Worker processes of `image_preprocess`: what they cost at most, and how they end."""
+"""Worker processes of `image_preprocess`: their limits, and their ends."""
 
 from __future__ import annotations
 
