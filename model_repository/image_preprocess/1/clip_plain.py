@@ -102,11 +102,15 @@ def has_more_scans(encoded: bytes, limit: int = MAX_SCANS) -> bool:
 
 def _png_pixels(encoded: bytes) -> int | None:
     width, height = unpack_from(">II", encoded, 16)
-    place = 8
+    place, has_profile = 8, False
     for _ in range(MAX_CHUNKS):
         size, kind = unpack_from(">I4s", encoded, place)
         if kind == b"IEND":
             return width * height or None
+        if kind == b"iCCP":  # Pillow decompresses each
+            if has_profile:
+                return None
+            has_profile = True
         if kind not in (b"IDAT", b"IHDR", b"PLTE") and not _is_plain_chunk(encoded, place + 8, size, kind):
             return None
         place += 12 + size

@@ -37,7 +37,7 @@ REPLY = Struct("<cQQd")
 """
 OPENED, DECODED, WRONG = b"O", b"D", b"W"
 
-OPEN_CPU_S = 1.0
+OPEN_CPU_S = 0.5
 """CPU time to read the header of a file, and the part of decoding that does not depend on its size."""
 MAX_IMAGE_CPU_S = 10.0
 """Limit on the CPU time to decode an image."""

@@ -41,7 +41,7 @@ DIFFERENT_END = {
     "empty_jpeg2000": "needs about 1853 MiB of memory to decode, the limit is 960 MiB",
     "flat_webp": "needs about 1687 MiB of memory to decode, the limit is 960 MiB",
 }
-CPU_END = "takes too much CPU time to decode: more than 1.0 s, the limit for its size"
+CPU_END = "takes too much CPU time to decode: more than 0.5 s, the limit for its size"
 
 
 def work(cpu_s: float = 15.0, is_cancelled: Callable[[], bool] = lambda: False) -> RequestWork:

@@ -97,11 +97,12 @@ def test_other_file_is_not_plain(name):
         lambda: jpeg()[:2] + b"\xff\xfe\x00\x02" * MAX_SEGMENTS + jpeg()[2:],
         lambda: insert_chunk(png(), chunk(b"teSt") * MAX_CHUNKS),
         lambda: insert_chunk(png(), chunk(b"eXIf", directory(600, 1))),
+        lambda: insert_chunk(png(), chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(1 << 20))) * 2),
         lambda: insert_chunk(png(), chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 20)))),
     ],
     ids=[
         "Exif that overlaps", "Exif of 5 MB", "Exif cut", "pictures that overlap", "junk", "12 bits",
-        "arithmetic coding", "two frames", "segments", "chunks", "600 tags", "compressed text",
+        "arithmetic coding", "two frames", "segments", "chunks", "600 tags", "profiles", "compressed text",
     ],
 )  # fmt: skip
 def test_file_that_costs_more_than_its_pixels_is_not_plain(make):
