@@ -313,6 +313,7 @@ async def run_ordered_async(
     answer: Callable[[Group[I]], Awaitable[list[R | TritonClipError]]],
     plan: Plan,
     counts: RunCounts[R],
+    ended: threading.Event,
 ) -> AsyncGenerator[R | TritonClipError, None]:
     """Answer groups in tasks instead of threads; see `run_ordered`."""
     window: deque[asyncio.Task[list[R | TritonClipError]]] = deque()
@@ -335,6 +336,7 @@ async def run_ordered_async(
                 yield result
             window.popleft()
     finally:
+        ended.set()  # asyncio.wait_for of Python 3.11 can lose a cancellation, and a retry would follow
         for task in window:
             task.cancel()
         await asyncio.gather(*window, return_exceptions=True)

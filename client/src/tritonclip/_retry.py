@@ -55,12 +55,20 @@ def run_retry_policy(
     }
 
 
-def stopped_by(event: threading.Event, policy: dict[str, Any]) -> dict[str, Any]:
-    """Return the same policy, which gives up as soon as the event is set, also during a wait."""
+def stopped_by(
+    event: threading.Event, policy: dict[str, Any], sleep: Callable[[float], Any] | None = None
+) -> dict[str, Any]:
+    """Return the same policy, which gives up as soon as the event is set, also during a wait.
+
+    Args:
+        event: The event.
+        policy: See `run_retry_policy`.
+        sleep: Waits instead; its wait is ended by a cancellation rather than by the event.
+    """
     return {
         **policy,
         "stop": policy["stop"] | tenacity.stop_when_event_set(event),
-        "sleep": tenacity.sleep_using_event(event),
+        "sleep": sleep or tenacity.sleep_using_event(event),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
@@ -23,6 +24,7 @@ from tritonclip._calls.steps import Flow, Work
 from tritonclip._calls.token_counts import LabelReport
 from tritonclip._calls.wire import Question
 from tritonclip._isolate import Attempt, answer_or_isolate
+from tritonclip._retry import stopped_by
 from tritonclip._settings import ClientOptions
 from tritonclip._transport.choice import open_async_transport
 from tritonclip._transport.tracing import traced
@@ -376,12 +378,13 @@ class AsyncClient(BaseClient):
         kind: _bulk.InputKind,
     ) -> AsyncIterator[R | TritonClipError]:
         counts: _bulk.RunCounts[R] = _bulk.RunCounts(plan)
+        ended = threading.Event()
 
         async def send(attempt: Attempt) -> list[R | TritonClipError]:
             async def once() -> list[R | TritonClipError]:
                 return await self._run(answer(attempt.group), self._start(plan.request))
 
-            policy = counts.retry_policy(patient=attempt.patient)
+            policy = stopped_by(ended, counts.retry_policy(patient=attempt.patient), sleep=asyncio.sleep)
             results: list[R | TritonClipError] = await tenacity.AsyncRetrying(**policy)(once)
             counts.note_answer()
             return results
@@ -394,6 +397,8 @@ class AsyncClient(BaseClient):
                     try:
                         results = await send(attempt)
                     except TritonClipError as error:
+                        if ended.is_set():
+                            raise
                         attempt = attempts.throw(error)
                     else:
                         attempt = attempts.send(results)
@@ -401,7 +406,7 @@ class AsyncClient(BaseClient):
                 return end.value  # type: ignore[no-any-return]
 
         groups = _bulk.group_inputs_async(inputs, plan.batch_size, kind.size_of)
-        results = _bulk.run_ordered_async(groups, answer_group, plan, counts)
+        results = _bulk.run_ordered_async(groups, answer_group, plan, counts, ended)
         async with contextlib.aclosing(results):
             async for result in results:
                 yield result

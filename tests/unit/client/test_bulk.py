@@ -8,10 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tenacity
 
-from tritonclip import Client, InvalidInputError, Progress, TritonClipError, TruncatedTextWarning
+from tritonclip import (
+    Client,
+    InvalidInputError,
+    Progress,
+    ServerUnavailableError,
+    TritonClipError,
+    TruncatedTextWarning,
+)
 from tritonclip import _bulk as bulk
 from tritonclip._calls.token_counts import LabelReport, TokenCounts
+from tritonclip._retry import stopped_by
+
+HOPELESS_S = 60.0
 
 
 def plan(batch_size: int = 3, **options: Any) -> bulk.Plan:
@@ -32,7 +43,9 @@ async def run_async(inputs: Any, answer: Callable[[Any], list[Any]], **options: 
         return answer(group)
 
     groups = bulk.group_inputs_async(inputs, chosen.batch_size)
-    return [one async for one in bulk.run_ordered_async(groups, awaited, chosen, bulk.RunCounts(chosen))]
+    counts: bulk.RunCounts[Any] = bulk.RunCounts(chosen)
+    results = bulk.run_ordered_async(groups, awaited, chosen, counts, threading.Event())
+    return [one async for one in results]
 
 
 def doubled(group: list[tuple[int, int]]) -> list[int]:
@@ -159,6 +172,40 @@ def test_unexpected_exception_ends_the_run_and_its_threads() -> None:
     with pytest.raises(ZeroDivisionError):
         list(run(range(100), broken))
     assert threading.active_count() <= before
+
+
+def test_request_that_loses_its_cancellation_is_not_repeated() -> None:
+    ended, waiting = threading.Event(), asyncio.Event()
+    attempts: list[int] = []
+
+    async def answer(group: Any) -> list[Any]:
+        if group[0][0] == 0:
+            await waiting.wait()
+            return ["first"]
+
+        async def lose_cancellation() -> None:
+            attempts.append(group[0][0])
+            waiting.set()
+            try:
+                await asyncio.sleep(HOPELESS_S)
+            except asyncio.CancelledError:
+                raise ServerUnavailableError("the connection broke") from None
+
+        policy = stopped_by(ended, counts.retry_policy(patient=True), sleep=asyncio.sleep)
+        await tenacity.AsyncRetrying(**policy)(lose_cancellation)
+        return []
+
+    async def leave() -> None:
+        groups = bulk.group_inputs_async(range(3), 1)
+        results = bulk.run_ordered_async(groups, answer, chosen, counts, ended)
+        assert await anext(results) == "first"
+        await results.aclose()
+
+    chosen = plan(1, patience_s=10 * HOPELESS_S)
+    counts: bulk.RunCounts[Any] = bulk.RunCounts(chosen)
+    asyncio.run(asyncio.wait_for(leave(), HOPELESS_S))
+    assert attempts
+    assert len(attempts) == len(set(attempts))
 
 
 @pytest.mark.parametrize(
