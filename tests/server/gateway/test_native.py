@@ -71,13 +71,81 @@ def test_options_have_the_effect_of_the_client_options(open_gateway, direct):
             assert len(found) == 2
 
 
-def test_single_label_string_is_split_and_no_label_means_defaults(open_gateway):
-    (found,) = predictions(
-        open_gateway.request("POST", "/v1/classify", fields=form(CIRCLE, labels="a red circle, the digit 7"))
+LABEL_RULE = [
+    ("a red circle, the digit 7", ["a red circle", "the digit 7"]),
+    ('["a red circle, big", "the digit 7"]', ["a red circle, big", "the digit 7"]),
+    (["a red circle, big", "the digit 7"], ["a red circle, big", "the digit 7"]),
+    (['["a"]', "b, c"], ['["a"]', "b, c"]),
+]
+
+
+@pytest.mark.parametrize(("labels", "ranked"), LABEL_RULE, ids=["string", "array", "list", "literal"])
+def test_labels_are_split_by_the_rule_of_the_client(open_gateway, direct, labels, ranked):
+    expected = direct.classify(CIRCLE, labels)
+    assert sorted(one["label"] for one in expected) == sorted(ranked)
+    for reply in (
+        open_gateway.request("POST", "/v1/classify", fields=form(CIRCLE, labels=labels)),
+        open_gateway.post("/v1/classify", images=encoded(CIRCLE), labels=labels),
+    ):
+        (found,) = predictions(reply)
+        same(found, expected)
+        assert reply.json()["warnings"] == []
+
+
+@pytest.mark.parametrize("fields", [{}, {"labels": None}], ids=["none", "null"])
+def test_default_labels_are_ranked_with_a_warning(open_gateway, fields):
+    replies = [open_gateway.post("/v1/classify", images=encoded(CIRCLE), **fields)]
+    if not fields:
+        replies.append(open_gateway.request("POST", "/v1/classify", fields=form(CIRCLE)))
+    for reply in replies:
+        (found,) = predictions(reply)
+        assert {one["label"] for one in found} == {"object", "animal", "vehicle", "person", "food"}
+        (warning,) = reply.json()["warnings"]
+        assert warning.startswith("no labels were given; ranked the default labels: object, animal")
+
+
+def test_single_label_has_a_warning(open_gateway):
+    for labels in ("a red circle", ["a red circle, or not"]):
+        reply = open_gateway.post("/v1/classify", images=encoded(CIRCLE), labels=labels)
+        assert predictions(reply)[0][0]["score"] == 1
+        assert "its score is 1 whatever the image shows" in reply.json()["warnings"][0]
+
+
+def test_form_field_of_texts_may_be_a_json_array(open_gateway):
+    for texts, number in (('["a, b", "c"]', 2), ("a, b", 1), ("[a", 1)):
+        reply = open_gateway.request("POST", "/v1/similarity", fields=form(CIRCLE, texts=texts))
+        assert reply.status == 200, reply.data
+        assert len(reply.json()["texts"]) == number
+
+
+def test_large_answer_needs_top_k_and_a_smaller_one_is_streamed(open_gateway, direct):
+    labels = [f"label {number % 20}" for number in range(9000)]
+    images = [encoded(CIRCLE), encoded(SEVEN), encoded(CIRCLE)]
+    rejected = open_gateway.post("/v1/classify", images=images * 14, labels=labels)
+    assert rejected.status == 400
+    assert rejected.json()["error"]["param"] == "top_k"
+    assert "9000 labels for each of 42 images make an answer of about" in rejected.json()["error"]["message"]
+    top = open_gateway.post("/v1/classify", images=images * 14, labels=labels, top_k=2)
+    assert [len(found) for found in predictions(top)] == [2] * 42
+    streamed = open_gateway.post("/v1/classify", images=images, labels=labels)
+    for found, wanted in zip(
+        predictions(streamed), direct.classify([CIRCLE, SEVEN, CIRCLE], labels), strict=True
+    ):
+        scores = [one["score"] for one in wanted]
+        assert [one["score"] for one in found] == pytest.approx(scores, abs=1e-6)
+    assert "content-length" not in streamed.headers
+    assert streamed.json()["usage"]["texts"] == 9000
+
+
+def test_streamed_similarity_equals_the_client(open_gateway, direct):
+    texts = [f"label {number % 20}" for number in range(9000)]
+    reply = open_gateway.request(
+        "POST", "/v1/similarity", fields=form(CIRCLE, ROOT / "Makefile", SEVEN, texts=texts)
     )
-    assert {one["label"] for one in found} == {"a red circle", "the digit 7"}
-    (found,) = predictions(open_gateway.request("POST", "/v1/classify", fields=form(CIRCLE)))
-    assert {one["label"] for one in found} == {"object", "animal", "vehicle", "person", "food"}
+    first, failed, last = reply.json()["results"]
+    assert failed["error"]["param"] == "images[1]"
+    found = [first["similarities"], last["similarities"]]
+    np.testing.assert_allclose(found, direct.similarity([CIRCLE, SEVEN], texts), atol=1e-6)
 
 
 def test_each_image_has_a_result_or_an_error(open_gateway, direct):
@@ -163,6 +231,13 @@ BAD = [
     ({"images": "x", "top_k": 0}, "top_k", "top_k"),
     ({"images": "x", "threshold": 2}, "threshold", "threshold"),
     ({"images": "x", "hypothesis_template": "no place"}, "hypothesis_template", "hypothesis_template"),
+    ({"images": "x", "hypothesis_template": "x" * 2000}, "hypothesis_template", "over the limit of 1000"),
+    (
+        {"images": "x", "labels": ["a"] * 9000, "hypothesis_template": "{}" + "x" * 950},
+        "labels",
+        "labels: 9000 in a template of 952 characters make 8577000 characters, at most 8388608",
+    ),
+    ({"images": "x", "labels": ["data:image/png;base64,AAAA", "b"]}, "labels[0]", "a data: URI of an image"),
     ({"images": ["AAAA"] * 257}, "images", "images: 257 given, at most 256"),
     ({"images": "x", "labels": ["a"] * 10001}, "labels", "labels: 10001 given, at most 10000"),
     (

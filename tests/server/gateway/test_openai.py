@@ -61,6 +61,60 @@ def test_images_are_embedded(client, direct, several):
     assert reply.usage.total_tokens == 0
 
 
+def test_images_and_texts_are_told_apart_without_modality(gateway_with_keys, direct):
+    image = IMAGES / "red_circle.jpg"
+    uri, plain = data_uri(image), base64.b64encode(image.read_bytes()).decode()
+    inputs = [
+        uri,
+        "a red circle",
+        {"image": plain},
+        {"type": "image_url", "image_url": {"url": uri}},
+        {"image_url": uri},
+        {"type": "text", "text": "a red circle"},
+        "https://example.com/circle.jpg",
+    ]
+    reply = gateway_with_keys.post("/v1/embeddings", input=inputs)
+    assert reply.status == 200, reply.data
+    found = [one["embedding"] for one in reply.json()["data"]]
+    image_vector, text_vector = direct.embed_images(image), direct.embed_texts("a red circle")
+    for index in (0, 2, 3, 4):
+        np.testing.assert_allclose(found[index], image_vector, atol=1e-6)
+    for index in (1, 5):
+        np.testing.assert_allclose(found[index], text_vector, atol=1e-6)
+    (warning,) = reply.json()["warnings"]
+    assert warning.startswith("text 6 is a URL and was embedded as a text: 'https://example.com/circle.jpg'")
+    single = gateway_with_keys.post("/v1/embeddings", input={"image": plain})
+    np.testing.assert_allclose(single.json()["data"][0]["embedding"], image_vector, atol=1e-6)
+
+
+@pytest.mark.parametrize("modality", [None, "text"])
+def test_base64_of_an_image_is_not_embedded_as_a_text(gateway_with_keys, modality):
+    plain = base64.b64encode((IMAGES / "red_circle.jpg").read_bytes()).decode()
+    reply = gateway_with_keys.post("/v1/embeddings", input=["a", plain], modality=modality)
+    error = reply.json()["error"]
+    assert (reply.status, error["param"]) == (400, "input[1]")
+    assert error["message"].startswith(
+        'text 1: it is a JPEG file in base64, not a text; send it as {"image":'
+    )
+
+
+def test_error_in_mixed_inputs_names_the_index_of_the_request(gateway_with_keys):
+    reply = gateway_with_keys.post("/v1/embeddings", input=["a", {"text": "a", "image": "b"}])
+    assert (reply.status, reply.json()["error"]["param"]) == (400, "input[1]")
+    reply = gateway_with_keys.post("/v1/embeddings", input=["a", "b", {"image": "AAAA"}])
+    assert (reply.status, reply.json()["error"]["param"]) == (400, "input[2]")
+    reply = gateway_with_keys.post("/v1/embeddings", input=[data_uri(IMAGES / "red_circle.jpg"), " "])
+    assert (reply.status, reply.json()["error"]["param"]) == (400, "input[1]")
+
+
+def test_many_vectors_are_streamed(gateway_with_keys, direct):
+    texts = [f"text {number}" for number in range(120)]
+    reply = gateway_with_keys.post("/v1/embeddings", input=texts, modality=None, dimensions=None)
+    assert "content-length" not in reply.headers
+    found = [one["embedding"] for one in reply.json()["data"]]
+    np.testing.assert_allclose(found, direct.embed_texts(texts), atol=1e-6)
+
+
 def test_async_package_embeds_concurrently(gateway_with_keys, direct):
     async def ask():
         async with openai.AsyncOpenAI(
@@ -77,6 +131,7 @@ def test_served_model_is_listed_and_found_by_name(client, direct):
     (served,) = client.models.list().data
     info = direct.models()[0]
     assert (served.id, served.model_extra["sha256"]) == (info.checkpoint, info.sha256)
+    assert served.model_extra["identity"] == info.identity and len(info.identity) == 64
     for name in (info.checkpoint, info.checkpoint.rpartition("/")[2], "clip"):
         assert client.models.retrieve(name).id == info.checkpoint
     with pytest.raises(openai.NotFoundError) as caught:

@@ -27,6 +27,7 @@ from tritonclip._types import Prediction
 from tritonclip.errors import InferenceError, InvalidInputError, ModelNotReadyError
 
 T = TypeVar("T")
+LARGE_SCORES, LARGE_TEXTS = 20_000, 1_000  # about 10 ms
 MAX_TENSOR_BYTES = 2**31 - 2**20  # protobuf limits a message to 2 GiB; 1 MiB is for the rest
 Embeddings = npt.NDArray[np.float32]
 _INT32 = np.dtype(np.int32)
@@ -41,12 +42,14 @@ class Call(Generic[T]):
         inputs: Its input tensors by name, each with a batch dimension of 1 in front.
         outputs: The outputs to request.
         decode: Decodes the output tensors; raises InferenceError if they are malformed.
+        is_large: True if decoding takes long enough to hold up other calls of an event loop.
     """
 
     model: wire.Model
     inputs: Tensors
     outputs: tuple[wire.Tensor, ...]
     decode: Callable[[Tensors], T]
+    is_large: bool = False
 
     def for_older_server(self, error: ModelNotReadyError) -> Call[T]:
         """Return the call without the output `token_limit` if the server does not know it, else raise."""
@@ -131,6 +134,7 @@ def classify_call(
         },
         outputs=(wire.SCORES, wire.TOKEN_COUNTS, wire.TOKEN_LIMIT),
         decode=decode,
+        is_large=len(images) * len(ranking.labels) > LARGE_SCORES,
     )
 
 
@@ -170,6 +174,7 @@ def embed_texts_call(texts: Sequence[str]) -> Call[tuple[Embeddings, TokenCounts
         inputs={wire.TEXT.name: text_tensor(texts)},
         outputs=(wire.TEXT_EMBEDS, wire.TOKEN_COUNTS, wire.TOKEN_LIMIT),
         decode=decode,
+        is_large=len(texts) > LARGE_TEXTS,
     )
 
 

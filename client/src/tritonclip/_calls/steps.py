@@ -44,6 +44,9 @@ def infer(call: Call[T]) -> Flow[T]:
         answer = yield call
     except ModelNotReadyError as error:
         answer = yield call.for_older_server(error)
+    if call.is_large:
+        decoded: T = yield Work(lambda request: call.decode(answer.outputs))
+        return decoded
     return call.decode(answer.outputs)
 
 
@@ -54,4 +57,7 @@ def infer_versioned(call: Call[T]) -> Flow[tuple[T, str]]:
         answer = yield call
     except ModelNotReadyError as error:
         answer = yield call.for_older_server(error)
+    if call.is_large:
+        decoded: T = yield Work(lambda request: call.decode(answer.outputs))
+        return decoded, answer.version
     return call.decode(answer.outputs), answer.version

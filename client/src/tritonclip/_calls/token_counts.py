@@ -13,6 +13,7 @@ from typing import NamedTuple
 from tritonclip.errors import LabelWarning, TruncatedTextWarning
 
 SHOWN_CHARACTERS = 60
+MAX_WARNINGS = 100
 
 
 class TokenCounts(NamedTuple):
@@ -27,50 +28,28 @@ class TokenCounts(NamedTuple):
     limit: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class TokenCount:
-    """The token count of a text that the server encoded.
-
-    Attributes:
-        kind: "label" or "text".
-        index: The text's index in the caller's list.
-        tokens: Number of tokens before truncation, start and end included; a label's with its template.
-        limit: Number of tokens that the model reads.
-        text: The text as the caller gave it.
-    """
-
-    kind: str
-    index: int
-    tokens: int
-    limit: int
-    text: str
-
-    @property
-    def warning(self) -> str | None:
-        """The warning text if the text was truncated, else None."""
-        if self.tokens <= self.limit:
-            return None
-        shown = repr(self.text[:SHOWN_CHARACTERS])
-        return f"{self.kind} {self.index} has {self.tokens} tokens and was cut at {self.limit}: {shown}"
-
-
 @dataclass
 class Collected:
-    """The token counts and the warnings about labels of one block.
+    """The token counts of one block, and its warnings about labels and texts.
 
     Attributes:
-        counts: The count of each text, in the order of the answers.
+        texts: Number of labels and texts in the answers.
+        tokens: Number of their tokens before truncation, start and end included; a label's with its template.
         label_warnings: Warnings about the labels as a whole; see `checks.label_warning`.
+        truncations: Warnings about texts that were truncated.
     """
 
-    counts: list[TokenCount] = field(default_factory=list)
+    texts: int = 0
+    tokens: int = 0
     label_warnings: list[str] = field(default_factory=list)
+    truncations: list[str] = field(default_factory=list)
 
     @property
     def warnings(self) -> list[str]:
-        """All warnings, each once."""
-        truncated = [count.warning for count in self.counts if count.warning]
-        return list(dict.fromkeys([*self.label_warnings, *truncated]))
+        """All warnings, each once, but no more than `MAX_WARNINGS` about texts."""
+        shown = [*dict.fromkeys(self.label_warnings), *self.truncations[:MAX_WARNINGS]]
+        more = len(self.truncations) - MAX_WARNINGS
+        return [*shown, f"{more} more labels or texts were cut"] if more > 0 else shown
 
 
 _collected: ContextVar[Collected | None] = ContextVar("collected", default=None)
@@ -99,14 +78,20 @@ def report_counts(
         indices: The index of each text in the caller's list; None: 0, 1, 2 ...
     """
     collected = _collected.get()
-    if collected is None and max(counts.tokens, default=0) <= counts.limit:
+    if collected is not None:
+        collected.texts += len(texts)
+        collected.tokens += sum(counts.tokens)
+    if max(counts.tokens, default=0) <= counts.limit:
         return
     for index, tokens, text in zip(indices or range(len(texts)), counts.tokens, texts, strict=True):
-        count = TokenCount(kind=kind, index=index, tokens=tokens, limit=counts.limit, text=text)
+        if tokens <= counts.limit:
+            continue
+        shown = repr(text[:SHOWN_CHARACTERS])
+        warning = f"{kind} {index} has {tokens} tokens and was cut at {counts.limit}: {shown}"
         if collected is not None:
-            collected.counts.append(count)
-        elif count.warning:
-            warnings.warn(count.warning, TruncatedTextWarning, stacklevel=2)
+            collected.truncations.append(warning)
+        else:
+            warnings.warn(warning, TruncatedTextWarning, stacklevel=2)
 
 
 def report_label_warning(text: str) -> None:

@@ -17,6 +17,7 @@ from tritonclip.gateway.observability.middleware import CALLER_GONE, NOTES, Metr
 
 METHODS_WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
 STALL_TIMEOUT_S = 10.0  # longest pause in a body
+TOO_SLOW = "the body did not arrive in time; send fewer or smaller images per request"
 
 
 class InFlightLimitMiddleware:
@@ -117,6 +118,11 @@ class _MeteredBody:
         """Seconds until the next part of the body must have arrived."""
         return max(min(self._end_s, self._stalled_s) - time.monotonic(), 0)
 
+    @property
+    def is_paused(self) -> bool:
+        """True if nothing has arrived for `STALL_TIMEOUT_S`."""
+        return time.monotonic() >= self._stalled_s
+
     async def receive(self) -> Message:
         """Receive the next part of the body."""
         if self.complete.is_set():
@@ -153,7 +159,8 @@ async def _run_while_connected(app: ASGIApp, scope: Scope, body: _MeteredBody, s
         while not work.done() and not body.complete.is_set() and body.left_s:
             await asyncio.wait({work, gone}, timeout=body.left_s, return_when=asyncio.FIRST_COMPLETED)
         if not work.done() and not body.complete.is_set():
-            text = "the body did not arrive in time; send fewer or smaller images per request"
+            paused = body.is_paused
+            text = f"no part of the body arrived for {STALL_TIMEOUT_S:g} s" if paused else TOO_SLOW
             raise Problem(status=408, message=text, headers={"Connection": "close"})
         await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():

@@ -307,8 +307,7 @@ async def _content(
     caller: AuthorizedCaller, results: list[dict[str, Any]], collected: Collected, **more: Any
 ) -> dict[str, Any]:
     """Build the body of a response."""
-    caller.state.metrics.texts.inc(len(collected.counts))
-    tokens = sum(count.tokens for count in collected.counts)
+    caller.state.metrics.texts.inc(collected.texts)
     return {
         "model": (await caller.state.inference.model(caller.deadline)).checkpoint,
         **more,
@@ -316,8 +315,8 @@ async def _content(
         "warnings": collected.warnings,
         "usage": {
             "images": sum("error" not in result for result in results),
-            "texts": len(collected.counts),
-            "prompt_tokens": tokens,
-            "total_tokens": tokens,
+            "texts": collected.texts,
+            "prompt_tokens": collected.tokens,
+            "total_tokens": collected.tokens,
         },
     }

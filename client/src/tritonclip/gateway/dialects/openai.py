@@ -171,7 +171,6 @@ async def embeddings(request: Request, caller: Caller) -> Response:
     if body.dimensions not in (None, 0, len(vectors[0])):
         text = f"dimensions: this model has {len(vectors[0])} and cannot shorten its embeddings; leave it out"
         raise Problem(status=400, message=text, param="dimensions")
-    tokens = sum(count.tokens for count in collected.counts)
     encode = _base64 if body.encoding_format == "base64" else shortest_floats
     content = {
         "object": "list",
@@ -180,7 +179,7 @@ async def embeddings(request: Request, caller: Caller) -> Response:
             for index, vector in enumerate(vectors)
         ),
         "model": model.checkpoint,
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "usage": {"prompt_tokens": collected.tokens, "total_tokens": collected.tokens},
         "warnings": collected.warnings + ([] if body.modality else _url_warnings(inputs)),
     }
     return json_answer(content, rows="data", values=sum(map(len, vectors)))

@@ -6,7 +6,7 @@ Everything that a body could expand to is checked before it is expanded.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -28,6 +28,7 @@ from tritonclip.gateway.payloads.url_images import UrlImages
 M = TypeVar("M", bound=BaseModel)
 JSON, FORM = "application/json", "multipart/form-data"
 IN_THREAD_BYTES = 1 << 18  # larger bodies take several ms to parse, which must not block other requests
+PARSED_AT_ONCE = 1 << 16
 MAX_COMMAS = 100_000  # bounds the values of a JSON body, which each take far more memory than their text
 MAX_ESCAPES = 1_000_000  # each backslash costs 50 times as much as another character
 MAX_MEMBERS = 100
@@ -103,7 +104,7 @@ async def read_form(
     _check_type(request, (FORM,))
     parser = _Parser(
         request.headers,
-        request.stream(),
+        _pieces(request),
         max_files=settings.max_images,
         max_fields=settings.max_texts + settings.max_images,
         max_part_size=settings.max_body_bytes,
@@ -124,6 +125,15 @@ async def read_form(
             fields.setdefault(name, []).append(value)
     members = {name: values[0] if len(values) == 1 else values for name, values in fields.items()}
     return Body(images, _checked(model, members))
+
+
+async def _pieces(request: Request) -> AsyncGenerator[bytes, None]:
+    """Yield a body in pieces that are parsed within some ms, and let other requests run in between."""
+    async for chunk in request.stream():
+        yield chunk[:PARSED_AT_ONCE]
+        for start in range(PARSED_AT_ONCE, len(chunk), PARSED_AT_ONCE):
+            await asyncio.sleep(0)
+            yield chunk[start : start + PARSED_AT_ONCE]
 
 
 def is_form(request: Request) -> bool:

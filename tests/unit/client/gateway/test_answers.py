@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+
+def body_of(response: Any) -> list[bytes]:
+    """Return the pieces of a response's body."""
+
+    async def collect() -> list[bytes]:
+        if not hasattr(response, "body_iterator"):
+            return [response.body]
+        return [piece.encode() async for piece in response.body_iterator]
+
+    return asyncio.run(collect())
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 900])
+def test_streamed_answer_equals_the_whole_one(count: int) -> None:
+    from tritonclip.gateway.payloads.answers import STREAMED_VALUES, json_answer
+
+    rows = [{"index": index, "text": "\u00e9\"'" * 100} for index in range(count)]
+    content = {"before": ["a"], "rows": rows, "after": {"b": 1.5}}
+    whole = body_of(json_answer(content, rows="rows", values=0))
+    streamed = body_of(json_answer(content | {"rows": iter(rows)}, rows="rows", values=STREAMED_VALUES + 1))
+    assert b"".join(streamed) == b"".join(whole)
+    assert json.loads(b"".join(streamed)) == content
+    assert (len(streamed) > 3) == (count == 900)
+
+
+def test_rows_are_rendered_while_the_answer_is_sent() -> None:
+    from tritonclip.gateway.payloads.answers import STREAMED_VALUES, json_answer
+
+    made = 0
+
+    def rows() -> Iterator[str]:
+        nonlocal made
+        for _ in range(1000):
+            made += 1
+            yield "x" * 1000
+
+    async def first_piece() -> None:
+        response: Any = json_answer({"rows": rows()}, rows="rows", values=STREAMED_VALUES + 1)
+        assert made == 0
+        await anext(aiter(response.body_iterator))
+
+    asyncio.run(first_piece())
+    assert 0 < made < 100
