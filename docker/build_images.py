@@ -24,7 +24,7 @@ BASE = "docker.io/library/debian:bookworm-slim"
 IMAGES = {
     "tritonclip-server:cpu": ("Dockerfile.cpu", ["CHECKPOINT=scripts/demo/checkpoint"]),
     "tritonclip-gateway:latest": ("Dockerfile.gateway", []),
-    "tritonclip-gateway:search": ("Dockerfile.gateway", ["EXTRAS=gateway,tracing,search"]),
+    "tritonclip-gateway:search": ("Dockerfile.gateway", ["REQUIREMENTS=gateway-tracing-search"]),
     "tritonclip-loadtest:latest": ("Dockerfile.loadtest", []),
 }
 """Dockerfile and build arguments of each image."""
