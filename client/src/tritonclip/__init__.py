@@ -12,6 +12,7 @@ from tritonclip._bulk import BulkOptions
 from tritonclip._calls.checks import DEFAULT_HYPOTHESIS_TEMPLATE, DEFAULT_LABELS
 from tritonclip._calls.request import RequestOptions
 from tritonclip._images.files import find_images
+from tritonclip._images.skipped import SkippedFile
 from tritonclip._settings import ClientOptions
 from tritonclip._types import Health, ImageInput, ModelInfo, ModelStatistics, Prediction, Progress
 from tritonclip._version import __version__ as __version__
@@ -55,6 +56,7 @@ __all__ = [
     "Progress",
     "RequestOptions",
     "ServerUnavailableError",
+    "SkippedFile",
     "TritonClipError",
     "TruncatedTextWarning",
     "ZeroShotClassifier",

@@ -56,8 +56,8 @@ def find_images(*patterns: str | os.PathLike[str], on_skip: OnSkip | None = None
               name. Hidden entries and directories that cannot be listed are skipped; links are followed.
             - Anything else with `*`, `?` or `[` is a pattern, in which `**` matches any number of
               directories. A matching file is yielded; a matching directory is searched.
-        on_skip: Called with each file that a searched directory has and that is not yielded. None: a warning
-            at the end counts those that may be images.
+        on_skip: Called with a `SkippedFile` for each file of a searched directory that is left out. None: a
+            warning at the end counts those that may be images.
 
     Returns:
         The paths, found lazily.
