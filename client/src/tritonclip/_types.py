@@ -43,7 +43,7 @@ class Prediction(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """The weights of a model. Embeddings can be compared if their models' `sha256` is equal.
+    """The version of a model that is served. Answers can be compared if their models' `identity` is equal.
 
     Attributes:
         name: The model's name.
@@ -53,6 +53,8 @@ class ModelInfo:
         random_weights: True if the weights are random numbers, for load tests.
         logit_scale: The multiplier from cosine to logit (about 100 for OpenAI's weights).
         version: The model's version; empty if the server does not report it.
+        identity: Hexadecimal digest of everything that can change an answer: weights, settings, tokenizer,
+            code and precision. Empty if an older release prepared the model repository.
     """
 
     name: str
@@ -62,6 +64,7 @@ class ModelInfo:
     random_weights: bool
     logit_scale: float
     version: str = ""
+    identity: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ from tritonclip._calls.checks import (
 )
 from tritonclip._calls.codec import rank, scores
 from tritonclip._calls.flows import MAX_PROMPTS_PER_REQUEST, check_same_version
+from tritonclip._calls.identity import is_made_by, shown
 from tritonclip._calls.request import RequestOptions
 from tritonclip._calls.token_counts import report_label_warning
 from tritonclip._types import ImageInput, ModelInfo, Prediction
@@ -158,7 +159,8 @@ class ZeroShotClassifier:
         The server's checkpoint must stay the same for the whole run.
         """
         keep, floor = check_top_k(top_k), check_threshold(threshold)
-        if _zero_shot_model(self._client).sha256 != self._model.sha256:
+        served = _zero_shot_model(self._client)
+        if (served.identity, served.sha256) != (self._model.identity, self._model.sha256):
             self._embed()
         embeds = self._client.embed_images_many(images, on_error=on_error, **options)
         return (
@@ -188,6 +190,7 @@ class ZeroShotClassifier:
                 templates_json=np.array(json.dumps(self.templates)),
                 text_embeds=self.text_embeds,
                 sha256=np.array(self._model.sha256),
+                identity=np.array(self._model.identity),
             )
 
     @classmethod
@@ -195,23 +198,28 @@ class ZeroShotClassifier:
         """Load a saved classifier without embedding anything again.
 
         Raises:
-            InvalidInputError: The file is not a saved classifier, or its weights are not the server's.
+            InvalidInputError: The file is not a saved classifier, or it was made with another identity than
+                the server's.
         """
+        name = repr(os.fspath(path))
         try:
             with np.load(path, allow_pickle=False) as file:
-                content = {name: file[name] for name in ("text_embeds", "sha256")}
-                labels, templates = (_read_texts(file, name) for name in ("labels", "templates"))
+                text_embeds, sha256 = file["text_embeds"], str(file["sha256"])
+                identity = str(file["identity"]) if "identity" in file else ""
+                labels, templates = (_read_texts(file, part) for part in ("labels", "templates"))
+            if text_embeds.shape[:-1] != (len(labels),) or not np.isfinite(text_embeds).all():
+                raise ValueError("its embeddings do not belong to its labels, or are not finite")
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise InvalidInputError(f"{os.fspath(path)!r} is not a saved classifier: {error}") from error
+            raise InvalidInputError(f"{name} is not a saved classifier: {error}") from error
         model = _zero_shot_model(client)
-        if str(content["sha256"]) != model.sha256:
+        if not is_made_by(model, name=name, identity=identity, sha256=sha256):
             raise InvalidInputError(
-                f"{os.fspath(path)!r} was made with other weights than the server's ({model.checkpoint}); "
-                "make the classifier again"
+                f"{name} was made with {shown(identity, sha256)}, but the server serves "
+                f"{model.checkpoint!r} with {shown(model.identity, model.sha256)}; make the classifier again"
             )
         loaded = cls.__new__(cls)
         loaded.labels, loaded.templates = labels, templates
-        loaded.text_embeds, loaded._client, loaded._model = content["text_embeds"], client, model
+        loaded.text_embeds, loaded._client, loaded._model = text_embeds, client, model
         return loaded
 
     def _embed(self) -> None:

@@ -95,11 +95,47 @@ def test_file_that_is_missing_damaged_or_of_other_weights_is_rejected(client, tm
     classifier = ZeroShotClassifier(client, LABELS)
     other = tmp_path / "other.npz"
     np.savez(other, labels=["a"], templates=["{}"], text_embeds=classifier.text_embeds[:1], sha256="0" * 64)
-    with pytest.raises(InvalidInputError, match="other weights than the server's"):
+    with pytest.raises(InvalidInputError, match=f"made with sha256 {'0' * 12}, but the server serves "):
         ZeroShotClassifier.load(client, other)
     (tmp_path / "text.npz").write_text("no archive")
     for path in (tmp_path / "text.npz", tmp_path / "absent.npz"):
         with pytest.raises(InvalidInputError, match="is not a saved classifier"):
+            ZeroShotClassifier.load(client, path)
+
+
+def rewrite(path, **changes):
+    """Change fields of a saved classifier; None removes one."""
+    with np.load(path) as file:
+        fields = dict(file) | changes
+    np.savez(path, **{name: value for name, value in fields.items() if value is not None})
+
+
+def test_classifier_of_other_settings_is_rejected_with_both_identities(client, tmp_path):
+    path = tmp_path / "labels.npz"
+    ZeroShotClassifier(client, LABELS).save(path)
+    rewrite(path, identity="f" * 64)  # of the same weights
+    served = client.models()[0].identity
+    with pytest.raises(InvalidInputError, match=f"identity {'f' * 12}, .* identity {served[:12]}; make the"):
+        ZeroShotClassifier.load(client, path)
+
+
+def test_classifier_without_identity_is_loaded_with_a_warning(client, tmp_path):
+    path = tmp_path / "labels.npz"
+    classifier = ZeroShotClassifier(client, LABELS)
+    classifier.save(path)
+    rewrite(path, identity=None)
+    with pytest.warns(UserWarning, match="was written by an earlier release, which recorded the weights"):
+        loaded = ZeroShotClassifier.load(client, path)
+    assert loaded(SAMPLE) == classifier(SAMPLE)
+
+
+def test_saved_embeddings_that_are_damaged_are_rejected(client, tmp_path):
+    path = tmp_path / "labels.npz"
+    classifier = ZeroShotClassifier(client, LABELS)
+    for text_embeds in (classifier.text_embeds[:1], np.full_like(classifier.text_embeds, np.nan)):
+        classifier.save(path)
+        rewrite(path, text_embeds=text_embeds)
+        with pytest.raises(InvalidInputError, match="do not belong to its labels, or are not finite"):
             ZeroShotClassifier.load(client, path)
 
 

@@ -131,6 +131,8 @@ def test_served_model_is_listed_and_found_by_name(client, direct):
     (served,) = client.models.list().data
     info = direct.models()[0]
     assert (served.id, served.model_extra["sha256"]) == (info.checkpoint, info.sha256)
+    assert served.model_extra["identity"] == info.identity
+    assert len(info.identity) == 64
     assert served.model_extra["identity"] == info.identity and len(info.identity) == 64
     for name in (info.checkpoint, info.checkpoint.rpartition("/")[2], "clip"):
         assert client.models.retrieve(name).id == info.checkpoint

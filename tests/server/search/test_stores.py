@@ -144,7 +144,7 @@ def test_chroma_index_of_other_weights_is_rejected(clip, chroma):
     open_store(f"{chroma}/other", IDENTITY)
     for create in (False, True):
         with pytest.raises(
-            InvalidInputError, match="'drawn'.*vectors of different weights cannot be compared"
+            InvalidInputError, match="'drawn'.*vectors of different weights, settings or code cannot"
         ):
             SearchIndex.open(f"{chroma}/other", clip, create=create)
     assert open_store(f"{chroma}/other", None).identity == IDENTITY  # opening did not overwrite it

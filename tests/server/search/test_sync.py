@@ -248,6 +248,34 @@ def test_index_of_other_weights_is_rejected(clip, few, tmp_path):
         assert "another/model" in str(rejected.value) and "scripts/demo/checkpoint" in str(rejected.value)
 
 
+def test_index_of_other_settings_of_the_same_weights_is_rejected(clip, tmp_path):
+    from tritonclip.search._store import open_store
+    from tritonclip.search._types import Identity
+
+    (model, *_) = clip.models()
+    other = Identity(sha256=model.sha256, checkpoint=model.checkpoint, dim=256, identity="f" * 64)
+    open_store(str(tmp_path / "index"), other).close()
+    for create in (False, True):
+        with pytest.raises(InvalidInputError, match=f"identity {'f' * 12}.*identity {model.identity[:12]}"):
+            SearchIndex.open(tmp_path / "index", clip, create=create)
+
+
+def test_index_of_an_earlier_release_is_opened_with_a_warning(clip, few, tmp_path, monkeypatch):
+    from tritonclip.search import _types
+    from tritonclip.search._store import open_store
+
+    (model, *_) = clip.models()
+    old = _types.Identity(sha256=model.sha256, checkpoint=model.checkpoint, dim=len(clip.embed_texts("a")))
+    with monkeypatch.context() as patch:
+        patch.setattr(_types, "FORMAT", 1)
+        patch.setattr(_types, "asdict", lambda one: {"sha256": one.sha256, "checkpoint": "a", "dim": one.dim})
+        open_store(str(tmp_path / "index"), old).close()
+    with pytest.warns(UserWarning, match="recorded the weights but not the settings"):
+        index = SearchIndex.open(tmp_path / "index", clip)
+    with index:
+        assert index.sync([few]).total == FEW
+
+
 def test_directory_with_other_files_is_rejected(clip, few):
     with pytest.raises(InvalidInputError, match="contains other files"):
         SearchIndex.open(few, clip, create=True)

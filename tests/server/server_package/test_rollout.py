@@ -58,8 +58,12 @@ def test_rollout_and_rollback_under_load_lose_no_request_and_mix_no_versions(ser
     code, listing = run_rollout(server, "status", repository)
     assert code == 0
     first, second = listing.splitlines()
-    assert first.startswith("version 1: ") and first.endswith("scripts/demo/checkpoint: served, loaded")
-    assert second == f"version 2: {other}: loaded, previously served"
+    with Client(server.grpc_url) as client:
+        served = client.models()[0].identity
+    assert first.startswith("version 1: ")
+    assert first.endswith(f"scripts/demo/checkpoint (identity {served[:12]}): served, loaded")
+    assert second.startswith(f"version 2: {other} (identity ")
+    assert second.endswith("): loaded, previously served") and served[:12] not in second
 
     code, output = run_rollout(server, "retire", repository, "--delete")
     assert code == 0, output
@@ -87,7 +91,7 @@ def test_wrong_argument_is_reported_in_one_line(server, repository, arguments, r
 def test_rollout_fails_while_another_is_in_progress(server, repository):
     with locked(repository):
         code, output = run_rollout(server, "rollback", repository)
-    assert (code, "another rollout is in progress" in output) == (1, True)
+    assert (code, "is in progress; try again when it has finished" in output) == (1, True)
 
 
 def test_wrong_key_is_reported(server, repository):

@@ -25,6 +25,7 @@ PARAMETERS = {
     "random_weights": "false",
     "logit_scale": "100.0",
     "version": "3",
+    "identity": "cd34",
 }
 STATISTICS: dict[str, Any] = {
     "name": "similarity",
@@ -138,7 +139,15 @@ def test_models_are_described_by_their_parameters(ask: Callable[[str], Any]) -> 
         random_weights=False,
         logit_scale=100.0,
         version="3",
+        identity="cd34",
     )
+
+
+def test_model_of_an_older_release_has_no_identity(
+    ask: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(PARAMETERS, "identity")
+    assert {info.identity for info in ask("models")} == {""}
 
 
 def test_statistics_are_means_in_milliseconds(ask: Callable[[str], Any]) -> None:

@@ -95,6 +95,7 @@ def decode_model_info(model: wire.Model, parameters: Mapping[str, str]) -> Model
             random_weights=parameters["random_weights"] == "true",
             logit_scale=float(parameters["logit_scale"]),
             version=parameters.get("version", ""),
+            identity=parameters.get("identity", ""),
         )
     except KeyError as error:
         raise ModelNotReadyError(

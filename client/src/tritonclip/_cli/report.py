@@ -184,6 +184,7 @@ def models(infos: Sequence[ModelInfo]) -> None:
             "checkpoint": info.checkpoint,
             "revision": info.revision,
             "sha256": info.sha256,
+            "identity": info.identity or "unknown",
             "logit scale": f"{info.logit_scale:.4f}",
             "weights": "RANDOM, for load tests" if info.random_weights else "trained",
         }

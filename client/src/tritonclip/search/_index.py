@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tritonclip._bulk import BulkOptions
+from tritonclip._calls.identity import is_made_by, shown
+from tritonclip._types import ModelInfo
 from tritonclip.client import Client
 from tritonclip.errors import InferenceError, InvalidInputError
 from tritonclip.search._duplicates import DuplicateGroup, find_duplicates
 from tritonclip.search._sources import Sources
-from tritonclip.search._store import Store, open_store, weights_mismatch
+from tritonclip.search._store import Store, open_store
 from tritonclip.search._sync import OnError, Summary, Sync
 from tritonclip.search._sync_state import SyncState
 from tritonclip.search._types import Array, Entry, Hit, Identity, Kind
@@ -49,7 +51,7 @@ class SearchIndex:
         Args:
             address: A directory, or `chroma://host:port/collection`.
             client: A client of the server that embeds; required by `sync`. None opens the index without a
-                check of the weights.
+                check of the model.
             create: Create the index if it does not exist; requires a client.
 
         Raises:
@@ -59,26 +61,37 @@ class SearchIndex:
             MissingExtraError: `tritonclip[search]` is not installed.
         """
         name = os.fspath(address)
-        if create and client is not None:
-            return cls(open_store(name, _identity(client)), name, client)
-        index = cls(open_store(name, None), name, client)
-        if client is not None:
+        model = None if client is None else _image_model(client)
+        new = _identity(client, model) if create and client is not None and model is not None else None
+        index = cls(open_store(name, new), name, client)
+        if model is not None:
             try:
-                index.check_weights(*_weights(client))
+                index.check_model(model)
             except BaseException:
                 index.close()
                 raise
         return index
 
-    def check_weights(self, sha256: str, checkpoint: str) -> None:
-        """Check that the index was built with these weights.
+    def check_model(self, model: ModelInfo) -> None:
+        """Check that the index was built with the same weights, settings, tokenizer and code as a model has.
+
+        An index of an older release recorded only the weights. It is accepted if these are equal, with a
+        UserWarning.
 
         Raises:
-            InvalidInputError: The index was built with different weights.
+            InvalidInputError: The index was built with another model.
         """
-        if sha256 != self.identity.sha256:
-            server = Identity(sha256=sha256, checkpoint=checkpoint, dim=self.identity.dim)
-            raise weights_mismatch(self._address, self.identity, server)
+        own = self.identity
+        if not is_made_by(
+            model, name=f"the index {self._address!r}", identity=own.identity, sha256=own.sha256
+        ):
+            raise InvalidInputError(
+                f"the index {self._address!r} was built with {own.checkpoint!r} "
+                f"({shown(own.identity, own.sha256)}), but the server serves {model.checkpoint!r} "
+                f"({shown(model.identity, model.sha256)}); vectors of different weights, settings or code "
+                "cannot be compared. Create a new index in another place, or connect to a server with the "
+                "model of this one"
+            )
 
     def sync(
         self,
@@ -175,14 +188,21 @@ class SearchIndex:
         self.close()
 
 
-def _weights(client: Client) -> tuple[str, str]:
-    """Return the SHA-256 of the server's weights and the name of its checkpoint."""
+def _image_model(client: Client) -> ModelInfo:
+    """Return one of the server's models, which must all be of one version."""
     models = client.models()
-    if len({model.sha256 for model in models}) != 1:
-        raise InferenceError("the server's models have different weights; prepare its model repository again")
-    return models[0].sha256, models[0].checkpoint
+    if len({(model.identity, model.sha256) for model in models}) != 1:
+        raise InferenceError(
+            "the server's models are of different versions; prepare its model repository again, or try again "
+            "when its rollout has finished"
+        )
+    return models[0]
 
 
-def _identity(client: Client) -> Identity:
-    sha256, checkpoint = _weights(client)
-    return Identity(sha256=sha256, checkpoint=checkpoint, dim=len(client.embed_texts("a")))
+def _identity(client: Client, model: ModelInfo) -> Identity:
+    return Identity(
+        sha256=model.sha256,
+        checkpoint=model.checkpoint,
+        dim=len(client.embed_texts("a")),
+        identity=model.identity,
+    )

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from tritonclip.errors import InvalidInputError
 from tritonclip.search._types import Array, Entry, Hit, Identity, IndexRow, Kind, Stamp
 
 SCHEMES = ("chroma://", "chromas://", "http://", "https://")
@@ -18,7 +17,7 @@ class Store(Protocol):
     A completed write survives a crash, and a row is never written partially.
 
     Attributes:
-        identity: Checkpoint of the stored vectors.
+        identity: Model of the stored vectors.
         flush_rows: Number of rows that the store writes efficiently in one call.
         work_directory: Directory for the state of a sync run, or None if the store has no local directory.
     """
@@ -62,8 +61,7 @@ def open_store(address: str, identity: Identity | None) -> Store:
     """Open the store at a directory or URL. If `identity` is given, create a missing store for it.
 
     Raises:
-        InvalidInputError: No index exists there, it was not written by tritonclip, or it was built with a
-            different checkpoint.
+        InvalidInputError: No index exists there, or it was not written by tritonclip.
         ServerUnavailableError: The Chroma server does not answer.
         MissingExtraError: LanceDB is not installed.
     """
@@ -75,17 +73,4 @@ def open_store(address: str, identity: Identity | None) -> Store:
         from tritonclip.search._lance import LanceStore
 
         store = LanceStore(Path(address), identity)
-    if identity is not None and store.identity.sha256 != identity.sha256:
-        store.close()
-        raise weights_mismatch(address, store.identity, identity)
     return store
-
-
-def weights_mismatch(address: str, index: Identity, server: Identity) -> InvalidInputError:
-    """Return the error for an index that was built with a different checkpoint."""
-    return InvalidInputError(
-        f"the index {address!r} was built with {index.checkpoint!r} (sha256 {index.sha256[:12]}), but the "
-        f"server serves {server.checkpoint!r} (sha256 {server.sha256[:12]}); vectors of different weights "
-        "cannot be compared. Create a new index in another place, or connect to a server with the weights of "
-        "this one"
-    )

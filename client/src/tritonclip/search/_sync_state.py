@@ -68,10 +68,11 @@ class SyncState:
         except sqlite3.DatabaseError as error:
             raise InvalidInputError(f"{self._path} is damaged ({error}); delete it and run again") from error
         weights = self._db.execute("select sha256 from weights").fetchone()
-        if weights != (identity.sha256,):
+        made_by = identity.identity or identity.sha256
+        if weights != (made_by,):
             self._db.execute("delete from unwritten")
             self._db.execute("delete from weights")
-            self._db.execute("insert into weights values (?)", [identity.sha256])
+            self._db.execute("insert into weights values (?)", [made_by])
 
     def add_found(self, items: Iterable[SourceItem]) -> int:
         """Record items that exist in the sources; return how many of them are new to this run."""

@@ -14,8 +14,8 @@ from tritonclip.errors import InvalidInputError
 
 Array = npt.NDArray[np.float32]
 Kind = Literal["image", "text"]
-FORMAT = 1
-"""Format of an index, stored with its identity."""
+FORMAT = 2
+"""Format of an index, stored with its identity. Format 1 has no `Identity.identity`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,17 +78,19 @@ class Hit:
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """The checkpoint that produced the vectors of an index, as recorded in the index.
+    """The model that produced the vectors of an index, as recorded in the index.
 
     Attributes:
-        sha256: SHA-256 of the checkpoint's weights. All vectors of an index come from the same weights.
+        sha256: SHA-256 of the checkpoint's weights.
         checkpoint: Human-readable name of the checkpoint.
         dim: Length of a vector.
+        identity: `ModelInfo.identity`, which all vectors of an index share; "" in one of an older release.
     """
 
     sha256: str
     checkpoint: str
     dim: int
+    identity: str = ""
 
 
 def dump_identity(identity: Identity) -> str:
@@ -105,13 +107,15 @@ def parse_identity(text: str | None, address: str) -> Identity:
     try:
         values = json.loads(text or "")
         found = values.pop("format")
-        if found == FORMAT:
+        if found in (1, FORMAT):
             return Identity(**values)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InvalidInputError(
             f"{address!r} was not written by tritonclip; give the address of an index"
         ) from error
-    raise InvalidInputError(f"the index {address!r} has format {found}; this version reads format {FORMAT}")
+    raise InvalidInputError(
+        f"the index {address!r} has format {str(found)[:20]}; this version reads formats up to {FORMAT}"
+    )
 
 
 def entry_id(kind: Kind, path: str, text: str = "") -> str:

@@ -128,7 +128,7 @@ class EmbeddingsAnswer(BaseModel):
 
 
 class Model(BaseModel):
-    """The served weights. Embeddings are comparable if their models have the same `sha256`."""
+    """The served model. Embeddings are comparable if their models have the same `identity`."""
 
     id: str = Field(examples=[MODEL_EXAMPLE])
     object: Literal["model"]
@@ -136,6 +136,9 @@ class Model(BaseModel):
     owned_by: str = Field(examples=["tritonclip"])
     revision: str = Field(description="Commit on the Hugging Face Hub, or `local`.", examples=["local"])
     sha256: str = Field(description="SHA-256 checksum of the weights.")
+    identity: str = Field(
+        description="Digest of everything that can change an answer: weights, settings, tokenizer and code."
+    )
     random_weights: bool = Field(
         description="True if the weights are random numbers for load tests.", examples=[False]
     )
@@ -255,7 +258,7 @@ def _url_warnings(inputs: Sequence[str | InputItem]) -> list[str]:
 def _check_model(name: str | None, model: ModelInfo) -> None:
     known = model.checkpoint, model.checkpoint.rpartition("/")[2], ALIAS
     if name is not None and name not in known:
-        text = f"the model {name[:100]!r} does not exist; use {model.checkpoint!r}"
+        text = f"the model {shown(name)} does not exist; use {model.checkpoint!r}"
         raise Problem(status=404, code="model_not_found", message=text, param="model")
 
 
@@ -267,6 +270,7 @@ def _describe_model(model: ModelInfo) -> dict[str, Any]:
         "owned_by": "tritonclip",
         "revision": model.revision,
         "sha256": model.sha256,
+        "identity": model.identity,
         "random_weights": model.random_weights,
         "logit_scale": model.logit_scale,
     }

@@ -32,6 +32,7 @@ from tritonclip.gateway.payloads.openapi import describe, describe_errors
 from tritonclip.gateway.payloads.schemas import MODEL_EXAMPLE, PIXEL, NotBlank, StrictRequest, Warnings
 
 if TYPE_CHECKING:
+    from tritonclip._types import ModelInfo
     from tritonclip.search import SearchIndex
 
 T = TypeVar("T")
@@ -117,7 +118,7 @@ async def search(request: Request, caller: Caller) -> Response:
     if len(sources) > 1:
         raise InvalidInputError(f"image: {len(sources)} given; a search takes one")
     model = await caller.state.inference.model(caller.deadline)
-    _check_weights(index, model.sha256, model.checkpoint)
+    _check_model(index, model)
     start_s = time.perf_counter()
     with collecting() as collected:
         if fields.text is not None:
@@ -208,8 +209,8 @@ def _index(state: State) -> SearchIndex:
     return state.index
 
 
-def _check_weights(index: SearchIndex, sha256: str, checkpoint: str) -> None:
+def _check_model(index: SearchIndex, model: ModelInfo) -> None:
     try:
-        index.check_weights(sha256, checkpoint)
+        index.check_model(model)
     except InvalidInputError as error:  # the operator's mistake, not the caller's
         raise ModelNotReadyError(error.message) from error

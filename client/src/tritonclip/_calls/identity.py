@@ -1,0 +1,39 @@
+"""The identity that stored embeddings are bound to, and its comparison with that of the server."""
+
+from __future__ import annotations
+
+import warnings
+
+from tritonclip._types import ModelInfo
+
+SHOWN_DIGITS = 12
+
+
+def is_made_by(model: ModelInfo, *, name: str, identity: str, sha256: str) -> bool:
+    """Return whether embeddings can be compared with those of a served model.
+
+    Without an identity, which older releases did not record, equal weights are accepted. If only the stored
+    embeddings lack it, a UserWarning says so.
+
+    Args:
+        model: The served model.
+        name: Name of the stored embeddings, for the warning.
+        identity: The identity stored with them, or "".
+        sha256: The SHA-256 of the weights stored with them.
+    """
+    if identity and model.identity:
+        return identity == model.identity
+    if sha256 != model.sha256:
+        return False
+    if model.identity:
+        warnings.warn(
+            f"{name} was written by an earlier release, which recorded the weights but not the settings of "
+            "images and texts. Make it again if these have changed since",
+            stacklevel=3,
+        )
+    return True
+
+
+def shown(identity: str, sha256: str) -> str:
+    """Return the start of an identity for an error text, or that of the weights' checksum without one."""
+    return f"identity {identity[:SHOWN_DIGITS]}" if identity else f"sha256 {sha256[:SHOWN_DIGITS]}"
