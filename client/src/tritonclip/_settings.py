@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast, get_args
 
 from tritonclip._images import fetch
+from tritonclip._text import shown
 from tritonclip.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -96,16 +97,16 @@ class ClientOptions(TypedDict, total=False):
 def check_seconds(name: str, value: object) -> float:
     """Return a time in seconds, or raise InvalidInputError unless it is finite and above 0."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InvalidInputError(f"{name}: expected seconds as a number, got {value!r}")
+        raise InvalidInputError(f"{name}: expected seconds as a number, got {value!r:.100}")
     if not (math.isfinite(value) and value > 0):
-        raise InvalidInputError(f"{name}: expected finite seconds above 0, got {value!r}")
+        raise InvalidInputError(f"{name}: expected finite seconds above 0, got {value!r:.100}")
     return float(value)
 
 
 def check_whole(name: str, value: object, largest: int) -> int:
     """Return a whole number, or raise InvalidInputError unless it is from 1 to `largest`."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
-        raise InvalidInputError(f"{name}: expected a whole number from 1 to {largest}, got {value!r}")
+        raise InvalidInputError(f"{name}: expected a whole number from 1 to {largest}, got {value!r:.100}")
     return value
 
 
@@ -118,7 +119,9 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     checked: dict[str, str] = {}
     for name, value in (headers or {}).items():
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
-            raise InvalidInputError(f"headers: {name!r} is not a header name; use letters, digits and '-'")
+            raise InvalidInputError(
+                f"headers: {name!r:.100} is not a header name; use letters, digits and '-'"
+            )
         if name.lower() in _PROTOCOL_HEADERS or name.lower().startswith("grpc-"):
             raise InvalidInputError(f"headers: {name!r} is set by the protocol itself; leave it out")
         if not isinstance(value, str) or not value.isascii() or not value.isprintable():
@@ -143,7 +146,7 @@ def _parse_seconds(name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise InvalidInputError(f"{name}={text!r}: expected seconds as a number") from error
+        raise InvalidInputError(f"{name}={shown(text)}: expected seconds as a number") from error
 
 
 @dataclass(frozen=True)
@@ -301,7 +304,7 @@ def split_url(url: str) -> tuple[Protocol | None, bool, list[str]]:
     parts = [_split_one(part) for part in url.split(",")]
     schemes = {scheme for scheme, _ in parts[1:] if scheme} | {parts[0][0]}
     if len(schemes) > 1:
-        raise InvalidInputError(f"url {url!r}: every address must have the scheme of the first, or none")
+        raise InvalidInputError(f"url {shown(url)}: every address must have the scheme of the first, or none")
     protocol, secure = _SCHEMES[parts[0][0]] if parts[0][0] else (None, False)
     return protocol, secure, [address for _, address in parts]
 
@@ -309,10 +312,10 @@ def split_url(url: str) -> tuple[Protocol | None, bool, list[str]]:
 def _split_one(url: str) -> tuple[str | None, str]:
     scheme, separator, address = url.strip().rpartition("://")
     if separator and scheme not in _SCHEMES:
-        raise InvalidInputError(f"url {url!r}: unknown scheme {scheme!r}; use {_EXPECTED_SCHEMES}")
+        raise InvalidInputError(f"url {shown(url)}: unknown scheme {shown(scheme)}; use {_EXPECTED_SCHEMES}")
     address = address.rstrip("/")
     if not address or any(c.isspace() for c in address):
-        raise InvalidInputError(f"url {url!r}: expected host:port, for example {DEFAULT_HOST}:8001")
+        raise InvalidInputError(f"url {shown(url)}: expected host:port, for example {DEFAULT_HOST}:8001")
     return scheme or None, address
 
 
@@ -324,16 +327,18 @@ def check_address(address: str, protocol: Protocol, *, secure: bool) -> str:
     """
     netloc, slash, path = address.partition("/")
     if slash and protocol == "grpc":
-        raise InvalidInputError(f"url {address!r}: gRPC has no paths; give host:port")
+        raise InvalidInputError(f"url {shown(address)}: gRPC has no paths; give host:port")
     if "@" in netloc or "?" in address or "#" in address:
-        raise InvalidInputError(f"url {address!r}: expected host:port without user, query or fragment")
+        raise InvalidInputError(f"url {shown(address)}: expected host:port without user, query or fragment")
     host, port = split_port(netloc)
     port = port or str(DEFAULT_PORT[scheme_of(protocol, secure=secure)])
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
-        raise InvalidInputError(f"url {address!r}: write an IPv6 address in brackets, such as [::1]:8001")
+        raise InvalidInputError(
+            f"url {shown(address)}: write an IPv6 address in brackets, such as [::1]:8001"
+        )
     ends_bare = netloc.endswith(":")
     if ends_bare or not host or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise InvalidInputError(f"url {address!r}: expected host:port with a port from 1 to 65535")
+        raise InvalidInputError(f"url {shown(address)}: expected host:port with a port from 1 to 65535")
     return f"{host}:{port}{slash}{path}"
 
 

@@ -184,6 +184,33 @@ def test_classify_prints_json_lines_and_csv(run):
     assert [(row["input"], row["error"]) for row in rows] == [(s, "") for s in SAMPLES for _ in LABELS]
 
 
+@pytest.mark.parametrize(
+    ("words", "ranked"),
+    [
+        (["a red circle, a blue square"], LABELS),
+        (["-l", "a red circle, a blue square"], LABELS),
+        (['["a red circle, big", "b"]'], ["a red circle, big", "b"]),
+        (["a red circle, big", "b"], ["a red circle, big", "b"]),
+    ],
+)
+def test_labels_are_split_by_the_rule_of_the_client(run, words, ranked):
+    done = run("classify", SAMPLE, *words, "--json")
+    assert done.stderr == ""
+    (record,) = json.loads(done.stdout)["results"]
+    assert {one["label"] for one in record["predictions"]} == set(ranked)
+
+
+@pytest.mark.parametrize(
+    ("words", "warning"),
+    [([], "no labels were given; ranked the default"), (["a"], "only one label was given")],
+)
+def test_labels_whose_scores_say_little_are_reported_once(run, words, warning):
+    done = run("classify", *SAMPLES, *words, "--json", "--batch-size", 1)
+    assert done.returncode == 0
+    assert done.stderr.startswith(f"tritonclip: warning: {warning}")
+    assert done.stderr.count("\n") == 1
+
+
 def test_labels_are_read_from_options_and_a_file(run, tmp_path):
     (tmp_path / "labels.txt").write_text("a blue square\n\na green ring\n")
     options = ["-l", LABELS[0], "--labels-file", tmp_path / "labels.txt"]

@@ -75,6 +75,12 @@ def test_missing_labels_are_replaced_by_default_labels(given: list[str] | None):
     assert "default labels" in ADAPTER.egress(OUTPUT, ir, 1).provenance[-1].warnings[0]
 
 
+def test_single_label_is_a_warning():
+    ir = by_content("cat.jpg", candidate_labels=["a, b"])
+    assert ADAPTER.ingress(ir)["candidate_labels"] == ["a, b"]
+    assert "only one label" in ADAPTER.egress(OUTPUT, ir, 1).provenance[-1].warnings[0]
+
+
 def test_ingress_copies_the_label_list():
     ir = by_content("cat.jpg")
     ADAPTER.ingress(ir)["candidate_labels"].append("more")

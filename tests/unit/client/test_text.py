@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tritonclip import InvalidInputError, LabelWarning
+from tritonclip import Client, InvalidInputError, LabelWarning
 from tritonclip._calls.checks import MAX_TEMPLATE_CHARS, check_labels, check_texts
 from tritonclip._calls.codec import Ranking
 from tritonclip._calls.token_counts import collecting
+from tritonclip._images.sources import encode_image
 from tritonclip._text import encoded_image, shown
 
 NO_OPTIONS = {"hypothesis_template": "a {}", "top_k": None, "threshold": None}
@@ -76,6 +78,24 @@ def test_template_over_the_limit_is_rejected_without_repeating_it() -> None:
     with pytest.raises(InvalidInputError, match="expected exactly one") as caught:
         Ranking.check(["a", "b"], hypothesis_template="x" * 900, top_k=None, threshold=None)
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "image", ["x" * 100_000, "http://a/" + "x" * 100_000, "ftp:" + "/x" * 100, "a/" * 9000]
+)
+def test_error_about_an_image_repeats_at_most_200_characters(image: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        encode_image(image, 0)
+    assert str(caught.value).startswith("image 0: ")
+    assert max(map(len, re.findall(r"'([^']*)'", str(caught.value))), default=0) <= 200
+    assert len(str(caught.value)) < 350
+
+
+@pytest.mark.parametrize("url", ["ftp://" + "x" * 9000, "x" * 9000 + ":1/a"])
+def test_error_about_a_url_repeats_at_most_200_characters(url: str) -> None:
+    with pytest.raises(InvalidInputError, match="url") as caught:
+        Client(url).close()
+    assert len(str(caught.value)) < 350
 
 
 def test_long_text_is_shown_shortened() -> None:

@@ -82,7 +82,7 @@ def start_request(
         raise InvalidInputError(f"request_id: expected a string, got {type(request_id).__name__}")
     if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= MAX_PRIORITY:
         raise InvalidInputError(
-            f"priority: expected a whole number from 0 to {MAX_PRIORITY}, got {priority!r}"
+            f"priority: expected a whole number from 0 to {MAX_PRIORITY}, got {priority!r:.100}"
         )
     return Request(
         deadline=Deadline(limit_s),

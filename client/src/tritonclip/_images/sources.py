@@ -19,6 +19,7 @@ from PIL import Image, ImageOps, features
 
 from tritonclip._images.arrays import pil_from_array, warn_if_clipped
 from tritonclip._images.urls import FETCH_IT_YOURSELF, is_url
+from tritonclip._text import shown
 from tritonclip.errors import InvalidInputError
 
 R = TypeVar("R")
@@ -28,6 +29,7 @@ Fetch = Callable[[str, str], bytes]
 MAX_CONCURRENT_FETCHES = 8
 MAX_FILE_BYTES = 2**31  # no request can be larger
 PIPE_BLOCK_BYTES = 1 << 20
+MAX_SHOWN_PATH_CHARS = 200
 WEBP_MAX_SIDE_PX = 16383  # 14 bits per side
 
 
@@ -77,7 +79,7 @@ def read_source(image: object, name: str, fetch: Fetch | None) -> bytes | Image.
     if isinstance(image, str) and is_url(image):
         if fetch is None:
             raise InvalidInputError(
-                f"{name}: {image[:60]!r} is not a file; {FETCH_IT_YOURSELF.removeprefix('or ')}"
+                f"{name}: {shown(image, 60)} is not a file; {FETCH_IT_YOURSELF.removeprefix('or ')}"
             )
         return fetch(image, name)
     if isinstance(image, (str, os.PathLike)):
@@ -138,25 +140,30 @@ def _read_file(path: str | os.PathLike[str], name: str) -> bytes:
         with open(path, "rb", buffering=0, opener=open_without_waiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                content = _read_pipe(file, status, f"{name}: {os.fspath(path)!r}")
+                content = _read_pipe(file, status, f"{name}: {_quoted(path)}")
             elif status.st_size <= MAX_FILE_BYTES:
                 content = file.read()
             else:
                 raise InvalidInputError(
-                    f"{name}: the file {os.fspath(path)!r} has {status.st_size} bytes, over the limit of "
+                    f"{name}: the file {_quoted(path)} has {status.st_size} bytes, over the limit of "
                     f"{MAX_FILE_BYTES}; make the image smaller"
                 )
     except InvalidInputError:
         raise
     except FileNotFoundError as error:
-        raise InvalidInputError(f"{name}: no such file: {os.fspath(path)!r}") from error
+        raise InvalidInputError(f"{name}: no such file: {_quoted(path)}") from error
     except IsADirectoryError as error:
         raise InvalidInputError(
-            f"{name}: {os.fspath(path)!r} is a directory; give the image files in it"
+            f"{name}: {_quoted(path)} is a directory; give the image files in it"
         ) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise InvalidInputError(f"{name}: cannot read {os.fspath(path)!r}: {error}") from error
-    return _not_empty(content, f"{name}: the file {os.fspath(path)!r} is empty")
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidInputError(f"{name}: cannot read {_quoted(path)}: {reason}") from error
+    return content or _not_empty(content, f"{name}: the file {_quoted(path)} is empty")
+
+
+def _quoted(path: str | os.PathLike[str]) -> str:
+    return shown(os.fspath(path), MAX_SHOWN_PATH_CHARS)
 
 
 def open_without_waiting(path: str, flags: int) -> int:

@@ -18,6 +18,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.cors import CORSMiddleware
 
 from tritonclip import AsyncClient, __version__
+from tritonclip._text import shown
 from tritonclip.errors import TritonClipError
 from tritonclip.gateway import _pages, _status
 from tritonclip.gateway._inference import Inference
@@ -155,7 +156,7 @@ def _add_handlers(app: FastAPI, settings: GatewaySettings) -> None:
 
 def _http_error_message(request: Request, error: HTTPException) -> str:
     if error.status_code == 404:
-        return f"there is nothing at {request.url.path[:200]!r}; see /docs"
+        return f"there is nothing at {shown(request.url.path)}; see /docs"
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
         return f"{request.method} is not allowed here, use {allowed}; see /docs"
