@@ -133,12 +133,13 @@ def test_run_to_standard_output_sends_only_its_inputs(server, arguments, wanted)
     assert requests == wanted
 
 
-def test_run_into_a_file_also_reads_the_weights(server, tmp_path):
+def test_run_into_a_file_also_reads_the_models_before_and_after(server, tmp_path):
     with recording_proxy(server) as (url, requests):
         succeeded(over_url(url)("classify", SAMPLE, *LABELS, "-o", tmp_path / "out.jsonl"))
-    assert requests[-1] == ZERO_SHOT
     models = ("clip_zero_shot", "clip_image_embedding", "clip_text_embedding", "clip_pixel_embedding")
-    assert sorted(requests[:-1]) == sorted(f"GET /v2/models/{model}/config" for model in models)
+    configs = sorted(f"GET /v2/models/{model}/config" for model in models)
+    assert requests[4] == ZERO_SHOT
+    assert sorted(requests[:4]) == sorted(requests[5:]) == configs
 
 
 def test_run_waits_through_an_outage_after_its_first_answer(server):

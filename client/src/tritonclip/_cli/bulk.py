@@ -1,7 +1,8 @@
 """The subcommands for many inputs: classify, embed and similarity.
 
 A run to standard output sends nothing but requests of up to `--batch-size` inputs. `similarity` also sends
-its texts, once. A run into a file first reads the checksums of the weights, which its journal records.
+its texts, once. A run into a file reads the identity of the server's models before and after it, which its
+journal records.
 """
 
 from __future__ import annotations
@@ -212,8 +213,12 @@ def _client(connect: dict[str, Any], preprocess: str | None = None) -> Client:
 
 
 def _weights(client: Client) -> Record:
-    """Return the checksums of the weights of the server's models."""
-    return {"sha256": sorted({model.sha256 for model in client.models()})}
+    """Return the checksums of the weights of the server's models, and their identities."""
+    models = client.models()
+    return {
+        "sha256": sorted({model.sha256 for model in models}),
+        "identity": sorted({model.identity for model in models}),
+    }
 
 
 def _bulk_options(many: dict[str, Any], output: Output, on_progress: Callable[..., None]) -> dict[str, Any]:

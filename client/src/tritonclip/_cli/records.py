@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from tritonclip._calls.identity import SHOWN_DIGITS
 from tritonclip._text import printable, shortest_floats
 from tritonclip.errors import InvalidInputError, TritonClipError
 
@@ -58,26 +60,26 @@ class Journal:
             InvalidInputError: If the file cannot be written, exists without `resume`, belongs to a run with
                 another header, is damaged, or is in use by another process.
         """
-        self.path = journal_path(target)
+        self.path, self._target = journal_path(target), target
         self.recorded: Counter[str] = Counter()
         self.failed = self.dim = 0
-        self._file = self._open(target, resume)
+        self._file = self._open(resume)
         try:
-            self._read(header, target)
+            self._read(header)
         except BaseException:
             self._file.close()
             raise
 
-    def _open(self, target: Path, resume: bool) -> BinaryIO:
+    def _open(self, resume: bool) -> BinaryIO:
         try:
             if self.path.exists() and not resume:
                 raise InvalidInputError(
                     f"{self.path} holds the results of an unfinished run; continue it with --resume, or "
-                    f"delete that file to start {target} over"
+                    f"delete that file to start {self._target} over"
                 )
             file = self.path.open("a+b")
         except OSError as error:
-            raise InvalidInputError(f"--output {target}: cannot write {self.path}: {error}") from error
+            raise InvalidInputError(f"--output {self._target}: cannot write {self.path}: {error}") from error
         try:
             if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -88,17 +90,19 @@ class Journal:
             ) from error
         return file
 
-    def _read(self, header: Record, target: Path) -> None:
+    def _read(self, header: Record) -> None:
         """Count existing records, truncate an incomplete last line, and write the header of a new file."""
         end = 0
         for number, (line, record) in enumerate(self._lines()):
             if number == 0:
-                self._check_header(record, header, target)
+                self._header = record
+                self.check(header)
             else:
                 self._count(record)
             end += len(line)
         self._file.truncate(end)
         if end == 0:
+            self._header = header
             self._write(header)
 
     def _lines(self) -> Iterator[tuple[bytes, Record]]:
@@ -116,13 +120,23 @@ class Journal:
                 ) from error
             yield line, record
 
-    def _check_header(self, found: Record, header: Record, target: Path) -> None:
-        wanted = json.loads(json.dumps(header))
+    def check(self, header: Record) -> None:
+        """Check that the records belong to a run with this header.
+
+        A journal of an older release has no identity, and is accepted with a UserWarning.
+
+        Raises:
+            InvalidInputError: A value differs; the text names it.
+        """
+        found, wanted = ({"identity": None, **json.loads(json.dumps(one))} for one in (self._header, header))
         different = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
-        if different:
+        if different == ["identity"] and found["identity"] is None:
+            warnings.warn(f"{self.path} does not record the settings of the server's model", stacklevel=2)
+        elif different:
+            names = [_describe(key, found.get(key), wanted.get(key)) for key in different]
             raise InvalidInputError(
-                f"{self.path} was started with different {', '.join(different)}; repeat that run's options "
-                f"to continue it, or delete that file to start {target} over"
+                f"{self.path} was started with different {', '.join(names)}; repeat that run's options "
+                f"to continue it, or delete that file to start {self._target} over"
             )
 
     def append(self, record: Record) -> None:
@@ -180,6 +194,14 @@ class Journal:
     def discard(self) -> None:
         """Delete the journal once its records are in the target."""
         self.path.unlink(missing_ok=True)
+
+
+def _describe(key: str, found: Any, wanted: Any) -> str:
+    """Name a value that differs, and for the identity of the server's model both values."""
+    if key != "identity" or not found or not wanted:
+        return key
+    before, now = (" and ".join(one[:SHOWN_DIGITS] or "unknown" for one in each) for each in (found, wanted))
+    return f"{key} of the server's model ({before}, now {now})"
 
 
 def _base64(vector: npt.NDArray[np.float32]) -> str:

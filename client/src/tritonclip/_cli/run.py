@@ -40,7 +40,7 @@ class BulkRun:
         inputs: Names of the inputs, read lazily.
         total: Number of inputs, or None if it is not known in advance.
         identity: Returns everything that determines the results, for the journal's header. It asks the server
-            for its weights, so it is called for runs into a file only.
+            for its models, so it is called for runs into a file only, before and after the inputs.
         send: Takes inputs and a progress callback, and yields each input's result or error in order.
         noun: Noun for an input, "image" or "text".
         skipped: Counts of the files that the search for inputs leaves out.
@@ -98,6 +98,7 @@ class BulkRun:
                 with closing(records):
                     for record in records:
                         journal.append(record)
+            journal.check({"command": self.kind.command, **self.identity()})
             write_file(self.kind, journal, file)
             failed = journal.failed
             journal.discard()

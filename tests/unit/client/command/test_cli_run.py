@@ -13,7 +13,7 @@ import pytest
 from tritonclip import InvalidInputError, ServerUnavailableError
 from tritonclip._cli.formats import CLASSIFY, EMBED, Kind
 from tritonclip._cli.options import Output
-from tritonclip._cli.records import journal_path
+from tritonclip._cli.records import Record, journal_path
 from tritonclip._cli.run import BulkRun
 from tritonclip._images.skipped import SkippedCounts, SkippedFile
 
@@ -62,6 +62,7 @@ def run(
     kind: Kind = CLASSIFY,
     names: Any = NAMES,
     skipped: Sequence[SkippedFile] = (),
+    identity: Callable[[], Record] = lambda: {"labels": ["cat"]},
     **options: Any,
 ) -> int:
     output = {"form": "table", "resume": False, "fail_fast": False, **options}
@@ -73,10 +74,23 @@ def run(
         output=Output(file=file, **output),
         inputs=iter(names),
         total=None,
-        identity=lambda: {"labels": ["cat"]},
+        identity=identity,
         send=send or answering(vector if kind is EMBED else answer),
         skipped=counts,
     ).start()
+
+
+def test_model_that_changes_during_a_run_fails_it(tmp_path: Path) -> None:
+    served = iter(["1" * 64, "2" * 64, "2" * 64])
+    target = tmp_path / "out.jsonl"
+
+    def identity() -> Record:
+        return {"identity": [next(served)]}
+
+    for resume in (False, True):
+        with pytest.raises(InvalidInputError, match=f"{'1' * 12}, now {'2' * 12}.*delete that file to start"):
+            run(target, names=["a.jpg"], identity=identity, resume=resume)
+        assert not target.exists()
 
 
 HEIC = SkippedFile(path=Path("a.heic"), reason="HEIF; convert it")

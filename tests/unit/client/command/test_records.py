@@ -29,7 +29,7 @@ from tritonclip._cli.records import Journal, dump_record, journal_path
 from tritonclip._cli.terminal import plain, visible
 from tritonclip._text import error_reason, printable, shortest_floats
 
-HEADER = {"command": "classify", "labels": ["cat", "dog"], "sha256": ["ab"]}
+HEADER = {"command": "classify", "labels": ["cat", "dog"], "sha256": ["ab"], "identity": ["1" * 64]}
 CAT = {"input": "a.jpg", "predictions": [{"score": 0.75, "label": "cat"}, {"score": 0.25, "label": "dog"}]}
 BAD = {"input": "b, \n.jpg", "error": "cannot be decoded"}
 NONE = {"input": "c.jpg", "predictions": []}
@@ -114,7 +114,12 @@ def test_existing_journal_without_resume_is_rejected(target: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "names"),
-    [({"labels": ["cat"]}, "different labels;"), ({"sha256": ["cd"], "template": "{}"}, "sha256, template;")],
+    [
+        ({"labels": ["cat"]}, "different labels;"),
+        ({"sha256": ["cd"], "template": "{}"}, "sha256, template;"),
+        ({"identity": ["2" * 64]}, rf"identity of the server's model \({'1' * 12}, now {'2' * 12}\);"),
+        ({"identity": [""]}, rf"identity of the server's model \({'1' * 12}, now unknown\);"),
+    ],
 )
 def test_journal_with_different_header_is_rejected_and_kept(change: Any, names: str, target: Path) -> None:
     journal_of(target, CAT).close()
@@ -122,6 +127,16 @@ def test_journal_with_different_header_is_rejected_and_kept(change: Any, names: 
     with pytest.raises(InvalidInputError, match=names):
         Journal(target, {**HEADER, **change}, resume=True)
     assert journal_path(target).read_bytes() == before
+
+
+def test_journal_without_identity_is_continued_with_a_warning(target: Path) -> None:
+    old = {key: value for key, value in HEADER.items() if key != "identity"}
+    with closing(Journal(target, old, resume=False)) as journal:
+        journal.append(CAT)
+    with pytest.warns(UserWarning, match="does not record the settings of the server's model"):
+        journal = Journal(target, HEADER, resume=True)
+    assert list(journal.records()) == [CAT]
+    journal.close()
 
 
 def test_damaged_journal_is_rejected(target: Path) -> None:
