@@ -12,6 +12,7 @@ import numpy as np
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.helpers.odd_pictures import ODD_PICTURES, chunk, insert_chunk, odd_picture
 from tests.helpers.pictures import encode, turned
 from tests.system.fuzz.hostile_headers import EDGES, HEADERS
 
@@ -52,11 +53,14 @@ def picture(mode: str, width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
 
 @cache
 def seeds() -> dict[str, bytes]:
-    """Return valid files by name: every accepted format, in every mode that Pillow can write."""
+    """Return valid files by name: every accepted format, in every mode and variant that tools write."""
     files = {f"{kind} {mode}": encode(picture(mode), kind) for kind, modes in MODES.items() for mode in modes}
     frames = [picture("RGB").rotate(turn) for turn in (0, 90, 180)]
     for kind in ANIMATED:
         files[f"{kind} animated"] = encode(frames[0], kind, save_all=True, append_images=frames[1:])
+    files |= {
+        f"odd {name}": odd_picture(name) for name in ODD_PICTURES if name != "JPEG motion photo"
+    }  # 8 MB
     return files | {
         "JPEG progressive": encode(picture("RGB"), "JPEG", progressive=True),
         "JPEG turned": turned(picture("RGB"), 6),
@@ -85,6 +89,11 @@ def bombs() -> dict[str, bytes]:
         "PNG of 1000000 x 1": encode(Image.new("1", (1_000_000, 1)), "PNG"),
         "PNG of 64 megapixels": encode(Image.new("1", (8_000, 8_000)), "PNG"),
         "PNG of 64 megapixels, cut": encode(Image.new("1", (8_000, 8_000)), "PNG")[:-300],
+        "PNG of 300000 chunks": insert_chunk(encode(picture("L"), "PNG"), chunk(b"teSt") * 300_000),
+        "JPEG of 3 MB of padding": encode(picture("L"), "JPEG").replace(
+            b"\xff\xdb", b"\xff" * 3_000_000 + b"\xdb"
+        ),
+        "PPM of comments": b"P6\n" + b"#\n" * 100_000 + b"1 1 255\n\x00\x00\x00",
         "JPEG of 5000 scans": progressive[:-2] + last_scan * 5000 + b"\xff\xd9",
     }
 
