@@ -29,7 +29,7 @@ from tritonclip._calls.checks import (
 )
 from tritonclip._calls.codec import rank, scores
 from tritonclip._calls.flows import MAX_PROMPTS_PER_REQUEST, check_same_version
-from tritonclip._calls.identity import is_made_by, shown
+from tritonclip._calls.identity import is_made_by, shown, warn_without_identity
 from tritonclip._calls.request import RequestOptions
 from tritonclip._calls.token_counts import report_label_warning
 from tritonclip._types import ImageInput, ModelInfo, Prediction
@@ -212,11 +212,12 @@ class ZeroShotClassifier:
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise InvalidInputError(f"{name} is not a saved classifier: {error}") from error
         model = _zero_shot_model(client)
-        if not is_made_by(model, name=name, identity=identity, sha256=sha256):
+        if not is_made_by(model, identity=identity, sha256=sha256):
             raise InvalidInputError(
                 f"{name} was made with {shown(identity, sha256)}, but the server serves "
                 f"{model.checkpoint!r} with {shown(model.identity, model.sha256)}; make the classifier again"
             )
+        warn_without_identity(name, identity, model)
         loaded = cls.__new__(cls)
         loaded.labels, loaded.templates = labels, templates
         loaded.text_embeds, loaded._client, loaded._model = text_embeds, client, model

@@ -1,5 +1,6 @@
 """Sync runs: after any change of the files, the index equals a new index of the same files."""
 
+import dataclasses
 import errno
 import itertools
 import os
@@ -258,6 +259,19 @@ def test_index_of_other_settings_of_the_same_weights_is_rejected(clip, tmp_path)
     for create in (False, True):
         with pytest.raises(InvalidInputError, match=f"identity {'f' * 12}.*identity {model.identity[:12]}"):
             SearchIndex.open(tmp_path / "index", clip, create=create)
+
+
+def test_vectors_of_a_model_that_changed_during_a_run_are_not_written(clip, few, tmp_path):
+    place = tmp_path / "index"
+    with SearchIndex.open(place, clip, create=True) as index:
+        index.identity = dataclasses.replace(
+            index.identity, identity="f" * 64
+        )  # as if the server had changed
+        with pytest.raises(InvalidInputError, match="vectors of different weights, settings or code"):
+            index.sync([few])
+        assert index.count() == 0
+    summary = sync(clip, place, few)
+    assert (summary.kept, summary.embedded, summary.total) == (0, FEW, FEW)
 
 
 def test_index_of_an_earlier_release_is_opened_with_a_warning(clip, few, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers.pictures import encode, noise
 from tests.helpers.servers import run_python
-from tritonclip import InvalidInputError
+from tritonclip import Client, InvalidInputError
 from tritonclip.spark import ClipImageEmbedder, ClipTextEmbedder, ClipZeroShotClassifier
 from tritonclip_server.serving.launcher import EmbeddedTriton
 
@@ -24,6 +24,7 @@ CONTENT = encode(noise(30, 30), "PNG")
         ("url", "ftp://here", "ftp"),
         ("url", "http://here:http", "port"),
         ("apiKeyEnv", "sk-123", "name of an environment variable"),
+        ("identity", "0f" * 6, "identity: expected the 64 hexadecimal digits"),
         ("timeoutSeconds", 0, "timeoutSeconds: expected finite seconds above 0"),
         ("patienceSeconds", float("inf"), "patienceSeconds: expected finite seconds"),
         ("batchSize", 0, "batchSize: expected a whole number from 1 to 1024"),
@@ -65,6 +66,7 @@ def test_unknown_parameter_error_lists_known_parameters() -> None:
 def test_every_parameter_has_setter_and_getter() -> None:
     values = {
         "inputCol": "a", "outputCol": "b", "url": "http://here:1", "apiKeyEnv": "KEY", "timeoutSeconds": 2.5,
+        "identity": "0f" * 32,
         "patienceSeconds": 3.5, "batchSize": 4, "concurrency": 5, "onError": "null", "errorCol": "c",
         "preprocess": "client", "candidateLabels": ["d"], "hypothesisTemplate": "{}!", "topK": 1,
         "scoresCol": "e",
@@ -160,6 +162,19 @@ def test_key_is_read_from_the_executors_environment(spark: Any, server: Embedded
         Exception, match=r"the executor has no variable CLIP_TOKENS; set it on every executor"
     ):
         ClipTextEmbedder(url=server.grpc_url, apiKeyEnv="CLIP_TOKENS").transform(table).collect()
+
+
+@pytest.mark.parametrize("on_error", ["raise", "null"])
+def test_server_with_another_model_fails_the_job_and_names_both_identities(
+    spark: Any, server: EmbeddedTriton, on_error: str
+) -> None:
+    with Client(server.grpc_url) as client:
+        served = client.models()[0].identity
+    table = spark.createDataFrame([("a text",)], "text string")
+    stage = ClipTextEmbedder(url=server.grpc_url, onError=on_error, identity=served)
+    assert stage.transform(table).collect()[0].embedding
+    with pytest.raises(Exception, match=f"has {served}, but the stage requires {'0f' * 32}; connect"):
+        stage.setIdentity("0f" * 32).transform(table).collect()
 
 
 def test_missing_extra_is_reported_with_its_install_command() -> None:

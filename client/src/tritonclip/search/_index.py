@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tritonclip._bulk import BulkOptions
-from tritonclip._calls.identity import is_made_by, shown
+from tritonclip._calls.identity import is_made_by, shown, warn_without_identity
 from tritonclip._types import ModelInfo
 from tritonclip.client import Client
 from tritonclip.errors import InferenceError, InvalidInputError
@@ -41,6 +41,7 @@ class SearchIndex:
     def __init__(self, store: Store, address: str, client: Client | None) -> None:
         self._store, self._address, self._client = store, address, client
         self.identity = store.identity
+        self._warned = False
 
     @classmethod
     def open(
@@ -75,16 +76,14 @@ class SearchIndex:
     def check_model(self, model: ModelInfo) -> None:
         """Check that the index was built with the same weights, settings, tokenizer and code as a model has.
 
-        An index of an older release recorded only the weights. It is accepted if these are equal, with a
+        An index of an older release recorded only the weights. It is accepted if these are equal, with one
         UserWarning.
 
         Raises:
             InvalidInputError: The index was built with another model.
         """
         own = self.identity
-        if not is_made_by(
-            model, name=f"the index {self._address!r}", identity=own.identity, sha256=own.sha256
-        ):
+        if not is_made_by(model, identity=own.identity, sha256=own.sha256):
             raise InvalidInputError(
                 f"the index {self._address!r} was built with {own.checkpoint!r} "
                 f"({shown(own.identity, own.sha256)}), but the server serves {model.checkpoint!r} "
@@ -92,6 +91,9 @@ class SearchIndex:
                 "cannot be compared. Create a new index in another place, or connect to a server with the "
                 "model of this one"
             )
+        if not self._warned:
+            self._warned = True
+            warn_without_identity(f"the index {self._address!r}", own.identity, model)
 
     def sync(
         self,
@@ -115,15 +117,25 @@ class SearchIndex:
             **many: See `BulkOptions`. `on_progress` counts new and changed entries only.
 
         Raises:
-            InvalidInputError: A directory or file is missing, or another process is writing the index.
+            InvalidInputError: A directory or file is missing, another process is writing the index, or the
+                server's model has changed. Vectors that are not written yet are then dropped.
         """
-        if self._client is None:
+        client = self._client
+        if client is None:
             raise InvalidInputError("sync needs a client; pass one to SearchIndex.open")
         sources = Sources.check(directories, text_files)
         state = SyncState(self._store.work_directory, self.identity)
         complete = False
         try:
-            run = Sync(self._store, self._client, state, sources, on_error=on_error, bulk_options=many)
+            run = Sync(
+                self._store,
+                client,
+                state,
+                sources,
+                check_model=lambda: self.check_model(_image_model(client)),
+                on_error=on_error,
+                bulk_options=many,
+            )
             summary = run.run()
             complete = True
         finally:

@@ -74,6 +74,7 @@ class Sync:
         client: The client that embeds new content.
         state: State of the run.
         sources: The sources to cover. Entries of other sources are not changed.
+        check_model: Asks the server for its model, and raises InvalidInputError if the index has another.
         on_error: Called with the path and the reason for each input that cannot be indexed.
         bulk_options: Further arguments of the client's bulk methods.
     """
@@ -85,11 +86,12 @@ class Sync:
         state: SyncState,
         sources: Sources,
         *,
+        check_model: Callable[[], None],
         on_error: OnError,
         bulk_options: BulkOptions,
     ) -> None:
         self._store, self._client, self._state, self._sources = store, client, state, sources
-        self._on_error = on_error
+        self._check_model, self._on_error = check_model, on_error
         self._on_progress = bulk_options.get("on_progress") or (lambda progress: None)
         self._bulk_options: BulkOptions = {**bulk_options, "on_progress": self._record_retries}
         self._summary = Summary()
@@ -107,7 +109,7 @@ class Sync:
         for kind, items in groupby(self._state.pending(), lambda item: item.kind):  # images come first
             self._embed(kind, items)
         self._reuse_vectors()
-        self._flush()
+        self._flush(last=True)
         self._delete_stale()
         if self._summary != Summary(unchanged=self._summary.unchanged, failed=self._summary.failed):
             self._store.optimize()
@@ -189,7 +191,21 @@ class Sync:
         if self._state.count_unwritten() >= self._store.flush_rows:
             self._flush()
 
-    def _flush(self) -> None:
+    def _flush(self, *, last: bool = False) -> None:
+        """Write the rows that are not written yet, unless the server's model has changed meanwhile.
+
+        If the server does not name its model just now, they stay for a later flush.
+        """
+        if self._state.count_unwritten():
+            try:
+                self._check_model()
+            except InvalidInputError:
+                self._state.drop_unwritten()
+                raise
+            except TritonClipError:
+                if last:
+                    raise
+                return
         for rows in self._state.drain_unwritten(self._store.flush_rows):
             self._store.put(rows)
             self._state.add_indexed((row.entry, row.stamp) for row in rows)

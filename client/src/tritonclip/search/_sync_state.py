@@ -70,7 +70,7 @@ class SyncState:
         weights = self._db.execute("select sha256 from weights").fetchone()
         made_by = identity.identity or identity.sha256
         if weights != (made_by,):
-            self._db.execute("delete from unwritten")
+            self.drop_unwritten()
             self._db.execute("delete from weights")
             self._db.execute("insert into weights values (?)", [made_by])
 
@@ -139,6 +139,10 @@ class SyncState:
         while batch := self._db.execute(query, [rows]).fetchall():
             yield [_to_row(values) for values in batch]
             self._write_all("delete from unwritten where id = ?", ((values[0],) for values in batch))
+
+    def drop_unwritten(self) -> None:
+        """Delete the unwritten rows."""
+        self._db.execute("delete from unwritten")
 
     def count_unwritten(self) -> int:
         """Count the unwritten rows."""

@@ -27,6 +27,7 @@ from tritonclip.spark._worker import ClientSettings, RequestSettings
 S = TypeVar("S", bound="StageParams")
 ON_ERROR = ("null", "raise")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_IDENTITY = re.compile(r"(?:[0-9a-f]{64})?")
 
 
 def param(name: str, doc: str, check: Callable[[Any], Any]) -> Param[Any]:
@@ -71,12 +72,23 @@ def _check_variable(value: Any) -> str:
     return value
 
 
+def _check_identity(value: Any) -> str:
+    if not isinstance(value, str) or not _IDENTITY.fullmatch(value):
+        raise InvalidInputError(
+            "identity: expected the 64 hexadecimal digits that `tritonclip models` prints, or '' for any"
+        )
+    return value
+
+
 class StageParams(HasInputCol, HasOutputCol):
     """Parameters of every stage: columns, server, requests, and the handling of bad rows."""
 
     url = param("url", "address of the server; '' for TRITONCLIP_URL of the executors", _check_url)
     apiKeyEnv = param(
         "apiKeyEnv", "environment variable of the executors that holds the API key", _check_variable
+    )
+    identity = param(
+        "identity", "identity of the model that must answer, or '' for any model", _check_identity
     )
     timeoutSeconds = param(
         "timeoutSeconds",
@@ -112,6 +124,7 @@ class StageParams(HasInputCol, HasOutputCol):
         self._setDefault(
             url="",
             apiKeyEnv=ENV_API_KEY,
+            identity="",
             timeoutSeconds=DEFAULT_TIMEOUT_S,
             patienceSeconds=PATIENCE_S,
             concurrency=CONCURRENCY,
@@ -160,6 +173,17 @@ class StageParams(HasInputCol, HasOutputCol):
     def getApiKeyEnv(self) -> str:
         """Return the name of the environment variable that holds the API key."""
         return cast(str, self.getOrDefault(self.apiKeyEnv))
+
+    def setIdentity(self: S, value: str) -> S:
+        """Set the identity that the server's model must have, as `tritonclip models` prints it; '' for any.
+
+        Each task checks it before and after its rows, so that a job never mixes answers of two models.
+        """
+        return self.setParams(identity=value)
+
+    def getIdentity(self) -> str:
+        """Return the identity that the server's model must have; '' for any."""
+        return cast(str, self.getOrDefault(self.identity))
 
     def setTimeoutSeconds(self: S, value: float) -> S:
         """Set the deadline of a request, in seconds."""
@@ -219,6 +243,7 @@ class StageParams(HasInputCol, HasOutputCol):
         """Return the settings that the workers need."""
         return RequestSettings(
             client=ClientSettings(url=self.getUrl(), api_key_env=self.getApiKeyEnv()),
+            identity=self.getIdentity(),
             timeout_s=self.getTimeoutSeconds(),
             patience_s=self.getPatienceSeconds(),
             batch_size=self.getBatchSize(),

@@ -46,6 +46,7 @@ class RequestSettings:
 
     Attributes:
         client: Settings of the client.
+        identity: Identity that the server's models must have, or "" for any.
         timeout_s: Deadline of a request, in seconds.
         patience_s: Time to retry a request during an outage, in seconds.
         batch_size: Rows per request.
@@ -54,6 +55,7 @@ class RequestSettings:
     """
 
     client: ClientSettings
+    identity: str
     timeout_s: float
     patience_s: float
     batch_size: int
@@ -125,11 +127,24 @@ def _answers(inputs: Iterator[RowInput], settings: RequestSettings, bulk_call: B
     sending = to_send()
     first = list(itertools.islice(sending, 1))
     if first:  # a bulk call would embed the labels even without an image
-        for answer in bulk_call(_client(settings.client, os.getpid()), itertools.chain(first, sending)):
+        client = _client(settings.client, os.getpid())
+        _check_identity(client, settings.identity)
+        for answer in bulk_call(client, itertools.chain(first, sending)):
             yield from not_sent()
             each = waiting.popleft()
             yield _with_source(answer, each, settings) if isinstance(answer, TritonClipError) else answer
+        _check_identity(client, settings.identity)
     yield from not_sent()
+
+
+def _check_identity(client: Client, wanted: str) -> None:
+    """Fail the task, whatever its rows, if the server has another model than the stage requires."""
+    for model in client.models() if wanted else ():
+        if model.identity != wanted:
+            raise InvalidInputError(
+                f"identity: the server's model {model.checkpoint!r} has {model.identity or 'none'}, but the "
+                f"stage requires {wanted}; connect to a server with that model, or set the identity of this"
+            )
 
 
 def _with_source(error: TritonClipError, row: RowInput, settings: RequestSettings) -> TritonClipError:
