@@ -83,7 +83,7 @@ def bytes_tensor(name: str, elements: Sequence[bytes]) -> Tensor:
 
 def array_tensor(name: str, array: np.ndarray) -> Tensor:
     """Build a valid tensor of numbers."""
-    datatype = {"f4": "FP32", "u1": "UINT8", "i4": "INT32"}[array.dtype.str[1:]]
+    datatype = {"f4": "FP32", "u1": "UINT8", "i4": "INT32", "i8": "INT64"}[array.dtype.str[1:]]
     return Tensor(name, datatype, array.shape, array.tobytes())
 
 
