@@ -13,6 +13,7 @@ import locale
 import os
 import platform
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,6 +57,9 @@ def load_or_compile(
 
 def _load(path: Path) -> Callable[[torch.Tensor], torch.Tensor]:
     try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # torch does not compare checksums
+                raise CompileError(f"{path} is damaged: {damaged}")
         with _temporary_tmpdir():
             compiled: Callable[[torch.Tensor], torch.Tensor] = torch._inductor.aoti_load_package(str(path))
     except Exception:

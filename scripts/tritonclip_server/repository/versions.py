@@ -19,10 +19,11 @@ from tritonclip_server.repository.configs import (
     ENSEMBLES,
     MODELS,
     PYTHON_MODELS,
+    read_configuration,
     read_versions,
     with_versions,
 )
-from tritonclip_server.repository.writer import RepositoryError
+from tritonclip_server.repository.writer import SHOWN_DIGITS, RepositoryError, read_manifest
 
 LEAD = "clip_zero_shot"
 """The ensemble that is switched last; its version counts as the served one."""
@@ -72,6 +73,30 @@ def versions_of(repository: Path, *, interrupted: bool = False) -> Versions:
         served=served[LEAD],
         previous=previous if previous in present and previous != served[LEAD] else None,
     )
+
+
+def check_consistent(repository: Path) -> None:
+    """Check that the models of each version that is loaded come from one preparation.
+
+    A `prepare` that is killed while it moves its files leaves old and new models, which load together.
+
+    Raises:
+        RepositoryError: They do not.
+    """
+    identities: dict[int, set[str]] = {}
+    for path in sorted(repository.glob(f"*/{CONFIG}")):
+        config = read_configuration(path.read_text(encoding="utf-8"))
+        for version in config.version_policy.specific.versions:
+            manifest = read_manifest(path.parent / str(version)) or {}
+            named = [manifest.get("identity", ""), config.parameters["identity"].string_value]
+            identities.setdefault(version, set()).update(filter(None, named))
+    for version, found in identities.items():
+        if len(found) > 1:
+            names = ", ".join(identity[:SHOWN_DIGITS] for identity in sorted(found))
+            raise RepositoryError(
+                f"{repository}: the models of version {version} come from different preparations (identities "
+                f"{names}), because one was interrupted; run `tritonclip-server prepare` again"
+            )
 
 
 def set_loaded(repository: Path, versions: Sequence[int]) -> None:

@@ -223,7 +223,7 @@ def _compile(output: Path, version: int) -> None:
 
 def _check_same_checkpoint(checkpoint: Checkpoint, output: Path, version: int) -> None:
     for model in MODELS:
-        present = _read_manifest(output / model / str(version))
+        present = read_manifest(output / model / str(version))
         if present and present["checkpoint"]["sha256"] != checkpoint.sha256:
             raise RepositoryError(
                 f"version {version} of {model} in {output} holds {present['checkpoint']['source']}; "
@@ -317,14 +317,15 @@ def _file_facts(directory: Path) -> dict[str, dict[str, Any]]:
 
 def describe_version(output: Path, version: int) -> str:
     """Return the checkpoint and the start of the identity that the manifest of a version names."""
-    manifest = _read_manifest(output / ENSEMBLES[0] / str(version))
+    manifest = read_manifest(output / ENSEMBLES[0] / str(version))
     if manifest is None:
         return "unknown"
     identity = str(manifest.get("identity", ""))[:SHOWN_DIGITS]
     return f"{manifest['checkpoint']['source']}" + (f" (identity {identity})" if identity else "")
 
 
-def _read_manifest(directory: Path) -> dict[str, Any] | None:
+def read_manifest(directory: Path) -> dict[str, Any] | None:
+    """Return the manifest of a version of a model; None if there is none that can be read."""
     try:
         manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -335,7 +336,7 @@ def _read_manifest(directory: Path) -> dict[str, Any] | None:
 def _is_unchanged(folder: Path, version: int, fingerprint: str) -> bool:
     """Return whether a model's version has this fingerprint, its files, and its `answer_parameters`."""
     directory = folder / str(version)
-    manifest = _read_manifest(directory)
+    manifest = read_manifest(directory)
     if manifest is None or manifest.get("fingerprint") != fingerprint:
         return False
     try:

@@ -14,6 +14,7 @@ import click
 
 from tritonclip_server.repository.checkpoint_files import CheckpointError
 from tritonclip_server.repository.prepare import CheckpointSettings, checkpoint_options
+from tritonclip_server.repository.versions import check_consistent
 from tritonclip_server.repository.writer import RepositoryError
 from tritonclip_server.serving.launcher import (
     ADMIN_KEY_VARIABLE,
@@ -212,6 +213,7 @@ def main(
     try:
         if is_prepared:
             models = Path(source)
+            check_consistent(models)
         else:
             models = _prepare(source, repository, settings, log)
         _serve(EmbeddedTriton(models, options, on_line=log.server_line), supervision, log)

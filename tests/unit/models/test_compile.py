@@ -2,6 +2,7 @@
 
 import json
 import os
+import zipfile
 from types import SimpleNamespace
 
 import pytest
@@ -60,10 +61,18 @@ def load(model, directory, cache, monkeypatch):
     def _load(read):
         torchs = SimpleNamespace(aoti_load_package=read)  # the import of the real one takes seconds
         monkeypatch.setitem(vars(torch), "_inductor", torchs)
-        (cache / f"vision-{fingerprint(model, directory, LARGEST)}.pt2").touch()
         return load_or_compile(model, directory, LARGEST)
 
     return _load
+
+
+@pytest.fixture
+def kept(model, directory, cache):
+    """A kept tower: an archive with one file."""
+    path = cache / f"vision-{fingerprint(model, directory, LARGEST)}.pt2"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("weights", bytes(1000))
+    return path
 
 
 def test_fingerprint_depends_on_weights_code_precision_and_largest_pass(model, directory):
@@ -78,7 +87,7 @@ def test_fingerprint_depends_on_weights_code_precision_and_largest_pass(model, d
     assert len(keys) == 5
 
 
-def test_kept_tower_that_cannot_be_loaded_is_reported_and_removed(load, cache):
+def test_kept_tower_that_cannot_be_loaded_is_reported_and_removed(load, cache, kept):
     def fail(path):
         raise RuntimeError("torn")
 
@@ -87,7 +96,16 @@ def test_kept_tower_that_cannot_be_loaded_is_reported_and_removed(load, cache):
     assert list(cache.iterdir()) == []
 
 
-def test_kept_tower_is_loaded_from_a_directory_that_is_removed(load, cache, model, monkeypatch):
+def test_kept_tower_with_a_flipped_bit_is_not_loaded_and_removed(load, model, kept):
+    content = bytearray(kept.read_bytes())
+    content[500] ^= 1
+    kept.write_bytes(content)
+    with pytest.raises(CompileError, match=r"\.pt2 is damaged: weights"):
+        load(lambda path: model)
+    assert not kept.exists()
+
+
+def test_kept_tower_is_loaded_from_a_directory_that_is_removed(load, cache, kept, model, monkeypatch):
     monkeypatch.setenv("TMPDIR", "before")
     seen = []
 
@@ -103,7 +121,7 @@ def test_kept_tower_is_loaded_from_a_directory_that_is_removed(load, cache, mode
     assert os.environ["TMPDIR"] == "before"
 
 
-def test_compiled_tower_whose_embeddings_differ_is_rejected(load, model):
+def test_compiled_tower_whose_embeddings_differ_is_rejected(load, kept, model):
     def turned(pixels):
         return torch.nn.functional.normalize(model(pixels) + torch.tensor([0.0, 0.0, 0.0, 0.1]))
 

@@ -20,8 +20,9 @@ from tritonclip_server.repository.configs import (
 )
 from tritonclip_server.repository.identity import answer_parameters, version_identity
 from tritonclip_server.repository.prepare import main
-from tritonclip_server.repository.versions import created_and_locked, locked
+from tritonclip_server.repository.versions import check_consistent, created_and_locked, locked
 from tritonclip_server.repository.writer import RepositoryError
+from tritonclip_server.serving.serve import main as serve
 
 
 def prepare(source, output, *arguments):
@@ -196,6 +197,20 @@ def test_removed_config_pbtxt_is_written_again(prepared, small_checkpoint):
     (prepared / "similarity" / CONFIG).unlink()
     prepare(small_checkpoint, prepared)
     assert (prepared / "similarity" / CONFIG).is_file()
+
+
+def test_repository_with_models_of_two_preparations_is_not_served(prepared, small_checkpoint, tmp_path):
+    check_consistent(prepared)
+    prepare(small_checkpoint, tmp_path / "other", "--precision", "bfloat16")
+    other = identity(tmp_path / "other")
+    shutil.rmtree(prepared / "text_encoder" / "1")
+    shutil.copytree(tmp_path / "other" / "text_encoder" / "1", prepared / "text_encoder" / "1")
+    done = CliRunner().invoke(serve, [str(prepared)])
+    assert done.exit_code == 1
+    assert "the models of version 1 come from different preparations" in done.stderr
+    assert other[:12] in done.stderr
+    assert "is up to date" not in prepare(small_checkpoint, prepared)
+    check_consistent(prepared)
 
 
 def test_second_prepare_waits_for_the_first(small_checkpoint, tmp_path):
