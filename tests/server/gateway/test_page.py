@@ -134,6 +134,15 @@ def test_embedding_is_downloaded(clip, gateway):
     assert math.sqrt(sum(value**2 for value in saved["embedding"])) == pytest.approx(1, abs=1e-5)
 
 
+def test_json_array_is_a_list_of_labels_and_a_single_label_has_a_warning(clip):
+    clip.add_images(CIRCLE)
+    clip.add_labels('["a red circle, big"]')
+    clip.classify()
+    assert clip.chips() == ["a red circle, big"]
+    assert clip.ranking(CIRCLE.name) == [("a red circle, big", 100.0)]
+    assert "only one label was given" in clip.page.locator("#warnings li").inner_text()
+
+
 def test_curl_command_returns_what_the_page_shows(clip):
     require("curl", "curl")
     clip.add_images(CIRCLE)
