@@ -8,6 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from clip_common.groups import Outcome, RequestError, split_rows
+from clip_common.times import RejectedError
+
+MAX_REQUESTS_SCORES = 4
+"""Limit on the scores of a dynamic batch, as a multiple of those of a request."""
 
 
 class Embeds(NamedTuple):
@@ -18,9 +22,14 @@ class Embeds(NamedTuple):
     text: np.ndarray
     """float32 [rows, m, dim], unit L2 norm."""
 
+    @property
+    def scores(self) -> int:
+        """Number of scores: rows x n x m."""
+        return self.image.shape[0] * self.image.shape[1] * self.text.shape[1]
 
-def check_embeds(embeds: Embeds) -> None:
-    """Reject a request without images or labels, or with embeddings of different dimensions.
+
+def check_embeds(embeds: Embeds, max_scores: int) -> None:
+    """Reject a request without images or labels, with unlike dimensions, or with too many scores.
 
     Raises:
         RequestError: Send [rows, number, dim] embeddings from one checkpoint. The text names the shapes.
@@ -37,6 +46,38 @@ def check_embeds(embeds: Embeds) -> None:
             f"image_embeds have {image[2]} dimensions and text_embeds {text[2]}; "
             "both must come from one checkpoint"
         )
+    if embeds.scores > max_scores:
+        raise RequestError(
+            f"request too large: {embeds.scores} scores for image_embeds {list(image)} and text_embeds "
+            f"{list(text)}, the limit is {max_scores} (max_scores); split the request"
+        )
+
+
+def score_in_bounds(requests: list[Embeds], logit_scale: float, max_scores: int) -> list[Outcome]:
+    """Score as many requests of a dynamic batch as fit into its memory, and reject the others.
+
+    Triton's shared memory grows to the largest batch and never shrinks.
+
+    Args:
+        requests: The embeddings of each request, with at most `max_scores` scores each.
+        logit_scale: See `score`.
+        max_scores: Limit on the scores of a request.
+    """
+    left, fits = MAX_REQUESTS_SCORES * max_scores, []
+    for request in requests:
+        fits.append(request.scores <= left)
+        left -= request.scores if fits[-1] else 0
+    if all(fits):
+        return score(requests, logit_scale)
+    kept = [request for request, fit in zip(requests, fits, strict=True) if fit]
+    outcomes = iter(score(kept, logit_scale))
+    return [next(outcomes) if fit else _too_many_at_once() for fit in fits]
+
+
+def _too_many_at_once() -> RejectedError:
+    return RejectedError(
+        "overload", "overloaded: too many scores at once; retry, or rank fewer labels per image"
+    )
 
 
 def _not_finite() -> RequestError:

@@ -11,17 +11,19 @@ from clip_common.metrics import MetricFactory
 from clip_common.parameters import Parameters
 from clip_common.responder import Responder
 from clip_common.version import check_version
-from clip_scores import Embeds, check_embeds, score
+from clip_scores import Embeds, check_embeds, score_in_bounds
 
 
 class TritonPythonModel:
-    """`config.pbtxt` describes inputs and outputs."""
+    """`config.pbtxt` describes inputs, outputs and parameters."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Read the checkpoint's logit scale."""
+        """Read the checkpoint's logit scale, and the limit on scores."""
         self._responder = Responder(pb_utils, MetricFactory(pb_utils, args))
         directory = Path(__file__).parent
-        check_version(directory, Parameters(json.loads(args["model_config"])))
+        parameters = Parameters(json.loads(args["model_config"]))
+        self._max_scores = parameters.integer("max_scores", minimum=1)
+        check_version(directory, parameters)
         settings = json.loads((directory / "similarity.json").read_text(encoding="utf-8"))
         self._logit_scale = float(settings["logit_scale"])
 
@@ -36,8 +38,8 @@ class TritonPythonModel:
     def _parse(self, request: Any) -> Embeds:
         names = ("image_embeds", "text_embeds")
         embeds = Embeds(*(pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in names))
-        check_embeds(embeds)
+        check_embeds(embeds, self._max_scores)
         return embeds
 
     def _run(self, requests: list[Embeds]) -> list[Outcome]:
-        return score(requests, self._logit_scale)
+        return score_in_bounds(requests, self._logit_scale, self._max_scores)
