@@ -7,7 +7,7 @@
 # make serve: serve CHECKPOINT until Ctrl-C.
 # make gateway: run the REST gateway and its web page at port 8080, in front of make serve.
 # make check: check format, lint and types.   make format: fix what make check finds in style.
-# make faults: break servers in many ways, and check that they recover.
+# make faults: break and attack servers in many ways, and check that honest callers lose nothing.
 # make fuzz: send hostile inputs to a server.
 # make loadtest: load a server with many callers for a minute; see loadtest/README.md.
 # make soak MINUTES=20: load a server for a long time, and check that no process grows.
@@ -78,7 +78,7 @@ fuzz: install
 	FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/system/fuzz -m slow -rP
 
 faults: install
-	$(BIN)/python -m pytest tests/system/faults
+	$(BIN)/python -m pytest tests/system/faults tests/system/attacks -rP
 
 loadtest: install
 	@$(BIN)/tritonclip-server prepare $(CHECKPOINT) --output $(REPOSITORY) --force --set vision_encoder.compile=off
