@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
+_NOT_PICKLED = ("_flows", "_transport")
+
+
 class BaseClient:
     """The part of a client that does not depend on asyncio."""
 
@@ -32,9 +35,22 @@ class BaseClient:
             ServerUnavailableError: One of several gRPC host names cannot be resolved.
         """
         self._settings = Settings.from_env(url, **options)
+        self._closed = False
+        self._open()
+
+    def _open(self) -> None:
+        """Create what a copy of the client in another process must not share."""
         scores_here = self._settings.preprocess == "client"
         self._flows = ClientScoringFlows(self._settings) if scores_here else Flows(self._settings)
-        self._closed = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state for a pickle or a copy, which has the settings but opens its own connections."""
+        return {name: value for name, value in self.__dict__.items() if name not in _NOT_PICKLED}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a client from its pickle; it connects at its first call."""
+        self.__dict__.update(state)
+        self._open()
 
     @property
     def endpoint(self) -> str:

@@ -25,7 +25,6 @@ from tritonclip._calls.token_counts import LabelReport
 from tritonclip._calls.wire import Question
 from tritonclip._isolate import Attempt, answer_or_isolate
 from tritonclip._retry import stopped_by
-from tritonclip._settings import ClientOptions
 from tritonclip._transport.choice import open_async_transport
 from tritonclip._transport.tracing import traced
 from tritonclip._types import Health, ImageInput, ModelInfo, ModelStatistics, Prediction
@@ -45,7 +44,8 @@ class AsyncClient(BaseClient):
     """A client for asyncio, of one server or of several that serve the same models.
 
     Make one and share it between the tasks of one event loop, with any number of calls in flight. It connects
-    at its first call. Close it, or use it in an `async with` block. Cancelling a task cancels its call.
+    at its first call. Close it, or use it in an `async with` block. Cancelling a task cancels its call. A
+    forked process and a pickled copy open their own connections.
 
     The methods that call the server take `RequestOptions` by keyword: `timeout_s`, `request_id`, `priority`,
     `headers`. All their errors are TritonClipError:
@@ -58,9 +58,8 @@ class AsyncClient(BaseClient):
     - InferenceError: report it.
     """
 
-    def __init__(self, url: str | None = None, **options: Unpack[ClientOptions]) -> None:
-        """See `BaseClient`."""
-        super().__init__(url, **options)
+    def _open(self) -> None:
+        super()._open()
         self._transport = open_async_transport(self._settings)
 
     @overload

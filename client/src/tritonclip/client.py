@@ -23,7 +23,6 @@ from tritonclip._calls.token_counts import LabelReport
 from tritonclip._calls.wire import Question
 from tritonclip._isolate import Attempt, answer_or_isolate
 from tritonclip._retry import stopped_by
-from tritonclip._settings import ClientOptions
 from tritonclip._transport.choice import open_transport
 from tritonclip._transport.tracing import traced
 from tritonclip._types import Health, ImageInput, ModelInfo, ModelStatistics, Prediction
@@ -43,7 +42,7 @@ class Client(BaseClient):
     """A client of one server, or of several that serve the same models.
 
     It is safe for threads; make one and share it. It connects at its first call. Close it, or use it in a
-    `with` block.
+    `with` block. A forked process and a pickled copy open their own connections.
 
     The methods that call the server take `RequestOptions` by keyword: `timeout_s`, `request_id`, `priority`,
     `headers`. All their errors are TritonClipError:
@@ -56,9 +55,8 @@ class Client(BaseClient):
     - InferenceError: report it.
     """
 
-    def __init__(self, url: str | None = None, **options: Unpack[ClientOptions]) -> None:
-        """See `BaseClient`."""
-        super().__init__(url, **options)
+    def _open(self) -> None:
+        super()._open()
         self._transport = open_transport(self._settings)
 
     @overload

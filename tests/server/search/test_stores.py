@@ -1,11 +1,13 @@
 """The vector stores: recall against an exhaustive search, and equal results from LanceDB and Chroma."""
 
 import datetime
+import pickle
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from tests.helpers.servers import run_python
 from tests.helpers.waiting import wait_until
 from tests.server.search.conftest import FEW
 from tests.server.search.index_rows import assert_same, rows_of
@@ -120,6 +122,38 @@ def test_chroma_and_lancedb_return_the_same_results(clip, chroma, few, tmp_path)
         assert remote.get(from_chroma[0].entry.id) == from_chroma[0].entry
         assert remote.get("0" * 32) is None
         assert remote.duplicates(0.99) == local.duplicates(0.99)
+
+
+def test_forked_children_get_their_own_rows_from_chroma(chroma):
+    place = f"{chroma}/forked"
+    fill(place, np.eye(2, dtype=np.float32))
+    code = """
+import os, sys
+from tritonclip.search import SearchIndex
+
+place, *ids = sys.argv[1:]
+index = SearchIndex.open(place)
+assert all(index.get(id).id == id for id in ids)
+children = []
+for id in ids:
+    child = os.fork()
+    if not child:
+        try:
+            os._exit(not all(index.get(id).id == id for _ in range(50)))
+        finally:
+            os._exit(2)
+    children.append(child)
+assert all(index.get(ids[0]).id == ids[0] for _ in range(50))
+assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+"""
+    done = run_python(code, place, entry(0).id, entry(1).id)
+    assert done.returncode == 0, done.stderr
+
+
+def test_index_says_how_to_use_it_in_another_process(tmp_path):
+    fill(tmp_path / "index", np.eye(2, dtype=np.float32))
+    with SearchIndex.open(tmp_path / "index") as index, pytest.raises(TypeError, match=r"SearchIndex\.open"):
+        pickle.dumps(index)
 
 
 def test_chroma_index_follows_changed_files(clip, chroma, few, tmp_path):

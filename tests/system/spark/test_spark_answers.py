@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +144,7 @@ def test_tasks_of_a_process_share_one_client(spark: Any, server: EmbeddedTriton)
 
         for batch in batches:
             before = _worker._client.cache_info().misses
-            _worker._client(_worker.ClientSettings(url=url, api_key_env="TRITONCLIP_API_KEY"), os.getpid())
+            _worker._client(_worker.ClientSettings(url=url, api_key_env="TRITONCLIP_API_KEY"))
             yield pd.DataFrame({"made": [_worker._client.cache_info().misses - before] * len(batch)})
 
     made = table.mapInPandas(clients_made, "made int").collect()

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tritonclip import _forks
 from tritonclip._calls import codec, wire
 from tritonclip._calls.flows import (
     MAX_PROMPTS_PER_REQUEST,
@@ -195,6 +196,11 @@ class LabelStore:
 
     def __init__(self, max_prompts: int = MAX_KEPT_PROMPTS) -> None:
         self._max_prompts = max_prompts
+        self.renew()
+        _forks.renew_in_children(self)
+
+    def renew(self) -> None:
+        """Start empty, also in a forked process, because another thread may have held the lock."""
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, tuple[Array, int]] = OrderedDict()
         self._version = ""

@@ -12,6 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from tritonclip import _forks
 from tritonclip._images.urls import (
     FETCH_IT_YOURSELF,
     authorization,
@@ -66,6 +67,12 @@ class Fetcher:
         self._timeout_s, self._max_bytes, self._guard = timeout_s, max_bytes, guard
         self._pool: urllib3.PoolManager | None = None
         self._lock = threading.Lock()
+        _forks.renew_in_children(self)
+
+    def renew(self) -> None:
+        """Start without connections in a forked process."""
+        _forks.leave_to_parent(self._pool)
+        self._pool, self._lock = None, threading.Lock()
 
     def fetch(self, url: str, name: str, timeout_s: float | None = None) -> bytes:
         """Return the content behind a URL, at least one byte.

@@ -12,6 +12,7 @@ import tenacity
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
+from tritonclip import _forks
 from tritonclip._calls.codec import Call
 from tritonclip._calls.request import Request
 from tritonclip._calls.wire import Answer, Question
@@ -25,6 +26,7 @@ from tritonclip._transport.base import (
     read_reply,
     send_question,
 )
+from tritonclip._transport.grpc_forks import GRPC_USE
 from tritonclip.errors import ServerUnavailableError
 
 M = TypeVar("M", bound=Call[Any] | Question)
@@ -123,9 +125,16 @@ class GrpcTransport:
     """The `Transport` over gRPC."""
 
     def __init__(self, settings: Settings) -> None:
-        """Open the channel; it connects at the first call."""
+        """Resolve the servers; the first call opens the channel."""
         self._settings = settings
-        self._client = triton.InferenceServerClient(**client_options(settings))
+        self._options = client_options(settings)
+        self._client: Any = None
+        _forks.renew_in_children(self)
+
+    def renew(self) -> None:
+        """Start without a channel in a forked process."""
+        _forks.leave_to_parent(self._client)
+        self._client = None
 
     def infer(self, call: Call[Any], request: Request) -> Answer:
         """See `Transport`. A deadline cancels the call on the server too."""
@@ -137,7 +146,8 @@ class GrpcTransport:
 
     def close(self) -> None:
         """See `Transport`. Calls that other threads have in flight are cancelled."""
-        self._client.close()
+        if self._client is not None:
+            self._client.close()
 
     def _infer(self, call: Call[Any], request: Request) -> Answer:
         result = self._client.infer(
@@ -154,6 +164,9 @@ class GrpcTransport:
 
     def _send(self, attempt: Callable[[M, Request], T], message: M, request: Request) -> T:
         """Attempt until success, an error that no retry can fix, the last attempt, or the deadline."""
+        if self._client is None:
+            GRPC_USE.note_channel()
+            self._client = triton.InferenceServerClient(**self._options)
         retrying = tenacity.Retrying(**call_retry_policy(self._settings.attempts, request))
         answer: T = retrying(self._attempt, attempt, message, request)
         return answer

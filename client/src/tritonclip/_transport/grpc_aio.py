@@ -9,6 +9,7 @@ import tenacity
 import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 
+from tritonclip import _forks
 from tritonclip._calls.codec import Call
 from tritonclip._calls.request import Request
 from tritonclip._calls.wire import Answer, Question
@@ -23,6 +24,7 @@ from tritonclip._transport.base import (
     send_question,
 )
 from tritonclip._transport.grpc import client_options, question_options
+from tritonclip._transport.grpc_forks import GRPC_USE
 
 M = TypeVar("M", bound=Call[Any] | Question)
 T = TypeVar("T")
@@ -37,6 +39,12 @@ class AsyncGrpcTransport:
         self._options = client_options(settings)
         self._client: Any = None
         self._loop = LoopGuard()
+        _forks.renew_in_children(self)
+
+    def renew(self) -> None:
+        """Start without a channel in a forked process, for the event loop of its first call."""
+        _forks.leave_to_parent(self._client)
+        self._client, self._loop = None, LoopGuard()
 
     async def infer(self, call: Call[Any], request: Request) -> Answer:
         """See `Transport`. A deadline or a cancelled task cancels the call on the server too."""
@@ -68,6 +76,7 @@ class AsyncGrpcTransport:
         """Attempt until success, an error that no retry can fix, the last attempt, or the deadline."""
         self._loop.check()
         if self._client is None:
+            GRPC_USE.note_channel(asyncio=True)
             self._client = triton.InferenceServerClient(**self._options)
         retrying = tenacity.AsyncRetrying(**call_retry_policy(self._settings.attempts, request))
         return await retrying(self._attempt, attempt, message, request)

@@ -16,6 +16,7 @@ import tenacity
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
+from tritonclip import _forks
 from tritonclip._calls.codec import Call
 from tritonclip._calls.request import Request
 from tritonclip._calls.wire import Answer, Question
@@ -73,8 +74,18 @@ class _HubRegistry:
     """
 
     def __init__(self) -> None:
+        self._start_empty()
+        _forks.renew_in_children(self)
+
+    def _start_empty(self) -> None:
         self._lock = threading.RLock()  # a garbage collection may close a transport anywhere
         self._by_thread: dict[threading.Thread, tuple[Any, set[_ThreadClient]]] = {}
+
+    def renew(self) -> None:
+        """Start without clients in a forked process, and make gevent usable there."""
+        gevent.reinit()
+        _forks.leave_to_parent(self._by_thread)
+        self._start_empty()
 
     def register(self, held: _ThreadClient) -> None:
         """Hold this thread's hub and client, and free those of threads that have ended."""
@@ -106,10 +117,15 @@ class HttpTransport:
         """Store the settings; each thread connects at its first call."""
         self._settings = settings
         self._turn = itertools.count()  # of the servers, if there are several
+        self._closed = False
+        self.renew()
+        _forks.renew_in_children(self)
+
+    def renew(self) -> None:
+        """Start without clients; the registry keeps those of the parent process."""
         self._local = threading.local()
         self._lock = threading.Lock()  # guards the clients; never held during a call
         self._held: weakref.WeakSet[_ThreadClient] = weakref.WeakSet()
-        self._closed = False
 
     def infer(self, call: Call[Any], request: Request) -> Answer:
         """See `Transport`. A deadline closes the connection; the server still finishes its work."""

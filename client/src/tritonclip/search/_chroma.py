@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 import numpy as np
 import urllib3
 
+from tritonclip import _forks
 from tritonclip.errors import AccessDeniedError, InferenceError, InvalidInputError, ServerUnavailableError
 from tritonclip.search._types import (
     Array,
@@ -65,15 +66,21 @@ class ChromaStore:
         self._server = f"{scheme}://{parts.netloc if parts.port else f'{parts.netloc}:{PORTS[parts.scheme]}'}"
         self._base = f"{self._server}/api/v2/tenants/{quote(tenant)}/databases/{quote(database)}/collections"
         token = os.environ.get(ENV_TOKEN)
-        retries = urllib3.Retry(total=3, backoff_factor=0.2, allowed_methods=None, raise_on_status=False)
-        self._http = urllib3.PoolManager(
-            timeout=urllib3.Timeout(TIMEOUT_S),
-            retries=retries,
-            headers={"Content-Type": "application/json", **({"X-Chroma-Token": token} if token else {})},
-        )
+        self._headers = {"Content-Type": "application/json", **({"X-Chroma-Token": token} if token else {})}
+        self._http = self._new_pool()
+        _forks.renew_in_children(self)
         found = self._open(name, identity)
         self._collection = f"{self._base}/{found['id']}"
         self.identity = parse_identity((found.get("metadata") or {}).get("tritonclip"), url)
+
+    def _new_pool(self) -> urllib3.PoolManager:
+        retries = urllib3.Retry(total=3, backoff_factor=0.2, allowed_methods=None, raise_on_status=False)
+        return urllib3.PoolManager(timeout=urllib3.Timeout(TIMEOUT_S), retries=retries, headers=self._headers)
+
+    def renew(self) -> None:
+        """Start without connections in a forked process."""
+        _forks.leave_to_parent(self._http)
+        self._http = self._new_pool()
 
     def put(self, rows: Sequence[IndexRow]) -> None:
         """Implement `Store.put`."""

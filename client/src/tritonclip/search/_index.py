@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
@@ -33,6 +33,7 @@ class SearchIndex:
     """An index of images and texts. Use it as a context manager, or call `close`.
 
     Searches are thread-safe and can run while another process writes. Only one process can write at a time.
+    An index cannot be pickled; each process opens it.
 
     Attributes:
         identity: The checkpoint that produced the vectors.
@@ -188,6 +189,12 @@ class SearchIndex:
     def close(self) -> None:
         """Release open files and connections."""
         self._store.close()
+
+    def __reduce__(self) -> NoReturn:
+        """Reject pickling, because the connections of the store belong to this process."""
+        raise TypeError(
+            f"a SearchIndex cannot be pickled; call SearchIndex.open({self._address!r}) in each process"
+        )
 
     def __enter__(self) -> SearchIndex:
         """Return the index itself."""

@@ -127,7 +127,7 @@ def _answers(inputs: Iterator[RowInput], settings: RequestSettings, bulk_call: B
     sending = to_send()
     first = list(itertools.islice(sending, 1))
     if first:  # a bulk call would embed the labels even without an image
-        client = _client(settings.client, os.getpid())
+        client = _client(settings.client)
         _check_identity(client, settings.identity)
         for answer in bulk_call(client, itertools.chain(first, sending)):
             yield from not_sent()
@@ -158,8 +158,8 @@ def _with_source(error: TritonClipError, row: RowInput, settings: RequestSetting
 
 
 @functools.cache
-def _client(settings: ClientSettings, process: int) -> Client:
-    """Return the client of this process, created on first use; a forked process creates a new one."""
+def _client(settings: ClientSettings) -> Client:
+    """Return the client that the tasks of a process share."""
     key = os.environ.get(settings.api_key_env)
     if not key and settings.api_key_env != ENV_API_KEY:
         raise InvalidInputError(
