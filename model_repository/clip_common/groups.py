@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -16,8 +16,10 @@ from clip_common.times import UNLIMITED, Times
 
 Outputs = dict[str, np.ndarray]
 """Output tensors of one request by name."""
-Outcome = Outputs | Exception
-"""Outputs of one request, or the error that it alone ran into."""
+DEFERRED: Final = "deferred"
+"""Outcome of a request whose response follows later."""
+Outcome = Outputs | Exception | Literal["deferred"]
+"""Outputs of one request, the error that it alone ran into, or DEFERRED."""
 
 
 class RequestError(ValueError):

@@ -103,8 +103,10 @@ class RequestMetrics:
         }
         if batches:
             self._executing = factory.gauge(
-                "requests_executing", "Requests in the dynamic batch that is being executed"
+                "requests_executing", "Requests that are being executed, in the dynamic batch or later"
             )
+            self._in_batch = self._deferred = 0
+            self._lock = threading.Lock()
         self._requests = factory.histogram("batch_requests", "Requests per dynamic batch", REQUEST_BUCKETS)
         self._seconds = factory.histogram(
             "batch_seconds", "Execution time of a dynamic batch in seconds", SECOND_BUCKETS
@@ -120,15 +122,35 @@ class RequestMetrics:
     def begin(self, requests: int) -> None:
         """Publish that a dynamic batch of this many requests is being executed."""
         if self._batches:
-            self._executing.set(requests)
+            self._count(requests - self._in_batch, 0)
+
+    def defer(self) -> None:
+        """Publish that a request of the dynamic batch is executed after it."""
+        self._count(-1, 1)
+
+    def finish_deferred(self, batch: Batch, rejections: Counter[str]) -> None:
+        """Publish a deferred request as a batch of its own size."""
+        self._publish_rejections(rejections)
+        self._finished.append(batch)
+        self._count(0, -1)
 
     def finish(self, batch: Batch, rejections: Counter[str]) -> None:
         """Publish the rejections by reason and queue the finished batch."""
-        for reason, count in rejections.items():
-            self._rejected[reason].increment(count)
+        self._publish_rejections(rejections)
         if self._batches:
             self._finished.append(batch)
-            self._executing.set(0)
+            self._count(-self._in_batch, 0)
+
+    def _publish_rejections(self, rejections: Counter[str]) -> None:
+        for reason, count in rejections.items():
+            self._rejected[reason].increment(count)
+
+    def _count(self, in_batch: int, deferred: int) -> None:
+        """Change the numbers of requests that are being executed, and publish their sum."""
+        with self._lock:
+            self._in_batch += in_batch
+            self._deferred += deferred
+            self._executing.set(self._in_batch + self._deferred)
 
     def close(self) -> None:
         """Publish the queued batches and stop the thread."""

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from clip_common.groups import EmbeddingError, Outcome, RequestError
+from clip_common.groups import DEFERRED, EmbeddingError, Outcome, RequestError
 from clip_common.metrics import Batch, MetricFactory, RequestMetrics
 from clip_common.times import RejectedError, Times, now_us, read_times
 
@@ -63,10 +63,10 @@ class Responder:
             run: Runs the model on what `parse` returned.
 
         Returns:
-            One InferenceResponse per request, in order. Errors become INVALID_ARG for a RequestError,
-            UNAVAILABLE for a RejectedError, and INTERNAL for any other exception. The details of an internal
-            error are logged with an incident id; the caller receives only the id, and the text of an
-            EmbeddingError.
+            One InferenceResponse per request, in order, None for a deferred one. Errors become INVALID_ARG
+            for a RequestError, UNAVAILABLE for a RejectedError, and INTERNAL for any other exception. The
+            details of an internal error are logged with an incident id; the caller receives only the id, and
+            the text of an EmbeddingError.
         """
         started_s = time.perf_counter()
         self._metrics.begin(len(requests))
@@ -76,33 +76,61 @@ class Responder:
         for index, result in zip(valid, results, strict=True):
             outcomes[index] = result
         responses = [
-            self._response(request, outcome) for request, outcome in zip(requests, outcomes, strict=True)
+            self._response(outcome, request.request_id)
+            for request, outcome in zip(requests, outcomes, strict=True)
         ]
         batch = Batch(len(requests), _batch_size(outcomes), time.perf_counter() - started_s)
-        rejections = Counter(outcome.reason for outcome in outcomes if isinstance(outcome, RejectedError))
-        self._metrics.finish(batch, rejections)
+        self._metrics.finish(batch, _rejections(outcomes))
         return responses
+
+    def defer(self, request: Any) -> Callable[[Outcome], None]:
+        """Take a request out of its batch, so that `respond` does not wait for it.
+
+        `run` returns DEFERRED for the request.
+
+        Returns:
+            A function that responds to the request. It is called once, from any thread.
+        """
+        started_s, request_id, sender = (
+            time.perf_counter(),
+            request.request_id(),
+            request.get_response_sender(),
+        )
+        self._metrics.defer()
+
+        def respond(outcome: Outcome) -> None:
+            response = self._response(outcome, lambda: request_id)
+            try:
+                sender.send(response, flags=self._pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+            except Exception as error:
+                self._pb_utils.Logger.log_error(f"model {self._model}: cannot send a response: {error}")
+            batch = Batch(1, _batch_size([outcome]), time.perf_counter() - started_s)
+            self._metrics.finish_deferred(batch, _rejections([outcome]))
+
+        return respond
 
     def close(self) -> None:
         """Publish the remaining metrics."""
         self._metrics.close()
 
-    def _response(self, request: Any, outcome: Outcome) -> Any:
+    def _response(self, outcome: Outcome, request_id: Callable[[], str]) -> Any:
         pb_utils = self._pb_utils
+        if outcome == DEFERRED:
+            return None
         if isinstance(outcome, RequestError):
             return self._error(str(outcome), pb_utils.TritonError.INVALID_ARG)
         if isinstance(outcome, RejectedError):
             return self._error(str(outcome), pb_utils.TritonError.UNAVAILABLE)
         if isinstance(outcome, Exception):
-            return self._internal_error(request, outcome)
+            return self._internal_error(outcome, request_id())
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in outcome.items()])
 
-    def _internal_error(self, request: Any, error: Exception) -> Any:
+    def _internal_error(self, error: Exception, request_id: str) -> Any:
         incident = secrets.token_hex(4)
         details = "".join(traceback.format_exception(error))
-        request_id = json.dumps(request.request_id()[:MAX_REQUEST_ID])  # escaped: callers may send anything
+        shown_id = json.dumps(request_id[:MAX_REQUEST_ID])  # escaped: callers may send anything
         self._pb_utils.Logger.log_error(
-            f"incident {incident}, model {self._model}, request {request_id}: {details}"
+            f"incident {incident}, model {self._model}, request {shown_id}: {details}"
         )
         text = f"internal error, incident {incident}: the server's log has the details"
         if isinstance(error, EmbeddingError):
@@ -129,6 +157,10 @@ def _batch_size(outcomes: Sequence[Outcome]) -> int:
     """Count the images or labels of the requests that succeeded, by their first output."""
     shapes = (next(iter(outcome.values())).shape for outcome in outcomes if isinstance(outcome, dict))
     return sum(shape[0] * shape[1] for shape in shapes)
+
+
+def _rejections(outcomes: Sequence[Outcome]) -> Counter[str]:
+    return Counter(outcome.reason for outcome in outcomes if isinstance(outcome, RejectedError))
 
 
 def _try_parse(parse: Callable[[Any], Group], request: Any) -> Group | Exception:

@@ -1,13 +1,14 @@
 """The label-embedding cache: least recently used, bounded in bytes, keyed by a label's UTF-8 bytes.
 
 The embeddings are rows of one matrix, so that looking up a thousand cached labels is one gather. A cache
-belongs to one model instance and is used from one thread.
+belongs to one model instance. Its threads call `look_up`, `add` and `in`; the other methods are not safe.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -32,6 +33,7 @@ class LabelCache:
         self._embeds = np.empty((0, dim), np.float32)
         self._token_counts = np.empty(0, np.int32)
         self.size_bytes = 0
+        self._lock = threading.Lock()
         self._grow()
 
     def __len__(self) -> int:
@@ -41,6 +43,22 @@ class LabelCache:
     def __contains__(self, label: bytes) -> bool:
         """Return whether a label is cached, without marking it as used."""
         return label in self._rows
+
+    def look_up(self, labels: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Copy the entries of labels and mark them as most recently used.
+
+        Returns:
+            float32 [n, dim] of unit L2 norm, int32 [n] token counts, and the positions of the labels that are
+            not cached, int64 [k]. Their embeddings and counts are undefined.
+        """
+        with self._lock:
+            numbers = self.find(labels)
+            return *self.rows(numbers), np.flatnonzero(numbers == ABSENT)
+
+    def add(self, entries: Iterable[tuple[bytes, np.ndarray, int]]) -> int:
+        """Add entries of label, embedding and token count; return the number of entries evicted."""
+        with self._lock:
+            return sum(self.put(*entry) for entry in entries)
 
     def find(self, labels: Iterable[bytes]) -> np.ndarray:
         """Return the row of each label or ABSENT, int64 [n], and mark the labels as most recently used."""

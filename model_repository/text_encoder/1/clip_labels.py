@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from clip_cache import ABSENT, LabelCache
+from clip_cache import LabelCache
 from clip_common.groups import RequestError, check_finite, element_name
 
 Encode = Callable[[Sequence[str]], tuple[np.ndarray, list[int]]]
 """Texts to float32 [n, dim] of unit L2 norm and token counts."""
+
+
+class Tokens(NamedTuple):
+    """A text as tokens."""
+
+    ids: np.ndarray
+    """int32 [tokens], at most as many as the tower has positions."""
+    total: int
+    """Tokens before truncation, start and end included."""
 
 
 @dataclass
@@ -66,9 +76,7 @@ class LabelEmbedder:
         Raises:
             EmbeddingError: An embedding is not finite. None is cached.
         """
-        rows = self._cache.find(labels)
-        embeds, token_counts = self._cache.rows(rows)
-        missing = np.flatnonzero(rows == ABSENT)
+        embeds, token_counts, missing = self._cache.look_up(labels)
         if not len(missing):
             return embeds, token_counts, LookupCounts(hits=len(labels))
         new_labels = list(dict.fromkeys(labels[index] for index in missing))
@@ -79,7 +87,7 @@ class LabelEmbedder:
         check_finite("label", embeds, (1, len(labels)))
         token_counts[missing] = np.array(new_counts, np.int32)[new_rows]
         entries = zip(new_labels, new_embeds, new_counts, strict=True)
-        evictions = sum(self._cache.put(*entry) for entry in entries)
+        evictions = self._cache.add(entries)
         return embeds, token_counts, LookupCounts(len(labels) - len(new_labels), len(new_labels), evictions)
 
 

@@ -1,22 +1,23 @@
 """CLIP's tokenizer and text tower with its projection: strings to unit-norm text embeddings.
 
-A pass is padded to its longest text, not to the 77 positions of the tower. Attention is causal and the
+A pass is padded to its longest text, not to all positions of the tower. Attention is causal and the
 embedding is read at the end token, so the padding after it does not change the result.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from torch import nn
 
-from clip_common.tower import Tower, TowerConfig, load_state, pass_slices, unit_norm
+from clip_common.tower import Tower, TowerConfig, load_state, unit_norm
+from clip_labels import Tokens
 
 LEGACY_EOS_TOKEN_ID = 2
 """Wrong id in checkpoints made before transformers 4.31; their embedding is read at the highest token id."""
@@ -31,21 +32,19 @@ class TextTokenizer:
     """
 
     def __init__(self, path: Path, max_length: int) -> None:
-        self._whole, self._truncating = Tokenizer.from_file(str(path)), Tokenizer.from_file(str(path))
-        self._max_length = max_length
-        self._whole.no_padding()
-        self._whole.no_truncation()
-        self._truncating.no_padding()
-        self._truncating.enable_truncation(max_length)
+        self._tokenizer = Tokenizer.from_file(str(path))
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_length)
+        self._added = self._tokenizer.num_special_tokens_to_add(is_pair=False)
 
-    def __call__(self, texts: Sequence[str]) -> tuple[list[list[int]], list[int]]:
-        """Return each text's token ids, at most `max_length`, and its number of tokens before truncation."""
-        ids = [encoding.ids for encoding in self._whole.encode_batch(list(texts))]
-        counts = [len(one) for one in ids]
-        for index, count in enumerate(counts):
-            if count > self._max_length:
-                ids[index] = self._truncating.encode(texts[index]).ids
-        return ids, counts
+    def __call__(self, texts: Sequence[str]) -> list[Tokens]:
+        """Convert texts to tokens."""
+        encodings = self._tokenizer.encode_batch_fast(list(texts))
+        return [Tokens(np.array(one.ids, np.int32), self._count(one)) for one in encodings]
+
+    def _count(self, encoding: Encoding) -> int:
+        """Count the tokens before truncation: each part that was cut off has a start and an end again."""
+        return len(encoding) + sum(len(part) - self._added for part in encoding.overflowing)
 
 
 class TextModel(nn.Module):
@@ -97,6 +96,7 @@ class TextEncoder:
         tokenizer: The checkpoint's tokenizer.
         device: The tower's device.
         max_bucket: Texts in the largest pass.
+        max_tokens: Tokens in the largest pass, padding included, unless one text has more.
         pad_token_id: Token id that pads the shorter texts of a pass.
     """
 
@@ -106,23 +106,47 @@ class TextEncoder:
         tokenizer: TextTokenizer,
         device: torch.device,
         max_bucket: int,
+        max_tokens: int,
         pad_token_id: int,
     ) -> None:
         self._model, self._tokenizer, self._device = model, tokenizer, device
-        self._max_bucket, self._pad_token_id = max_bucket, pad_token_id
+        self._max_bucket, self._max_tokens, self._pad_token_id = max_bucket, max_tokens, pad_token_id
 
-    @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, list[int]]:
         """Return float32 [n, dim] of unit L2 norm, and each text's number of tokens before truncation."""
-        ids, counts = self._tokenizer(texts)
+        tokens = self._tokenizer(texts)
+        return self.encode_tokens([one.ids for one in tokens]), [one.total for one in tokens]
+
+    @torch.inference_mode()
+    def encode_tokens(self, ids: Sequence[np.ndarray]) -> np.ndarray:
+        """Encode int32 [tokens] each -> float32 [n, dim], unit L2 norm."""
         order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
         embeds = np.empty((len(ids), self._model.text_projection.out_features), np.float32)
-        for part in pass_slices(len(ids), self._max_bucket):
+        for part in text_passes([len(ids[index]) for index in order], self._max_bucket, self._max_tokens):
             chosen = order[part]
             embeds[chosen] = self._model(self._padded([ids[index] for index in chosen])).cpu().numpy()
-        return embeds, counts
+        return embeds
 
-    def _padded(self, ids: list[list[int]]) -> torch.Tensor:
-        longest = max(map(len, ids))
-        rows = [one + [self._pad_token_id] * (longest - len(one)) for one in ids]
-        return torch.tensor(rows, device=self._device)
+    def _padded(self, ids: Sequence[np.ndarray]) -> torch.Tensor:
+        rows = np.full((len(ids), max(map(len, ids))), self._pad_token_id)
+        for row, one in zip(rows, ids, strict=True):
+            row[: len(one)] = one
+        return torch.from_numpy(rows).to(self._device)
+
+
+def text_passes(lengths: Sequence[int], max_texts: int, max_tokens: int) -> Iterator[slice]:
+    """Split texts into passes.
+
+    Args:
+        lengths: Tokens of each text, in ascending order.
+        max_texts: Texts in the largest pass.
+        max_tokens: Tokens in the largest pass, padding included. A text that has more gets a pass alone.
+    """
+    start = 0
+    for index, length in enumerate(lengths):
+        size = index + 1 - start
+        if size > 1 and (size > max_texts or size * length > max_tokens):
+            yield slice(start, index)
+            start = index
+    if lengths:
+        yield slice(start, len(lengths))

@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # Idle OpenMP threads must sleep: spinning, they would keep cores from decoding and from the vision encoder.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is first imported
@@ -12,7 +12,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from clip_cache import LabelCache
-from clip_common.groups import Elements, Outcome, read_elements, split_rows
+from clip_common.groups import DEFERRED, Elements, Outcome, read_elements, split_rows
 from clip_common.metrics import MetricFactory, publish_model_info
 from clip_common.parameters import Parameters
 from clip_common.responder import Responder
@@ -21,8 +21,20 @@ from clip_common.tower import set_up_torch
 from clip_common.version import check_version
 from clip_labels import LabelEmbedder, LookupCounts, check_label, read_label_file
 from clip_text import TextEncoder, TextTokenizer, load_text_model
+from clip_turns import Answer, Job, Turns
 
 PRELOADED_LABELS = "preload_labels.txt"
+MAX_TOKENS = {"cpu": 1024, "cuda": 16384}
+"""Tokens in the largest pass and turn, by the type of the device."""
+
+
+class Texts(NamedTuple):
+    """The texts of a request."""
+
+    request: Any
+    group: Elements
+    new_bytes: int
+    """Size of the texts that are not cached. Tokens are at least a byte each, apart from start and end."""
 
 
 class TritonPythonModel:
@@ -46,11 +58,16 @@ class TritonPythonModel:
         model.set_precision(dtype)
         self._token_limit: int = settings["max_position_embeddings"]
         tokenizer = TextTokenizer(directory / "tokenizer.json", self._token_limit)
-        encoder = TextEncoder(model.to(device), tokenizer, device, max_bucket, settings["pad_token_id"])
+        self._max_tokens = MAX_TOKENS[device.type]
+        limits = max_bucket, self._max_tokens, settings["pad_token_id"]
+        encoder = TextEncoder(model.to(device), tokenizer, device, *limits)
         encoder.encode(["a photo of a cat"])
         self._cache = LabelCache(parameters.integer("cache_bytes"), settings["projection_dim"])
         self._cache_metrics = _CacheMetrics(metrics)
         self._embedder = LabelEmbedder(encoder.encode, self._cache)
+        self._turns = Turns(
+            tokenizer, encoder.encode_tokens, self._cache, self._max_tokens, self._publish_encoded
+        )
         preloaded = read_label_file(directory / PRELOADED_LABELS)
         if preloaded:
             self._publish(self._embedder.embed(preloaded)[2])
@@ -62,38 +79,73 @@ class TritonPythonModel:
         return self._responder.respond(requests, self._parse, self._run)
 
     def finalize(self) -> None:
-        """Publish the remaining metrics."""
+        """Finish the requests that are executed in turns, and publish the remaining metrics."""
+        self._turns.close()
         self._responder.close()
 
-    def _parse(self, request: Any) -> Elements:
+    def _parse(self, request: Any) -> Texts:
         times = self._responder.check_times(request)
         tensor = pb_utils.get_input_tensor_by_name(request, "text").as_numpy()
         group = read_elements(
-            "label", tensor, max_count=self._max_labels, max_bytes=self._max_request_bytes, times=times
+            "label",
+            tensor,
+            max_count=self._max_labels,
+            max_bytes=self._max_request_bytes,
+            times=times,
+            is_cancelled=request.is_cancelled,
         )
+        new_bytes = 0
         for position, text in enumerate(group.items):
             if text not in self._cache:  # cached labels were checked before
                 check_label(text, position, tensor.shape, self._max_label_bytes)
-        return group
+                new_bytes += len(text)
+        return Texts(request, group, new_bytes)
 
-    def _run(self, groups: list[Elements]) -> list[Outcome]:
+    def _run(self, batch: list[Texts]) -> list[Outcome]:
+        """Embed the texts of small requests, and defer large ones to the turns."""
+        if sum(texts.new_bytes for texts in batch) <= self._max_tokens:
+            return self._embed([texts.group for texts in batch])
+        known = [texts.group for texts in batch if not texts.new_bytes]
+        outcomes = iter(self._embed(known) if known else [])
+        return [self._defer(texts) if texts.new_bytes else next(outcomes) for texts in batch]
+
+    def _defer(self, texts: Texts) -> Outcome:
+        respond, group = self._responder.defer(texts.request), texts.group
+
+        def finish(answer: Answer | Exception) -> None:
+            if isinstance(answer, Exception):
+                respond(answer)
+                return
+            self._publish(LookupCounts(hits=group.size - len(job.found)))
+            respond(self._outputs(group, answer.embeds, answer.token_counts, answer.worked_us))
+
+        job = Job(group, finish, *self._cache.look_up(group.items))
+        self._turns.add(job)
+        return DEFERRED
+
+    def _embed(self, groups: list[Elements]) -> list[Outcome]:
         started_us = now_us()
         embeds, token_counts, counts = self._embedder.embed(
             [text for group in groups for text in group.items]
         )
         self._publish(counts)
         took_us = now_us() - started_us
-        sizes = [len(group.items) for group in groups]
+        sizes = [group.size for group in groups]
         parts = zip(groups, split_rows(embeds, sizes), split_rows(token_counts, sizes), strict=True)
-        return [
-            {
-                "text_embeds": rows.reshape(*group.shape, -1),
-                "token_counts": tokens.reshape(group.shape),
-                "token_limit": np.full((group.shape[0], 1), self._token_limit, np.int32),
-                "times": group.times.after_work(took_us).tensor(group.shape[0]),
-            }
-            for group, rows, tokens in parts
-        ]
+        return [self._outputs(*part, took_us) for part in parts]
+
+    def _outputs(
+        self, group: Elements, embeds: np.ndarray, token_counts: np.ndarray, took_us: int
+    ) -> Outcome:
+        return {
+            "text_embeds": embeds.reshape(*group.shape, -1),
+            "token_counts": token_counts.reshape(group.shape),
+            "token_limit": np.full((group.shape[0], 1), self._token_limit, np.int32),
+            "times": group.times.after_work(took_us).tensor(group.shape[0]),
+        }
+
+    def _publish_encoded(self, encoded: int, evicted: int) -> None:
+        self._publish(LookupCounts(misses=encoded, evictions=evicted))
 
     def _publish(self, counts: LookupCounts) -> None:
         self._cache_metrics.update(counts, len(self._cache), self._cache.size_bytes)

@@ -28,14 +28,28 @@ class InferenceResponse(NamedTuple):
     error: TritonError | None = None
 
 
+class ResponseSender(NamedTuple):
+    """Appends what it sends to a list."""
+
+    sent: list[tuple[InferenceResponse, int]]
+
+    def send(self, response: InferenceResponse, flags: int) -> None:
+        self.sent.append((response, flags))
+
+
 class Request(NamedTuple):
     """A request with tensors by name."""
 
     tensors: dict[str, np.ndarray]
     name: str = ""
+    sent: list[tuple[InferenceResponse, int]] | None = None
 
     def request_id(self) -> str:
         return self.name
+
+    def get_response_sender(self) -> ResponseSender:
+        assert self.sent is not None
+        return ResponseSender(self.sent)
 
 
 @dataclass
@@ -79,6 +93,7 @@ class Backend:
     """
 
     Tensor, TritonError, InferenceResponse = Tensor, TritonError, InferenceResponse
+    TRITONSERVER_RESPONSE_COMPLETE_FINAL = 1
 
     def __init__(self) -> None:
         families: dict[str, Family] = {}

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from clip_common.groups import RequestError
+from clip_common.groups import DEFERRED, RequestError
 from clip_common.metrics import MetricFactory, publish_model_info
 from clip_common.responder import MAX_REQUEST_ID, Responder
 from clip_common.times import UNLIMITED, RejectedError, Times
@@ -152,3 +152,40 @@ def test_model_info_has_the_facts_as_labels_and_in_the_log(backend, tmp_path):
         "info: serving model=m, version=3, instance=m_0_1, identity=1d, checkpoint=demo, revision=r1, "
         "sha256=f00, precision=float32, execution=eager"
     ]
+
+
+def test_deferred_request_is_answered_later_and_counts_as_executing_until_then(backend):
+    responder = Responder(backend, MetricFactory(backend, ARGS), unit="images")
+    later = []
+
+    def run(groups):
+        later.append(responder.defer(slow))
+        return [DEFERRED, *double(groups[1:])]
+
+    slow, quick = Request({"numbers": np.array([[1, 2]])}, "slow", []), request(3)
+    first, second = responder.respond([slow, quick], parse, run)
+    assert first is None
+    assert second.output_tensors[0].array.tolist() == [[6]]
+    executing = backend.families["tritonclip_requests_executing"].series[0]
+    assert executing.values == [1]
+    later[0]({"doubled": np.array([[2, 4]])})
+    ((response, flags),) = slow.sent
+    assert flags == backend.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+    assert response.output_tensors[0].array.tolist() == [[2, 4]]
+    assert executing.values == [0]
+    responder.close()
+    assert backend.values("tritonclip_images_total") == [3]
+    assert sorted(backend.values("tritonclip_batch_requests")) == [1, 2]
+
+
+def test_deferred_request_that_fails_or_is_rejected_gets_the_error(backend):
+    responder = Responder(backend, MetricFactory(backend, ARGS))
+    failed, rejected = (Request({}, name, []) for name in ("failed", "rejected"))
+    responder.defer(failed)(ZeroDivisionError("a secret"))
+    responder.defer(rejected)(RejectedError("deadline", "deadline cannot be met: too late"))
+    assert failed.sent[0][0].error.code == "INTERNAL"
+    assert "a secret" not in failed.sent[0][0].error.message
+    assert any("a secret" in line and 'request "failed"' in line for line in backend.log)
+    assert rejected.sent[0][0].error == ("deadline cannot be met: too late", "UNAVAILABLE")
+    responder.close()
+    assert backend.values("tritonclip_requests_refused_total", reason="deadline") == [1]

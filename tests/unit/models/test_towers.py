@@ -10,7 +10,7 @@ from clip_common.cpu import available_cores, cpu_has_bfloat16
 from clip_common.parameters import Parameters
 from clip_common.tower import choose_precision, set_up_torch
 from clip_encoder import DirectEncoder
-from clip_text import TextEncoder, TextTokenizer, load_text_model
+from clip_text import TextEncoder, TextTokenizer, load_text_model, text_passes
 from clip_vision import load_vision_model
 from tests.helpers.servers import DEMO_CHECKPOINT
 from tritonclip_server.repository.checkpoint import read_checkpoint
@@ -87,11 +87,10 @@ def reference_texts(reference, directory, texts):
     ]
 
 
-def text_encoder(directory, max_bucket=64):
+def text_encoder(directory, max_bucket=64, max_tokens=1024):
     tower = load_text_model(directory)
-    return TextEncoder(
-        tower, TextTokenizer(directory / "tokenizer.json", 77), CPU, max_bucket, pad_token_id=0
-    )
+    tokenizer = TextTokenizer(directory / "tokenizer.json", 77)
+    return TextEncoder(tower, tokenizer, CPU, max_bucket, max_tokens, pad_token_id=0)
 
 
 @pytest.fixture
@@ -119,11 +118,30 @@ def test_text_embeddings_equal_transformers(model):
 
 
 @pytest.mark.parametrize("model", ["openai"], indirect=True)
-def test_text_embedding_does_not_depend_on_its_pass(model):
+@pytest.mark.parametrize(("max_bucket", "max_tokens"), [(4, 1024), (64, 100), (64, 1)])
+def test_text_embedding_does_not_depend_on_its_pass(model, max_bucket, max_tokens):
     _, directory = model
-    together, _ = text_encoder(directory, max_bucket=4).encode(TEXTS)
+    together, _ = text_encoder(directory, max_bucket, max_tokens).encode(TEXTS)
     alone = np.concatenate([text_encoder(directory).encode([text])[0] for text in TEXTS])
     np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("limit", [5, 32, 77, 248])
+def test_tokens_and_their_number_before_truncation_equal_transformers(limit):
+    tokenizer = AutoTokenizer.from_pretrained(DEMO_CHECKPOINT)
+    texts = [*TEXTS, "word " * 200, "1" * 1000, "\u0130" * 300]
+    expected = tokenizer(texts, truncation=True, max_length=limit).input_ids
+    whole = tokenizer(texts, truncation=True, max_length=10_000).input_ids
+    found = TextTokenizer(DEMO_CHECKPOINT / "tokenizer.json", limit)(texts)
+    assert [one.ids.tolist() for one in found] == expected
+    assert [one.total for one in found] == list(map(len, whole))
+
+
+def test_passes_of_texts_hold_all_of_them_and_are_bounded():
+    lengths = [2, 2, 3, 10, 10, 11, 40, 200]
+    passes = [lengths[part] for part in text_passes(lengths, max_texts=3, max_tokens=40)]
+    assert passes == [[2, 2, 3], [10, 10, 11], [40], [200]]
+    assert list(text_passes([], 3, 40)) == []
 
 
 @pytest.mark.parametrize("model", ["openai", "gelu, 14 px patches"], indirect=True)
@@ -139,7 +157,7 @@ def test_half_precision_stays_close_to_float32(model, pixels, precision):
     assert images.dtype == np.float32
     assert cosines(images, reference_images(reference, directory, pixels)).min() > 0.9999
     tokenizer = TextTokenizer(directory / "tokenizer.json", 77)
-    texts, _ = TextEncoder(text, tokenizer, CPU, 8, pad_token_id=0).encode(TEXTS)
+    texts, _ = TextEncoder(text, tokenizer, CPU, 8, 1024, pad_token_id=0).encode(TEXTS)
     assert cosines(texts, reference_texts(reference, directory, TEXTS)[0]).min() > 0.9999
 
 
