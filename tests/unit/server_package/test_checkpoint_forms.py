@@ -322,7 +322,10 @@ def embed(content, directory):
     images = DirectEncoder(load_vision_model(directory), CPU, max_bucket=4).encode([pixels])
     settings = json.loads((directory / "text.json").read_text())
     tokenizer = TextTokenizer(directory / "tokenizer.json", settings["max_position_embeddings"])
-    encoder = TextEncoder(load_text_model(directory), tokenizer, CPU, 8, settings["pad_token_id"])
+    padding = settings["pad_token_id"]
+    encoder = TextEncoder(
+        load_text_model(directory), tokenizer, CPU, max_bucket=8, max_tokens=512, pad_token_id=padding
+    )
     return images, encoder.encode(TEXTS)[0]
 
 
