@@ -19,6 +19,8 @@ from torch import nn
 from clip_common.tower import Tower, TowerConfig, load_state, unit_norm
 from clip_labels import Tokens
 
+MAX_TOKENS = {"cpu": 1024, "cuda": 16384}
+"""Tokens in the largest pass and turn, by the type of the device."""
 LEGACY_EOS_TOKEN_ID = 2
 """Wrong id in checkpoints made before transformers 4.31; their embedding is read at the highest token id."""
 

@@ -20,12 +20,10 @@ from clip_common.times import now_us
 from clip_common.tower import set_up_torch
 from clip_common.version import check_version
 from clip_labels import LabelEmbedder, LookupCounts, check_label, read_label_file
-from clip_text import TextEncoder, TextTokenizer, load_text_model
+from clip_text import MAX_TOKENS, TextEncoder, TextTokenizer, load_text_model
 from clip_turns import Answer, Job, Turns
 
 PRELOADED_LABELS = "preload_labels.txt"
-MAX_TOKENS = {"cpu": 1024, "cuda": 16384}
-"""Tokens in the largest pass and turn, by the type of the device."""
 
 
 class Texts(NamedTuple):

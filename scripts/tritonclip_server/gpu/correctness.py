@@ -57,9 +57,8 @@ def load_encoders(context: PartContext, precision: str) -> Encoders:
     text = text_code.load_text_model(directory)
     text.set_precision(dtype)
     tokenizer = text_code.TextTokenizer(directory / "tokenizer.json", settings["max_position_embeddings"])
-    texts = text_code.TextEncoder(
-        text.to(device), tokenizer, device, context.max_bucket, settings["pad_token_id"]
-    )
+    limits = context.max_bucket, text_code.MAX_TOKENS[device.type], settings["pad_token_id"]
+    texts = text_code.TextEncoder(text.to(device), tokenizer, device, *limits)
     return Encoders(vision, lambda pixels: images.encode([pixels]), lambda some: texts.encode(some)[0], side)
 
 

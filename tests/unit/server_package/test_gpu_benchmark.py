@@ -1,17 +1,21 @@
 """The functions behind the figures of the GPU benchmark."""
 
 import io
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
-from tritonclip_server.gpu.correctness import buckets, compare, is_right, random_texts
+from tritonclip_server.gpu.correctness import buckets, compare, is_right, load_encoders, random_texts
 from tritonclip_server.gpu.decoding import photographs
 from tritonclip_server.gpu.rates import executed_flop, median_seconds, nominal_flop
 from tritonclip_server.gpu.report import report, summary
 from tritonclip_server.gpu.serving import steady_rate
+from tritonclip_server.repository.prepare import main as prepare
 
 
 def unit_vectors(*shape):
@@ -90,3 +94,14 @@ def test_report_shows_nan_shares_and_failures():
     assert any("ensemble, share of the decoding rate: 90.0%" in line for line in lines)
     assert "- ensemble failed: exit code 124" in lines
     assert "| 16 | 1 | 2000 |" in report(content)
+
+
+def test_encoders_are_those_of_a_prepared_repository(small_checkpoint, tmp_path, monkeypatch):
+    done = CliRunner().invoke(prepare, [str(small_checkpoint), "--output", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
+    context = SimpleNamespace(repository=tmp_path, device="cpu", max_bucket=4)
+    encoders = load_encoders(context, "float32")
+    assert encoders.encode_texts(["a cat", "a photo of a dog"]).shape == (2, 16)
+    pixels = np.zeros((1, 3, encoders.side, encoders.side), np.uint8)
+    assert encoders.encode_images(pixels).shape == (1, 16)
