@@ -5,7 +5,8 @@ comes after its deadline. If it works on as many as it can finish in time, it an
 
 The estimate is a lower bound, so that no request is rejected for what might happen. It covers this batch
 only, and uses the fastest batch so far: a cold start, a busy neighbour and a paused machine make batches
-slower, never faster.
+slower, never faster. It holds for work whose elements all cost the same, and does not extrapolate: a batch
+that is larger than any before takes at least as long as the largest one.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Pace:
         self._clock = clock
         self._batches = 0
         self._us_per_element = inf
+        self._largest = 0
 
     def run(self, groups: Sequence[Group], run: Callable[[list[Group]], Sequence[Outcome]]) -> list[Outcome]:
         """Run the groups that can be answered in time, and reject the others.
@@ -66,6 +68,7 @@ class Pace:
         if total:
             self._batches += 1
             self._us_per_element = min(self._us_per_element, (self._clock() - started_us) / total)
+            self._largest = max(self._largest, total)
         return [
             next(outcomes) if is_chosen else self._rejection(group, started_us)
             for group, is_chosen in zip(groups, chosen, strict=True)
@@ -85,7 +88,7 @@ class Pace:
             return [True] * len(groups)
         chosen, total = [False] * len(groups), 0
         for index in sorted(range(len(groups)), key=lambda index: -groups[index].times.deadline_us):
-            needed_us = (total + groups[index].size) * self._us_per_element
+            needed_us = min(total + groups[index].size, self._largest) * self._us_per_element
             if now + needed_us <= groups[index].times.deadline_us:
                 chosen[index] = True
                 total += groups[index].size

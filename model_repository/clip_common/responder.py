@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from clip_common.groups import DEFERRED, EmbeddingError, Outcome, RequestError
 from clip_common.metrics import Batch, MetricFactory, RequestMetrics
-from clip_common.times import RejectedError, Times, now_us, read_times
+from clip_common.times import UNLIMITED, RejectedError, Times, now_us, read_times
 
 MAX_REQUEST_ID = 128
 """Characters of a caller's request id to log."""
@@ -44,11 +44,17 @@ class Responder:
         """Return the times of a request, UNLIMITED if it did not pass through `admission`.
 
         Raises:
+            RequestError: The caller made the times.
             RejectedError: Its queue budget or deadline has passed.
         """
         tensor = self._pb_utils.get_input_tensor_by_name(request, "times")
-        times = read_times(None if tensor is None else tensor.as_numpy())
-        times.check(now_us())
+        array = None if tensor is None else tensor.as_numpy()
+        if array is None or not array.size:
+            return UNLIMITED
+        times, now = read_times(array), now_us()
+        if not times.is_possible(now):
+            raise RequestError("times: no step of an ensemble made these numbers; leave the input out")
+        times.check(now)
         return times
 
     def respond(

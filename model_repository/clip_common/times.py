@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+LONGEST_US = 7 * 24 * 3600 * 1_000_000
+"""Longest deadline of a request."""
+
 
 class RejectedError(RuntimeError):
     """A request that the server does not work on: its time is up, or the server is overloaded or draining.
@@ -44,6 +47,11 @@ class Times(NamedTuple):
     def allowed_ms(self) -> float:
         """Milliseconds between the arrival and the deadline."""
         return (self.deadline_us - self.arrival_us) / 1000
+
+    def is_possible(self, now: int) -> bool:
+        """Return whether `admission` and the steps after it can have made these times."""
+        age_us, allowed_us = now - self.arrival_us, self.deadline_us - self.arrival_us
+        return 0 <= self.worked_us <= age_us <= LONGEST_US and 0 <= allowed_us <= LONGEST_US
 
     def waited_ms(self, now: int) -> float:
         """Return the milliseconds that the request has waited, without the time spent working on it."""
@@ -90,13 +98,6 @@ def now_us() -> int:
     return time.monotonic_ns() // 1000
 
 
-def read_times(tensor: np.ndarray | None) -> Times:
-    """Read the times of a request.
-
-    Args:
-        tensor: int64 [rows, 4] with equal rows, or None if the request has no times.
-    """
-    if tensor is None or not tensor.size:
-        return UNLIMITED
-    # Direct callers of a single model may send any numbers: sums of them must stay within int64.
-    return Times(*(min(max(int(time_us), 0), 2**61) for time_us in tensor.reshape(-1, 4)[0]))
+def read_times(tensor: np.ndarray) -> Times:
+    """Read the times of a request, int64 [rows, 4] with equal rows."""
+    return Times(*tensor.reshape(-1, 4)[0].tolist())

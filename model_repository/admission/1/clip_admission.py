@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clip_common.groups import RequestError
-from clip_common.times import RejectedError, Times
+from clip_common.times import LONGEST_US, RejectedError, Times
 
 DEADLINE_MS = "deadline_ms"
-LONGEST_MS = 7 * 24 * 3600 * 1000.0
-"""Longest deadline; longer ones are shortened to it, so that sums of times stay within int64."""
+LONGEST_MS = LONGEST_US / 1000
+"""Longest deadline; longer ones are shortened to it."""
 
 
 class Limits(NamedTuple):

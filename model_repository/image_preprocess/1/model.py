@@ -13,7 +13,6 @@ from clip_bounded import BoundedDecoder
 from clip_common.cpu import available_cores
 from clip_common.groups import Elements, Outcome, read_elements
 from clip_common.metrics import MetricFactory
-from clip_common.pace import Pace
 from clip_common.parameters import Parameters
 from clip_common.responder import Responder
 from clip_common.times import now_us
@@ -30,7 +29,6 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Read the checkpoint's processor settings and start the decoding threads."""
         self._responder = Responder(pb_utils, MetricFactory(pb_utils, args), unit="images")
-        self._pace = Pace()
         config = json.loads(args["model_config"])
         parameters = Parameters(config)
         self._max_images = parameters.integer("max_images", minimum=1)
@@ -80,14 +78,11 @@ class TritonPythonModel:
         )
 
     def _run(self, groups: list[Elements]) -> list[Outcome]:
-        return self._pace.run(groups, self._decode)
-
-    def _decode(self, groups: list[Elements]) -> list[Outcome]:
         started_us = now_us()
         outcomes = self._decoder.run(groups)
         took_us = now_us() - started_us
         for group, outcome in zip(groups, outcomes, strict=True):
-            if not isinstance(outcome, Exception):
+            if isinstance(outcome, dict):
                 outcome["times"] = group.times.after_work(took_us).tensor(group.shape[0])
         return outcomes
 

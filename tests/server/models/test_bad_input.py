@@ -144,6 +144,21 @@ def test_invalid_tensor_for_a_composing_model_is_rejected(server, protocol, mode
     assert reason in caught.value.message()
 
 
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+@pytest.mark.parametrize("model", ["image_preprocess", "vision_encoder", "text_encoder"])
+@pytest.mark.parametrize("times", [[0, 2**61, 2**61, 0], [2**62] * 4, [-(2**62)] * 4])
+def test_times_that_the_caller_made_are_rejected(server, protocol, model, times):
+    inputs = {
+        "image_preprocess": {"image": bytes_tensor([good()])},
+        "vision_encoder": {"pixel_values": np.zeros((1, 1, 3, 224, 224), np.uint8)},
+        "text_encoder": {"text": LABEL},
+    }[model]
+    with pytest.raises(InferenceServerException, match="times: no step of an ensemble made") as caught:
+        infer(server, protocol, model, **inputs, times=np.array([times], np.int64))
+    assert caught.value.status() == STATUS[protocol]
+    infer(server, protocol, model, **inputs)
+
+
 def test_request_at_the_limits_is_accepted(server):
     most = bytes_tensor([b"x" * 4096, *[b"label %d" % number for number in range(9_999)]])
     assert infer(server, "grpc", "clip_text_embedding", text=most)["text_embeds"].shape == (1, 10_000, 512)

@@ -66,15 +66,45 @@ def test_late_work_is_rejected(now_ms, reason, text):
     assert caught.value.reason == reason
 
 
-def test_request_that_bypassed_admission_is_unlimited():
-    assert read_times(None) == UNLIMITED
+def test_unlimited_request_is_never_late():
     UNLIMITED.check(2**60)
 
 
-def test_invented_times_stay_within_int64():
-    found = read_times(np.array([[2**63 - 1] * 4, [0] * 4], np.int64))
-    assert found.after_work(2**40).tensor(1).dtype == np.int64
-    assert read_times(np.array([[-5] * 4], np.int64)) == Times(0, 0, 0, 0)
+NOW = 30 * 24 * 3600 * 1000 * MS
+LIMIT = int(LONGEST_MS * MS)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        stamp("{}", 1, LIMITS, NOW)[0],
+        stamp(json.dumps({"deadline_ms": 10**30}), 1, LIMITS, NOW)[0],
+        stamp(json.dumps({"deadline_ms": 1e-9}), 1, LIMITS, NOW)[0],
+        (NOW - 5 * MS, 500 * MS, NOW, 5 * MS),
+        (NOW - LIMIT, 2**61, NOW, 0),
+    ],
+)
+def test_times_that_admission_can_have_made_are_possible(times):
+    assert read_times(np.array([times, times])).is_possible(NOW)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        (1, 1, 1, 1),
+        (0, 2**61, 2**61, 0),
+        (2**62, 2**62, 2**62, 2**62),
+        (-(2**62), -(2**62), -(2**62), -(2**62)),
+        (NOW + 1, MS, NOW + 2 * MS, 0),
+        (NOW, MS, NOW - 1, 0),
+        (NOW, MS, NOW + LIMIT + 1, 0),
+        (NOW - LIMIT - 1, MS, NOW, 0),
+        (NOW - MS, MS, NOW + MS, MS + 1),
+        (NOW - MS, MS, NOW + MS, -1),
+    ],
+)
+def test_times_that_admission_cannot_have_made_are_impossible(times):
+    assert not read_times(np.array([times], np.int64)).is_possible(NOW)
 
 
 def test_time_spent_working_does_not_count_against_the_queue_budget():

@@ -33,12 +33,12 @@ def due(ms, size=1, arrival_us=0):
     return Group(Times(arrival_us, 2**61, ms * MS), size)
 
 
-def warmed_up(us_per_element):
+def warmed_up(us_per_element, size=1000):
     """A pace that has run enough batches at this rate, and its clock, set back to 0."""
     clock = Clock(us_per_element)
     pace = Pace(clock)
     for _ in range(BATCHES_BEFORE):
-        pace.run([Group(UNLIMITED)], clock.run)
+        pace.run([Group(UNLIMITED, size)], clock.run)
     clock.now_us = 0
     return pace, clock
 
@@ -101,3 +101,10 @@ def test_batch_without_groups_in_time_runs_nothing():
     outcomes = pace.run([due(10), due(20)], clock.run)
     assert all(isinstance(outcome, RejectedError) for outcome in outcomes)
     assert clock.now_us == 0
+
+
+def test_rate_of_small_batches_is_not_extrapolated_to_large_ones():
+    """A GPU takes hardly longer for 64 images than for one."""
+    pace, _ = warmed_up(5 * MS, size=2)
+    assert pace.choose([due(10, size=256)], 0) == [True]
+    assert pace.choose([due(9, size=256)], 0) == [False]

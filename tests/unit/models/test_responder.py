@@ -9,7 +9,7 @@ import pytest
 from clip_common.groups import DEFERRED, RequestError
 from clip_common.metrics import MetricFactory, publish_model_info
 from clip_common.responder import MAX_REQUEST_ID, Responder
-from clip_common.times import UNLIMITED, RejectedError, Times
+from clip_common.times import UNLIMITED, RejectedError, Times, now_us
 from tests.unit.models.python_backend import Backend, Request
 
 ARGS = {"model_name": "m", "model_version": "3", "model_instance_name": "m_0_1"}
@@ -131,11 +131,14 @@ def test_model_without_batch_metrics_publishes_rejections_only(respond, backend)
 
 def test_times_of_a_request_are_read_and_checked(backend):
     responder = Responder(backend, MetricFactory(backend, ARGS))
-    in_time, late = Times(0, 2**60, 2**60), Times(0, 1, 2)
+    now = now_us()
+    in_time, late = Times(now - 2, 2**60, now + 10**9), Times(now - 9, 1, now - 1)
     assert responder.check_times(Request({"times": in_time.tensor(2)})) == in_time
     assert responder.check_times(Request({})) == UNLIMITED
     with pytest.raises(RejectedError, match="^deadline passed: "):
         responder.check_times(Request({"times": late.tensor(1)}))
+    with pytest.raises(RequestError, match="^times: no step of an ensemble made these numbers"):
+        responder.check_times(Request({"times": np.array([[1, 1, 2**61, 1]])}))
     responder.close()
 
 
