@@ -167,6 +167,23 @@ def test_closed_client_raises_runtime_error(protocol: str, closed_port: int) -> 
             call()
 
 
+@pytest.mark.parametrize("exempt", ["", "127.0.0.1"])
+def test_error_over_grpc_names_the_proxy_in_the_way(
+    closed_port: int, monkeypatch: pytest.MonkeyPatch, exempt: str
+) -> None:
+    monkeypatch.setenv("http_proxy", f"http://me:secret@127.0.0.1:{closed_port}")
+    monkeypatch.setenv("no_proxy", exempt)
+    with Client(f"grpc://127.0.0.1:{closed_port}", attempts=1) as client:
+        with pytest.raises(ServerUnavailableError) as caught:
+            client.health()
+    shown = (
+        f"gRPC connects through the proxy http://127.0.0.1:{closed_port} (variable http_proxy); "
+        "to connect directly, add 127.0.0.1 to no_proxy."
+    )
+    assert (shown in caught.value.message) == (not exempt)
+    assert "secret" not in str(caught.value)
+
+
 def test_grpc_to_an_http_port_raises_unavailable(answers: Answers) -> None:
     with Client(answers.url.removeprefix("http://"), protocol="grpc", attempts=1) as client:
         with pytest.raises(ServerUnavailableError, match="check the URL and the port"):

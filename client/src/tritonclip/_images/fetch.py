@@ -24,6 +24,7 @@ from tritonclip._images.urls import (
     shown_url,
     too_large,
 )
+from tritonclip._proxies import Proxy, proxy_of_url
 from tritonclip._version import __version__
 from tritonclip.errors import InvalidInputError
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT_S = 10.0
 DEFAULT_MAX_BYTES = 64 * 2**20  # the server's limit per request
 MAX_REDIRECTS = 5
-KEPT_CONNECTIONS = 32  # per host; also the number of hosts
 BLOCK_BYTES = 1 << 16
 ACCEPT = "image/avif,image/webp,image/*;q=0.9,*/*;q=0.1"
 
@@ -65,14 +65,14 @@ class Fetcher:
         guard: AddressGuard | None = None,
     ) -> None:
         self._timeout_s, self._max_bytes, self._guard = timeout_s, max_bytes, guard
-        self._pool: urllib3.PoolManager | None = None
+        self._pools: dict[Proxy | None, urllib3.PoolManager] = {}
         self._lock = threading.Lock()
         _forks.renew_in_children(self)
 
     def renew(self) -> None:
         """Start without connections in a forked process."""
-        _forks.leave_to_parent(self._pool)
-        self._pool, self._lock = None, threading.Lock()
+        _forks.leave_to_parent(self._pools)
+        self._pools, self._lock = {}, threading.Lock()
 
     def fetch(self, url: str, name: str, timeout_s: float | None = None) -> bytes:
         """Return the content behind a URL, at least one byte.
@@ -105,9 +105,9 @@ class Fetcher:
     def close(self) -> None:
         """Close the idle connections; a later fetch opens new ones."""
         with self._lock:
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.clear()
+            pools, self._pools = self._pools, {}
+        for one in pools.values():
+            one.clear()
 
     def _start(self, url: str, name: str, timeout_s: float | None) -> _PendingFetch:
         lowered = timeout_s is not None and timeout_s < self._timeout_s
@@ -137,10 +137,11 @@ class Fetcher:
         """Fetch a URL through redirects; raise InvalidInputError or TimeoutError for every failure."""
         from urllib3 import exceptions
 
-        auth = authorization(url)
+        auth, proxy = authorization(url), None
         try:
             for _ in range(MAX_REDIRECTS + 1):
-                response = self._request(url, auth, name, end)
+                proxy = proxy_of_url(url)
+                response = self._request(url, auth, name, end, proxy)
                 try:
                     target = response.get_redirect_location()
                     if not target:
@@ -157,6 +158,8 @@ class Fetcher:
             if isinstance(error, (exceptions.TimeoutError, TimeoutError)) and not refused:
                 raise TimeoutError from error
             cause = _root_cause(error) if self._guard is None else self._guard.cause(error)
+            if proxy is not None:
+                cause += ", through " + (str(proxy) if self._guard is None else "a proxy")
             raise InvalidInputError(
                 f"{name} cannot be fetched: {cause}; check the URL and the network, {FETCH_IT_YOURSELF}"
             ) from error
@@ -164,10 +167,15 @@ class Fetcher:
             f"{name} redirects more than {MAX_REDIRECTS} times; give the URL of the image itself"
         )
 
-    def _request(self, url: str, auth: dict[str, str], name: str, end: float) -> urllib3.BaseHTTPResponse:
+    def _request(
+        self, url: str, auth: dict[str, str], name: str, end: float, proxy: Proxy | None
+    ) -> urllib3.BaseHTTPResponse:
         from urllib3 import Retry, Timeout
 
-        pools, headers = self._pools(), {"Accept": ACCEPT, "User-Agent": f"tritonclip/{__version__}", **auth}
+        pools, headers = (
+            self._pools_of(proxy),
+            {"Accept": ACCEPT, "User-Agent": f"tritonclip/{__version__}", **auth},
+        )
         if self._guard is not None:
             return self._guard.request(pools, url, headers, name, end)
         return pools.request(
@@ -180,14 +188,13 @@ class Fetcher:
             preload_content=False,
         )
 
-    def _pools(self) -> urllib3.PoolManager:
-        from urllib3 import PoolManager
+    def _pools_of(self, proxy: Proxy | None) -> urllib3.PoolManager:
+        from tritonclip._images.pools import new_pools
 
         with self._lock:
-            if self._pool is None:
-                new = PoolManager if self._guard is None else self._guard.pools
-                self._pool = new(num_pools=KEPT_CONNECTIONS, maxsize=KEPT_CONNECTIONS)
-            return self._pool
+            if proxy not in self._pools:
+                self._pools[proxy] = new_pools(proxy, tunnel=self._guard is not None)
+            return self._pools[proxy]
 
     def _read(self, response: urllib3.BaseHTTPResponse, name: str, end: float) -> bytes:
         if not 200 <= response.status < 300:

@@ -1,7 +1,8 @@
 """A guard against server-side request forgery, for a `Fetcher` whose URLs come from untrusted callers.
 
 Without it a caller could make the server read what only the server can reach. The guard resolves a name once,
-checks all its addresses, and connects to a checked address, not to the name. It does not judge what a name
+checks all its addresses, and connects to a checked address, not to the name. A proxy of the environment is
+asked for a tunnel to the checked address, so it resolves no name either. The guard does not judge what a name
 looks like: `http://2130706433/` resolves to 127.0.0.1 like any other name for it.
 
 The guard does not cover services on public addresses that trust this machine's address, or private NAT64
@@ -13,7 +14,6 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-import ssl
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -21,14 +21,11 @@ from typing import Any
 from urllib3 import (
     BaseHTTPResponse,
     HTTPConnectionPool,
-    HTTPSConnectionPool,
     PoolManager,
     Timeout,
     exceptions,
 )
-from urllib3.connection import HTTPConnection
 from urllib3.util import Url, parse_url
-from urllib3.util.ssl_ import create_urllib3_context
 
 from tritonclip._images.urls import FETCH_IT_YOURSELF, USER_INFO, seconds_left
 from tritonclip.errors import InvalidInputError
@@ -93,16 +90,6 @@ class AddressGuard:
         return any(inner in network for network in self._allow) or _is_public(inner)
 
     @staticmethod
-    def pools(*, num_pools: int, maxsize: int) -> PoolManager:
-        """Return a connection pool whose read timeout bounds a whole response, not each read."""
-        context = create_urllib3_context()
-        context.load_default_certs()
-        context.sslsocket_class = _TlsSocket
-        pools = PoolManager(num_pools, maxsize=maxsize, ssl_context=context)
-        pools.pool_classes_by_scheme = {"http": _Pool, "https": HTTPSConnectionPool}
-        return pools
-
-    @staticmethod
     def cause(error: BaseException) -> str:
         """Return why a fetch failed, without the system's text, which would reveal hosts and ports."""
         if isinstance(error, exceptions.SSLError):
@@ -115,7 +102,7 @@ class AddressGuard:
         """Send GET to a permitted address of the URL's host; redirects are not followed.
 
         Args:
-            pools: A pool made by `pools`.
+            pools: Pools made by `new_pools`, with a tunnel if there is a proxy.
             url: http:// or https://, as the caller or a redirect gave it.
             headers: Headers of the request, without Host.
             name: The image's name in error texts.
@@ -210,40 +197,3 @@ def _embedded_ipv4(address: Address) -> Address:
 def _is_public(address: Address) -> bool:
     assigned = address.version == 4 or address in _PUBLIC_V6
     return assigned and not any(address in network for network in _NOT_PUBLIC)
-
-
-class _TotalReadTimeout:
-    """A mixin for sockets whose timeout bounds all reads until it is set again, not each read.
-
-    Otherwise a server that sends a header byte by byte could hold its thread for days.
-    """
-
-    _end: float | None = None
-
-    def settimeout(self, value: float | None) -> None:
-        self._end = None if value is None else time.monotonic() + value
-        super().settimeout(value)  # type: ignore[misc]
-
-    def recv_into(self, *args: Any) -> Any:
-        if self._end is not None:
-            super().settimeout(seconds_left(self._end))  # type: ignore[misc]
-        return super().recv_into(*args)  # type: ignore[misc]
-
-
-class _Socket(_TotalReadTimeout, socket.socket):
-    pass
-
-
-class _TlsSocket(_TotalReadTimeout, ssl.SSLSocket):
-    pass
-
-
-class _Connection(HTTPConnection):
-    def connect(self) -> None:
-        super().connect()
-        self.sock = _Socket(fileno=self.sock.detach())
-        self.sock.settimeout(self.timeout)
-
-
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Connection

@@ -12,7 +12,13 @@ from tritonclip._calls.codec import Call
 from tritonclip._calls.request import Request
 from tritonclip._calls.wire import DEADLINE_MS, Answer, Model, Question, Topic
 from tritonclip._settings import Settings
-from tritonclip.errors import InvalidInputError, ServerUnavailableError, TritonClipError, from_failure
+from tritonclip.errors import (
+    InferenceError,
+    InvalidInputError,
+    ServerUnavailableError,
+    TritonClipError,
+    from_failure,
+)
 
 
 class Transport(Protocol):
@@ -46,6 +52,18 @@ class AsyncTransport(Protocol):
 
     async def close(self) -> None:
         """See `Transport.close`."""
+
+
+MAX_ANSWER_BYTES = 2**28
+
+
+def too_large_answer(url: str) -> InferenceError:
+    """Return the error for an answer over HTTP that exceeds `MAX_ANSWER_BYTES`."""
+    return InferenceError(
+        f"the answer was cut off at {MAX_ANSWER_BYTES >> 20} MiB. Send fewer images and labels at once, and "
+        "check that this is a Triton server",
+        endpoint=url,
+    )
 
 
 class LoopGuard:

@@ -16,6 +16,7 @@ from tritonclip import _forks
 from tritonclip._calls.codec import Call
 from tritonclip._calls.request import Request
 from tritonclip._calls.wire import Answer, Question
+from tritonclip._proxies import proxy_of_grpc
 from tritonclip._retry import FIRST_WAIT_S, MAX_WAIT_S, call_retry_policy
 from tritonclip._settings import Settings, split_port
 from tritonclip._transport.base import (
@@ -27,7 +28,12 @@ from tritonclip._transport.base import (
     send_question,
 )
 from tritonclip._transport.grpc_forks import GRPC_USE
-from tritonclip.errors import ServerUnavailableError
+from tritonclip.errors import (
+    DeadlineExceededError,
+    ServerUnavailableError,
+    TritonClipError,
+    rejection_reason,
+)
 
 M = TypeVar("M", bound=Call[Any] | Question)
 T = TypeVar("T")
@@ -121,6 +127,19 @@ def question_options(question: Question, request: Request) -> dict[str, Any]:
     return options | {"as_json": True} if question.topic in JSON_TOPICS else options
 
 
+def grpc_failure(
+    error: Exception, message: Call[Any] | Question, request: Request, settings: Settings
+) -> TritonClipError:
+    """Return what `call_failure` returns, with the name of the proxy that may be in the way."""
+    failure = call_failure(error, model=message.model, request=request, endpoint=settings.endpoint)
+    may_be_the_proxy = isinstance(failure, (ServerUnavailableError, DeadlineExceededError))
+    if may_be_the_proxy and rejection_reason(failure.message) is None and len(settings.urls) == 1:
+        host, _ = split_port(settings.urls[0])
+        if proxy := proxy_of_grpc(host):
+            failure.message += f" gRPC connects through {proxy}; to connect directly, add {host} to no_proxy."
+    return failure
+
+
 class GrpcTransport:
     """The `Transport` over gRPC."""
 
@@ -175,5 +194,4 @@ class GrpcTransport:
         try:
             return attempt(message, request)
         except (InferenceServerException, ValueError) as error:  # ValueError: the channel is closed
-            endpoint = self._settings.endpoint
-            raise call_failure(error, model=message.model, request=request, endpoint=endpoint) from error
+            raise grpc_failure(error, message, request, self._settings) from error

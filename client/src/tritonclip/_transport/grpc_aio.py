@@ -17,13 +17,12 @@ from tritonclip._retry import call_retry_policy
 from tritonclip._settings import Settings
 from tritonclip._transport.base import (
     LoopGuard,
-    call_failure,
     infer_arguments,
     read_answer,
     read_reply,
     send_question,
 )
-from tritonclip._transport.grpc import client_options, question_options
+from tritonclip._transport.grpc import client_options, grpc_failure, question_options
 from tritonclip._transport.grpc_forks import GRPC_USE
 
 M = TypeVar("M", bound=Call[Any] | Question)
@@ -87,5 +86,4 @@ class AsyncGrpcTransport:
         try:
             return await attempt(message, request)
         except (InferenceServerException, ValueError) as error:  # ValueError: the channel is closed
-            endpoint = self._settings.endpoint
-            raise call_failure(error, model=message.model, request=request, endpoint=endpoint) from error
+            raise grpc_failure(error, message, request, self._settings) from error

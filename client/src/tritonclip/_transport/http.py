@@ -23,6 +23,7 @@ from tritonclip._calls.wire import Answer, Question
 from tritonclip._retry import call_retry_policy
 from tritonclip._settings import Settings
 from tritonclip._transport.base import (
+    MAX_ANSWER_BYTES,
     call_failure,
     http_compression,
     infer_arguments,
@@ -31,11 +32,34 @@ from tritonclip._transport.base import (
     round_robin,
     send_question,
     tls_context,
+    too_large_answer,
     with_all_endpoints,
 )
 
 M = TypeVar("M", bound=Call[Any] | Question)
 T = TypeVar("T")
+
+
+class _LimitedSocket:
+    """A socket of gevent that limits the bytes which it receives after a request is sent."""
+
+    def __init__(self, socket: Any, endpoint: str) -> None:
+        self._socket, self._endpoint = socket, endpoint
+        self._left = MAX_ANSWER_BYTES
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
+
+    def sendall(self, data: bytes) -> None:
+        self._left = MAX_ANSWER_BYTES
+        self._socket.sendall(data)
+
+    def recv(self, size: int) -> bytes:
+        data: bytes = self._socket.recv(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise too_large_answer(self._endpoint)
+        return data
 
 
 class _ThreadClient:
@@ -55,7 +79,10 @@ class _ThreadClient:
         )
         # A deadline in the middle of a call leaves its socket outside the pool, so nothing else closes it.
         self._sockets: weakref.WeakSet[Any] = weakref.WeakSet()
-        self.client._client_stub._connection_pool.after_connect = self._sockets.add
+        pool, endpoint = self.client._client_stub._connection_pool, f"{settings.scheme}://{url}"
+        pool.after_connect = self._sockets.add
+        connect = pool._create_socket
+        pool._create_socket = lambda: _LimitedSocket(connect(), endpoint)
         self.calls = 0
         self.retired = False  # takes no new calls; the last running call closes it
 

@@ -23,6 +23,7 @@ from tritonclip._calls.wire import Answer, Question
 from tritonclip._retry import call_retry_policy
 from tritonclip._settings import Settings
 from tritonclip._transport.base import (
+    MAX_ANSWER_BYTES,
     LoopGuard,
     call_failure,
     http_compression,
@@ -32,11 +33,32 @@ from tritonclip._transport.base import (
     round_robin,
     send_question,
     tls_context,
+    too_large_answer,
     with_all_endpoints,
 )
 
 M = TypeVar("M", bound=Call[Any] | Question)
 T = TypeVar("T")
+
+
+class _LimitedResponse:
+    """A response of aiohttp that limits the bytes of its body."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._response, name)
+
+    async def read(self) -> bytes:
+        blocks, left = [], MAX_ANSWER_BYTES
+        async for block in self._response.content.iter_any():
+            blocks.append(block)
+            left -= len(block)
+            if left < 0:
+                self._response.close()
+                raise too_large_answer(str(self._response.url.origin()))
+        return b"".join(blocks)
 
 
 class _StreamingClient(triton.InferenceServerClient):  # type: ignore[misc]  # tritonclient has no types
@@ -46,7 +68,10 @@ class _StreamingClient(triton.InferenceServerClient):  # type: ignore[misc]  # t
         body = io.BytesIO(request_body.encode() if isinstance(request_body, str) else request_body)
         # By default aiohttp requests compressed responses, which cost Triton more time than they save.
         headers = {"Accept-Encoding": "identity", **(headers or {})}
-        return await super()._post(request_uri, body, headers, query_params)
+        return _LimitedResponse(await super()._post(request_uri, body, headers, query_params))
+
+    async def _get(self, request_uri: str, headers: Any, query_params: Any) -> Any:
+        return _LimitedResponse(await super()._get(request_uri, headers, query_params))
 
 
 def _plain(error: aiohttp.ClientError) -> Exception:

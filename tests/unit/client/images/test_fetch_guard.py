@@ -167,11 +167,7 @@ def test_malformed_or_suspicious_url_is_rejected(url: str, cause: str) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_allowed_host_gets_its_name_as_host_header_over_kept_connections(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
+def test_allowed_host_gets_its_name_as_host_header_over_kept_connections(site: Site) -> None:
     names = Names(a_example=[["127.0.0.1"]], b_example=[["127.0.0.1"]])
     fetcher, port = guarded(site, names), site.server_port
     for host in ("a.example", "A.example", "b.example", "a.example.", "127.0.0.1"):
