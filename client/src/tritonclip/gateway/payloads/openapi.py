@@ -39,6 +39,9 @@ digits, `.`, `_` and `-`; otherwise it is generated. `X-Timeout-S` shortens the 
 caller disconnects, its request is cancelled. Errors have the body
 `{"error": {"message", "type", "param", "code"}}`."""
 
+NOTES = ("title", "description", "examples", "default")
+"""Keywords of a property's schema that do not restrict its value."""
+
 
 def describe(
     answer: type[BaseModel],
@@ -85,6 +88,8 @@ def openapi(app: FastAPI, bodies: Sequence[type[BaseModel]]) -> dict[str, Any]:
         for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's 422; the gateway answers 400
             components.pop(name, None)
         components |= _definitions([*bodies, ErrorAnswer])
+        for body in bodies:
+            _allow_null(components[body.__name__])
         for path in document["paths"].values():
             for operation in path.values():
                 operation["responses"].pop("422", None)
@@ -101,6 +106,15 @@ def _definitions(models: Sequence[type[BaseModel]]) -> dict[str, Any]:
     )
     found: dict[str, Any] = schema["$defs"]
     return found
+
+
+def _allow_null(schema: dict[str, Any]) -> None:
+    """Let each optional property of a body be null, which counts as left out."""
+    for name, entry in schema["properties"].items():
+        if name in schema.get("required", []) or {"type": "null"} in entry.get("anyOf", []):
+            continue
+        notes = {key: entry.pop(key) for key in NOTES if key in entry}
+        schema["properties"][name] = {**notes, "anyOf": [entry, {"type": "null"}]}
 
 
 def _form_schema(fields: type[BaseModel] | None, image_field: str) -> dict[str, Any]:
