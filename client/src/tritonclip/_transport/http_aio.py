@@ -52,12 +52,15 @@ class _LimitedResponse:
 
     async def read(self) -> bytes:
         blocks, left = [], MAX_ANSWER_BYTES
-        async for block in self._response.content.iter_any():
-            blocks.append(block)
-            left -= len(block)
-            if left < 0:
-                self._response.close()
-                raise too_large_answer(str(self._response.url.origin()))
+        try:
+            async for block in self._response.content.iter_any():
+                blocks.append(block)
+                left -= len(block)
+                if left < 0:
+                    raise too_large_answer(str(self._response.url.origin()))
+        except BaseException:  # also a cancellation: the rest of the body must not meet the next answer
+            self._response.close()
+            raise
         return b"".join(blocks)
 
 
