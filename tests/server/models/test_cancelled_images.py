@@ -6,7 +6,7 @@ from PIL import Image
 
 from tests.helpers.calls import bytes_tensor, metric
 from tests.helpers.pictures import encode
-from tests.helpers.waiting import wait_until
+from tests.helpers.waiting import settled, wait_until
 
 pytestmark = pytest.mark.variant("overload")
 
@@ -22,7 +22,7 @@ def test_images_of_a_cancelled_request_are_not_decoded(server, gate):
     def decoded():
         return metric(server, "tritonclip_images_total", model="image_preprocess")
 
-    before, images_before = rejected(), decoded()
+    before, images_before = settled(lambda: (rejected(), decoded()))
     image = encode(Image.new("RGB", (4000, 3000), "red"), "JPEG")
     array = bytes_tensor([image] * COUNT)
     tensor = grpcclient.InferInput("image", array.shape, "BYTES")
