@@ -39,15 +39,8 @@ def work(run: Callable[[Request], T]) -> Flow[T]:
 
 def infer(call: Call[T]) -> Flow[T]:
     """Send a call and decode its answer."""
-    answer: Answer
-    try:
-        answer = yield call
-    except ModelNotReadyError as error:
-        answer = yield call.for_older_server(error)
-    if call.is_large:
-        decoded: T = yield Work(lambda request: call.decode(answer.outputs))
-        return decoded
-    return call.decode(answer.outputs)
+    decoded, _ = yield from infer_versioned(call)
+    return decoded
 
 
 def infer_versioned(call: Call[T]) -> Flow[tuple[T, str]]:
