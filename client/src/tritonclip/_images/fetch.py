@@ -172,10 +172,8 @@ class Fetcher:
     ) -> urllib3.BaseHTTPResponse:
         from urllib3 import Retry, Timeout
 
-        pools, headers = (
-            self._pools_of(proxy),
-            {"Accept": ACCEPT, "User-Agent": f"tritonclip/{__version__}", **auth},
-        )
+        pools = self._pools_of(proxy)
+        headers = {"Accept": ACCEPT, "User-Agent": f"tritonclip/{__version__}", **auth}
         if self._guard is not None:
             return self._guard.request(pools, url, headers, name, end)
         return pools.request(

@@ -41,22 +41,21 @@ def new_pools(proxy: Proxy | None, *, tunnel: bool) -> PoolManager:
         "maxsize": KEPT_CONNECTIONS,
         "ssl_context": context,
     }
-    if proxy is None:
-        pools = PoolManager(**options)
-    else:
-        schemes = ("http",) if tunnel else ("http", "https")
-        if proxy.url.partition("://")[0].lower() not in schemes:
-            raise InvalidInputError(f"{proxy} must begin with {' or '.join(f'{one}://' for one in schemes)}")
-        pools = (
-            PoolManager(**options)
-            if tunnel
-            else ProxyManager(proxy.url, proxy_headers=_credentials(proxy), **options)
-        )
-    plain, encrypted = (
-        (_Pool, HTTPSConnectionPool) if proxy is None or not tunnel else _tunnelled_pools(proxy)
-    )
-    pools.pool_classes_by_scheme = {"http": plain, "https": encrypted}
+    pools = PoolManager(**options)
+    classes: dict[str, type[HTTPConnectionPool]] = {"http": _Pool, "https": HTTPSConnectionPool}
+    if proxy is not None:
+        _check_scheme(proxy, ("http",) if tunnel else ("http", "https"))
+        if tunnel:
+            classes = _tunnelled_pools(proxy)
+        else:
+            pools = ProxyManager(proxy.url, proxy_headers=_credentials(proxy), **options)
+    pools.pool_classes_by_scheme = classes
     return pools
+
+
+def _check_scheme(proxy: Proxy, schemes: tuple[str, ...]) -> None:
+    if proxy.url.partition("://")[0].lower() not in schemes:
+        raise InvalidInputError(f"{proxy} must begin with {' or '.join(f'{one}://' for one in schemes)}")
 
 
 def _credentials(proxy: Proxy) -> dict[str, str]:
@@ -64,8 +63,8 @@ def _credentials(proxy: Proxy) -> dict[str, str]:
     return dict(make_headers(proxy_basic_auth=urllib.parse.unquote(user))) if user else {}
 
 
-def _tunnelled_pools(proxy: Proxy) -> tuple[type[HTTPConnectionPool], type[HTTPSConnectionPool]]:
-    """Return pool classes whose connections are tunnels to the address of their host."""
+def _tunnelled_pools(proxy: Proxy) -> dict[str, type[HTTPConnectionPool]]:
+    """Return pool classes by scheme, whose connections are tunnels to the address of their host."""
     target = parse_url(proxy.url)
 
     def connect(connection: HTTPConnection) -> socket.socket:
@@ -93,7 +92,7 @@ def _tunnelled_pools(proxy: Proxy) -> tuple[type[HTTPConnectionPool], type[HTTPS
     class EncryptedPool(HTTPSConnectionPool):
         ConnectionCls = Encrypted
 
-    return PlainPool, EncryptedPool
+    return {"http": PlainPool, "https": EncryptedPool}
 
 
 class _TotalReadTimeout:
