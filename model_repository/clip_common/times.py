@@ -27,6 +27,11 @@ class RejectedError(RuntimeError):
         self.reason = reason
 
 
+def cancelled() -> RejectedError:
+    """Return the rejection of a request whose caller no longer waits."""
+    return RejectedError("deadline", "deadline passed: the caller cancelled the request")
+
+
 class Times(NamedTuple):
     """Arrival time and limits of a request, in microseconds."""
 

@@ -12,9 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from clip_common.groups import Elements, Outcome, RequestError, element_name
-from clip_common.times import RejectedError
 from clip_pillow import ImageError
-from clip_work import RequestWork, SkippedError, WorkLimits
+from clip_work import RequestWork, SkippedError, WorkLimits, out_of_memory
 
 Decode = Callable[[bytes, "np.ndarray | None", RequestWork], np.ndarray]
 """Signature of `BoundedDecoder.decode`."""
@@ -93,9 +92,7 @@ class BatchDecoder:
             work.fail()
             return error
         # A new error, because the frames of the first one keep the half-decoded image alive.
-        return RejectedError(
-            "overload", "overloaded: out of memory while decoding an image; retry later, or send smaller ones"
-        )
+        return out_of_memory()
 
 
 def _assemble(

@@ -6,7 +6,7 @@ import threading
 from typing import NamedTuple
 
 from clip_common.groups import Elements, RequestError
-from clip_common.times import RejectedError, now_us
+from clip_common.times import RejectedError, cancelled, now_us
 
 CANCELLED_INTERVAL_US = 100_000
 """Time between two questions whether a caller has cancelled. Each is a message to Triton."""
@@ -23,6 +23,13 @@ class WorkLimits(NamedTuple):
 
 class SkippedError(Exception):
     """An image that is not decoded because an earlier one of its request failed."""
+
+
+def out_of_memory() -> RejectedError:
+    """Return the rejection of a request whose images the machine has no memory for just now."""
+    return RejectedError(
+        "overload", "overloaded: out of memory while decoding an image; retry later, or send smaller ones"
+    )
 
 
 class RequestWork:
@@ -72,7 +79,7 @@ class RequestWork:
         if now >= self._next_question_us:
             self._next_question_us = now + CANCELLED_INTERVAL_US
             if self._is_cancelled():
-                raise RejectedError("deadline", "deadline passed: the caller cancelled the request")
+                raise cancelled()
 
     def take_pixels(self, pixels: int) -> None:
         """Count the pixels of an image before it is decoded.

@@ -22,9 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from clip_common.groups import RequestError
-from clip_common.times import RejectedError
 from clip_pillow import ImageError
-from clip_work import RequestWork
+from clip_work import RequestWork, out_of_memory
 from clip_worker import FILE, GRANT, OPEN_CPU_S, REPLY, WRONG, WorkerOptions
 
 POLL_MS = 250
@@ -200,10 +199,7 @@ class Worker:
                 "re-encode it, for example as a baseline JPEG"
             )
         if code == -signal.SIGKILL:
-            return RejectedError(
-                "overload",
-                "overloaded: out of memory while decoding an image; retry later, or send smaller ones",
-            )
+            return out_of_memory()
         if code in _CRASHES:
             return ImageError(f"cannot be decoded: it crashes the decoder ({signal.Signals(-code).name})")
         return RuntimeError(f"a worker process of image_preprocess ended with exit code {code}")

@@ -10,8 +10,8 @@ import numpy as np
 from clip_common.groups import Outcome, RequestError, split_rows
 from clip_common.times import RejectedError
 
-MAX_REQUESTS_SCORES = 4
-"""Limit on the scores of a dynamic batch, as a multiple of those of a request."""
+FULL_REQUESTS_PER_BATCH = 4
+"""Requests with as many scores as allowed that fit into a dynamic batch."""
 
 
 class Embeds(NamedTuple):
@@ -63,7 +63,7 @@ def score_in_bounds(requests: list[Embeds], logit_scale: float, max_scores: int)
         logit_scale: See `score`.
         max_scores: Limit on the scores of a request.
     """
-    left, fits = MAX_REQUESTS_SCORES * max_scores, []
+    left, fits = FULL_REQUESTS_PER_BATCH * max_scores, []
     for request in requests:
         fits.append(request.scores <= left)
         left -= request.scores if fits[-1] else 0

@@ -18,7 +18,7 @@ import numpy as np
 
 from clip_cache import LabelCache
 from clip_common.groups import Elements, check_finite
-from clip_common.times import RejectedError, now_us
+from clip_common.times import RejectedError, cancelled, now_us
 from clip_labels import Tokens
 
 TURN_US = 500_000
@@ -103,7 +103,7 @@ class Job:
                 f"{times.waited_ms(now):.0f} ms; the caller allowed {times.allowed_ms:.0f} ms (deadline_ms)",
             )
         if self.group.is_cancelled():
-            raise RejectedError("deadline", "deadline passed: the caller cancelled the request")
+            raise cancelled()
 
     def tokenize(self, tokenize: Tokenize, max_bytes: int) -> None:
         """Convert further labels to tokens, up to the one that reaches `max_bytes`."""
