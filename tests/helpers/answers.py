@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import http.server
 import json
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from tests.helpers.threads import in_thread
 
 
 class Answers(http.server.ThreadingHTTPServer):
@@ -57,11 +58,5 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def answering() -> Iterator[Answers]:
     """Run a server that answers every request with status 200 and nothing, until its attributes are set."""
-    with Answers() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with in_thread(Answers()) as server:
+        yield server

@@ -21,6 +21,7 @@ from typing import Any
 import grpc
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 
+from tests.helpers.threads import in_thread
 from tritonclip_server.serving.launcher import EmbeddedTriton
 
 CHUNK_BYTES = 65536
@@ -223,10 +224,6 @@ def _http_proxy(server: EmbeddedTriton) -> Iterator[RecordedCalls]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), ForwardingHandler) as proxy:
+    with in_thread(http.server.ThreadingHTTPServer(("127.0.0.1", 0), ForwardingHandler)) as proxy:
         calls.url = f"127.0.0.1:{proxy.server_port}"
-        thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
         yield calls
-        proxy.shutdown()
-        thread.join()

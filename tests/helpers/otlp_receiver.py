@@ -6,12 +6,13 @@ import contextlib
 import gzip
 import json
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.helpers.threads import in_thread
 
 RESEND_AFTER_S = 3
 TRIES = 40
@@ -109,16 +110,9 @@ def receiving(port: int = 0) -> Iterator[Receiver]:
         def log_message(self, format: str, *args: Any) -> None:
             """Log nothing."""
 
-    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
-        server.daemon_threads = True
+    with in_thread(ThreadingHTTPServer(("127.0.0.1", port), Handler)) as server:
         receiver.endpoint = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield receiver
-        finally:
-            server.shutdown()
-            thread.join()
+        yield receiver
 
 
 def _of_json(message: dict[str, Any]) -> Iterator[Span]:

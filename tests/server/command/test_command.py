@@ -11,7 +11,6 @@ import pty
 import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from tests.helpers.command import run_command
 from tests.helpers.network import Forwarder
 from tests.helpers.pictures import encode, noise
 from tests.helpers.servers import ROOT
+from tests.helpers.threads import in_thread
 from tests.helpers.waiting import wait_until
 from tritonclip import Client
 
@@ -96,15 +96,8 @@ def recording_proxy(server):
         def log_message(self, *_):
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as proxy:
-        proxy.daemon_threads = True
-        thread = threading.Thread(target=proxy.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{proxy.server_port}", requests
-        finally:
-            proxy.shutdown()
-            thread.join()
+    with in_thread(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as proxy:
+        yield f"http://127.0.0.1:{proxy.server_port}", requests
 
 
 ZERO_SHOT, IMAGE, TEXT, PIXELS = (

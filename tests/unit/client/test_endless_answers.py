@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.helpers.threads import in_thread
 from tests.helpers.waiting import wait_until
 from tritonclip import AsyncClient, Client, InferenceError, InvalidInputError
 from tritonclip._images.fetch import Fetcher
@@ -50,14 +51,8 @@ class _Handler(socketserver.BaseRequestHandler):
 
 @contextlib.contextmanager
 def repeating(start: bytes, block: bytes) -> Iterator[_Server]:
-    with _Server(start, block) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    with in_thread(_Server(start, block)) as server:
+        yield server
 
 
 def embed(address: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import http.server
 import json
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 from google.protobuf import json_format
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from tests.helpers.threads import in_thread
 from tritonclip import AsyncClient, Client, ModelInfo, ModelNotReadyError
 from tritonclip._calls import wire
 
@@ -91,12 +91,8 @@ def urls() -> Iterator[dict[str, str]]:
     service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(State(), over_grpc)
     port = over_grpc.add_insecure_port("127.0.0.1:0")
     over_grpc.start()
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as over_http:
-        thread = threading.Thread(target=over_http.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with in_thread(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as over_http:
         yield {"grpc": f"grpc://127.0.0.1:{port}", "http": f"http://127.0.0.1:{over_http.server_port}"}
-        over_http.shutdown()
-        thread.join()
     over_grpc.stop(None).wait()
 
 

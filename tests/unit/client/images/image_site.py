@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import trustme
 
+from tests.helpers.threads import in_thread
 from tritonclip import InvalidInputError
 
 CONTENT = bytes(range(256)) * 1000
@@ -160,15 +161,11 @@ class Handler(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def serving(site: Site) -> Iterator[Site]:
     """Serve a site until the end of the context."""
-    with site:
-        thread = threading.Thread(target=site.serve_forever, args=(0.01,))
-        thread.start()
+    with in_thread(site):
         try:
             yield site
         finally:
             site.stop.set()
-            site.shutdown()
-            thread.join()
 
 
 def fails(fetch: Callable[[], object]) -> str:

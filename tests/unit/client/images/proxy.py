@@ -6,9 +6,10 @@ import contextlib
 import select
 import socket
 import socketserver
-import threading
 import urllib.parse
 from collections.abc import Iterator
+
+from tests.helpers.threads import in_thread
 
 
 class Proxy(socketserver.ThreadingTCPServer):
@@ -65,11 +66,5 @@ class _Handler(socketserver.StreamRequestHandler):
 @contextlib.contextmanager
 def proxying() -> Iterator[Proxy]:
     """Run a proxy."""
-    with Proxy() as proxy:
-        thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield proxy
-        finally:
-            proxy.shutdown()
-            thread.join()
+    with in_thread(Proxy()) as proxy:
+        yield proxy
