@@ -44,24 +44,6 @@ def identity(output, version=1):
     return only
 
 
-@pytest.fixture(scope="module")
-def prepared_once(small_checkpoint, tmp_path_factory):
-    output = tmp_path_factory.mktemp("identity") / "models"
-    prepare(small_checkpoint, output)
-    return output
-
-
-@pytest.fixture
-def prepared(prepared_once, tmp_path):
-    return shutil.copytree(prepared_once, tmp_path / "models")
-
-
-@pytest.fixture
-def edited(small_checkpoint, tmp_path):
-    """A copy of the small checkpoint that the test edits."""
-    return shutil.copytree(small_checkpoint, tmp_path / "checkpoint")
-
-
 def change(directory, name, **changes):
     path = directory / name
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -100,19 +82,23 @@ def edit_resampling(directory):
     ],
 )
 def test_edited_settings_are_written_again_and_change_the_identity(
-    prepared_once, prepared, edited, edit, force
+    prepared_once, prepared, checkpoint_copy, edit, force
 ):
-    edit(edited)
-    assert "is up to date" not in prepare(edited, prepared, *force)
+    edit(checkpoint_copy)
+    assert "is up to date" not in prepare(checkpoint_copy, prepared, *force)
     assert identity(prepared) != identity(prepared_once)
-    assert "is up to date" in prepare(edited, prepared, *force)
+    assert "is up to date" in prepare(checkpoint_copy, prepared, *force)
 
 
-def test_moved_checkpoint_other_version_and_labels_keep_the_identity(prepared_once, edited, tmp_path):
+def test_moved_checkpoint_other_version_and_labels_keep_the_identity(
+    prepared_once, checkpoint_copy, tmp_path
+):
     labels = tmp_path / "labels.txt"
     labels.write_text("a cat")
     output = tmp_path / "models"
-    prepare(edited, output, "--version", 7, "--labels", labels, "--set", "text_encoder.cache_bytes=1234")
+    prepare(
+        checkpoint_copy, output, "--version", 7, "--labels", labels, "--set", "text_encoder.cache_bytes=1234"
+    )
     assert identity(output, 7) == identity(prepared_once)
 
 

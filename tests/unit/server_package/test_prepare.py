@@ -39,25 +39,6 @@ def tree(directory):
     }
 
 
-@pytest.fixture(scope="module")
-def prepared_once(small_checkpoint, tmp_path_factory):
-    output = tmp_path_factory.mktemp("repository") / "models"
-    prepare(small_checkpoint, output)
-    return output
-
-
-@pytest.fixture
-def prepared(prepared_once, tmp_path):
-    """A repository with version 1 of the small checkpoint."""
-    return shutil.copytree(prepared_once, tmp_path / "models")
-
-
-@pytest.fixture
-def broken(small_checkpoint, tmp_path):
-    """A copy of the small checkpoint that the test breaks."""
-    return shutil.copytree(small_checkpoint, tmp_path / "checkpoint")
-
-
 def failure(tmp_path, source, *arguments):
     """Return the error line of a run that must fail and leave nothing behind."""
     output = tmp_path / "models"
@@ -89,10 +70,12 @@ def test_each_model_has_its_files_and_a_manifest(prepared, small_checkpoint):
     assert all(torch.equal(whole[name], tensor) for name, tensor in (vision | text).items())
 
 
-def test_pixel_model_publishes_the_image_settings(tmp_path, broken):
-    change_file(broken, "preprocessor_config.json", size={"height": 224, "width": 224}, do_center_crop=False)
-    change_file(broken, "preprocessor_config.json", resample=2)
-    prepare(broken, tmp_path)
+def test_pixel_model_publishes_the_image_settings(tmp_path, checkpoint_copy):
+    change_file(
+        checkpoint_copy, "preprocessor_config.json", size={"height": 224, "width": 224}, do_center_crop=False
+    )
+    change_file(checkpoint_copy, "preprocessor_config.json", resample=2)
+    prepare(checkpoint_copy, tmp_path)
     served = (tmp_path / "image_preprocess" / "1" / "processor.json").read_text()
     published = read_config(tmp_path, "clip_pixel_embedding").parameters["processor"].string_value
     assert published == '{"convert_rgb":true,"crop":null,"resample":2,"resize":[224,224]}'
@@ -118,19 +101,19 @@ def test_second_version_is_added_next_to_the_first(prepared, small_checkpoint):
     assert sorted(path.name for path in (prepared / "vision_encoder").iterdir()) == ["1", "2", "config.pbtxt"]
 
 
-def test_other_checkpoint_replaces_a_version_only_with_force(prepared, broken):
+def test_other_checkpoint_replaces_a_version_only_with_force(prepared, checkpoint_copy):
     before = tree(prepared)
-    tensors = load_file(broken / "model.safetensors")
+    tensors = load_file(checkpoint_copy / "model.safetensors")
     tensors["logit_scale"] += 1
-    save_file(tensors, broken / "model.safetensors")
-    done = run(broken, "--output", prepared)
+    save_file(tensors, checkpoint_copy / "model.safetensors")
+    done = run(checkpoint_copy, "--output", prepared)
     assert done.exit_code == 1
     assert "--version" in done.stderr
     assert "--force" in done.stderr
     assert tree(prepared) == before
-    prepare(broken, prepared, "--force")
+    prepare(checkpoint_copy, prepared, "--force")
     manifest = json.loads((prepared / "similarity" / "1" / "manifest.json").read_text())
-    assert manifest["checkpoint"]["source"] == str(broken)
+    assert manifest["checkpoint"]["source"] == str(checkpoint_copy)
 
 
 def test_options_change_parameters_sizes_and_priority_levels(tmp_path, small_checkpoint):
@@ -268,9 +251,9 @@ def drop_tokenizer(directory):
         (lambda directory: (directory / "tokenizer.json").write_text("{}"), "has no readable tokenizer"),
     ],
 )
-def test_broken_checkpoint_is_reported_in_one_line(tmp_path, broken, damage, message):
-    damage(broken)
-    assert message in failure(tmp_path, broken)
+def test_broken_checkpoint_is_reported_in_one_line(tmp_path, checkpoint_copy, damage, message):
+    damage(checkpoint_copy)
+    assert message in failure(tmp_path, checkpoint_copy)
 
 
 def test_hub_id_without_network_is_reported(tmp_path, monkeypatch):
@@ -282,24 +265,24 @@ def test_hub_id_without_network_is_reported(tmp_path, monkeypatch):
     )
 
 
-def test_pickled_and_sharded_weights_give_the_same_version(tmp_path, broken):
-    tensors = load_file(broken / "model.safetensors")
-    (broken / "model.safetensors").unlink()
-    torch.save(tensors, broken / "pytorch_model.bin")
-    prepare(broken, tmp_path / "pickled")
-    (broken / "pytorch_model.bin").unlink()
+def test_pickled_and_sharded_weights_give_the_same_version(tmp_path, checkpoint_copy):
+    tensors = load_file(checkpoint_copy / "model.safetensors")
+    (checkpoint_copy / "model.safetensors").unlink()
+    torch.save(tensors, checkpoint_copy / "pytorch_model.bin")
+    prepare(checkpoint_copy, tmp_path / "pickled")
+    (checkpoint_copy / "pytorch_model.bin").unlink()
     names = sorted(tensors)
     shards = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
     for shard, held in shards.items():
-        save_file({name: tensors[name] for name in held}, broken / shard)
+        save_file({name: tensors[name] for name in held}, checkpoint_copy / shard)
     index = {"weight_map": {name: shard for shard, held in shards.items() for name in held}}
-    (broken / "model.safetensors.index.json").write_text(json.dumps(index))
-    prepare(broken, tmp_path / "sharded")
+    (checkpoint_copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    prepare(checkpoint_copy, tmp_path / "sharded")
     for model, name in (("vision_encoder", "vision.safetensors"), ("text_encoder", "text.safetensors")):
         pickled, sharded = (tmp_path / kind / model / "1" / name for kind in ("pickled", "sharded"))
         assert pickled.read_bytes() == sharded.read_bytes()
-    (broken / "model-2.safetensors").unlink()
-    assert "has no weights: model-2.safetensors is missing" in failure(tmp_path, broken)
+    (checkpoint_copy / "model-2.safetensors").unlink()
+    assert "has no weights: model-2.safetensors is missing" in failure(tmp_path, checkpoint_copy)
 
 
 @pytest.mark.parametrize("failing", ["_file_facts", "_stage_model"])
