@@ -1,12 +1,13 @@
 """Prometheus metrics of a model instance: its requests and dynamic batches, and the weights that it serves.
 
 Triton itself counts requests and rows, but a row may hold any number of images or labels. Every update of a
-metric is a message to Triton, so finished batches are queued and published by a background thread.
+series is a message to Triton, which takes longer than parsing a small request, and two threads must not
+update one series at a time: Triton's process would read freed memory. So updates are collected, and a
+background thread sends them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import threading
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 PUBLISH_INTERVAL_S = 0.25
-"""Longest delay before a finished batch shows in the metrics."""
+"""Longest delay before an update shows in the metrics."""
 REASONS = ("overload", "deadline", "draining")
 """Values of the label `reason` of rejected requests."""
 REQUEST_BUCKETS = tuple(float(2**power) for power in range(8))
@@ -24,8 +25,59 @@ SIZE_BUCKETS = tuple(float(2**power) for power in range(15))
 SECOND_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
+class Series:
+    """A counter, gauge or histogram whose updates are sent later. Any thread may update it.
+
+    Args:
+        metric: Triton's metric.
+    """
+
+    def __init__(self, metric: Any) -> None:
+        self._metric = metric
+        self._lock = threading.Lock()
+        self._added = 0.0
+        self._value: float | None = None
+        self._sent: float | None = None
+        self._observed: deque[float] = deque()
+
+    def increment(self, amount: float) -> None:
+        """Add to a counter."""
+        with self._lock:
+            self._added += amount
+
+    def set(self, value: float) -> None:
+        """Set a gauge."""
+        self._value = value
+
+    def set_now(self, value: float) -> None:
+        """Set a gauge, without delay if its published value is lower."""
+        with self._lock:
+            self._value = value
+            if self._sent is None or self._sent < value:
+                self._send_value(value)
+
+    def observe(self, value: float) -> None:
+        """Add a value to a histogram."""
+        self._observed.append(value)
+
+    def publish(self) -> None:
+        """Send all updates to Triton."""
+        with self._lock:
+            added, self._added = self._added, 0.0
+            if added:
+                self._metric.increment(added)
+            if self._value is not None and self._value != self._sent:
+                self._send_value(self._value)
+            for _ in range(len(self._observed)):
+                self._metric.observe(self._observed.popleft())
+
+    def _send_value(self, value: float) -> None:
+        self._metric.set(value)
+        self._sent = value
+
+
 class MetricFactory:
-    """Creates the series of a model instance and keeps them alive.
+    """Creates the series of a model instance, keeps them alive, and publishes their updates.
 
     Every series carries `labels`, because two versions of a model must not share one.
 
@@ -43,28 +95,48 @@ class MetricFactory:
         }
         # Triton drops the series of objects that are garbage-collected.
         self._families: dict[str, Any] = {}
-        self._metrics: list[Any] = []
+        self._series: list[Series] = []
+        self._closed = threading.Event()
+        self._publisher = threading.Thread(target=self._publish_until_closed, name="metrics", daemon=True)
+        self._publisher.start()
 
-    def counter(self, name: str, description: str, **labels: str) -> Any:
+    def counter(self, name: str, description: str, **labels: str) -> Series:
         """Create a counter, `tritonclip_` before its name."""
         return self._create("COUNTER", name, description, labels)
 
-    def gauge(self, name: str, description: str, **labels: str) -> Any:
+    def gauge(self, name: str, description: str, **labels: str) -> Series:
         """Create a gauge, `tritonclip_` before its name."""
         return self._create("GAUGE", name, description, labels)
 
-    def histogram(self, name: str, description: str, buckets: Iterable[float]) -> Any:
+    def histogram(self, name: str, description: str, buckets: Iterable[float]) -> Series:
         """Create a histogram with these upper bounds, `tritonclip_` before its name."""
         return self._create("HISTOGRAM", name, description, {}, buckets=list(buckets))
 
-    def _create(self, kind: str, name: str, description: str, labels: dict[str, str], **options: Any) -> Any:
+    def publish(self) -> None:
+        """Send all updates to Triton."""
+        for series in list(self._series):
+            series.publish()
+
+    def close(self) -> None:
+        """Publish the remaining updates and stop the thread."""
+        self._closed.set()
+        self._publisher.join()
+
+    def _create(
+        self, kind: str, name: str, description: str, labels: dict[str, str], **options: Any
+    ) -> Series:
         if name not in self._families:
             self._families[name] = self._family_class(
                 name=f"tritonclip_{name}", description=description, kind=getattr(self._family_class, kind)
             )
-        metric = self._families[name].Metric(labels={**self.labels, **labels}, **options)
-        self._metrics.append(metric)
-        return metric
+        series = Series(self._families[name].Metric(labels={**self.labels, **labels}, **options))
+        self._series.append(series)
+        return series
+
+    def _publish_until_closed(self) -> None:
+        while not self._closed.wait(PUBLISH_INTERVAL_S):
+            self.publish()
+        self.publish()
 
 
 class Batch(NamedTuple):
@@ -79,18 +151,18 @@ class Batch(NamedTuple):
 
 
 class RequestMetrics:
-    """Publishes the requests and dynamic batches of a model instance, and when it was loaded.
+    """Counts the requests and dynamic batches of a model instance, and says when it was loaded.
 
     Args:
         factory: Creates the series.
         unit: "images" or "labels" to count either, or None.
-        batches: Publish the executing requests and finished batches.
+        batches: Count the executing requests and finished batches.
     """
 
     def __init__(self, factory: MetricFactory, unit: str | None, batches: bool) -> None:
         self._unit, self._batches = unit, batches
-        self._factory = factory  # keeps every series of the instance alive, not only those made here
-        factory.gauge("start_time_seconds", "Unix time at which the model instance was loaded").set(
+        self._factory = factory
+        factory.gauge("start_time_seconds", "Unix time at which the model instance was loaded").set_now(
             time.time()
         )
         self._rejected = {
@@ -114,66 +186,51 @@ class RequestMetrics:
         if unit:
             self._total = factory.counter(f"{unit}_total", f"{unit.capitalize()} processed")
             self._size = factory.histogram("batch_size", "Images or labels per dynamic batch", SIZE_BUCKETS)
-        self._finished: deque[Batch] = deque()
-        self._closed = threading.Event()
-        self._publisher = threading.Thread(target=self._publish_until_closed, daemon=True)
-        self._publisher.start()
 
     def begin(self, requests: int) -> None:
-        """Publish that a dynamic batch of this many requests is being executed."""
+        """Publish at once that a dynamic batch of this many requests is being executed.
+
+        A server that is about to stop waits for them.
+        """
         if self._batches:
             self._count(requests - self._in_batch, 0)
 
     def defer(self) -> None:
-        """Publish that a request of the dynamic batch is executed after it."""
+        """Count a request of the dynamic batch as one that is executed after it."""
         self._count(-1, 1)
 
     def finish_deferred(self, batch: Batch, rejections: Counter[str]) -> None:
-        """Publish a deferred request as a batch of its own size."""
-        self._publish_rejections(rejections)
-        self._finished.append(batch)
+        """Count a deferred request as a batch of its own size."""
+        self._count_finished(batch, rejections)
         self._count(0, -1)
 
     def finish(self, batch: Batch, rejections: Counter[str]) -> None:
-        """Publish the rejections by reason and queue the finished batch."""
-        self._publish_rejections(rejections)
+        """Count a finished batch, and its rejections by reason."""
+        self._count_finished(batch, rejections)
         if self._batches:
-            self._finished.append(batch)
             self._count(-self._in_batch, 0)
 
-    def _publish_rejections(self, rejections: Counter[str]) -> None:
+    def close(self) -> None:
+        """Publish the remaining updates."""
+        self._factory.close()
+
+    def _count_finished(self, batch: Batch, rejections: Counter[str]) -> None:
         for reason, count in rejections.items():
             self._rejected[reason].increment(count)
+        if not self._batches:
+            return
+        self._requests.observe(batch.requests)
+        self._seconds.observe(batch.seconds)
+        if self._unit and batch.size:
+            self._size.observe(batch.size)
+            self._total.increment(batch.size)
 
     def _count(self, in_batch: int, deferred: int) -> None:
-        """Change the numbers of requests that are being executed, and publish their sum."""
+        """Change the numbers of requests that are being executed."""
         with self._lock:
             self._in_batch += in_batch
             self._deferred += deferred
-            self._executing.set(self._in_batch + self._deferred)
-
-    def close(self) -> None:
-        """Publish the queued batches and stop the thread."""
-        self._closed.set()
-        self._publisher.join()
-
-    def _publish_until_closed(self) -> None:
-        while not self._closed.wait(PUBLISH_INTERVAL_S):
-            self._publish()
-        self._publish()
-
-    def _publish(self) -> None:
-        size = 0
-        with contextlib.suppress(IndexError):
-            while True:
-                batch = self._finished.popleft()
-                self._requests.observe(batch.requests)
-                self._seconds.observe(batch.seconds)
-                if self._unit and batch.size:
-                    self._size.observe(batch.size)
-                    size += batch.size
-        if size:
-            self._total.increment(size)
+            self._executing.set_now(self._in_batch + self._deferred)
 
 
 def publish_model_info(
@@ -199,6 +256,6 @@ def publish_model_info(
         "execution": execution,
     }
     description = "Version served and its precision, as labels; the value is always 1"
-    factory.gauge("model_info", description, **facts).set(1)
+    factory.gauge("model_info", description, **facts).set_now(1)
     logged = {**factory.labels, **facts}
     logger.log_info("serving " + ", ".join(f"{key}={value}" for key, value in logged.items()))

@@ -31,7 +31,7 @@ class Responder:
         pb_utils: Triton's `triton_python_backend_utils`.
         factory: Creates the series.
         unit: "images" or "labels", counted by the first two dimensions of the first output, or None.
-        batches: Publish batch metrics, which cost two messages to Triton per batch.
+        batches: Publish batch metrics.
     """
 
     def __init__(

@@ -54,7 +54,7 @@ def run_rollout(server: EmbeddedTriton, *arguments: object, key: str | None = No
     options += ["--admin-key", key or server.admin_key]
     if arguments[0] != "status":
         options += ["--drain-timeout", str(TIMEOUT_S)]
-    done = CliRunner().invoke(command.main, [*map(str, arguments), *options])
+    done = CliRunner().invoke(command.main, [*map(str, arguments), *options], catch_exceptions=False)
     return done.exit_code, done.output
 
 

@@ -162,11 +162,8 @@ class _CacheMetrics:
         self._bytes = factory.gauge("label_cache_bytes", "Size of the label-embedding cache in bytes")
 
     def update(self, counts: LookupCounts, entries: int, size_bytes: int) -> None:
-        """Publish the changes of one lookup; unchanged series are skipped, because each costs a message."""
-        if counts.hits:
-            self._hits.increment(counts.hits)
-        if not counts.misses:
-            return
+        """Count the changes of one lookup."""
+        self._hits.increment(counts.hits)
         self._misses.increment(counts.misses)
         self._evictions.increment(counts.evictions)
         self._entries.set(entries)

@@ -51,9 +51,25 @@ def test_large_request_ends_at_its_deadline(server):
     with pytest.raises(InferenceServerException, match=r"deadline (passed|cannot be met): ") as caught:
         embed(server, texts(b"late", LARGE), deadline_ms=300)
     assert caught.value.status() == "StatusCode.UNAVAILABLE"
-    after = metric(server, "tritonclip_requests_refused_total", model="text_encoder", reason="deadline")
-    assert after == rejected + 1
-    assert executing(server) == 0
+    wait_until(
+        lambda: (
+            metric(server, "tritonclip_requests_refused_total", model="text_encoder", reason="deadline")
+            == rejected + 1
+        ),
+        "the rejection is not counted",
+    )
+    wait_until(lambda: executing(server) == 0, "requests stay counted as executing")
+
+
+def test_new_and_cached_texts_of_many_callers_are_all_answered(server):
+    cached = bytes_tensor([b"one", b"two", b"three"])
+
+    def call(number):
+        new = bytes_tensor([b"number %d of call %d" % (one, number) for one in range(20)])
+        return [embed(server, tensor)["text_embeds"].shape[1] for tensor in (new, cached)]
+
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(call, range(400))) == 400 * [[20, 3]]
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])

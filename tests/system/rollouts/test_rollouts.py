@@ -1,5 +1,7 @@
 """Repeated switches, versions that do not load or answer wrongly, interrupted switches, and restarts."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -109,12 +111,15 @@ def test_version_that_cannot_be_served_is_removed(
     add = command.add_version
 
     def add_broken(content, output, version, **options):
-        add(content, output, version, **options)
-        weights = output / "vision_encoder" / str(version) / "vision.safetensors"
+        identity = add(content, output, version, **options)
+        encoder = output / "vision_encoder"
+        weights = encoder / str(version) / "vision.safetensors"
         if fault == "does not load":
             weights.write_bytes(weights.read_bytes()[:1000])
-        else:  # of the other checkpoint
-            weights.write_bytes((output / "vision_encoder" / "1" / "vision.safetensors").read_bytes())
+        else:  # weights of the other checkpoint, with their digest
+            for name in ("vision.safetensors", "manifest.json"):
+                shutil.copyfile(encoder / "1" / name, encoder / str(version) / name)
+        return identity
 
     monkeypatch.setattr(command, "add_version", add_broken)
     with Load(server.grpc_url) as load:

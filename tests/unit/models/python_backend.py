@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -57,17 +60,32 @@ class Metric:
     """A series that keeps every value it was given."""
 
     labels: dict[str, str]
+    collisions: list[str]
     buckets: list[float] | None = None
     values: list[float] = field(default_factory=list)
 
+    busy: bool = False
+
     def set(self, value: float) -> None:
-        self.values = [value]
+        with self._update():
+            self.values = [value]
 
     def increment(self, value: float) -> None:
-        self.values = [sum(self.values) + value]
+        with self._update():
+            self.values = [sum(self.values) + value]
 
     def observe(self, value: float) -> None:
-        self.values.append(value)
+        with self._update():
+            self.values.append(value)
+
+    @contextmanager
+    def _update(self) -> Iterator[None]:
+        if self.busy:
+            self.collisions.append(str(self.labels))
+        self.busy = True
+        time.sleep(0)  # another thread may run, as while Triton works
+        yield
+        self.busy = False
 
 
 @dataclass
@@ -77,10 +95,11 @@ class Family:
     name: str
     kind: str
     description: str
+    collisions: list[str]
     series: list[Metric] = field(default_factory=list)
 
     def Metric(self, **options: object) -> Metric:  # noqa: N802 (Triton's name)
-        self.series.append(Metric(**options))
+        self.series.append(Metric(collisions=self.collisions, **options))
         return self.series[-1]
 
 
@@ -89,6 +108,7 @@ class Backend:
 
     Attributes:
         families: Metrics by name.
+        collisions: Labels of series that two threads updated at once.
         log: Logged lines, each after its level.
     """
 
@@ -97,16 +117,17 @@ class Backend:
 
     def __init__(self) -> None:
         families: dict[str, Family] = {}
+        collisions: list[str] = []
 
         class MetricFamily:
             COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
 
             def __new__(cls, *, name: str, kind: str, description: str) -> Family:
                 assert name not in families, f"a second family {name}"
-                families[name] = Family(name, kind, description)
+                families[name] = Family(name, kind, description, collisions)
                 return families[name]
 
-        self.MetricFamily, self.families = MetricFamily, families
+        self.MetricFamily, self.families, self.collisions = MetricFamily, families, collisions
         self.log: list[str] = []
         self.Logger = self
 

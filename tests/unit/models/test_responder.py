@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 
 import numpy as np
 import pytest
@@ -122,6 +123,43 @@ def test_executing_requests_are_published_while_the_batch_runs(respond, backend)
     assert seen == [[2]]
 
 
+def test_only_a_rise_of_the_executing_requests_is_published_before_the_answer(backend):
+    factory = MetricFactory(backend, ARGS)
+    factory.close()  # its thread: nothing but this test publishes
+    responder = Responder(backend, factory, unit="images")
+    responder.respond([request(1), request(2)], parse, double)
+    assert backend.values("tritonclip_requests_executing") == [2]
+    responder.respond([request(1), request(0, name="deadline")], parse, double)
+    assert backend.values("tritonclip_requests_executing") == [2]
+    assert backend.values("tritonclip_batch_requests") == backend.values("tritonclip_images_total") == []
+    assert backend.values("tritonclip_requests_refused_total", reason="deadline") == []
+    factory.publish()
+    assert backend.values("tritonclip_requests_executing") == [0]
+    assert backend.values("tritonclip_batch_requests") == [2, 2]
+    assert backend.values("tritonclip_images_total") == [3]
+    assert backend.values("tritonclip_requests_refused_total", reason="deadline") == [1]
+
+
+def test_threads_never_update_a_series_at_once(backend):
+    factory = MetricFactory(backend, ARGS)
+    counter, gauge = factory.counter("calls_total", "Calls"), factory.gauge("level", "Level")
+
+    def update():
+        for level in range(300):
+            counter.increment(1)
+            gauge.set_now(level)
+            factory.publish()
+
+    threads = [threading.Thread(target=update) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    factory.close()
+    assert backend.values("tritonclip_calls_total") == [1200]
+    assert not backend.collisions
+
+
 def test_model_without_batch_metrics_publishes_rejections_only(respond, backend):
     respond([request(1), request(0, name="deadline")], parse, double, batches=False)
     assert "tritonclip_requests_executing" not in backend.families
@@ -158,7 +196,8 @@ def test_model_info_has_the_facts_as_labels_and_in_the_log(backend, tmp_path):
 
 
 def test_deferred_request_is_answered_later_and_counts_as_executing_until_then(backend):
-    responder = Responder(backend, MetricFactory(backend, ARGS), unit="images")
+    factory = MetricFactory(backend, ARGS)
+    responder = Responder(backend, factory, unit="images")
     later = []
 
     def run(groups):
@@ -169,14 +208,14 @@ def test_deferred_request_is_answered_later_and_counts_as_executing_until_then(b
     first, second = responder.respond([slow, quick], parse, run)
     assert first is None
     assert second.output_tensors[0].array.tolist() == [[6]]
-    executing = backend.families["tritonclip_requests_executing"].series[0]
-    assert executing.values == [1]
+    factory.publish()
+    assert backend.values("tritonclip_requests_executing") == [1]
     later[0]({"doubled": np.array([[2, 4]])})
     ((response, flags),) = slow.sent
     assert flags == backend.TRITONSERVER_RESPONSE_COMPLETE_FINAL
     assert response.output_tensors[0].array.tolist() == [[2, 4]]
-    assert executing.values == [0]
     responder.close()
+    assert backend.values("tritonclip_requests_executing") == [0]
     assert backend.values("tritonclip_images_total") == [3]
     assert sorted(backend.values("tritonclip_batch_requests")) == [1, 2]
 
