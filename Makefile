@@ -58,7 +58,7 @@ test-unit: install
 	$(BIN)/python -m pytest tests/unit -n logical --maxprocesses 4 --dist loadfile $(PYTEST)
 
 test-system: install
-	$(BIN)/python -m pytest tests/system -m "not slow" $(PYTEST)
+	$(BIN)/python -m pytest tests/system -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 test-all: install
 	@missing=$$(tests/missing_packages.sh) && test -z "$$missing" || \

@@ -12,6 +12,7 @@ import tritonclient.grpc
 import tritonclient.http
 from tritonclient.utils import np_to_triton_dtype
 
+from clip_common.metrics import PUBLISH_INTERVAL_S
 from tests.helpers.waiting import settled
 from tritonclip import Client, ModelStatistics
 from tritonclip_server.serving.launcher import EmbeddedTriton
@@ -73,10 +74,19 @@ def metric(server: EmbeddedTriton, name: str, **labels: str) -> float:
     return total
 
 
+def settled_metric(server: EmbeddedTriton, name: str, **labels: str) -> float:
+    """Return `metric()` of a model's series once it no longer changes, because it lags behind the answers."""
+    return settled(lambda: metric(server, name, **labels), pause_s=PUBLISH_INTERVAL_S)
+
+
 def cache_counts(server: EmbeddedTriton) -> dict[str, float]:
-    """Return the label cache's metrics by their short names."""
+    """Return the label cache's metrics by their short names, once they no longer change."""
     names = ("hits_total", "misses_total", "evictions_total", "entries", "bytes")
-    return {name: metric(server, f"tritonclip_label_cache_{name}") for name in names}
+
+    def read() -> dict[str, float]:
+        return {name: metric(server, f"tritonclip_label_cache_{name}") for name in names}
+
+    return settled(read, pause_s=PUBLISH_INTERVAL_S)
 
 
 def parameters(server: EmbeddedTriton, model: str) -> dict[str, Any]:

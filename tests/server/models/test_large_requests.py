@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from tests.helpers.calls import bytes_tensor, infer, metric
+from tests.helpers.calls import bytes_tensor, infer, metric, settled_metric
 from tests.helpers.waiting import wait_until
 
 LARGE = 2000
@@ -47,17 +47,15 @@ def test_other_requests_are_answered_while_a_large_one_is_encoded(server):
 
 
 def test_large_request_ends_at_its_deadline(server):
-    rejected = metric(server, "tritonclip_requests_refused_total", model="text_encoder", reason="deadline")
+    def rejections():
+        name = "tritonclip_requests_refused_total"
+        return settled_metric(server, name, model="text_encoder", reason="deadline")
+
+    before = rejections()
     with pytest.raises(InferenceServerException, match=r"deadline (passed|cannot be met): ") as caught:
         embed(server, texts(b"late", LARGE), deadline_ms=300)
     assert caught.value.status() == "StatusCode.UNAVAILABLE"
-    wait_until(
-        lambda: (
-            metric(server, "tritonclip_requests_refused_total", model="text_encoder", reason="deadline")
-            == rejected + 1
-        ),
-        "the rejection is not counted",
-    )
+    assert rejections() == before + 1
     wait_until(lambda: executing(server) == 0, "requests stay counted as executing")
 
 

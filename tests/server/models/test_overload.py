@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from tests.helpers.calls import bytes_tensor, cache_counts, infer, metric
+from tests.helpers.calls import bytes_tensor, cache_counts, infer, metric, settled_metric
 from tests.helpers.servers import ROOT
 from tests.helpers.variants import QUEUE_BUDGET_MS
 from tests.helpers.waiting import wait_until
@@ -22,7 +22,7 @@ CALLERS = 12
 
 
 def rejections(server, **labels):
-    return metric(server, "tritonclip_requests_refused_total", **labels)
+    return settled_metric(server, "tritonclip_requests_refused_total", **labels)
 
 
 def waiting(server, model="vision_encoder"):
