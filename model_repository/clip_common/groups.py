@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -139,5 +140,5 @@ def check_finite(kind: str, embeds: np.ndarray, shape: Sequence[int]) -> None:
 
 def split_rows(joined: np.ndarray, counts: Sequence[int]) -> list[np.ndarray]:
     """Split [sum(counts), ...] into one view per group, in order."""
-    ends = np.cumsum(counts)
+    ends = accumulate(counts)
     return [joined[end - count : end] for end, count in zip(ends, counts, strict=True)]

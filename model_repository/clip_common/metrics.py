@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -199,13 +199,13 @@ class RequestMetrics:
         """Count a request of the dynamic batch as one that is executed after it."""
         self._count(-1, 1)
 
-    def finish_deferred(self, batch: Batch, rejections: Counter[str]) -> None:
+    def finish_deferred(self, batch: Batch, rejections: Sequence[str]) -> None:
         """Count a deferred request as a batch of its own size."""
         self._count_finished(batch, rejections)
         self._count(0, -1)
 
-    def finish(self, batch: Batch, rejections: Counter[str]) -> None:
-        """Count a finished batch, and its rejections by reason."""
+    def finish(self, batch: Batch, rejections: Sequence[str]) -> None:
+        """Count a finished batch, and its rejected requests by their reasons."""
         self._count_finished(batch, rejections)
         if self._batches:
             self._count(-self._in_batch, 0)
@@ -214,9 +214,9 @@ class RequestMetrics:
         """Publish the remaining updates."""
         self._factory.close()
 
-    def _count_finished(self, batch: Batch, rejections: Counter[str]) -> None:
-        for reason, count in rejections.items():
-            self._rejected[reason].increment(count)
+    def _count_finished(self, batch: Batch, rejections: Sequence[str]) -> None:
+        for reason in rejections:
+            self._rejected[reason].increment(1)
         if not self._batches:
             return
         self._requests.observe(batch.requests)

@@ -9,7 +9,6 @@ import json
 import secrets
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -165,8 +164,9 @@ def _batch_size(outcomes: Sequence[Outcome]) -> int:
     return sum(shape[0] * shape[1] for shape in shapes)
 
 
-def _rejections(outcomes: Sequence[Outcome]) -> Counter[str]:
-    return Counter(outcome.reason for outcome in outcomes if isinstance(outcome, RejectedError))
+def _rejections(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return the reason of each rejected request."""
+    return [outcome.reason for outcome in outcomes if isinstance(outcome, RejectedError)]
 
 
 def _try_parse(parse: Callable[[Any], Group], request: Any) -> Group | Exception:

@@ -5,6 +5,7 @@ All times are in microseconds of the host's monotonic clock, which the processes
 
 from __future__ import annotations
 
+import struct
 import time
 from typing import NamedTuple
 
@@ -12,6 +13,8 @@ import numpy as np
 
 LONGEST_US = 7 * 24 * 3600 * 1_000_000
 """Longest deadline of a request."""
+_NUMBERS = struct.Struct("=4q")
+"""A row of a tensor of times. NumPy would take almost twice as long to write it, in every step of a request."""
 
 
 class RejectedError(RuntimeError):
@@ -91,7 +94,7 @@ class Times(NamedTuple):
 
     def tensor(self, rows: int) -> np.ndarray:
         """Return the times as int64 [rows, 4], the same in each row."""
-        return np.tile(np.array(self, np.int64), (rows, 1))
+        return np.frombuffer(_NUMBERS.pack(*self) * rows, np.int64).reshape(rows, len(self))
 
 
 UNLIMITED = Times(0, 2**61, 2**61)
@@ -105,4 +108,4 @@ def now_us() -> int:
 
 def read_times(tensor: np.ndarray) -> Times:
     """Read the times of a request, int64 [rows, 4] with equal rows."""
-    return Times(*tensor.reshape(-1, 4)[0].tolist())
+    return Times(*_NUMBERS.unpack_from(tensor.data))

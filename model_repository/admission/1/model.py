@@ -4,7 +4,6 @@ import json
 import os
 from typing import Any
 
-import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from clip_admission import Limits, stamp
@@ -45,10 +44,5 @@ class TritonPythonModel:
             raise RejectedError(
                 "draining", "draining: this server is shutting down and accepts no new requests; try another"
             )
-        return {"times": stamp(request.parameters(), _rows(request), self._limits, now_us())}
-
-
-def _rows(request: Any) -> int:
-    tensors = (pb_utils.get_input_tensor_by_name(request, name) for name in ("text", "image", "pixel_values"))
-    shapes = [np.shape(tensor.as_numpy()) for tensor in tensors if tensor is not None]
-    return shapes[0][0]
+        rows = request.inputs()[0].shape()[0]
+        return {"times": stamp(request.parameters(), rows, self._limits, now_us())}
