@@ -14,7 +14,7 @@ import numpy as np
 LONGEST_US = 7 * 24 * 3600 * 1_000_000
 """Longest deadline of a request."""
 _NUMBERS = struct.Struct("=4q")
-"""A row of a tensor of times. NumPy would take almost twice as long to write it, in every step of a request."""
+"""A row of a tensor of times. NumPy would take almost twice as long to write one, in every step."""
 
 
 class RejectedError(RuntimeError):
