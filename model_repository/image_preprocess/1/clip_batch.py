@@ -5,9 +5,9 @@ Each thread writes its image directly into the group's output array, which saves
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -19,13 +19,6 @@ Decode = Callable[[bytes, "np.ndarray | None", RequestWork], np.ndarray]
 """Signature of `BoundedDecoder.decode`."""
 
 
-class GpuDecoder(Protocol):
-    """Decodes many images at once and skips those that it does not support."""
-
-    def decode(self, files: Sequence[bytes], pool: ThreadPoolExecutor) -> list[np.ndarray | None]:
-        """Return uint8 [3, height, width] for each file, or None for a skipped one."""
-
-
 class BatchDecoder:
     """Decodes request groups.
 
@@ -34,7 +27,6 @@ class BatchDecoder:
         output_size: (height, width) of every decoded image, or None if it depends on the image.
         threads: Images to decode at once.
         limits: Limits on the work of a request.
-        gpu: Receives all images first; `decode` receives those that it skips.
     """
 
     def __init__(
@@ -43,9 +35,8 @@ class BatchDecoder:
         output_size: tuple[int, int] | None,
         threads: int,
         limits: WorkLimits,
-        gpu: GpuDecoder | None = None,
     ) -> None:
-        self._decode, self._output_size, self._limits, self._gpu = decode, output_size, limits, gpu
+        self._decode, self._output_size, self._limits = decode, output_size, limits
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
     def close(self) -> None:
@@ -58,7 +49,7 @@ class BatchDecoder:
         files = [file for group in groups for file in group.items]
         targets = [target for output in outputs for target in output]
         works = [work for group in groups for work in [RequestWork(group, self._limits)] * len(group.items)]
-        decoded = iter(self._decode_all(files, targets, works))
+        decoded = self._pool.map(self._decode_one, files, targets, works)
         return [
             _assemble(group, [next(decoded) for _ in group.items], output)
             for group, output in zip(groups, outputs, strict=True)
@@ -69,23 +60,12 @@ class BatchDecoder:
             return [None] * count
         return np.empty((count, 3, *self._output_size), np.uint8)
 
-    def _decode_all(
-        self, files: list[bytes], targets: list[np.ndarray | None], works: list[RequestWork]
-    ) -> Iterator[np.ndarray | Exception]:
-        from_gpu = self._gpu.decode(files, self._pool) if self._gpu else [None] * len(files)
-        return self._pool.map(self._decode_one, files, targets, from_gpu, works)
-
     def _decode_one(
-        self, file: bytes, target: np.ndarray | None, from_gpu: np.ndarray | None, work: RequestWork
+        self, file: bytes, target: np.ndarray | None, work: RequestWork
     ) -> np.ndarray | Exception:
         try:
             work.begin_image()
-            if from_gpu is None:
-                return self._decode(file, target, work)
-            if target is None:
-                return from_gpu
-            target[...] = from_gpu
-            return target
+            return self._decode(file, target, work)
         except MemoryError:
             work.fail()
         except Exception as error:

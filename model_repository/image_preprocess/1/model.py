@@ -1,14 +1,12 @@
 """Triton model `image_preprocess`: encoded images to pixel values, decoded by a pool of threads."""
 
-import importlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from clip_batch import BatchDecoder, GpuDecoder, threads_per_instance
+from clip_batch import BatchDecoder, threads_per_instance
 from clip_bounded import BoundedDecoder
 from clip_common.cpu import available_cores
 from clip_common.groups import Elements, Outcome, read_elements
@@ -51,9 +49,8 @@ class TritonPythonModel:
         threads = parameters.integer("threads") or threads_per_instance(
             config["instance_group"], available_cores()
         )
-        gpu = _gpu_decoder(parameters, settings, args)
         self._bounded = BoundedDecoder(options, threads)
-        self._decoder = BatchDecoder(self._bounded.decode, settings.output_size, threads, limits, gpu)
+        self._decoder = BatchDecoder(self._bounded.decode, settings.output_size, threads, limits)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Respond to all requests of a dynamic batch; an invalid one receives an error."""
@@ -85,29 +82,3 @@ class TritonPythonModel:
             if isinstance(outcome, dict):
                 outcome["times"] = group.times.after_work(took_us).tensor(group.shape[0])
         return outcomes
-
-
-def _gpu_decoder(
-    parameters: Parameters, settings: ProcessorSettings, args: dict[str, str]
-) -> GpuDecoder | None:
-    """Return the decoder that `jpeg_decoder` selects, or None if Pillow decodes everything."""
-    device = parameters.integer("jpeg_gpu")
-    if parameters.choice("jpeg_decoder", ("pillow", "nvjpeg")) == "pillow":
-        return None
-    if args["model_instance_kind"] == "GPU":
-        device = int(args["model_instance_device_id"])
-    if "JPEG" not in parameters.text("image_formats").split(","):
-        return None
-    try:
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's idle threads must sleep, not spin
-        nvjpeg = importlib.import_module("clip_nvjpeg")  # imports torch, which takes seconds
-        limit = parameters.integer("max_image_pixels", minimum=1)
-        decoder: GpuDecoder = nvjpeg.NvJpegDecoder(
-            settings, limit, nvjpeg.load_nvjpeg(device), pb_utils.Logger.log_warn
-        )
-        return decoder
-    except Exception as error:
-        pb_utils.Logger.log_warn(
-            f"jpeg_decoder 'nvjpeg' is not available, Pillow decodes JPEGs: {type(error).__name__}: {error}"
-        )
-        return None

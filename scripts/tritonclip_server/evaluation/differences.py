@@ -38,7 +38,7 @@ SAME_COSINE = 0.999_999
 """Minimum cosine of two float32 embeddings from the same weights and inputs."""
 PACKAGES = ("torch", "transformers", "tokenizers", "pillow")
 SETTINGS = {
-    "image_preprocess": ("jpeg_draft", "jpeg_decoder"),
+    "image_preprocess": ("jpeg_draft",),
     "vision_encoder": ("precision",),
     "text_encoder": ("precision",),
 }

@@ -38,7 +38,7 @@ def machine(context: PartContext) -> None:
         python=platform.python_version(),
         shared_memory_gib=round(shutil.disk_usage("/dev/shm").total / 2**30, 1),
     )
-    for name in ("torch", "torchvision", "transformers", "numpy", "pillow", "safetensors", "tokenizers"):
+    for name in ("torch", "transformers", "numpy", "pillow", "safetensors", "tokenizers"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             context.results.put(**{name: importlib.metadata.version(name)})
     import torch
@@ -74,7 +74,6 @@ PARTS = {
     "ceilings": "rates",
     "encoder": "rates",
     "host": "decoding",
-    "nvjpeg": "decoding",
     "ensemble": "serving",
 }
 """Module of each part. It is imported when the part runs, so no part needs the packages of another."""

@@ -1,4 +1,4 @@
-"""Rates of JPEG decoding alone: on the CPU as in image_preprocess, and on the GPU with nvJPEG."""
+"""Rates of JPEG decoding alone, on the CPU as in image_preprocess."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import multiprocessing
 import statistics
 import threading
 import time
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -92,24 +91,3 @@ def _decode(
     for worker in workers:
         worker.join()
     counts.put(sum(done) / (time.perf_counter() - start))
-
-
-def nvjpeg(context: PartContext) -> None:
-    """Measure JPEG decoding on the GPU by torchvision, without resizing."""
-    if context.device != "cuda":
-        context.results.put(skipped="needs a GPU")
-        return
-    import torch
-
-    from tritonclip_server.gpu.rates import median_seconds
-
-    decode_jpeg = import_module("torchvision.io").decode_jpeg
-
-    files = [
-        torch.from_numpy(np.frombuffer(file, np.uint8).copy())
-        for file in photographs(context.plan.photographs)
-    ]
-    for count in (1, 16, 64, 256):
-        batch = list(itertools.islice(itertools.cycle(files), count))
-        took = median_seconds(lambda b=batch: decode_jpeg(b, device="cuda"), "cuda", context.plan.seconds / 2)  # type: ignore[misc]
-        context.results.add("decoding", count=count, images_s=count / took)

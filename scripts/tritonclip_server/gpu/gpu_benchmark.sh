@@ -22,7 +22,7 @@ base_python=$(command -v "${PYTHON:-python3}") || { echo "error: ${PYTHON:-pytho
 case $base_python in /*) ;; *) base_python=$PWD/$base_python ;; esac
 version=$("$base_python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 offline=$(cd "${OFFLINE:-$root/build/offline}" 2>/dev/null && pwd)
-parts=${PARTS:-machine prepare correctness ceilings encoder host nvjpeg ensemble}
+parts=${PARTS:-machine prepare correctness ceilings encoder host ensemble}
 budget_s=450
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

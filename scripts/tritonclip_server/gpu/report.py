@@ -61,7 +61,6 @@ def summary(content: dict[str, dict[str, Any]]) -> list[str]:
             *_rows_by(content, "encoder", "passes", "path"),
             *_rows_by(content, "host", "decoding"),
             *_rows_by(content, "ensemble", "loads", "model"),
-            *_rows_by(content, "nvjpeg", "decoding"),
         )
     }
     for name, row in best.items():

@@ -52,6 +52,11 @@ WRITERS = (
 """Modules of this folder that determine the content of a version, in addition to `model_repository/`."""
 LIBRARIES = ("tokenizers", "transformers")
 """Packages that read the settings of a checkpoint."""
+REMOVED_PARAMETERS = {
+    ("image_preprocess", name): "JPEGs are decoded on the CPU only; leave this setting out"
+    for name in ("jpeg_decoder", "jpeg_gpu")
+}
+"""Parameters that `--set` accepted in earlier releases, and the reason why they are gone."""
 MANIFEST = "manifest.json"
 SHOWN_DIGITS = 12
 """Digits of a digest in a text."""
@@ -76,6 +81,8 @@ def check_parameters(parameters: Mapping[str, Mapping[str, str]]) -> None:
             )
         known = source_configuration(model).parameters
         for name, value in changes.items():
+            if reason := REMOVED_PARAMETERS.get((model, name)):
+                raise RepositoryError(f"{model}.{name} was removed: {reason}")
             if name not in known and name not in SIZES:
                 names = ", ".join([*sorted(known), *SIZES])
                 raise RepositoryError(f"{model} has no parameter '{name}'; it has {names}")

@@ -29,7 +29,7 @@ def batches():
     """Return a function that makes a BatchDecoder with three threads; the fixture closes them all."""
     made = []
 
-    def make(settings, gpu=None, decode=None):
+    def make(settings, decode=None):
         decoder = ImageDecoder(settings, ("PNG",), 10**7)
         made.append(
             BatchDecoder(
@@ -37,7 +37,6 @@ def batches():
                 settings.output_size,
                 3,
                 WorkLimits(10**7, 1.0),
-                gpu,
             )
         )
         return made[-1]
@@ -142,14 +141,6 @@ class EverySecondFile:
 
     def decode(self, files, pool):
         return [np.full((3, *self.size), 99, np.uint8) if index % 2 else None for index in range(len(files))]
-
-
-def test_pillow_decodes_files_that_the_gpu_skips(batches):
-    (output,) = batches(CROPPED, EverySecondFile((24, 32))).run([Elements(images(), (1, 4))])
-    pixels = output["pixel_values"][0]
-    for index in (0, 2):
-        np.testing.assert_array_equal(pixels[index], alone(CROPPED, images()[index]))
-    assert (pixels[[1, 3]] == 99).all()
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_parameters_that_change_answers_are_part_of_the_identity():
     found = {model: set(answer_parameters(model, source_configuration(model))) for model in PYTHON_MODELS}
     assert found == {
         "admission": set(),
-        "image_preprocess": {"jpeg_decoder", "jpeg_draft"},
+        "image_preprocess": {"jpeg_draft"},
         "vision_encoder": {"precision"},
         "text_encoder": {"precision"},
         "similarity": set(),
@@ -241,3 +241,16 @@ def test_lock_of_a_rollout_names_what_holds_it(tmp_path):
         locked(tmp_path),
     ):
         pass
+
+
+def test_int8_is_for_images_only_and_its_sample_images_are_part_of_the_version(tmp_path):
+    found = {}
+    for precision in ("float32", "int8"):
+        output = tmp_path / precision
+        prepare("scripts/demo/checkpoint", output, "--precision", precision)
+        found[precision] = identity(output)
+        files = manifest(output, "vision_encoder")["files"]
+        assert ("sample_pixels.npy" in files) == (precision == "int8")
+        assert manifest(output, "vision_encoder")["parameters"] == {"precision": precision}
+        assert manifest(output, "text_encoder")["parameters"] == {"precision": "float32"}
+    assert found["float32"] != found["int8"]

@@ -145,6 +145,7 @@ def test_options_change_parameters_sizes_and_priority_levels(tmp_path, small_che
     ("setting", "message"),
     [
         ("text_encoder.cash=1", "no parameter 'cash'; it has cache_bytes"),
+        ("image_preprocess.jpeg_decoder=nvjpeg", "image_preprocess.jpeg_decoder was removed: JPEGs"),
         ("encoder.x=1", "no model 'encoder'"),
         ("vision_encoder.instances=0", "vision_encoder.instances must be a whole number of at least 1"),
         ("similarity.max_batch_size=many", "similarity.max_batch_size must be a whole number"),
