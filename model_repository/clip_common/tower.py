@@ -26,7 +26,8 @@ from torch.nn import functional
 from clip_common.cpu import available_cores, cpu_has_bfloat16
 from clip_common.parameters import Parameters
 
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Precisions of both towers, besides "auto"."""
 QUICK_GELU_SLOPE = 1.702
 """Slope in OpenAI's approximation of GELU, x * sigmoid(1.702 x), which equals silu(1.702 x) / 1.702."""
 
@@ -69,6 +70,7 @@ class Block(nn.Module):
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
         width = config.hidden_size
+        self.dtype = torch.float32  # inputs of the linear layers
         self.heads = config.num_attention_heads
         self.activation = ACTIVATIONS[config.hidden_act]
         self.layer_norm1 = nn.LayerNorm(width, eps=config.layer_norm_eps)
@@ -110,11 +112,11 @@ class Block(nn.Module):
         return self._finish(take(x, positions), mixed.reshape(n, width))
 
     def _normed(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer_norm1(x).to(self.qkv_proj.weight.dtype)
+        return self.layer_norm1(x).to(self.dtype)
 
     def _finish(self, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
         x += self.out_proj(mixed)
-        x += self.fc2(self.activation(self.fc1(self.layer_norm2(x).to(self.fc1.weight.dtype))))
+        x += self.fc2(self.activation(self.fc1(self.layer_norm2(x).to(self.dtype))))
         return x
 
 
@@ -146,6 +148,8 @@ class Tower(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 module.to(dtype)
+            elif isinstance(module, Block):
+                module.dtype = dtype
 
 
 def take(x: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
@@ -200,7 +204,7 @@ def unit_norm(x: torch.Tensor) -> torch.Tensor:
 
 
 def set_up_torch(
-    args: dict[str, str], parameters: Parameters, *, exact_on_cpu: bool
+    args: dict[str, str], parameters: Parameters, *, exact_on_cpu: bool, int8: bool = False
 ) -> tuple[torch.device, torch.dtype]:
     """Set torch's number of threads; return the instance's device and the dtype of its matrix products.
 
@@ -208,13 +212,17 @@ def set_up_torch(
         args: The arguments of `initialize`.
         parameters: Holds `precision` and `threads`; 0 threads means one for each available core.
         exact_on_cpu: See `choose_precision`.
+        int8: Accept the precision int8, whose dtype is `torch.int8`. "auto" never selects it.
+
+    Raises:
+        ValueError: A parameter has no such value, or int8 is wanted on a GPU.
     """
     gpu = args["model_instance_kind"] == "GPU"
     device = torch.device("cuda", int(args["model_instance_device_id"])) if gpu else torch.device("cpu")
     if gpu:
         torch.cuda.set_device(device)
     torch.set_num_threads(parameters.integer("threads") or available_cores())
-    wanted = parameters.choice("precision", PRECISIONS)
+    wanted = parameters.choice("precision", ["auto", *PRECISIONS, *(["int8"] if int8 else [])])
     return device, choose_precision(wanted, device, exact_on_cpu)
 
 
@@ -225,12 +233,19 @@ def choose_precision(wanted: str, device: torch.device, exact_on_cpu: bool) -> t
     otherwise float32.
 
     Args:
-        wanted: One of PRECISIONS.
+        wanted: A key of PRECISIONS, "auto" or "int8".
         device: The device that runs the tower.
         exact_on_cpu: Let "auto" select float32 on every CPU.
+
+    Raises:
+        ValueError: int8 is wanted on a GPU.
     """
+    if wanted == "int8":
+        if device.type == "cuda":
+            raise ValueError("precision int8 runs on CPUs only; prepare with --precision float16 or auto")
+        return torch.int8
     if wanted != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wanted]
+        return PRECISIONS[wanted]
     if device.type == "cuda":
         return torch.float16
     return torch.bfloat16 if cpu_has_bfloat16() and not exact_on_cpu else torch.float32

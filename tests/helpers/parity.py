@@ -9,8 +9,8 @@ import numpy as np
 from tests.helpers.reference import LABELS, TEXTS, ReferenceAnswers
 from tritonclip import Client, Prediction
 
-SCORE_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.01}
-LEAST_COSINE = {"float32": 0.99999, "bfloat16": 0.9999}
+SCORE_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.01, "int8": 0.02}
+LEAST_COSINE = {"float32": 0.99999, "bfloat16": 0.9999, "int8": 0.999}
 
 Record = Callable[[str, object], None]
 """The fixture `record_property`."""

@@ -88,6 +88,11 @@ def bfloat16(request: pytest.FixtureRequest) -> Settings:
     return prepare(DEMO_CHECKPOINT, "--precision", "bfloat16", "--labels", labels), {}
 
 
+def int8(request: pytest.FixtureRequest) -> Settings:
+    """The demo checkpoint with the vision tower in int8."""
+    return request.getfixturevalue("prepare")(DEMO_CHECKPOINT, "--precision", "int8"), {}
+
+
 def tls(request: pytest.FixtureRequest) -> Settings:
     """TLS for gRPC."""
     certificates = request.getfixturevalue("certificates")
@@ -139,6 +144,7 @@ def append_code(path: Path, code: str) -> None:
 VARIANTS: dict[str, Callable[[pytest.FixtureRequest], Settings]] = {
     "float32": float32,
     "bfloat16": bfloat16,
+    "int8": int8,
     "tls": tls,
     "mutual-tls": mutual_tls,
     "overload": overload,

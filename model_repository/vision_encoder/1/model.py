@@ -51,11 +51,16 @@ class TritonPythonModel:
         self._max_images = parameters.integer("max_images", minimum=1)
         directory = Path(__file__).parent
         check_version(directory, parameters)
-        device, dtype = set_up_torch(args, parameters, exact_on_cpu=False)
+        device, dtype = set_up_torch(args, parameters, exact_on_cpu=False, int8=True)
         model = load_vision_model(directory)
-        model.set_precision(dtype)
+        if dtype == torch.int8:
+            from clip_int8 import quantize
+
+            quantize(model, directory)
+        else:
+            model.set_precision(dtype)
         self._size: int = model.grid * model.patch
-        self._encoder, execution = _build_encoder(model.to(device), device, directory, parameters)
+        self._encoder, execution = _build_encoder(model.to(device), device, dtype, directory, parameters)
         blank = np.zeros((1, 3, self._size, self._size), np.uint8)
         check_finite("image", self._encoder.encode([blank]), blank.shape)
         precision = str(dtype).removeprefix("torch.")
@@ -94,7 +99,7 @@ class TritonPythonModel:
 
 
 def _build_encoder(
-    model: VisionModel, device: torch.device, directory: Path, parameters: Parameters
+    model: VisionModel, device: torch.device, dtype: torch.dtype, directory: Path, parameters: Parameters
 ) -> tuple[Encoder, str]:
     """Return the fastest encoder that works on this device, and the name of its execution."""
     max_bucket = parameters.integer("max_bucket", minimum=1)
@@ -104,6 +109,9 @@ def _build_encoder(
             return GraphEncoder(model, device, max_bucket, model.grid * model.patch), "cuda_graphs"
         except RuntimeError as error:
             pb_utils.Logger.log_warn(f"cannot capture CUDA graphs, running without them: {error}")
+    elif dtype == torch.int8:
+        if wanted == "on":
+            pb_utils.Logger.log_warn("the vision tower in int8 cannot be compiled, running it uncompiled")
     elif wanted == "on" or (wanted == "auto" and _compiling_pays(model)):
         from clip_compile import CompileError, load_or_compile
 

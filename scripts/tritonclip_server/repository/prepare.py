@@ -26,7 +26,7 @@ from tritonclip_server.repository.writer import (
     write_version,
 )
 
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
 RANDOM_SEED = 0
 
 
@@ -64,7 +64,11 @@ def checkpoint_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of a checkpoint, which the command receives as `settings`."""
 
     @click.option("--revision", help="Commit, branch or tag of a hub checkpoint.")
-    @click.option("--precision", type=click.Choice(PRECISIONS), help="Precision of both encoders.")
+    @click.option(
+        "--precision",
+        type=click.Choice(PRECISIONS),
+        help="Precision of both encoders. int8 is for images on a CPU; labels are then encoded in float32.",
+    )
     @click.option(
         "--set",
         "assignments",
@@ -223,7 +227,11 @@ def _write(
 def _parameters(assignments: tuple[str, ...], precision: str | None) -> dict[str, dict[str, str]]:
     parameters: dict[str, dict[str, str]] = {}
     if precision is not None:
-        parameters = {model: {"precision": precision} for model in ("vision_encoder", "text_encoder")}
+        text_precision = "float32" if precision == "int8" else precision
+        parameters = {
+            "vision_encoder": {"precision": precision},
+            "text_encoder": {"precision": text_precision},
+        }
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         model, dot, key = name.partition(".")

@@ -18,9 +18,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from google.protobuf import text_format
+from PIL import Image, ImageOps
 
-from tritonclip_server.paths import MODEL_REPOSITORY
+from tritonclip_server.paths import DEMO_IMAGES, MODEL_REPOSITORY
 from tritonclip_server.repository.checkpoint import Checkpoint
 from tritonclip_server.repository.checkpoint_files import file_sha256
 from tritonclip_server.repository.configs import (
@@ -60,6 +62,8 @@ REMOVED_PARAMETERS = {
 MANIFEST = "manifest.json"
 SHOWN_DIGITS = 12
 """Digits of a digest in a text."""
+SAMPLE_PIXELS = "sample_pixels.npy"
+"""File of a `vision_encoder` in int8 with the images that it calibrates and checks itself on at load."""
 _BYTECODE = shutil.ignore_patterns("__pycache__")
 STAGING_PREFIX = ".staging-"
 
@@ -200,8 +204,12 @@ def _stage(
         _stage_model(staging / model, model, checkpoint, version, configs[model])
     if labels is not None:
         shutil.copyfile(labels, staging / "text_encoder" / str(version) / PRELOADED_LABELS)
-    files = {model: _file_facts(staging / model / str(version)) for model in PYTHON_MODELS}
     parameters = {model: answer_parameters(model, read_configuration(configs[model])) for model in configs}
+    if parameters["vision_encoder"].get("precision") == "int8":
+        _save_sample_pixels(
+            checkpoint.vision["image_size"], staging / "vision_encoder" / str(version) / SAMPLE_PIXELS
+        )
+    files = {model: _file_facts(staging / model / str(version)) for model in PYTHON_MODELS}
     digests = {
         model: {name: facts["sha256"] for name, facts in found.items()} for model, found in files.items()
     }
@@ -293,6 +301,17 @@ def _save_tower(tensors: dict[str, Any], path: Path) -> None:
 
     save_file(tensors, path)
     path.chmod(0o644)  # safetensors denies access to other users, and a container runs as one
+
+
+def _save_sample_pixels(size: int, path: Path) -> None:
+    """Write the demo images as uint8 [n, 3, size, size]."""
+    pixels = []
+    for image in sorted(DEMO_IMAGES.iterdir()):
+        if image.suffix != ".json":
+            with Image.open(image) as opened:
+                fitted = ImageOps.fit(opened.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
+            pixels.append(np.asarray(fitted).transpose(2, 0, 1))
+    np.save(path, np.stack(pixels))
 
 
 def _preprocess_part(checkpoint: Checkpoint, directory: Path) -> None:
