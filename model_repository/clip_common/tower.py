@@ -221,6 +221,8 @@ def set_up_torch(
     device = torch.device("cuda", int(args["model_instance_device_id"])) if gpu else torch.device("cpu")
     if gpu:
         torch.cuda.set_device(device)
+        # cuDNN's attention plans each new shape for 0.4 s, and fails if the loader finds another cuDNN.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     torch.set_num_threads(parameters.integer("threads") or available_cores())
     wanted = parameters.choice("precision", ["auto", *PRECISIONS, *(["int8"] if int8 else [])])
     return device, choose_precision(wanted, device, exact_on_cpu)

@@ -9,6 +9,7 @@ import sysconfig
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from tritonclip_server.serving.release import EMBEDDED, Release
 
@@ -17,6 +18,9 @@ CONTAINER_ROOT = Path("/opt/tritonserver")
 STUB = "triton_python_backend_stub"
 MALLOC_ARENAS = "2"
 """Limit for glibc, whose default lets each of Triton's 200 threads keep freed memory and grow for hours."""
+ARENAS_VARIABLE = "MALLOC_ARENA_MAX"
+LINUX_LIBRARY_DIRECTORIES = ("/lib", "/usr/lib", "/lib64", "/usr/lib64")
+TCMALLOC_NAMES = ("libtcmalloc_minimal.so.4", "libtcmalloc.so.4")
 DOCKER_HINT = "run the same model repository in NVIDIA's container instead (see docker/README.md)"
 
 
@@ -124,14 +128,47 @@ def _libpython_directory(python: str) -> Path:
 
 
 def link_backend(installation: Installation, directory: Path) -> None:
-    """Create a directory of the Python backend with the stub of the running Python."""
+    """Create a directory of the Python backend, whose stub runs without the memory settings of the server.
+
+    Few arenas suit a server whose threads mostly wait. Threads that decode images would wait for each other,
+    so the stub gets back this process's setting, and the container's tcmalloc if it is installed.
+    """
     directory.mkdir()
-    for source in (*installation.backend.glob("*.*"), installation.stub):
+    for source in installation.backend.glob("*.*"):
         (directory / source.name).symlink_to(source)
+    launcher = directory / STUB
+    launcher.write_text(_stub_launcher(installation.stub, find_tcmalloc()), encoding="utf-8")
+    launcher.chmod(0o755)
+
+
+def _stub_launcher(stub: Path, tcmalloc: Path | None) -> str:
+    """Return a shell script that replaces itself by the stub."""
+    arenas = os.environ.get(ARENAS_VARIABLE)
+    setting = f"unset {ARENAS_VARIABLE}" if arenas is None else f"export {ARENAS_VARIABLE}={quote(arenas)}"
+    lines = ["#!/bin/sh", setting]
+    if tcmalloc:
+        lines.append(f'export LD_PRELOAD={quote(str(tcmalloc))}"${{LD_PRELOAD:+:$LD_PRELOAD}}"')
+    return "\n".join([*lines, f'exec {quote(str(stub))} "$@"', ""])
+
+
+def find_tcmalloc(root: Path = Path("/usr/lib")) -> Path | None:
+    """Return the library of tcmalloc that Linux has installed, as in NVIDIA's container, or None."""
+    found = (path for name in TCMALLOC_NAMES for path in sorted(root.glob(f"*-linux-gnu/{name}")))
+    return next(found, None)
+
+
+def _is_searched_by_default(directory: Path) -> bool:
+    """Return whether Linux's loader searches a directory without LD_LIBRARY_PATH."""
+    parent = directory.parent if directory.name.endswith("-linux-gnu") else directory
+    return str(parent) in LINUX_LIBRARY_DIRECTORIES
 
 
 def server_environment(installation: Installation, without: Iterable[str]) -> dict[str, str]:
-    """Return the server's environment, with its libraries and this Python first on PATH for the stubs.
+    """Return the server's environment, with this Python first on PATH for the stubs.
+
+    The libraries of the server come after the inherited LD_LIBRARY_PATH, because NVIDIA's entry point puts
+    CUDA's compatibility libraries there, which must precede the host's older libcuda. Directories that the
+    loader searches anyway are left out for the same reason.
 
     Args:
         installation: The server.
@@ -139,8 +176,9 @@ def server_environment(installation: Installation, without: Iterable[str]) -> di
     """
     environment = {name: value for name, value in os.environ.items() if name not in without}
     inherited = environment.get("LD_LIBRARY_PATH")
-    directories = [*map(str, installation.library_path), *([inherited] if inherited else [])]
-    environment["LD_LIBRARY_PATH"] = ":".join(directories)
-    environment.setdefault("MALLOC_ARENA_MAX", MALLOC_ARENAS)
+    added = [str(path) for path in installation.library_path if not _is_searched_by_default(path)]
+    if directories := [*([inherited] if inherited else []), *added]:
+        environment["LD_LIBRARY_PATH"] = ":".join(directories)
+    environment.setdefault(ARENAS_VARIABLE, MALLOC_ARENAS)
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', '')}"
     return environment

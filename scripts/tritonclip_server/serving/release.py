@@ -16,6 +16,8 @@ HTTP_MAX_INPUT_BYTES = 73 * 2**20
 """Limit of the models for images and texts, plus the encoding; equals `MAX_BODY_SIZE` of `docker/nginx`."""
 CONNECTION_AGE_MS = 300_000
 """Age at which a gRPC client must reconnect, and so finds new servers. Calls in flight are not cut off."""
+GRPC_INFER_THREADS = 8
+"""Threads that read gRPC requests; the default of 2 limits a server with a GPU."""
 ADMIN_ENDPOINTS = "shared-memory,model-repository,trace,logging"
 ADMIN_HEADER = "admin-key"
 """HTTP header of the admin key; in gRPC's metadata its name starts with `triton-grpc-protocol-`."""
@@ -47,7 +49,10 @@ EMBEDDED = Release(2, 51)
 """Release in the wheel nvidia-pytriton 0.7.0."""
 PINNED = Release(2, 71)
 """Release in the container 26.07, the base of `docker/Dockerfile`."""
-FIRST_WITH = {"http-max-input-size": Release(2, 59)}  # 25.06
+FIRST_WITH = {
+    "grpc-infer-thread-count": Release(2, 57),  # 25.04
+    "http-max-input-size": Release(2, 59),  # 25.06
+}
 """First release that knows a flag. The embedded release knows all other flags."""
 
 
@@ -79,6 +84,7 @@ def server_flags(
         "allow-gpu-metrics": str(gpu).lower(),
         "http-max-input-size": str(HTTP_MAX_INPUT_BYTES),
         "grpc-max-connection-age": str(CONNECTION_AGE_MS),
+        "grpc-infer-thread-count": str(GRPC_INFER_THREADS),
     }
     if explicit:
         flags["load-model"] = "*"

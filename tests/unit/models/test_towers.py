@@ -183,3 +183,15 @@ def test_threads_and_precision_are_set_from_the_parameters(monkeypatch, wanted, 
     instance = {"model_instance_kind": "CPU", "model_instance_device_id": "0"}
     assert set_up_torch(instance, parameters, exact_on_cpu=False) == (CPU, torch.float16)
     assert set_threads == [threads]
+
+
+def test_cudnn_attention_is_off_on_a_gpu(monkeypatch):
+    switched = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.backends.cuda, "enable_cudnn_sdp", switched.append)
+    threads = str(torch.get_num_threads())
+    values = {"precision": {"string_value": "auto"}, "threads": {"string_value": threads}}
+    for kind, expected in (("CPU", []), ("GPU", [False])):
+        args = {"model_instance_kind": kind, "model_instance_device_id": "0"}
+        set_up_torch(args, Parameters({"parameters": values}), exact_on_cpu=True)
+        assert switched == expected

@@ -32,6 +32,8 @@ def test_models_load_at_start_with_and_without_model_control():
 def test_flag_is_known_from_its_first_release():
     assert not knows(Release(2, 58, 1), "http-max-input-size")
     assert knows(Release(2, 59), "http-max-input-size")
+    assert not knows(Release(2, 56), "grpc-infer-thread-count")
+    assert knows(Release(2, 57), "grpc-infer-thread-count")
 
 
 @pytest.mark.parametrize(("text", "release"), [("2.71.0\n", PINNED), ("2.59.1dev", Release(2, 59, 1))])
