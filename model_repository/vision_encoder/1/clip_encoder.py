@@ -17,6 +17,10 @@ import torch
 
 from clip_common.tower import pass_slices
 
+MIN_GRAPH_COSINE = 0.999
+"""Least cosine between the embeddings of captured passes and those of float32."""
+SAMPLE_IMAGES = 16
+"""Different images of each kind that captured passes are checked with."""
 Forward = Callable[[torch.Tensor], torch.Tensor]
 """The tower: uint8 [n, 3, size, size] -> float32 [n, dim], unit L2 norm."""
 
@@ -43,12 +47,22 @@ class DirectEncoder:
     @torch.inference_mode()
     def encode(self, groups: Sequence[np.ndarray]) -> np.ndarray:
         """Encode uint8 [n_i, 3, size, size] each -> float32 [sum(n_i), dim], unit L2 norm."""
-        images = torch.from_numpy(groups[0] if len(groups) == 1 else np.concatenate(groups))
         passes = [
-            self._forward(images[part].to(self._device))
-            for part in pass_slices(len(images), self._max_bucket)
+            self._forward(torch.from_numpy(_join(groups, part)).to(self._device))
+            for part in pass_slices(sum(map(len, groups)), self._max_bucket)
         ]
         return torch.cat(passes).cpu().numpy()
+
+
+def _join(groups: Sequence[np.ndarray], part: slice) -> np.ndarray:
+    """Join the images of one pass; they are copied only if several groups contribute."""
+    pieces, start = [], 0
+    for group in groups:
+        piece = group[max(part.start - start, 0) : max(part.stop - start, 0)]
+        if len(piece):
+            pieces.append(piece)
+        start += len(group)
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 class CapturedPass(NamedTuple):
@@ -134,6 +148,9 @@ class GraphEncoder:
         max_bucket: Images in the largest pass.
         side: Height and width of an image.
         capture: Records a pass; None records a CUDA graph.
+
+    Attributes:
+        sizes: Images of each captured pass, ascending.
     """
 
     @torch.inference_mode()
@@ -147,15 +164,15 @@ class GraphEncoder:
     ) -> None:
         if capture is None:
             capture = partial(cuda_graph, pool=torch.cuda.graph_pool_handle())
-        self._sizes = graph_sizes(max_bucket)
+        self.sizes = graph_sizes(max_bucket)
         self._pixels = torch.zeros((max_bucket, 3, side, side), dtype=torch.uint8, device=device)
-        self._passes = {size: capture(forward, self._pixels[:size]) for size in reversed(self._sizes)}
+        self._passes = {size: capture(forward, self._pixels[:size]) for size in reversed(self.sizes)}
         self._slots = [_Slot(self._pixels, self._passes[max_bucket].embeds) for _ in range(2)]
 
     @torch.inference_mode()
     def encode(self, groups: Sequence[np.ndarray]) -> np.ndarray:
         """Encode uint8 [n_i, 3, size, size] each -> float32 [sum(n_i), dim], unit L2 norm."""
-        total, largest = sum(map(len, groups)), self._sizes[-1]
+        total, largest = sum(map(len, groups)), self.sizes[-1]
         result = np.empty((total, self._slots[0].embeds.shape[1]), np.float32)
         pieces = _pieces(groups, largest)
         for number, start in enumerate(range(0, total, largest)):
@@ -173,7 +190,7 @@ class GraphEncoder:
         return result
 
     def _launch(self, slot: _Slot, count: int, target: np.ndarray) -> None:
-        captured = self._passes[self._sizes[bisect_left(self._sizes, count)]]
+        captured = self._passes[self.sizes[bisect_left(self.sizes, count)]]
         self._pixels[:count].copy_(slot.pixels[:count], non_blocking=True)
         captured.replay()
         slot.embeds[:count].copy_(captured.embeds[:count], non_blocking=True)
@@ -190,3 +207,58 @@ def _pieces(groups: Sequence[np.ndarray], largest: int) -> Iterator[np.ndarray]:
             yield piece
             start += len(piece)
             position += len(piece)
+
+
+def checked_graphs(
+    wanted: torch.dtype,
+    build: Callable[[torch.dtype], GraphEncoder],
+    exact: Encoder,
+    side: int,
+    warn: Callable[[str], None],
+) -> tuple[GraphEncoder, torch.dtype]:
+    """Return an encoder whose passes agree with float32, and its precision.
+
+    Args:
+        wanted: The precision to try first, followed by bfloat16 and then float32, which is not checked.
+        build: Captures the passes in a precision.
+        exact: Encodes in float32 without graphs.
+        side: Height and width of an image.
+        warn: Logs each precision that is not used.
+    """
+    for dtype in dict.fromkeys((wanted, torch.bfloat16)):
+        if wanted == torch.float32:
+            break
+        encoder = build(dtype)
+        cosine = least_cosine(encoder, exact, side)
+        if cosine >= MIN_GRAPH_COSINE:
+            return encoder, dtype
+        warn(
+            f"the vision tower in {str(dtype).removeprefix('torch.')} is not used: its least cosine to "
+            f"float32 is {cosine:.6f}, the limit is {MIN_GRAPH_COSINE}"
+        )
+    return build(torch.float32), torch.float32
+
+
+def least_cosine(encoder: GraphEncoder, exact: Encoder, side: int) -> float:
+    """Return the least cosine between the embeddings of two encoders, or NaN if one is not finite.
+
+    Every captured pass encodes noise and pictures with the spectrum of photographs.
+    """
+    random = np.random.default_rng(0)
+    noise = random.integers(0, 256, (SAMPLE_IMAGES, 3, side, side), dtype=np.uint8)
+    cosines = []
+    for samples in (noise, _photographs(random, side)):
+        images = samples[np.arange(encoder.sizes[-1]) % SAMPLE_IMAGES]
+        expected = exact.encode([images])
+        for size in encoder.sizes:
+            found = encoder.encode([images[:size]])
+            cosines.append((found * expected[:size]).sum(axis=1).min())
+    return float(np.min(cosines))
+
+
+def _photographs(random: np.random.Generator, side: int) -> np.ndarray:
+    """Return uint8 [SAMPLE_IMAGES, 3, side, side] with random phases and an amplitude of 1 / frequency."""
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
+    phases = np.exp(2j * np.pi * random.random((SAMPLE_IMAGES, 3, *frequency.shape)))
+    pictures = np.fft.irfft2(phases / np.maximum(frequency, 1 / side), (side, side))
+    return (128 + 50 * pictures / pictures.std()).clip(0, 255).astype(np.uint8)

@@ -21,7 +21,7 @@ from clip_common.responder import Responder
 from clip_common.times import Times
 from clip_common.tower import set_up_torch
 from clip_common.version import check_version
-from clip_encoder import DirectEncoder, Encoder, GraphEncoder
+from clip_encoder import DirectEncoder, Encoder, GraphEncoder, checked_graphs
 from clip_vision import VisionModel, load_vision_model
 
 
@@ -60,7 +60,11 @@ class TritonPythonModel:
         else:
             model.set_precision(dtype)
         self._size: int = model.grid * model.patch
-        self._encoder, execution = _build_encoder(model.to(device), device, dtype, directory, parameters)
+        if device.type == "cuda":
+            max_bucket = parameters.integer("max_bucket", minimum=1)
+            self._encoder, execution, dtype = _build_gpu_encoder(directory, device, dtype, max_bucket)
+        else:
+            self._encoder, execution = _build_encoder(model, device, dtype, directory, parameters)
         blank = np.zeros((1, 3, self._size, self._size), np.uint8)
         check_finite("image", self._encoder.encode([blank]), blank.shape)
         precision = str(dtype).removeprefix("torch.")
@@ -98,18 +102,39 @@ class TritonPythonModel:
         ]
 
 
+def _build_gpu_encoder(
+    directory: Path, device: torch.device, dtype: torch.dtype, max_bucket: int
+) -> tuple[Encoder, str, torch.dtype]:
+    """Return an encoder on a GPU, the name of its execution, and its precision."""
+
+    def load(precision: torch.dtype) -> VisionModel:
+        model = load_vision_model(directory)
+        model.set_precision(precision)
+        return model.to(device)
+
+    exact = load(torch.float32)
+    side: int = exact.grid * exact.patch
+    try:
+        encoder, dtype = checked_graphs(
+            dtype,
+            lambda precision: GraphEncoder(load(precision), device, max_bucket, side),
+            DirectEncoder(exact, device, max_bucket),
+            side,
+            pb_utils.Logger.log_warn,
+        )
+    except RuntimeError as error:
+        pb_utils.Logger.log_warn(f"cannot capture CUDA graphs, running without them: {error}")
+        return DirectEncoder(load(dtype), device, max_bucket), "eager", dtype
+    return encoder, "cuda_graphs", dtype
+
+
 def _build_encoder(
     model: VisionModel, device: torch.device, dtype: torch.dtype, directory: Path, parameters: Parameters
 ) -> tuple[Encoder, str]:
-    """Return the fastest encoder that works on this device, and the name of its execution."""
+    """Return the fastest encoder that works on this CPU, and the name of its execution."""
     max_bucket = parameters.integer("max_bucket", minimum=1)
     wanted = parameters.choice("compile", ("auto", "on", "off"))
-    if device.type == "cuda":
-        try:
-            return GraphEncoder(model, device, max_bucket, model.grid * model.patch), "cuda_graphs"
-        except RuntimeError as error:
-            pb_utils.Logger.log_warn(f"cannot capture CUDA graphs, running without them: {error}")
-    elif dtype == torch.int8:
+    if dtype == torch.int8:
         if wanted == "on":
             pb_utils.Logger.log_warn("the vision tower in int8 cannot be compiled, running it uncompiled")
     elif wanted == "on" or (wanted == "auto" and _compiling_pays(model)):
