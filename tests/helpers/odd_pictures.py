@@ -5,6 +5,7 @@ Files that Pillow cannot write are built here from their specifications.
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -12,8 +13,12 @@ from functools import cache, partial
 
 import numpy as np
 from PIL import Image, ImageCms
+from pillow_heif import HeifFile, register_heif_opener
 
 from tests.helpers.pictures import EXIF_ORIENTATION, encode, noise
+
+Image.init()  # so that Pillow asks its own AVIF plugin first: an AVIF file may begin like a HEIC file
+register_heif_opener()
 
 WIDTH, HEIGHT = 52, 38
 XMP_TURNED = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
@@ -230,6 +235,22 @@ def _frames(kind: str, mode: str = "RGB", **options: object) -> bytes:
     return encode(picture(mode), kind, save_all=True, append_images=others, **options)
 
 
+def _heif_of_10_bits(mode: str = "RGB") -> bytes:
+    pixels = np.asarray(picture(mode)).astype(np.uint16) * 257
+    heif = HeifFile()
+    heif.add_frombytes(f"{mode};16", (WIDTH, HEIGHT), pixels.tobytes())
+    file = io.BytesIO()
+    heif.save(file)
+    return file.getvalue()
+
+
+def heif_of_size(width: int, height: int) -> bytes:
+    """Return a HEIC file of a few hundred bytes that claims a size."""
+    file = bytearray(encode(Image.new("RGB", (64, 64), (200, 20, 90)), "HEIF"))
+    struct.pack_into(">II", file, file.index(b"ispe") + 8, width, height)
+    return bytes(file)
+
+
 def _jpegs() -> Iterator[tuple[str, Callable[[], bytes]]]:
     def jpeg(mode: str = "RGB", **options: object) -> Callable[[], bytes]:
         return lambda: encode(picture(mode), "JPEG", **options)
@@ -362,6 +383,19 @@ def _others() -> Iterator[tuple[str, Callable[[], bytes]]]:
     yield "AVIF 4:4:4", saved("AVIF", subsampling="4:4:4", quality=100)
     yield "AVIF turned", lambda: encode(picture(), "AVIF", exif=exif(6))
     yield "AVIF frames", lambda: _frames("AVIF")
+    for mode in ("L", "LA", "RGB", "RGBA", "RGBa", "I;16"):
+        yield f"HEIF {mode}", saved("HEIF", mode)
+    for mode in ("RGB", "RGBA"):
+        yield f"HEIF {mode} of 10 bits", partial(_heif_of_10_bits, mode)
+    for turn in (2, 6):
+        yield f"HEIF turned {turn}", lambda turn=turn: encode(picture(), "HEIF", exif=exif(turn).tobytes())  # type: ignore[misc]
+    yield "HEIF lossless", saved("HEIF", quality=-1, chroma="444")
+    yield "HEIF tiles", lambda: encode(picture().resize((300, 200)), "HEIF", tile_size=64)
+    yield "HEIF profile", lambda: encode(picture(), "HEIF", icc_profile=_profile())
+    yield "HEIF several pictures", lambda: _frames("HEIF")
+    yield "HEIF second picture first", lambda: _frames("HEIF", primary_index=1)
+    yield "HEIF general brand", lambda: encode(picture(), "HEIF").replace(b"ftypheic", b"ftypmif1", 1)
+    yield "AVIF general brand", lambda: encode(picture(), "AVIF").replace(b"ftypavif", b"ftypmif1", 1)
     for mode in ("L", "LA", "RGB", "RGBA"):
         yield f"JPEG2000 {mode}", saved("JPEG2000", mode)
     yield "JPEG2000 without a box", saved("JPEG2000", no_jp2=True)

@@ -14,7 +14,9 @@ Source: `image_utils.py`, `image_transforms.py` and `image_processing_backends.p
 
 from __future__ import annotations
 
+import importlib.util
 import io
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from math import ceil, inf
@@ -43,12 +45,41 @@ _TRANSPOSITIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 """By EXIF orientation."""
+HEIF = "HEIF"
+"""The format of HEIC files, which Pillow reads if pillow-heif is registered."""
+DEFAULT_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+"""Formats of `image_formats=auto`, which adds HEIF if pillow-heif is installed."""
+_HEIF_START = re.compile(rb".{4}ftyp(?:he[iv][cmsx]|m[is]f1)", re.DOTALL)
 _STRIP_PIXELS = 1 << 22
 """Pixels to composite at once."""
 
 
 class ImageError(ValueError):
     """An image that cannot be used; the text completes "image 3 ..."."""
+
+
+def accepted_formats(text: str) -> list[str]:
+    """Parse the parameter `image_formats`: Pillow's names of formats separated by commas, or `auto`."""
+    if text == "auto":
+        return [*DEFAULT_FORMATS, HEIF] if _has_heif() else list(DEFAULT_FORMATS)
+    # Pillow asks the formats in this order. An AVIF file may begin like a HEIC file, and is Pillow's own.
+    return sorted(text.split(","), key=HEIF.__eq__)
+
+
+def _has_heif() -> bool:
+    return importlib.util.find_spec("pillow_heif") is not None
+
+
+def _register_heif() -> None:
+    """Let Pillow read the pictures of HEIF files, with one thread, and without thumbnails and depth maps."""
+    if not _has_heif():
+        raise ValueError(
+            "image_formats names HEIF, but pillow-heif is not installed; install it on the server (pip "
+            "install pillow-heif, or the extra heif of tritonclip-server), or set image_formats to auto"
+        )
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
 
 
 def draft_ratio(text: str) -> float:
@@ -125,6 +156,24 @@ def check_scans(encoded: bytes) -> None:
         raise ImageError(f"has more than {MAX_SCANS} JPEG scans, the limit; re-encode it")
 
 
+def check_boxes(encoded: bytes) -> None:
+    """Reject a HEIF file that ends within a box, because libheif leaves its missing tiles blank.
+
+    Raises:
+        ImageError: The text names the sizes.
+    """
+    place, end = 0, len(encoded)
+    while end - place >= 8:
+        size = int.from_bytes(encoded[place : place + 4], "big")
+        if size == 1:
+            size = int.from_bytes(encoded[place + 8 : place + 16], "big")
+        if size < 8:  # 0: the box reaches to the end
+            return
+        place += size
+    if place > end:
+        raise ImageError(f"cannot be decoded because it is truncated: it has {end} of {place} bytes")
+
+
 class PillowDecoder:
     """Decodes, resizes and crops one image at a time; threads may share it.
 
@@ -143,6 +192,8 @@ class PillowDecoder:
         self._draft_ratio = draft if settings.resize is not None else 0
         Image.MAX_IMAGE_PIXELS = max_pixels
         Image.init()
+        if HEIF in self._formats:
+            _register_heif()
         unknown = [name for name in self._formats if name not in Image.OPEN]
         if unknown:
             raise ValueError(
@@ -193,14 +244,24 @@ class PillowDecoder:
             return f"is not an image in a format accepted here ({', '.join(self._formats)})"
         if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
             return f"is too large: the limit is {self._max_pixels} pixels (max_image_pixels)"
-        details = f"{type(error).__name__}: {str(error)[:200]}"
+        details = f"{type(error).__name__}: {' '.join(str(error)[:200].split())}"
         return f"cannot be decoded because it is truncated or damaged ({details})"
 
     def _open(self, encoded: bytes) -> Image.Image:
         if not encoded:
             raise ImageError("is empty: it has 0 bytes")
-        image = Image.open(io.BytesIO(encoded), formats=self._formats)
+        try:
+            image = Image.open(io.BytesIO(encoded), formats=self._formats)
+        except UnidentifiedImageError:
+            if HEIF in self._formats or _has_heif() or not _HEIF_START.match(encoded):
+                raise
+            raise ImageError(
+                "is a HEIC file, and the server lacks pillow-heif; install it there (pip install "
+                "pillow-heif, or the extra heif of tritonclip-server), or convert the image to JPEG"
+            ) from None
         check_size(*image.size, self._settings, self._max_pixels)
+        if image.format == HEIF:
+            check_boxes(encoded)
         if isinstance(image, JpegImageFile):
             check_scans(encoded)
         return image

@@ -44,7 +44,7 @@ MAX_IMAGE_CPU_S = 10.0
 BYTE_CPU_S, PYTHON_BYTE_CPU_S = 250e-9, 1e-6
 PIXEL_CPU_S, SLOW_PIXEL_CPU_S = 50e-9, 150e-9
 """CPU time per byte and per pixel, several times that of honest files."""
-SLOW_FORMATS = ("AVIF", "JPEG2000", "WEBP")
+SLOW_FORMATS = ("AVIF", "HEIF", "JPEG2000", "WEBP")
 PYTHON_DECODERS = ("bmp_rle", "ppm", "ppm_plain")
 """Decoders of Pillow that are written in Python."""
 MAX_PYTHON_PIXELS = 40_000_000
@@ -128,7 +128,8 @@ def _pixel_bytes(image: Image.Image) -> int:
     Decoders in C report a lack of memory as damage, so it must be foreseen.
     """
     bands = len(image.getbands())
-    needed = {"AVIF": 14, "WEBP": 20, "JPEG2000": 4 + 6 * bands, "JPEG": 4 + 2 * bands, "MPO": 4 + 2 * bands}
+    planes = 4 + 2 * bands
+    needed = {"AVIF": 14, "HEIF": 16, "WEBP": 20, "JPEG2000": 4 + 6 * bands, "JPEG": planes, "MPO": planes}
     return needed.get(image.format or "", 8)
 
 

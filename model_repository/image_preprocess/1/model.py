@@ -16,7 +16,7 @@ from clip_common.responder import Responder
 from clip_common.times import now_us
 from clip_common.version import check_version
 from clip_geometry import ProcessorSettings
-from clip_pillow import draft_ratio
+from clip_pillow import accepted_formats, draft_ratio
 from clip_work import WorkLimits
 from clip_worker import WorkerOptions
 
@@ -37,7 +37,7 @@ class TritonPythonModel:
         settings = ProcessorSettings.from_dict(json.loads(content))
         options = WorkerOptions(
             json.loads(content),
-            parameters.text("image_formats").split(","),
+            accepted_formats(parameters.text("image_formats")),
             parameters.integer("max_image_pixels", minimum=1),
             draft_ratio(parameters.text("jpeg_draft")),
             parameters.integer("worker_memory_mib", minimum=128),

@@ -12,10 +12,10 @@ from tritonclient.utils import InferenceServerException
 from clip_geometry import ProcessorSettings
 from clip_images import ImageDecoder
 from tests.helpers.calls import bytes_tensor, infer
-from tests.helpers.odd_pictures import ODD_PICTURES, odd_picture
+from tests.helpers.odd_pictures import ODD_PICTURES, heif_of_size, odd_picture
 from tests.helpers.pictures import encode, noise
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
 LABEL = bytes_tensor([b"cat"])
 
 
@@ -64,6 +64,7 @@ CASES = {
     "no image": (images(b"text"), "image 0 is not an image"),
     "truncated": (images(good, lambda: good()[:3000]), "image 1 cannot be decoded"),
     "bomb": (images(bomb), "image 0 is too large"),
+    "HEIC bomb": (images(lambda: heif_of_size(20_000, 20_000)), "image 0 is too large"),
     "many images": (images(*[b"\x89PNG"] * 257), "257 in one request"),
     "large request": (images(*[lambda: bytes(1 << 25)] * 3), "bytes of images, the limit"),
     "second row": (

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
+from clip_pillow import accepted_formats
 from tests.helpers.calls import parameters
 from tests.helpers.pictures import noise
 from tests.helpers.servers import DEMO_CHECKPOINT
@@ -122,12 +123,12 @@ ALIASES = {"MPO": "JPEG"}  # an MPO file with one picture is a JPEG file
 
 
 def test_accepted_formats_run_no_program_and_have_a_fixed_header(server):
-    accepted = set(parameters(server, "image_preprocess")["image_formats"].split(","))
+    accepted = set(accepted_formats(parameters(server, "image_preprocess")["image_formats"]))
     assert not accepted & {"EPS", "PDF", "ICO", "ICNS", "PSD", "TGA", "WMF", "FITS", "HDF5", "SPIDER", "PCD"}
 
 
 def test_only_listed_formats_are_decoded(server, files):
-    accepted = parameters(server, "image_preprocess")["image_formats"].split(",")
+    accepted = accepted_formats(parameters(server, "image_preprocess")["image_formats"])
     decoded = set()
     with Client(server.grpc_url, timeout_s=60) as client:
         for name, data in files.items():

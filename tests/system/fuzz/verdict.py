@@ -39,7 +39,7 @@ LEAK = re.compile(
 )
 DECODER = ImageDecoder(
     ProcessorSettings(224, 3, (224, 224)),
-    ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000"),
+    ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF"),
     89_478_485,
 )
 

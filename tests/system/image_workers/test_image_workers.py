@@ -33,7 +33,7 @@ from tests.helpers.servers import ROOT
 from tests.helpers.waiting import wait_until
 from tests.system.attacks.expensive_files import EXPENSIVE
 
-FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000"]
+FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF"]
 SETTINGS = {"resize": 224, "resample": 3, "crop": [224, 224], "convert_rgb": True}
 OPTIONS = WorkerOptions(SETTINGS, FORMATS, 89_478_485, 0.0, 960)
 DIFFERENT_END = {

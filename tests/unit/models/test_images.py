@@ -1,5 +1,7 @@
+import importlib.util
 import io
 import struct
+import sys
 import zlib
 
 import numpy as np
@@ -10,11 +12,11 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from clip_geometry import ProcessorSettings, crop_centre, resized_size
 from clip_images import ImageDecoder
-from clip_pillow import ImageError
-from tests.helpers.odd_pictures import ODD_PICTURES, odd_picture
+from clip_pillow import DEFAULT_FORMATS, ImageError, accepted_formats
+from tests.helpers.odd_pictures import HEIGHT, ODD_PICTURES, WIDTH, heif_of_size, odd_picture
 from tests.helpers.pictures import PICTURES, REFERENCE_WHITENS, TELLING, encode, noise, photos, varied_image
 
-ALL_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+ALL_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
 FORMATS = ALL_FORMATS[:7]
 CLIP = ProcessorSettings(resize=224, resample=3, crop=(224, 224))
 REFERENCE = CLIPImageProcessorPil(do_rescale=False, do_normalize=False)
@@ -116,6 +118,80 @@ def test_format_outside_the_list_is_rejected():
 def test_unknown_format_in_the_settings_is_rejected():
     with pytest.raises(ValueError, match="cannot read: JPG"):
         ImageDecoder(CLIP, ("PNG", "JPG"), 10**6)
+
+
+def heif_decoder(formats=ALL_FORMATS):
+    return ImageDecoder(CLIP, formats, 50_000_000)
+
+
+def test_turned_heic_is_turned_once():
+    size = heif_decoder().open(odd_picture("HEIF turned 6")).size
+    assert size == (WIDTH, HEIGHT)[::-1]
+    pixels, upright = (
+        heif_decoder().decode(odd_picture(f"HEIF {name}")).astype(int) for name in ("turned 6", "RGB")
+    )
+    assert 2 * np.abs(pixels - np.rot90(upright, -1, (1, 2))).mean() < np.abs(pixels - upright).mean()
+
+
+def test_primary_picture_of_a_heic_is_used():
+    first, second = (
+        heif_decoder().decode(odd_picture(f"HEIF {name}"))
+        for name in ("several pictures", "second picture first")
+    )
+    distance = np.abs(first[:, ::-1, ::-1].astype(int) - second).mean()
+    assert 2 * distance < np.abs(first.astype(int) - second).mean()
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.95])
+def test_truncated_heic_is_rejected(share):
+    file = odd_picture("HEIF tiles")
+    with pytest.raises(ImageError, match=f"truncated: it has [0-9]+ of {len(file)} bytes"):
+        heif_decoder().decode(file[: int(len(file) * share)])
+
+
+def test_heic_that_claims_a_huge_size_is_rejected_by_its_header():
+    file = heif_of_size(20_000, 20_000)
+    assert len(file) < 1000
+    with pytest.raises(ImageError, match=r"is too large: the limit is 50000000 pixels \(max_image_pixels\)"):
+        heif_decoder().decode(file)
+
+
+@pytest.mark.parametrize("size", [(5000, 5000), (64, 32)])
+def test_heic_of_another_size_than_it_claims_is_rejected(size):
+    with pytest.raises(ImageError, match="Decoded image does not have the size signaled in the file"):
+        heif_decoder().decode(heif_of_size(*size))
+
+
+@pytest.fixture
+def _without_heif(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+
+def test_default_formats_have_heif_if_it_is_installed(monkeypatch):
+    assert accepted_formats("auto") == [*DEFAULT_FORMATS, "HEIF"]
+    assert accepted_formats("HEIF,PNG,AVIF") == ["PNG", "AVIF", "HEIF"]  # AVIF first: both may begin alike
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert accepted_formats("auto") == list(DEFAULT_FORMATS)
+
+
+@pytest.mark.usefixtures("_without_heif")
+def test_heif_that_is_named_but_not_installed_is_an_error():
+    with pytest.raises(ValueError, match="names HEIF, but pillow-heif is not installed; .*pip install"):
+        heif_decoder()
+
+
+@pytest.mark.usefixtures("_without_heif")
+@pytest.mark.parametrize("name", ["RGB", "several pictures", "general brand"])
+def test_heic_where_it_is_not_installed_is_rejected_with_the_cure(name):
+    with pytest.raises(ImageError, match="is a HEIC file, and the server lacks pillow-heif; .*pip install"):
+        heif_decoder(DEFAULT_FORMATS).decode(odd_picture(f"HEIF {name}"))
+    assert heif_decoder(DEFAULT_FORMATS).decode(odd_picture("AVIF general brand")).shape == (3, 224, 224)
+
+
+def test_heic_where_it_is_not_accepted_is_rejected_with_the_formats():
+    with pytest.raises(ImageError, match=r"not an image in a format accepted here \(JPEG, PNG\)"):
+        heif_decoder(("JPEG", "PNG")).decode(odd_picture("HEIF RGB"))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])

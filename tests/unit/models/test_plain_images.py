@@ -55,6 +55,7 @@ TO_WORKERS = [
     "TIFF jpeg",
     "PPM P4",
     "AVIF",
+    "HEIF RGB",
     "JPEG2000 RGB",
 ]
 

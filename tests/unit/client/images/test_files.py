@@ -11,6 +11,7 @@ from google.protobuf import text_format
 from PIL import Image
 from tritonclient.grpc import model_config_pb2
 
+from clip_pillow import DEFAULT_FORMATS
 from tests.helpers.servers import ROOT
 from tritonclip import InvalidInputError
 from tritonclip._images.files import FORMAT_SUFFIXES, IMAGE_SUFFIXES, find_images
@@ -282,7 +283,8 @@ def test_counts_of_skipped_files_are_bounded_and_complete() -> None:
 
 def test_suffixes_match_the_servers_accepted_formats() -> None:
     config = text_format.Parse(CONFIG.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
-    assert list(FORMAT_SUFFIXES) == config.parameters["image_formats"].string_value.split(",")
+    assert config.parameters["image_formats"].string_value == "auto"
+    assert list(FORMAT_SUFFIXES) == list(DEFAULT_FORMATS)
     known = Image.registered_extensions()
     assert {known[suffix] for suffix in IMAGE_SUFFIXES} == set(FORMAT_SUFFIXES)
     assert all(known[suffix] == name for name, suffixes in FORMAT_SUFFIXES.items() for suffix in suffixes)
