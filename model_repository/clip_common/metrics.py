@@ -79,7 +79,8 @@ class Series:
 class MetricFactory:
     """Creates the series of a model instance, keeps them alive, and publishes their updates.
 
-    Every series carries `labels`, because two versions of a model must not share one.
+    Every series carries `labels`, because two versions of a model must not share one, nor two instances. The
+    instances on several GPUs have the same name.
 
     Args:
         pb_utils: Triton's `triton_python_backend_utils`.
@@ -92,6 +93,7 @@ class MetricFactory:
             "model": args["model_name"],
             "version": args["model_version"],
             "instance": args["model_instance_name"],
+            "device": instance_device(args),
         }
         # Triton drops the series of objects that are garbage-collected.
         self._families: dict[str, Any] = {}
@@ -137,6 +139,11 @@ class MetricFactory:
         while not self._closed.wait(PUBLISH_INTERVAL_S):
             self.publish()
         self.publish()
+
+
+def instance_device(args: dict[str, str]) -> str:
+    """Return the device of a model instance: "cpu", "gpu0", "gpu1" …; `args` are those of `initialize`."""
+    return f"gpu{args['model_instance_device_id']}" if args["model_instance_kind"] == "GPU" else "cpu"
 
 
 class Batch(NamedTuple):

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig
+from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
 from tritonclip_server.paths import MODEL_REPOSITORY
 from tritonclip_server.repository.checkpoint import Checkpoint
@@ -22,6 +22,10 @@ ENSEMBLES = ("clip_zero_shot", "clip_image_embedding", "clip_text_embedding", "c
 MODELS = (*PYTHON_MODELS, *ENSEMBLES)
 SIZES = ("instances", "max_batch_size", "priority_levels")
 """Settings of a Python model that `config.pbtxt` holds outside its parameters and a deployment may change."""
+KINDS = {"auto": "KIND_AUTO", "cpu": "KIND_CPU", "gpu": "KIND_GPU"}
+PLACEMENTS = ("kind", "gpus")
+"""Settings of an encoder that `config.pbtxt` holds in its instance group: a key of `KINDS`, and "0,1", say."""
+ENCODERS = ("vision_encoder", "text_encoder")
 CONFIG = "config.pbtxt"
 
 
@@ -35,7 +39,7 @@ def python_configuration(model: str, changes: Mapping[str, str], versions: Seque
 
     Args:
         model: Name of the model.
-        changes: Changed parameters and `SIZES`.
+        changes: Changed parameters, `SIZES` and `PLACEMENTS`. GPUs without a kind imply the kind gpu.
         versions: Versions to load.
     """
     config = source_configuration(model)
@@ -44,12 +48,30 @@ def python_configuration(model: str, changes: Mapping[str, str], versions: Seque
             config.instance_group[0].count = int(value)
         elif name == "max_batch_size":
             config.max_batch_size = int(value)
+        elif name == "kind":
+            config.instance_group[0].kind = ModelInstanceGroup.Kind.Value(KINDS[value])
+        elif name == "gpus":
+            config.instance_group[0].gpus[:] = [int(number) for number in value.split(",")]
+            if "kind" not in changes:
+                config.instance_group[0].kind = ModelInstanceGroup.KIND_GPU
         elif name == "priority_levels":
             config.dynamic_batching.priority_levels = int(value)
             config.dynamic_batching.default_priority_level = int(value) // 2 + 1
         else:
             config.parameters[name].string_value = value
     return _config_text(config, versions)
+
+
+def with_one_text_encoder(parameters: Mapping[str, Mapping[str, str]]) -> Mapping[str, Mapping[str, str]]:
+    """Place `text_encoder` on the first of several GPUs that `vision_encoder` names, unless it is placed.
+
+    Each of its instances has a separate label cache, and a second one would start cold.
+    """
+    gpus = parameters.get("vision_encoder", {}).get("gpus", "").split(",")
+    text = parameters.get("text_encoder", {})
+    if len(gpus) == 1 or any(name in text for name in PLACEMENTS):
+        return parameters
+    return {**parameters, "text_encoder": {**text, "gpus": gpus[0]}}
 
 
 def with_versions(text: str, versions: Sequence[int]) -> str:

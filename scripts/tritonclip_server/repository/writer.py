@@ -27,14 +27,18 @@ from tritonclip_server.repository.checkpoint import Checkpoint
 from tritonclip_server.repository.checkpoint_files import file_sha256
 from tritonclip_server.repository.configs import (
     CONFIG,
+    ENCODERS,
     ENSEMBLES,
+    KINDS,
     MODELS,
+    PLACEMENTS,
     PYTHON_MODELS,
     SIZES,
     ensemble_configuration,
     python_configuration,
     read_configuration,
     source_configuration,
+    with_one_text_encoder,
     with_versions,
 )
 from tritonclip_server.repository.identity import PRELOADED_LABELS, answer_parameters, version_identity
@@ -87,16 +91,32 @@ def check_parameters(parameters: Mapping[str, Mapping[str, str]]) -> None:
         for name, value in changes.items():
             if reason := REMOVED_PARAMETERS.get((model, name)):
                 raise RepositoryError(f"{model}.{name} was removed: {reason}")
-            if name not in known and name not in SIZES:
-                names = ", ".join([*sorted(known), *SIZES])
+            placements = PLACEMENTS if model in ENCODERS else ()
+            if name not in known and name not in (*SIZES, *placements):
+                names = ", ".join([*sorted(known), *SIZES, *placements])
                 raise RepositoryError(f"{model} has no parameter '{name}'; it has {names}")
             if name in SIZES and not (value.isascii() and value.isdigit() and int(value) > 0):
                 raise RepositoryError(f"{model}.{name} must be a whole number of at least 1, not '{value}'")
+        _check_placement(model, changes)
         if "priority_levels" in changes and int(changes.get("instances", 1)) < LEAST_INSTANCES_FOR_PRIORITIES:
             raise RepositoryError(
                 f"{model}.priority_levels needs {model}.instances={LEAST_INSTANCES_FOR_PRIORITIES} or more: "
                 "with fewer, Triton's batcher sometimes stalls for half a second"
             )
+
+
+def _check_placement(model: str, changes: Mapping[str, str]) -> None:
+    if "kind" in changes and changes["kind"] not in KINDS:
+        raise RepositoryError(f"{model}.kind must be one of {', '.join(KINDS)}, not '{changes['kind']}'")
+    if "gpus" not in changes:
+        return
+    numbers = changes["gpus"].split(",")
+    if not all(number.isascii() and number.isdigit() for number in numbers):
+        raise RepositoryError(f"{model}.gpus must be numbers of GPUs such as 0,1, not '{changes['gpus']}'")
+    if len(set(map(int, numbers))) < len(numbers):
+        raise RepositoryError(f"{model}.gpus names a GPU twice: {changes['gpus']}")
+    if changes.get("kind", "gpu") != "gpu":
+        raise RepositoryError(f"{model}.gpus needs {model}.kind=gpu, not {changes['kind']}")
 
 
 def version_fingerprint(
@@ -151,10 +171,10 @@ def write_version(
     """
     if not force:
         _check_same_checkpoint(checkpoint, output, version)
+    placed = with_one_text_encoder(parameters)
     with _staging(output) as staging:
         configs = {
-            model: python_configuration(model, parameters.get(model, {}), [version])
-            for model in PYTHON_MODELS
+            model: python_configuration(model, placed.get(model, {}), [version]) for model in PYTHON_MODELS
         }
         identity = _stage(staging, checkpoint, version, fingerprint, configs, labels)
         _install(staging, output, version)

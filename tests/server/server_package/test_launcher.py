@@ -37,6 +37,17 @@ def regions_of(pid):
     return {region for region in regions() if region.name in maps}
 
 
+def memory_settings(pid):
+    variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return [variable for variable in variables if variable.startswith("MALLOC_ARENA_MAX=")]
+
+
+def test_models_do_not_inherit_the_memory_setting_of_the_server(server):
+    assert memory_settings(server.pid) == ["MALLOC_ARENA_MAX=2"]
+    assert server.stubs()
+    assert not any(map(memory_settings, server.stubs()))
+
+
 def rejects_requests(client):
     """Return whether a server that drains rejected a request."""
     try:

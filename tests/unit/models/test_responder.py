@@ -13,8 +13,14 @@ from clip_common.responder import MAX_REQUEST_ID, Responder
 from clip_common.times import UNLIMITED, RejectedError, Times, now_us
 from tests.unit.models.python_backend import Backend, Request
 
-ARGS = {"model_name": "m", "model_version": "3", "model_instance_name": "m_0_1"}
-LABELS = {"model": "m", "version": "3", "instance": "m_0_1"}
+ARGS = {
+    "model_name": "m",
+    "model_version": "3",
+    "model_instance_name": "m_0_1",
+    "model_instance_kind": "CPU",
+    "model_instance_device_id": "0",
+}
+LABELS = {"model": "m", "version": "3", "instance": "m_0_1", "device": "cpu"}
 
 
 @pytest.fixture
@@ -190,8 +196,8 @@ def test_model_info_has_the_facts_as_labels_and_in_the_log(backend, tmp_path):
     assert series.labels == LABELS | facts | {"precision": "float32", "execution": "eager"}
     assert series.values == [1]
     assert backend.log == [
-        "info: serving model=m, version=3, instance=m_0_1, identity=1d, checkpoint=demo, revision=r1, "
-        "sha256=f00, precision=float32, execution=eager"
+        "info: serving model=m, version=3, instance=m_0_1, device=cpu, identity=1d, checkpoint=demo, "
+        "revision=r1, sha256=f00, precision=float32, execution=eager"
     ]
 
 
@@ -231,3 +237,14 @@ def test_deferred_request_that_fails_or_is_rejected_gets_the_error(backend):
     assert rejected.sent[0][0].error == ("deadline cannot be met: too late", "UNAVAILABLE")
     responder.close()
     assert backend.values("tritonclip_requests_refused_total", reason="deadline") == [1]
+
+
+def test_instances_of_one_name_on_two_gpus_have_different_series():
+    devices = []
+    for device in "01":
+        on_gpu = ARGS | {"model_instance_kind": "GPU", "model_instance_device_id": device}
+        factory = MetricFactory(Backend(), on_gpu)
+        factory.close()
+        devices.append(factory.labels)
+    assert [labels["device"] for labels in devices] == ["gpu0", "gpu1"]
+    assert devices[0]["instance"] == devices[1]["instance"]

@@ -10,9 +10,14 @@ import torch
 from click.testing import CliRunner
 from google.protobuf import text_format
 from safetensors.torch import load_file, save_file
-from tritonclient.grpc.model_config_pb2 import ModelConfig
+from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
 from tritonclip_server.repository import checkpoint_files, writer
+from tritonclip_server.repository.configs import (
+    python_configuration,
+    read_configuration,
+    with_one_text_encoder,
+)
 from tritonclip_server.repository.prepare import main
 from tritonclip_server.repository.writer import ENSEMBLES, MODELS, PYTHON_MODELS, STAGING_PREFIX
 
@@ -141,11 +146,47 @@ def test_options_change_parameters_sizes_and_priority_levels(tmp_path, small_che
     assert preprocess.dynamic_batching.priority_levels == 0
 
 
+def placement(config):
+    group = config.instance_group[0]
+    return ModelInstanceGroup.Kind.Name(group.kind), list(group.gpus)
+
+
+@pytest.mark.parametrize(
+    ("settings", "vision", "text"),
+    [
+        ({}, ("KIND_AUTO", []), ("KIND_AUTO", [])),
+        ({"vision_encoder": {"kind": "cpu"}}, ("KIND_CPU", []), ("KIND_AUTO", [])),
+        ({"vision_encoder": {"gpus": "1"}}, ("KIND_GPU", [1]), ("KIND_AUTO", [])),
+        ({"vision_encoder": {"gpus": "1,2"}}, ("KIND_GPU", [1, 2]), ("KIND_GPU", [1])),
+        (
+            {"vision_encoder": {"gpus": "0,1"}, "text_encoder": {"kind": "cpu"}},
+            ("KIND_GPU", [0, 1]),
+            ("KIND_CPU", []),
+        ),
+    ],
+)
+def test_encoders_are_placed_and_several_gpus_share_one_text_encoder(settings, vision, text):
+    writer.check_parameters(settings)
+    placed = with_one_text_encoder(settings)
+    for model, expected in (("vision_encoder", vision), ("text_encoder", text)):
+        config = read_configuration(python_configuration(model, placed.get(model, {}), [1]))
+        assert placement(config) == expected
+
+
+def test_gpus_of_an_encoder_on_the_cpu_are_rejected(tmp_path):
+    settings = ("--set", "vision_encoder.kind=cpu", "--set", "vision_encoder.gpus=0")
+    assert "vision_encoder.gpus needs vision_encoder.kind=gpu" in failure(tmp_path, "a/b", *settings)
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
         ("text_encoder.cash=1", "no parameter 'cash'; it has cache_bytes"),
         ("image_preprocess.jpeg_decoder=nvjpeg", "image_preprocess.jpeg_decoder was removed: JPEGs"),
+        ("vision_encoder.kind=tpu", "vision_encoder.kind must be one of auto, cpu, gpu, not 'tpu'"),
+        ("vision_encoder.gpus=first", "vision_encoder.gpus must be numbers of GPUs such as 0,1"),
+        ("text_encoder.gpus=1,1", "text_encoder.gpus names a GPU twice: 1,1"),
+        ("similarity.gpus=0", "similarity has no parameter 'gpus'"),
         ("encoder.x=1", "no model 'encoder'"),
         ("vision_encoder.instances=0", "vision_encoder.instances must be a whole number of at least 1"),
         ("similarity.max_batch_size=many", "similarity.max_batch_size must be a whole number"),
