@@ -175,6 +175,7 @@ def test_gpu_file_changes_the_image_and_reserves_a_device():
     plain, gpu = (
         read(*files)["services"] for files in (("compose.yaml",), ("compose.yaml", "compose.gpu.yaml"))
     )
+    assert int(gpu["server"]["shm_size"]) >= 8 * 2**30
     assert gpu["server"]["build"]["dockerfile"] == "docker/Dockerfile" and gpu["server"]["image"].endswith(
         ":gpu"
     )
