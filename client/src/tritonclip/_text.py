@@ -16,6 +16,8 @@ _ITEM = re.compile(r"^(?:image|text) \d+\b:?\s*")
 SHOWN_CHARS = 100
 _IMAGE_URI = "data:image/"
 _HEAD_CHARS = 64
+HEIF_START = rb".{4}ftyp(?:he[iv][cmsx]|m[is]f1)"
+"""Pattern of the first bytes of a HEIC file; an AVIF file may begin with `mif1` too."""
 _IMAGE_STARTS = {
     "JPEG": rb"\xff\xd8\xff",
     "PNG": rb"\x89PNG\r\n\x1a\n",
@@ -23,7 +25,8 @@ _IMAGE_STARTS = {
     "WebP": rb"RIFF.{4}WEBP",
     "BMP": rb"BM.{4}\0{4}",
     "TIFF": rb"II\*\0|MM\0\*",
-    "AVIF": rb".{4}ftyp(?:avi[fs]|mif1)",
+    "AVIF": rb".{4}ftypavi[fs]",
+    "HEIF": HEIF_START,
     "JPEG 2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
 }
 """Pattern of the first bytes of a file, by image format."""

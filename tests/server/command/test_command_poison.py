@@ -94,26 +94,26 @@ def test_each_unusable_file_costs_only_its_own_line(calls, good, tmp_path, monke
     assert (done.returncode, done.stderr.count("\n")) == (2, len(bad))
 
 
-def test_folder_with_heic_is_embedded_and_the_rest_is_counted(calls, good, tmp_path):
-    (tmp_path / "IMG_1.HEIC").touch()
+def test_folder_with_psd_is_embedded_and_the_rest_is_counted(calls, good, tmp_path):
+    (tmp_path / "IMG_1.PSD").touch()
     (tmp_path / "notes.txt").touch()
     done = through(calls, "embed", tmp_path, "--json")
     assert done.returncode == 0
     assert done.stderr.startswith(
-        "tritonclip: skipped 2 files: 1 .heic (HEIF, which is not supported; convert"
+        "tritonclip: skipped 2 files: 1 .psd (format that is not supported; convert"
     )
     answer = json.loads(done.stdout)
     assert [record["input"] for record in answer["results"]] == [str(path) for path in good]
-    assert [(kind["suffix"], kind["count"]) for kind in answer["skipped"]] == [(".heic", 1), (".txt", 1)]
+    assert [(kind["suffix"], kind["count"]) for kind in answer["skipped"]] == [(".psd", 1), (".txt", 1)]
 
 
 def test_index_goes_past_a_poison_file_and_lists_what_it_left_out(calls, good, poison, tmp_path):
     pytest.importorskip("lancedb")
-    (tmp_path / "IMG_1.HEIC").touch()
+    (tmp_path / "IMG_1.PSD").touch()
     for _ in range(2):
         done = through(calls, "index", tmp_path, "--to", tmp_path / "photos.index", "--json")
         assert done.returncode == 2
         assert f"error: {poison}: the server accepts no more requests" in done.stderr
         summary = json.loads(done.stdout)["summary"]
         assert (summary["total"], summary["failed"]) == (len(good), 1)
-        assert [(kind["suffix"], kind["count"]) for kind in summary["skipped"]] == [(".heic", 1)]
+        assert [(kind["suffix"], kind["count"]) for kind in summary["skipped"]] == [(".psd", 1)]

@@ -155,10 +155,10 @@ def test_file_name_that_is_not_utf8_is_reported(clip, few, tmp_path):
 
 
 def test_files_that_are_left_out_are_in_the_summary(clip, few, tmp_path):
-    for name in ("IMG_1.HEIC", "00/IMG_2.heic", "raw.cr2", "notes.txt"):
+    for name in ("IMG_1.PSD", "00/IMG_2.psd", "raw.cr2", "notes.txt"):
         (few / name).touch()
     summary = sync(clip, tmp_path / "index", few)
-    assert [(kind.suffix, kind.count) for kind in summary.skipped] == [(".heic", 2), (".cr2", 1), (".txt", 1)]
+    assert [(kind.suffix, kind.count) for kind in summary.skipped] == [(".psd", 2), (".cr2", 1), (".txt", 1)]
     assert "convert it to JPEG" in summary.skipped[0].reason
     assert (summary.total, summary.failed) == (FEW, 0)
 

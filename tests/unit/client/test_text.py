@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 from PIL import Image
+from pillow_heif import register_heif_opener
 
 from tritonclip import Client, InvalidInputError, LabelWarning
 from tritonclip._calls.checks import MAX_TEMPLATE_CHARS, check_labels, check_texts
@@ -104,8 +105,9 @@ def test_long_text_is_shown_shortened() -> None:
     assert shown("x" * 101) == repr("x" * 100) + "..."
 
 
-@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "GIF", "WebP", "BMP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "GIF", "WebP", "BMP", "TIFF", "AVIF", "HEIF"])
 def test_text_that_encodes_an_image_is_rejected(image_format: str) -> None:
+    register_heif_opener()
     file = io.BytesIO()
     pixels = np.random.default_rng(1).integers(0, 255, (16, 16, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(file, image_format)

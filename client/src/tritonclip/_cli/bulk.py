@@ -43,7 +43,7 @@ of a result depend on what else is in its batch. To reproduce them, use --batch-
 idle server.
 
 An input that fails does not stop the run. Its error is in the results, and the exit code is 2. Files in
-directories that are left out, such as .heic, are counted on standard error, and in --json.
+directories that are left out, such as .psd, are counted on standard error, and in --json.
 
 """
     + EXITS

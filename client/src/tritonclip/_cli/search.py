@@ -65,7 +65,7 @@ def index(
     The images come from directories, searched recursively. `tritonclip search` queries the index. Only new
     and changed files are embedded. Deleted files are removed from the index. Entries outside the given
     directories are kept. The same command continues a run that was killed. Files that are not images are
-    reported, and the exit code is then 2. Files that are left out by their suffix, such as .heic, are
+    reported, and the exit code is then 2. Files that are left out by their suffix, such as .psd, are
     counted.
     """
     from tritonclip.search import SearchIndex

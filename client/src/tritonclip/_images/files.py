@@ -24,7 +24,7 @@ from tritonclip._images.skipped import (
 )
 from tritonclip.errors import InvalidInputError
 
-#: File suffixes by Pillow's format name, for the formats that the server accepts by default.
+#: File suffixes by Pillow's format name, for the formats that a server with pillow-heif accepts by default.
 FORMAT_SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "PNG": (".png", ".apng"),
@@ -35,6 +35,7 @@ FORMAT_SUFFIXES = {
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
     "AVIF": (".avif", ".avifs"),
     "JPEG2000": (".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
+    "HEIF": (".heic", ".heics", ".heif", ".heifs", ".hif"),
 }
 
 #: Lower-case suffixes of the files that are found in a directory.

@@ -6,8 +6,10 @@ normalised; the server's `vision_encoder` does that.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 
 from tritonclip._images.files import FORMAT_SUFFIXES
 from tritonclip._images.sources import Fetch, map_images, read_source, upright_rgb
+from tritonclip._text import HEIF_START
 from tritonclip.errors import InvalidInputError, ModelNotReadyError
 
 Pixels = npt.NDArray[np.uint8]
@@ -113,8 +116,18 @@ def preprocess_image(
 
 def _open(content: bytes, name: str) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(content), formats=_formats())
+        opened = Image.open(io.BytesIO(content), formats=_formats())
+        if opened.format == "HEIF":
+            _check_boxes(content, name)
+        return opened
+    except InvalidInputError:
+        raise
     except UnidentifiedImageError as error:
+        if "HEIF" not in _formats() and re.match(HEIF_START, content, re.DOTALL):
+            raise InvalidInputError(
+                f"{name}: is a HEIC file, which needs the extra heif: pip install 'tritonclip[heif]' (or pip "
+                "install pillow-heif). Or let the server preprocess it, or convert it to JPEG"
+            ) from error
         accepted = ", ".join(_formats())
         raise InvalidInputError(f"{name}: is not an image in a format accepted here ({accepted})") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -128,8 +141,26 @@ def _open(content: bytes, name: str) -> Image.Image:
 @cache
 def _formats() -> tuple[str, ...]:
     """Return the server's formats that this build of Pillow knows; Pillow fails on unknown names."""
-    Image.init()
+    Image.init()  # before pillow-heif, so that Pillow's own AVIF plugin comes first: some files begin alike
+    with contextlib.suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
     return tuple(name for name in FORMAT_SUFFIXES if name in Image.OPEN)
+
+
+def _check_boxes(content: bytes, name: str) -> None:
+    """Reject a HEIF file that ends within a box, because libheif leaves its missing tiles blank."""
+    place, end = 0, len(content)
+    while end - place >= 8:
+        size = int.from_bytes(content[place : place + 4], "big")
+        if size == 1:
+            size = int.from_bytes(content[place + 8 : place + 16], "big")
+        if size < 8:  # 0: the box reaches to the end
+            return
+        place += size
+    if place > end:
+        raise InvalidInputError(f"{name}: the HEIC file is truncated: it has {end} of {place} bytes")
 
 
 def _check_size(size: tuple[int, int], name: str, settings: ProcessorSettings) -> None:

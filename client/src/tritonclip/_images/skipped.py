@@ -12,14 +12,12 @@ MAX_KINDS = 100
 MAX_SUFFIX_CHARS = 12
 SHOWN_KINDS = 8
 
-_CONVERT = "convert it to JPEG or PNG"
 _REASONS = {
-    f"HEIF, which is not supported; {_CONVERT}": ".heic .heics .heif .heifs .hif",
     "camera raw; export it as JPEG": (
         ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .iiq .k25 .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf "
         ".raw .rw2 .rwl .sr2 .srf .srw .x3f"
     ),
-    f"format that is not supported; {_CONVERT}": (
+    "format that is not supported; convert it to JPEG or PNG": (
         ".ai .cur .dcm .dcx .dds .dicom .djvu .emf .eps .exr .fits .fli .hdr .icns .ico .jng .jxl .jxr "
         ".mng .nii .ora .pcx .pdf .pfm .psb .psd .qoi .ras .sgi .svg .svgz .tga .vtf .wmf .xbm .xcf .xpm"
     ),
@@ -60,7 +58,7 @@ class SkippedFile:
 
     @property
     def suffix(self) -> str:
-        """The lower-case suffix, such as `.heic`; empty for a directory, for an odd suffix, and for none."""
+        """The lower-case suffix, such as `.jxl`; empty for a directory, for an odd suffix, and for none."""
         suffix = "" if self.is_directory else self.path.suffix.lower()
         return suffix if len(suffix) <= MAX_SUFFIX_CHARS and suffix.isprintable() else ""
 

@@ -90,13 +90,13 @@ def test_invalid_usage_or_input_exits_with_2(args: list[str], part: str, image: 
         ["index", "--to", "x"],
     ],
 )
-def test_strict_run_over_a_directory_with_heic_ends_before_a_request(
+def test_strict_run_over_a_directory_with_psd_ends_before_a_request(
     command: list[str], image: str, unused_address: str, capsys: Any
 ) -> None:
-    Path(image).with_name("IMG_1.HEIC").touch()
+    Path(image).with_name("IMG_1.PSD").touch()
     code, err = failure(capsys, *command, Path(image).parent, "--strict", "--url", unused_address)
     assert code == 2
-    assert "would leave out 1 file: 1 .heic (HEIF, which is not supported; convert it" in err
+    assert "would leave out 1 file: 1 .psd (format that is not supported; convert it" in err
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])

@@ -112,18 +112,18 @@ def test_directory_with_a_file_that_would_be_left_out_is_rejected(folder: Path) 
     (folder / "sub" / "notes.txt").touch()
     check_complete(["a.png", "sub", "*.png", "-", URL])
     for number in range(5):
-        (folder / "sub" / f"IMG_{number}.HEIC").touch()
-    with pytest.raises(InvalidInputError, match=r"^--strict: .* leave out 5 files: 5 .heic \(.*'sub/IMG_"):
+        (folder / "sub" / f"IMG_{number}.PSD").touch()
+    with pytest.raises(InvalidInputError, match=r"^--strict: .* leave out 5 files: 5 .psd \(.*'sub/IMG_"):
         check_complete(["a.png", "sub"])
     check_complete(["a.png", "sub"], apart_from=str(folder / "sub"))
 
 
 def test_skipped_files_of_all_directories_are_reported(folder: Path) -> None:
-    for name in ("1.heic", "sub/2.heic"):
+    for name in ("1.psd", "sub/2.psd"):
         (folder / name).touch()
     skipped: list[Path] = []
     list(read_images(["sub", "a.png", "."], on_skip=lambda one: skipped.append(one.path)))
-    assert sorted(skipped) == [Path("1.heic"), Path("sub/2.heic"), Path("sub/2.heic")]
+    assert sorted(skipped) == [Path("1.psd"), Path("sub/2.psd"), Path("sub/2.psd")]
 
 
 def test_stdin_list_is_split_at_line_ends(stdin: Any) -> None:

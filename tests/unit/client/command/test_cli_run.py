@@ -93,12 +93,12 @@ def test_model_that_changes_during_a_run_fails_it(tmp_path: Path) -> None:
         assert not target.exists()
 
 
-HEIC = SkippedFile(path=Path("a.heic"), reason="HEIF; convert it")
+PSD = SkippedFile(path=Path("a.psd"), reason="format; convert it")
 UNLISTED = SkippedFile(path=Path("b"), reason="directory; make it readable", is_directory=True)
 
 
 @pytest.mark.parametrize("form", ["table", "jsonl", "csv", "json"])
-@pytest.mark.parametrize(("skipped", "code"), [(HEIC, 0), (UNLISTED, 2)])
+@pytest.mark.parametrize(("skipped", "code"), [(PSD, 0), (UNLISTED, 2)])
 def test_skipped_files_are_counted_at_the_end(
     form: str, skipped: SkippedFile, code: int, capsys: Any
 ) -> None:
@@ -111,8 +111,8 @@ def test_skipped_files_are_counted_at_the_end(
 
 
 def test_run_into_a_file_counts_skipped_files_too(tmp_path: Path, capsys: Any) -> None:
-    assert run(tmp_path / "out.jsonl", names=["a.jpg"], skipped=[HEIC]) == 0
-    assert capsys.readouterr().err == "tritonclip: skipped 1 file: 1 .heic (HEIF; convert it)\n"
+    assert run(tmp_path / "out.jsonl", names=["a.jpg"], skipped=[PSD]) == 0
+    assert capsys.readouterr().err == "tritonclip: skipped 1 file: 1 .psd (format; convert it)\n"
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.json", "out.npy"])

@@ -182,8 +182,7 @@ def searched(*patterns: str) -> tuple[list[str], list[SkippedFile]]:
 @pytest.mark.parametrize(
     ("name", "suffix", "part"),
     [
-        ("x.heic", ".heic", "HEIF, which is not supported; convert it to JPEG or PNG"),
-        ("x.HEIF", ".heif", "HEIF"),
+        ("x.PSD", ".psd", "format that is not supported; convert it to JPEG or PNG"),
         ("x.cr2", ".cr2", "camera raw; export it as JPEG"),
         ("x.DNG", ".dng", "camera raw"),
         ("x.svg", ".svg", "format that is not supported; convert it"),
@@ -234,34 +233,40 @@ def test_special_file_and_links_to_nothing_and_to_themselves_are_skipped_alone(t
     ]
 
 
+def test_heic_files_of_a_directory_are_found(tree: Path) -> None:
+    for name in ("IMG_1.HEIC", "b.heif", "c.hif"):
+        (tree / "nothing" / name).touch()
+    assert searched("nothing") == (["nothing/IMG_1.HEIC", "nothing/b.heif", "nothing/c.hif"], [])
+
+
 def test_file_that_a_pattern_does_not_match_is_not_skipped() -> None:
     assert searched("b/c/*.tiff") == (["b/c/deep.tiff"], [])
 
 
 def test_files_below_a_linked_directory_are_skipped_once(tree: Path) -> None:
-    (tree / "d1" / "x.heic").touch()
+    (tree / "d1" / "x.psd").touch()
     (tree / "d1" / "up").symlink_to(".", target_is_directory=True)
     _, skipped = searched("d1")
-    assert [one.path for one in skipped] == [Path("d1/x.heic")]
+    assert [one.path for one in skipped] == [Path("d1/x.psd")]
 
 
 def test_search_without_callback_warns_at_its_end_about_files_that_may_be_images(tree: Path) -> None:
-    for name in ("1.heic", "2.HEIC", "3.cr2"):
+    for name in ("1.psd", "2.PSD", "3.cr2"):
         (tree / "b" / name).touch()
     with warnings.catch_warnings(record=True) as before_the_end:
         paths = find_images("b")
         next(paths)
     assert before_the_end == []
     with pytest.warns(
-        UserWarning, match=r"^find_images: skipped 4 files: 2 .heic \(HEIF.*\), 1 .cr2 \(camer"
+        UserWarning, match=r"^find_images: skipped 4 files: 2 .psd \(format.*\), 1 .cr2 \(camer"
     ):
         list(paths)
     assert list(find_images("c.jpeg", "b/c")) == [Path("c.jpeg"), Path("b/c/deep.tiff")]
 
 
 def test_directory_of_skipped_files_only_raises_an_error_with_the_cure(tree: Path) -> None:
-    (tree / "nothing" / "IMG_0001.HEIC").touch()
-    with pytest.raises(InvalidInputError, match=r"no image files .*; skipped 1 file: 1 .heic \(.*convert it"):
+    (tree / "nothing" / "IMG_0001.PSD").touch()
+    with pytest.raises(InvalidInputError, match=r"no image files .*; skipped 1 file: 1 .psd \(.*convert it"):
         found("nothing")
 
 
@@ -284,7 +289,7 @@ def test_counts_of_skipped_files_are_bounded_and_complete() -> None:
 def test_suffixes_match_the_servers_accepted_formats() -> None:
     config = text_format.Parse(CONFIG.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
     assert config.parameters["image_formats"].string_value == "auto"
-    assert list(FORMAT_SUFFIXES) == list(DEFAULT_FORMATS)
+    assert list(FORMAT_SUFFIXES) == [*DEFAULT_FORMATS, "HEIF"]
     known = Image.registered_extensions()
     assert {known[suffix] for suffix in IMAGE_SUFFIXES} == set(FORMAT_SUFFIXES)
     assert all(known[suffix] == name for name, suffixes in FORMAT_SUFFIXES.items() for suffix in suffixes)

@@ -6,8 +6,9 @@ import base64
 import io
 import json
 import struct
+import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from PIL import Image
 
 from clip_geometry import ProcessorSettings as ServerSettings
 from clip_images import ImageDecoder
+from tests.helpers.odd_pictures import ODD_PICTURES, odd_picture
 from tests.helpers.pictures import EXIF_ORIENTATION, PICTURES, TELLING, encode, noise, photos, varied_image
 from tritonclip import InvalidInputError, ModelNotReadyError
 from tritonclip._images.fetch import Fetcher
-from tritonclip._images.preprocess import ProcessorSettings, preprocess_image, preprocess_images
+from tritonclip._images.preprocess import ProcessorSettings, _formats, preprocess_image, preprocess_images
 from tritonclip._images.sources import encode_image
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -39,7 +41,7 @@ VERY_LONG = ["2000x3.png", "3x2000.png"]  # 224 x 149333 pixels once resized to 
 
 def decoder(kind: str) -> ImageDecoder:
     """Return the server's decoder with the settings of a kind."""
-    formats = "JPEG PNG WEBP GIF BMP TIFF PPM".split()
+    formats = "JPEG PNG WEBP GIF BMP TIFF PPM AVIF HEIF".split()
     return ImageDecoder(ServerSettings.from_dict(SETTINGS[kind]), formats, MAX_PIXELS)
 
 
@@ -67,6 +69,30 @@ def test_pixels_equal_the_servers_pixels_bit_for_bit(name: str, kind: str, tmp_p
         assert pixels.dtype == np.uint8
         assert pixels.flags.c_contiguous
         np.testing.assert_array_equal(pixels, wanted)
+
+
+@pytest.mark.parametrize("name", [name for name in ODD_PICTURES if "HEIF" in name or "AVIF" in name])
+def test_heic_gives_the_servers_pixels_bit_for_bit(name: str) -> None:
+    encoded = odd_picture(name)
+    np.testing.assert_array_equal(preprocess_image(encoded, 0, CLIP), decoder("clip").decode(encoded))
+
+
+@pytest.fixture
+def _without_heif(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.delitem(Image.OPEN, "HEIF")
+    _formats.cache_clear()
+    yield
+    _formats.cache_clear()
+
+
+@pytest.mark.usefixtures("_without_heif")
+def test_heic_without_the_extra_is_rejected_with_the_cure() -> None:
+    with pytest.raises(
+        InvalidInputError, match=r"^image 3: is a HEIC file, .*pip install 'tritonclip\[heif\]'"
+    ):
+        preprocess_image(odd_picture("HEIF RGB"), 3, CLIP)
+    assert encode_image(odd_picture("HEIF RGB"), 3) == odd_picture("HEIF RGB")  # the server may read it
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
@@ -141,6 +167,8 @@ def bomb(width: int, height: int) -> bytes:
         (lambda: encode(photos()[0], "ICO"), "is not an image in a format accepted here"),
         (lambda: encode(photos()[0], "JPEG")[:5000], "PIL cannot decode it: .*truncated"),
         (lambda: encode(noise(400, 300), "PNG")[:5000], "PIL cannot decode it: "),
+        (lambda: odd_picture("HEIF tiles")[:-50], "the HEIC file is truncated: it has .* bytes"),
+        (lambda: odd_picture("HEIF tiles")[:50], "is not an image in a format accepted here .*HEIF"),
         (lambda: bomb(10_000, 10_000), "is too large: "),
         (lambda: bomb(30_000, 30_000), "is too large: "),
         (
