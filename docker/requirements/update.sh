@@ -24,4 +24,4 @@ compile gateway-tracing-search client/pyproject.toml "$tools" --extra gateway --
 printf '%s\n' gevent locust >> "$tools"
 compile loadtest client/pyproject.toml "$tools"
 printf '%s\n' pip setuptools hatchling > "$tools"
-compile server pyproject.toml client/pyproject.toml "$tools"
+compile server pyproject.toml client/pyproject.toml "$tools" --extra heif

@@ -33,8 +33,8 @@ EXPECTED = {
     ],
     "loadtest": [*dependencies("client/pyproject.toml"), "gevent", "locust", "setuptools"],
     "server": [
-        *dependencies("pyproject.toml"),
-        *dependencies("client/pyproject.toml"),
+        *dependencies("pyproject.toml", "heif"),
+        *dependencies("client/pyproject.toml", "heif"),
         *(importlib.metadata.requires("torch") or ()),
         "hatchling",
         "setuptools",
