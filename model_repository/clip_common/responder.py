@@ -57,7 +57,11 @@ class Responder:
         return times
 
     def respond(
-        self, requests: Sequence[Any], parse: Callable[[Any], Group], run: RunGroups[Group]
+        self,
+        requests: Sequence[Any],
+        parse: Callable[[Any], Group],
+        run: RunGroups[Group],
+        largest: int | None = None,
     ) -> list[Any]:
         """Parse the requests of a dynamic batch, run all valid ones together, and build the responses.
 
@@ -66,6 +70,9 @@ class Responder:
             parse: Reads and checks one request. It raises RequestError if the request is invalid, and
                 RejectedError if the server does not work on it.
             run: Runs the model on what `parse` returned.
+            largest: Limit on the sum of the groups' `size` in a call of `run`, except for a single group.
+                A larger batch is run in parts, and each part but the last is answered and freed before the
+                next. None runs all groups in one call.
 
         Returns:
             One InferenceResponse per request, in order, None for a deferred one. Errors become INVALID_ARG
@@ -77,8 +84,15 @@ class Responder:
         self._metrics.begin(len(requests))
         outcomes: list[Any] = [_try_parse(parse, request) for request in requests]
         valid = [index for index, outcome in enumerate(outcomes) if not isinstance(outcome, Exception)]
-        results = run_isolating_failures(run, [outcomes[index] for index in valid])
-        for index, result in zip(valid, results, strict=True):
+        *early, last = [valid] if largest is None else _parts(valid, outcomes, largest)
+        for part in early:
+            answers = [self.defer(requests[index]) for index in part]
+            results = run_isolating_failures(run, [outcomes[index] for index in part])
+            for index, answer in zip(part, answers, strict=True):
+                answer(results.pop(0))
+                outcomes[index] = DEFERRED
+        results = run_isolating_failures(run, [outcomes[index] for index in last])
+        for index, result in zip(last, results, strict=True):
             outcomes[index] = result
         responses = [
             self._response(outcome, request.request_id)
@@ -144,6 +158,19 @@ class Responder:
 
     def _error(self, text: str, code: int) -> Any:
         return self._pb_utils.InferenceResponse(error=self._pb_utils.TritonError(text, code))
+
+
+def _parts(indices: list[int], groups: Sequence[Any], largest: int) -> list[list[int]]:
+    """Split the indices of groups into parts whose sizes add up to at most `largest`, or hold one group."""
+    parts: list[list[int]] = [[]]
+    total = 0
+    for index in indices:
+        if parts[-1] and total + groups[index].size > largest:
+            parts.append([])
+            total = 0
+        parts[-1].append(index)
+        total += groups[index].size
+    return parts
 
 
 def run_isolating_failures(run: RunGroups[Group], groups: list[Group]) -> list[Outcome]:

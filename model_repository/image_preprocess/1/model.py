@@ -31,6 +31,7 @@ class TritonPythonModel:
         parameters = Parameters(config)
         self._max_images = parameters.integer("max_images", minimum=1)
         self._max_request_bytes = parameters.integer("max_request_bytes", minimum=1)
+        self._max_batch_images = parameters.integer("max_batch_images", minimum=1)
         directory = Path(__file__).parent
         check_version(directory, parameters)
         content = (directory / "processor.json").read_text(encoding="utf-8")
@@ -54,7 +55,7 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Respond to all requests of a dynamic batch; an invalid one receives an error."""
-        return self._responder.respond(requests, self._parse, self._run)
+        return self._responder.respond(requests, self._parse, self._run, self._max_batch_images)
 
     def finalize(self) -> None:
         """Stop the threads and the worker processes, and publish the remaining metrics."""

@@ -24,7 +24,7 @@ SIZES = ("instances", "max_batch_size", "priority_levels")
 """Settings of a Python model that `config.pbtxt` holds outside its parameters and a deployment may change."""
 KINDS = {"auto": "KIND_AUTO", "cpu": "KIND_CPU", "gpu": "KIND_GPU"}
 PLACEMENTS = ("kind", "gpus")
-"""Settings of an encoder that `config.pbtxt` holds in its instance group: a key of `KINDS`, and "0,1", say."""
+"""Settings of an encoder that `config.pbtxt` holds in its instance group: a key of `KINDS`; "0,1", say."""
 ENCODERS = ("vision_encoder", "text_encoder")
 CONFIG = "config.pbtxt"
 

@@ -1,6 +1,7 @@
 """`image_preprocess` alone, with two instances and its options for JPEGs."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ CLIP = ProcessorSettings(resize=224, resample=3, crop=(224, 224))
 @pytest.fixture(scope="module")
 def optional(servers, prepare, tmp_path_factory):
     """A server with drafts and two instances."""
-    settings = ("jpeg_draft=2", "threads=0", "instances=2")
+    settings = ("jpeg_draft=2", "threads=0", "instances=2", "max_batch_images=2")
     options = [part for each in settings for part in ("--set", f"image_preprocess.{each}")]
     models = tmp_path_factory.mktemp("alone")
     shutil.copytree(prepare(DEMO_CHECKPOINT, *options) / "image_preprocess", models / "image_preprocess")
@@ -36,3 +37,17 @@ def test_large_jpegs_are_drafted_and_small_ones_are_exact(optional):
     exact = ImageDecoder(CLIP, ("JPEG",), 10**8)
     assert (pixels[0] != exact.decode(large)).any()
     np.testing.assert_array_equal(pixels[files.index(small)], exact.decode(small))
+
+
+def test_batches_in_parts_answer_every_request(optional):
+    images = list(telling_images().values())[:3]
+    alone = infer(optional, "grpc", "image_preprocess", image=bytes_tensor(images))["pixel_values"]
+
+    def ask(number):
+        start = number % 3
+        files = bytes_tensor(images[start:])
+        return start, infer(optional, "grpc", "image_preprocess", image=files)["pixel_values"]
+
+    with ThreadPoolExecutor(16) as pool:
+        for start, pixels in pool.map(ask, range(64)):
+            np.testing.assert_array_equal(pixels, alone[:, start:])

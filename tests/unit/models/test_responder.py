@@ -32,9 +32,9 @@ def backend():
 def respond(backend):
     """Return a function that responds to a batch and then publishes all metrics."""
 
-    def _respond(requests, parse, run, **options):
+    def _respond(requests, parse, run, largest=None, **options):
         responder = Responder(backend, MetricFactory(backend, ARGS), **options)
-        responses = responder.respond(requests, parse, run)
+        responses = responder.respond(requests, parse, run, largest)
         responder.close()
         return responses
 
@@ -248,3 +248,37 @@ def test_instances_of_one_name_on_two_gpus_have_different_series():
         devices.append(factory.labels)
     assert [labels["device"] for labels in devices] == ["gpu0", "gpu1"]
     assert devices[0]["instance"] == devices[1]["instance"]
+
+
+@pytest.mark.parametrize(
+    ("largest", "calls"),
+    [(None, [[2, 2, 3, 1]]), (5, [[2, 2], [3, 1]]), (1, [[2], [2], [3], [1]]), (8, [[2, 2, 3, 1]])],
+)
+def test_large_batch_runs_in_parts_and_every_part_is_answered_before_the_next(respond, largest, calls):
+    ran, sent = [], [[] for _ in range(5)]
+
+    def run(groups):
+        answered_before = sum(map(len, sent))
+        assert answered_before == sum(map(len, ran))
+        ran.append([group.size for group in groups])
+        return double(groups)
+
+    counts = [2, 2, 3, 1]
+    requests = [request(*range(count))._replace(sent=box) for count, box in zip(counts, sent, strict=False)]
+    requests.insert(1, request(0, name="invalid")._replace(sent=sent[4]))
+    responses = respond(requests, parse, run, largest)
+    assert ran == calls
+    assert responses.pop(1).error.code == "INVALID_ARG"
+    for count, response, box in zip(counts, responses, sent, strict=False):
+        (one,) = [response] if response else [answer for answer, _ in box]
+        assert one.output_tensors[0].array.tolist() == [[2 * number for number in range(count)]]
+
+
+def test_failure_in_a_part_fails_only_its_request(respond):
+    boxes = [[], [], []]
+    numbers = (1, -1, 3)
+    requests = [request(number)._replace(sent=box) for number, box in zip(numbers, boxes, strict=True)]
+    last = respond(requests, parse, double, 2)[2]
+    assert boxes[0][0][0].output_tensors[0].array.tolist() == [[2]]
+    assert boxes[1][0][0].error.code == "INTERNAL"
+    assert last.output_tensors[0].array.tolist() == [[6]]
