@@ -87,7 +87,7 @@ def test_batch_metrics_add_up_to_the_requests_and_images_sent(server, clip, befo
 
 def test_every_model_instance_publishes_its_load_time(server):
     started = dict(
-        re.findall(r'^tritonclip_start_time_seconds\{instance="(\w+)".*\} (\S+)$', server.metrics(), re.M)
+        re.findall(r'^tritonclip_start_time_seconds\{.*instance="(\w+)".*\} (\S+)$', server.metrics(), re.M)
     )
     instances = {f"admission_0_{index}" for index in range(4)} | {f"{model}_0_0" for model in WORKING}
     assert set(started) == instances
@@ -95,11 +95,11 @@ def test_every_model_instance_publishes_its_load_time(server):
     assert all(prepared <= float(value) <= time.time() for value in started.values())
 
 
-def test_every_series_has_model_version_and_instance_labels(server, clip):
+def test_every_series_has_the_labels_of_its_instance(server, clip):
     clip.classify(encode(noise(40, 30), "PNG"), ["a"])
     series = re.findall(r"^tritonclip_\w+\{(.*)\} ", server.metrics(), re.MULTILINE)
     assert series
-    assert all({"model", "version", "instance"} <= set(re.findall(r'(\w+)="', one)) for one in series)
+    assert all({"model", "version", "instance", "device"} <= set(re.findall(r'(\w+)="', one)) for one in series)
 
 
 def test_readme_names_every_metric(server):
