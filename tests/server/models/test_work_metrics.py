@@ -99,7 +99,9 @@ def test_every_series_has_the_labels_of_its_instance(server, clip):
     clip.classify(encode(noise(40, 30), "PNG"), ["a"])
     series = re.findall(r"^tritonclip_\w+\{(.*)\} ", server.metrics(), re.MULTILINE)
     assert series
-    assert all({"model", "version", "instance", "device"} <= set(re.findall(r'(\w+)="', one)) for one in series)
+    assert all(
+        {"model", "version", "instance", "device"} <= set(re.findall(r'(\w+)="', one)) for one in series
+    )
 
 
 def test_readme_names_every_metric(server):
