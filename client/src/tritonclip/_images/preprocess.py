@@ -117,11 +117,6 @@ def preprocess_image(
 def _open(content: bytes, name: str) -> Image.Image:
     try:
         opened = Image.open(io.BytesIO(content), formats=_formats())
-        if opened.format == "HEIF":
-            _check_boxes(content, name)
-        return opened
-    except InvalidInputError:
-        raise
     except UnidentifiedImageError as error:
         if "HEIF" not in _formats() and re.match(HEIF_START, content, re.DOTALL):
             raise InvalidInputError(
@@ -136,6 +131,9 @@ def _open(content: bytes, name: str) -> Image.Image:
         raise
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
         raise InvalidInputError(f"{name}: PIL cannot decode it: {error}") from error
+    if opened.format == "HEIF":
+        _check_boxes(content, name)
+    return opened
 
 
 @cache
