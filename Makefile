@@ -37,6 +37,8 @@ $(INSTALLED): pyproject.toml constraints.txt client/pyproject.toml
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev \
 		--editable '.[evaluate,onnx,benchmark]' --editable 'client[gateway]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --upgrade \
+		--target $(VENV)/torchvision torchvision
 	@touch $@
 
 demo: install

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tests.helpers.torchvision_reference  # isort: skip  # noqa: F401
 import os
 import signal
 from collections.abc import Iterator

@@ -40,7 +40,7 @@ class ReferenceAnswers:
     def __init__(self, checkpoint: Path) -> None:
         from tritonclip_server.repository.reference import Reference
 
-        self._reference = Reference(checkpoint, pillow=True)
+        self._reference = Reference(checkpoint)
         self._scores: dict[str, np.ndarray] = {}
         self._image_embeds: dict[str, np.ndarray] = {}
         self._pipeline_scores: dict[str, list[float]] = {}

@@ -60,11 +60,7 @@ class BoundedDecoder:
         """
         pixels = plain_pixels(encoded)
         if pixels is None and encoded:
-            decoded = self._workers.decode(encoded, work)
-            if out is None:
-                return decoded
-            out[...] = decoded
-            return out
+            return self._workers.decode(encoded, work, lambda rgb: self._decoder.place(rgb, out))
         if not pixels or pixels > self._max_pixels:  # an error
             return self._decoder.decode(encoded, out)
         work.take_pixels(pixels)

@@ -12,6 +12,9 @@ from PIL import Image
 
 EXIF_ORIENTATION = 0x0112
 """The EXIF tag for the orientation."""
+TORCHVISION, PILLOW = "torchvision", "pillow"
+IMAGE_PROCESSORS = (TORCHVISION, PILLOW)
+"""The image processors of transformers, by the library that resizes."""
 
 
 @dataclass(frozen=True)
@@ -23,19 +26,28 @@ class ProcessorSettings:
         resample: A value of `PIL.Image.Resampling`.
         crop: (height, width) of the centre crop, or None.
         convert_rgb: Composite a transparent colour onto white.
+        image_processor: One of `IMAGE_PROCESSORS`.
     """
 
     resize: tuple[int, int] | int | None
     resample: int
     crop: tuple[int, int] | None
     convert_rgb: bool = True
+    image_processor: str = PILLOW
 
     @classmethod
     def from_dict(cls, settings: dict[str, Any]) -> ProcessorSettings:
-        """Read the JSON form, which has lists instead of tuples."""
-        resize, crop = settings["resize"], settings["crop"]
+        """Read the JSON form, which has lists instead of tuples.
+
+        Raises:
+            ValueError: `image_processor` is none of `IMAGE_PROCESSORS`.
+        """
+        resize, crop, kind = settings["resize"], settings["crop"], settings["image_processor"]
+        if kind not in IMAGE_PROCESSORS:
+            kinds = " or ".join(IMAGE_PROCESSORS)
+            raise ValueError(f"parameter 'image_processor' must be {kinds}, not '{kind}'")
         size = tuple(resize) if isinstance(resize, list) else resize
-        return cls(size, settings["resample"], tuple(crop) if crop else None, settings["convert_rgb"])
+        return cls(size, settings["resample"], tuple(crop) if crop else None, settings["convert_rgb"], kind)
 
     @property
     def output_size(self) -> tuple[int, int] | None:

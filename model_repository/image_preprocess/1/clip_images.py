@@ -1,17 +1,34 @@
-"""Encoded images to pixel values in this process, bit for bit as transformers' PIL image processor.
+"""Encoded images to pixel values in this process, bit for bit as an image processor of transformers.
 
 The vision encoder normalises the pixels.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
 
+import numpy as np
+from PIL import Image
+
+from clip_geometry import TORCHVISION, Orientation, ProcessorSettings
 from clip_pillow import PillowDecoder
+
+JPEG_START = b"\xff\xd8\xff"
 
 
 class ImageDecoder(PillowDecoder):
-    """Decodes an image to an array."""
+    """Decodes an image to an array; see `PillowDecoder`."""
+
+    def __init__(
+        self, settings: ProcessorSettings, formats: Sequence[str], max_pixels: int, draft: float = 0
+    ) -> None:
+        super().__init__(settings, formats, max_pixels, draft)
+        self._by_torch = settings.image_processor == TORCHVISION
+        if self._by_torch:  # torch takes seconds to import
+            from clip_jpeg import JpegReader
+            from clip_torch import TorchResizer
+
+            self._jpegs, self._resizer = JpegReader(), TorchResizer(settings)
 
     def decode(self, encoded: bytes, out: np.ndarray | None = None) -> np.ndarray:
         """Decode, resize and crop an image.
@@ -27,9 +44,34 @@ class ImageDecoder(PillowDecoder):
             ImageError: The file is not an image, damaged, too large, or in a format that is not accepted.
             MemoryError: There is not enough memory.
         """
-        image = self.fit(encoded)
+        if self._by_torch and encoded.startswith(JPEG_START):
+            pixels = self._decode_jpeg(encoded, out)
+            if pixels is not None:
+                return pixels
+        return self.place(self.fit(encoded), out)
+
+    def place(self, image: Image.Image | np.ndarray, out: np.ndarray | None) -> np.ndarray:
+        """Do the steps after `finish`, on its image or on the pixels of it, uint8 [height, width, 3]."""
+        if self._by_torch:
+            return self._resizer.fit(np.array(image, copy=isinstance(image, Image.Image)), out=out)
         if out is None:
-            out = np.empty((3, image.height, image.width), np.uint8)
-        for plane, band in zip(out, image.split(), strict=True):
+            return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+        bands = image.split() if isinstance(image, Image.Image) else image.transpose(2, 0, 1)
+        for plane, band in zip(out, bands, strict=True):
             plane[...] = np.asarray(band)
         return out
+
+    def _decode_jpeg(self, encoded: bytes, out: np.ndarray | None) -> np.ndarray | None:
+        """Decode, resize and crop a plain JPEG, or return None if Pillow has to decode or judge it."""
+        image = self.open(encoded)
+        try:
+            orientation = Orientation.of(image)
+        except MemoryError:
+            raise
+        except Exception:  # Pillow raises nearly anything on damaged Exif data
+            return None
+        least = self._least_size(*image.size, orientation) if self._draft_ratio else (0, 0)
+        rgb = self._jpegs.read(encoded, least)
+        if rgb is None:
+            return None
+        return self._resizer.fit(rgb, orientation, orientation.oriented(*image.size), out)

@@ -1,6 +1,7 @@
-"""Encoded images to resized and cropped ones with Pillow, as transformers' PIL image processor computes them.
+"""Encoded images to upright RGB ones with Pillow, resized and cropped if that is the image processor.
 
-The steps are those of transformers' `load_image` and the processor:
+The steps are those of transformers' `load_image` and its PIL image processor. For the torchvision processor,
+only the first one is done here.
 
 1. Apply the EXIF orientation and convert to RGB.
 2. Resize in uint8, to a shortest edge or a fixed size.
@@ -25,7 +26,7 @@ from typing import TypeVar
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from clip_geometry import EXIF_ORIENTATION, Orientation, ProcessorSettings, crop_centre, resized_size
+from clip_geometry import EXIF_ORIENTATION, PILLOW, Orientation, ProcessorSettings, crop_centre, resized_size
 from clip_plain import MAX_SCANS, has_more_scans
 
 Box = tuple[float, float, float, float]
@@ -50,8 +51,8 @@ HEIF = "HEIF"
 DEFAULT_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 """Formats of `image_formats=auto`, which adds HEIF if pillow-heif is installed."""
 _HEIF_START = re.compile(rb".{4}ftyp(?:he[iv][cmsx]|m[is]f1)", re.DOTALL)
-_STRIP_PIXELS = 1 << 22
-"""Pixels to composite at once."""
+STRIP_PIXELS = 1 << 22
+"""Pixels to copy at once."""
 
 
 class ImageError(ValueError):
@@ -121,7 +122,7 @@ def on_white(image: Image.Image) -> Image.Image:
     """
     if image.info.get("transparency") is None:
         return image
-    rows = max(1, _STRIP_PIXELS // image.width)
+    rows = max(1, STRIP_PIXELS // image.width)
     for top in range(0, image.height, rows):
         box = (0, top, image.width, min(top + rows, image.height))
         strip = image.crop(box).convert("RGBA")
@@ -175,7 +176,9 @@ def check_boxes(encoded: bytes) -> None:
 
 
 class PillowDecoder:
-    """Decodes, resizes and crops one image at a time; threads may share it.
+    """Decodes one image at a time, and resizes and crops it if Pillow is the image processor.
+
+    Threads may share it.
 
     Args:
         settings: The checkpoint's settings.
@@ -210,7 +213,7 @@ class PillowDecoder:
         return self._run(self._open, encoded)
 
     def finish(self, image: Image.Image) -> Image.Image:
-        """Decode, resize and crop an image that `open` returned, which may be closed.
+        """Decode an image that `open` returned, which may be closed; with Pillow also resize and crop it.
 
         Raises:
             ImageError: The file is truncated or damaged.
@@ -219,10 +222,10 @@ class PillowDecoder:
         return self._run(self._finish, image)
 
     def fit(self, encoded: bytes) -> Image.Image:
-        """Decode, resize and crop a file: `open` and `finish` in one step.
+        """Do `open` and `finish` in one step.
 
         Raises:
-            ImageError: See `open`.
+            ImageError: See `open` and `finish`.
             MemoryError: There is not enough memory.
         """
         return self._run(lambda: self._finish(self._open(encoded)))
@@ -267,10 +270,13 @@ class PillowDecoder:
         return image
 
     def _finish(self, image: Image.Image) -> Image.Image:
-        drafted = self._draft(image)
+        by_pillow = self._settings.image_processor == PILLOW
+        drafted = self._draft(image) if by_pillow else None
         upright = upright_rgb(image)
         if self._settings.convert_rgb:
             upright = on_white(upright)
+        if not by_pillow:
+            return upright
         size, box = drafted or (resized_size(*upright.size, self._settings), None)
         if self._settings.resize is not None:
             upright = upright.resize(size, self._settings.resample, box)
@@ -286,16 +292,19 @@ class PillowDecoder:
         """
         if not self._draft_ratio or not isinstance(image, JpegImageFile):
             return None
-        orientation, (width, height) = Orientation.of(image), image.size
-        target = resized_size(*orientation.oriented(width, height), self._settings)
-        least_width, least_height = (
-            max(1, ceil(self._draft_ratio * edge)) for edge in orientation.oriented(*target)
-        )
-        drafted = image.draft(None, (least_width, least_height))
-        if drafted is None or image.size == (width, height):
+        orientation, size = Orientation.of(image), image.size
+        drafted = image.draft(None, self._least_size(*size, orientation))
+        if drafted is None or image.size == size:
             return None
+        target = resized_size(*orientation.oriented(*size), self._settings)
         filled_width, filled_height = orientation.oriented(*drafted[1][2:])  # type: ignore[arg-type]
         upright_width, upright_height = orientation.oriented(*image.size)
         left = upright_width - filled_width if orientation.mirrored else 0
         top = upright_height - filled_height if orientation.flipped else 0
         return target, (left, top, left + filled_width, top + filled_height)
+
+    def _least_size(self, width: int, height: int, orientation: Orientation) -> tuple[int, int]:
+        """Return the least (width, height) to decode a JPEG at, both not 0, as the draft ratio asks."""
+        target = resized_size(*orientation.oriented(width, height), self._settings)
+        least_width, least_height = (ceil(self._draft_ratio * edge) for edge in orientation.oriented(*target))
+        return max(1, least_width), max(1, least_height)

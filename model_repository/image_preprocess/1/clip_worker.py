@@ -16,13 +16,14 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from struct import Struct
 from typing import IO, Any, NamedTuple
 
 from PIL import AvifImagePlugin, Image
 
 from clip_geometry import ProcessorSettings
-from clip_pillow import ImageError, PillowDecoder
+from clip_pillow import STRIP_PIXELS, ImageError, PillowDecoder
 
 FILE = Struct("<Q")
 """Head of a file: its size. The content follows."""
@@ -32,7 +33,8 @@ REPLY = Struct("<cQQd")
 """A reply: its kind and three numbers.
 
 - `OPENED` answers a file: 0, its pixels, the CPU seconds that decoding it should take at most.
-- `DECODED` answers a grant: width, height, the CPU seconds used. width x height x 3 bytes follow.
+- `DECODED` answers a grant: width, height, the CPU seconds used. width x height x 3 bytes follow, of the
+  upright image, resized and cropped if the image processor is Pillow.
 - `WRONG` ends the work on a file: 0, the size of the error text, 0. The text follows.
 """
 OPENED, DECODED, WRONG = b"O", b"D", b"W"
@@ -100,10 +102,11 @@ class Worker:
         self._reply(REPLY.pack(OPENED, 0, pixels, min(MAX_IMAGE_CPU_S, OPEN_CPU_S + bytes_s + pixels_s)))
         _limit_cpu(GRANT.unpack(self._files.read(GRANT.size))[0])
         started_s = time.process_time()
-        fitted = self._decoder.finish(image)
-        rgb = fitted.tobytes()
+        finished = self._decoder.finish(image)
         _limit_cpu(0)
-        self._reply(REPLY.pack(DECODED, *fitted.size, time.process_time() - started_s), rgb)
+        self._reply(REPLY.pack(DECODED, *finished.size, time.process_time() - started_s))
+        for strip in _strips(finished):
+            self._reply(strip)
 
     def _out_of_memory(self, needed: str) -> str:
         return (
@@ -120,6 +123,13 @@ class Worker:
         for part in parts:
             self._replies.write(part)
         self._replies.flush()
+
+
+def _strips(image: Image.Image) -> Iterator[bytes]:
+    """Yield the pixels of an RGB image in parts, because a copy of them all may need too much memory."""
+    rows = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        yield image.crop((0, top, image.width, min(top + rows, image.height))).tobytes()
 
 
 def _pixel_bytes(image: Image.Image) -> int:

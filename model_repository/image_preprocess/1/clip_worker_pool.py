@@ -34,6 +34,8 @@ _CRASHES = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -s
 
 Hold = Callable[[int], contextlib.AbstractContextManager[None]]
 """Waits for its turn to decode an image of so many pixels."""
+Place = Callable[[np.ndarray], np.ndarray]
+"""Makes pixel values of a decoded image, uint8 [height, width, 3], before the turn ends."""
 
 
 def find_python() -> str:
@@ -72,15 +74,16 @@ class WorkerPool:
         while self._idle:
             self._idle.pop().end()
 
-    def decode(self, encoded: bytes, work: RequestWork) -> np.ndarray:
-        """Decode, resize and crop an image.
+    def decode(self, encoded: bytes, work: RequestWork, place: Place) -> np.ndarray:
+        """Decode an image.
 
         Args:
             encoded: The content of the file.
             work: Work on its request.
+            place: Does the steps after `PillowDecoder.finish`.
 
         Returns:
-            uint8 [3, height, width].
+            What `place` returns.
 
         Raises:
             ImageError: The file cannot be used, or costs too much.
@@ -89,7 +92,7 @@ class WorkerPool:
         """
         worker = self._take()
         try:
-            pixels = worker.decode(encoded, work, self._hold)
+            pixels = worker.decode(encoded, work, self._hold, place)
         except BaseException as error:
             if not isinstance(error, ImageError):
                 worker.end()
@@ -149,7 +152,7 @@ class Worker:
             with contextlib.suppress(OSError):  # it cannot be flushed
                 pipe.close()
 
-    def decode(self, encoded: bytes, work: RequestWork, hold: Hold) -> np.ndarray:
+    def decode(self, encoded: bytes, work: RequestWork, hold: Hold, place: Place) -> np.ndarray:
         """Decode an image; see `WorkerPool.decode`."""
         self._send(FILE.pack(len(encoded)), encoded)
         _, pixels, wanted_s = self._reply(work, OPEN_CPU_S)
@@ -158,9 +161,11 @@ class Worker:
             granted_s = min(wanted_s, work.cpu_left_s)
             self._send(GRANT.pack(max(granted_s, 0.001)))  # 0 would be no limit
             width, height, used_s = self._reply(work, granted_s, wanted_s)
-            rgb = self._read(width * height * 3)
-        work.take_cpu(used_s)
-        return np.frombuffer(rgb, np.uint8).reshape(height, width, 3).transpose(2, 0, 1)
+            work.take_cpu(used_s)
+            rgb = np.empty((height, width, 3), np.uint8)
+            if self._output.readinto(rgb.data) < rgb.size:  # type: ignore[attr-defined]
+                raise self._error(0, 0)
+            return place(rgb)
 
     def _send(self, *parts: bytes) -> None:
         with contextlib.suppress(BrokenPipeError):  # the reply says why the process ended

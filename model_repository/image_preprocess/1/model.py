@@ -15,7 +15,7 @@ from clip_common.parameters import Parameters
 from clip_common.responder import Responder
 from clip_common.times import now_us
 from clip_common.version import check_version
-from clip_geometry import ProcessorSettings
+from clip_geometry import TORCHVISION, ProcessorSettings
 from clip_pillow import accepted_formats, draft_ratio
 from clip_work import WorkLimits
 from clip_worker import WorkerOptions
@@ -34,10 +34,11 @@ class TritonPythonModel:
         self._max_batch_images = parameters.integer("max_batch_images", minimum=1)
         directory = Path(__file__).parent
         check_version(directory, parameters)
-        content = (directory / "processor.json").read_text(encoding="utf-8")
-        settings = ProcessorSettings.from_dict(json.loads(content))
+        processor = json.loads((directory / "processor.json").read_text(encoding="utf-8"))
+        processor["image_processor"] = parameters.text("image_processor")
+        settings = ProcessorSettings.from_dict(processor)
         options = WorkerOptions(
-            json.loads(content),
+            processor,
             accepted_formats(parameters.text("image_formats")),
             parameters.integer("max_image_pixels", minimum=1),
             draft_ratio(parameters.text("jpeg_draft")),
@@ -47,6 +48,10 @@ class TritonPythonModel:
             parameters.integer("max_request_pixels", minimum=1),
             parameters.integer("max_worker_cpu_s", minimum=1),
         )
+        if settings.image_processor == TORCHVISION:
+            import torch
+
+            torch.set_num_threads(1)  # per image; several are resized at once
         threads = parameters.integer("threads") or threads_per_instance(
             config["instance_group"], available_cores()
         )

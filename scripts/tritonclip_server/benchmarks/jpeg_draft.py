@@ -27,6 +27,7 @@ from sklearn.datasets import load_sample_images
 from tritonclip_server.paths import DEMO_CHECKPOINT, MODEL_REPOSITORY
 from tritonclip_server.repository.checkpoint import Checkpoint, read_checkpoint
 from tritonclip_server.repository.checkpoint_files import locate
+from tritonclip_server.repository.image_settings import TORCHVISION
 from tritonclip_server.repository.random_checkpoint import ARCHITECTURES, write_random_checkpoint
 from tritonclip_server.repository.reference import Reference
 from tritonclip_server.repository.version_code import import_from_versions
@@ -70,8 +71,9 @@ def decode(
     code = MODEL_REPOSITORY / "image_preprocess" / "1"
     images = import_from_versions("clip_images", code, MODEL_REPOSITORY)
     geometry = import_from_versions("clip_geometry", code, MODEL_REPOSITORY)
-    settings = geometry.ProcessorSettings.from_dict(processor)
+    settings = geometry.ProcessorSettings.from_dict({**processor, "image_processor": TORCHVISION})
     decoder = images.ImageDecoder(settings, ("JPEG",), 1 << 30, ratio)
+    torch.set_num_threads(1)
     seconds, pixels = [], []
     for file in files:
         times = []

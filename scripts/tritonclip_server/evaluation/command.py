@@ -111,7 +111,7 @@ def main(
 def evaluate(data: LabelledImages, options: EvaluationOptions) -> bool:
     """Evaluate the server and the reference, print the report, and return True if the accuracies agree."""
     # These modules import torch and transformers, which takes seconds.
-    from tritonclip_server.evaluation.differences import Comparison, explain
+    from tritonclip_server.evaluation.differences import Comparison, explain, image_processor
     from tritonclip_server.evaluation.predictions import predict_with_server, predict_with_transformers
     from tritonclip_server.evaluation.report import Accuracy, class_rows
     from tritonclip_server.repository.reference import Reference
@@ -119,7 +119,7 @@ def evaluate(data: LabelledImages, options: EvaluationOptions) -> bool:
     inputs = (data.paths, data.labels, options.templates)
     with _progress("server", len(data)) as on_progress, Client(options.url) as client:
         found = predict_with_server(client, *inputs, on_progress)
-    reference = Reference(options.files.directory)
+    reference = Reference(options.files.directory, image_processor=image_processor(options.url))
     with _progress("transformers", len(data)) as on_progress:
         expected = predict_with_transformers(reference, *inputs, on_progress)
     _print_data(data, options)

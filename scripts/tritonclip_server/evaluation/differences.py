@@ -38,7 +38,7 @@ SAME_COSINE = 0.999_999
 """Minimum cosine of two float32 embeddings from the same weights and inputs."""
 PACKAGES = ("torch", "transformers", "tokenizers", "pillow")
 SETTINGS = {
-    "image_preprocess": ("jpeg_draft",),
+    "image_preprocess": ("image_processor", "jpeg_draft"),
     "vision_encoder": ("precision",),
     "text_encoder": ("precision",),
 }
@@ -231,6 +231,13 @@ def _embed_texts(comparison: Comparison, prompts: Sequence[str]) -> Array:
     with Client(comparison.url) as client, warnings.catch_warnings():
         warnings.simplefilter("ignore", TruncatedTextWarning)
         return client.embed_texts(list(prompts))
+
+
+def image_processor(url: str) -> str:
+    """Return the parameter `image_processor` of a server."""
+    with _triton_client(url) as triton:
+        parameters = triton.get_model_config("image_preprocess", as_json=True)["config"]["parameters"]
+    return str(parameters["image_processor"]["string_value"])
 
 
 def _settings(comparison: Comparison) -> str:

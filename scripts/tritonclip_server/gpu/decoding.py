@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from tritonclip_server.gpu.context import PartContext
+from tritonclip_server.repository.image_settings import TORCHVISION
 from tritonclip_server.repository.version_code import import_from_versions
 
 
@@ -70,7 +72,9 @@ def _decode(
 ) -> None:
     geometry = import_from_versions("clip_geometry", directory)
     images = import_from_versions("clip_images", directory)
+    torch.set_num_threads(1)
     settings = json.loads((directory / "processor.json").read_text(encoding="utf-8"))
+    settings["image_processor"] = TORCHVISION
     decoder = images.ImageDecoder(geometry.ProcessorSettings.from_dict(settings), ["JPEG"], 89478485)
     decoder.decode(files[0])
     done = [0] * threads

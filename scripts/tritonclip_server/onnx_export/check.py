@@ -186,7 +186,7 @@ def _scores(images: Array, texts: Array, scale: float) -> Array:
 def main(checkpoint: Path, export: Path, threads: int) -> None:
     """Compare EXPORT, a folder from export-onnx, with CHECKPOINT, a directory; then time both in turns."""
     torch.set_num_threads(threads)
-    reference = Reference(checkpoint, pillow=True)
+    reference = Reference(checkpoint)
     samples = make_samples(reference)
     directories = {name: export / name for name in LEAST_COSINE if (export / name).is_dir()}
     for name, directory in directories.items():

@@ -107,7 +107,7 @@ def _export(content: Checkpoint, source: Path, output: Path, precisions: tuple[s
     from tritonclip_server.onnx_export.check import compare, make_samples
     from tritonclip_server.repository.reference import Reference
 
-    reference = Reference(source, pillow=True)
+    reference = Reference(source)
     output.parent.mkdir(parents=True, exist_ok=True)
     needed = SIZE_FACTOR * sum(towers.expected_bytes(reference.model, precision) for precision in precisions)
     _check_space(output.parent, needed)

@@ -79,7 +79,9 @@ def with_versions(text: str, versions: Sequence[int]) -> str:
     return _config_text(read_configuration(text), versions)
 
 
-def ensemble_configuration(model: str, checkpoint: Checkpoint, version: int, identity: str) -> str:
+def ensemble_configuration(
+    model: str, checkpoint: Checkpoint, version: int, identity: str, image_processor: str
+) -> str:
     """Return the `config.pbtxt` of an ensemble for one version, which its parameters describe to clients.
 
     Args:
@@ -87,6 +89,7 @@ def ensemble_configuration(model: str, checkpoint: Checkpoint, version: int, ide
         checkpoint: The weights and settings.
         version: Number of the version.
         identity: Its `version_identity`.
+        image_processor: The parameter of `image_preprocess`.
     """
     config = source_configuration(model)
     facts = {
@@ -99,7 +102,8 @@ def ensemble_configuration(model: str, checkpoint: Checkpoint, version: int, ide
         "version": str(version),
     }
     if model == "clip_pixel_embedding":  # for clients that preprocess images
-        facts["processor"] = json.dumps(checkpoint.processor, sort_keys=True, separators=(",", ":"))
+        processor = {**checkpoint.processor, "image_processor": image_processor}
+        facts["processor"] = json.dumps(processor, sort_keys=True, separators=(",", ":"))
     for name, value in facts.items():
         config.parameters[name].string_value = value
     for step in config.ensemble_scheduling.step:

@@ -15,7 +15,7 @@ from tritonclip_server.repository.checkpoint_files import SETTINGS, CheckpointFi
 
 ANSWERING_MODELS = ("image_preprocess", "vision_encoder", "text_encoder", "similarity")
 ANSWER_PARAMETERS: dict[str, tuple[str, ...]] = {
-    "image_preprocess": ("jpeg_draft",),
+    "image_preprocess": ("image_processor", "jpeg_draft"),
     "vision_encoder": ("precision",),
     "text_encoder": ("precision",),
 }

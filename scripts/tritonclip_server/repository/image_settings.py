@@ -10,6 +10,8 @@ from pathlib import Path
 from sys import float_info
 from typing import Any
 
+from PIL.Image import Resampling
+
 from tritonclip_server.repository.checkpoint_files import CheckpointError, CheckpointFiles, first_line
 
 NESTED_FILE, FILE = "processor_config.json", "preprocessor_config.json"
@@ -31,6 +33,11 @@ STEPS = (
 FLAGS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb", "do_pad")
 RESAMPLING = range(6)
 """Values of `PIL.Image.Resampling`."""
+TORCHVISION, PILLOW = "torchvision", "pillow"
+IMAGE_PROCESSORS = (TORCHVISION, PILLOW)
+"""Values of the parameter `image_processor`: transformers' image processors, by the library that resizes."""
+INTERPOLATIONS = {0: "nearest-exact", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+"""Modes of `torch.nn.functional.interpolate` by values of `resample`; torchvision has none for the others."""
 LONGEST_EDGE = 8192
 """Limit on a size in pixels; every image would be larger than the limit on pixels of the server."""
 LARGEST_PIXEL = 1e6
@@ -57,6 +64,40 @@ def read_image_settings(files: CheckpointFiles, side: int) -> tuple[dict[str, An
         raise CheckpointError(f"'{files.source}' has no readable {FILE} ({first_line(error)})") from error
     settings = _Settings(files, processor)
     return settings.geometry(side), settings.normalisation()
+
+
+def check_image_processor(source: str, geometry: dict[str, Any], image_processor: str) -> None:
+    """Check that an image processor can resize exactly as the settings of a checkpoint ask.
+
+    Args:
+        source: The checkpoint.
+        geometry: The settings of the `image_preprocess` model.
+        image_processor: One of `IMAGE_PROCESSORS`.
+
+    Raises:
+        CheckpointError: It cannot.
+    """
+    if image_processor == PILLOW or geometry["resize"] is None:
+        return
+    resample = geometry["resample"]
+    reason = "has no such resampling"
+    if resample in INTERPOLATIONS:
+        import torch
+
+        try:
+            torch.nn.functional.interpolate(
+                torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
+                (4, 4),
+                mode=INTERPOLATIONS[resample],
+                antialias=resample != Resampling.NEAREST,
+            )
+            return
+        except (NotImplementedError, ValueError):
+            reason = f"needs a newer torch than {torch.__version__} for it"
+    raise CheckpointError(
+        f"'{source}': resample is {resample} ({Resampling(resample).name}), and image_processor=torchvision "
+        f"{reason}; add --set image_preprocess.image_processor=pillow"
+    )
 
 
 def load_image_processor(directory: Path | str, backend: str | None = None) -> Any:

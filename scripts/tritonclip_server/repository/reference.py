@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,9 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import AutoTokenizer, CLIPModel
+from transformers.image_transforms import get_resize_output_image_size
 from transformers.utils.logging import disable_progress_bar
 
-from tritonclip_server.repository.image_settings import load_image_processor
+from tritonclip_server.repository.image_settings import (
+    INTERPOLATIONS,
+    PILLOW,
+    TORCHVISION,
+    load_image_processor,
+)
 
 CHUNK = 64
 """Images or texts per forward pass, if a caller asks for no other number."""
@@ -43,7 +50,8 @@ class Reference:
         checkpoint: A directory in Hugging Face format, or a hub id.
         dtype: Precision of the weights and of the computation.
         device: Device that computes.
-        pillow: Prepare images with Pillow, even if torchvision is installed.
+        image_processor: The parameter of `image_preprocess`. "torchvision" needs no torchvision: where it is
+            not installed, torch does the same steps here.
         **options: Further arguments of `CLIPModel.from_pretrained`.
     """
 
@@ -53,18 +61,24 @@ class Reference:
         *,
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
-        pillow: bool = False,
+        image_processor: str = TORCHVISION,
         **options: Any,
     ) -> None:
         disable_progress_bar()
         self.checkpoint = checkpoint
         self.model = CLIPModel.from_pretrained(checkpoint, dtype=dtype, **options).eval().to(device)
-        self._backend = "pil" if pillow else None
+        self._kind = image_processor
 
     @cached_property
     def image_processor(self) -> Any:
         """Image processor of the checkpoint."""
-        return load_image_processor(self.checkpoint, self._backend)
+        if self._kind == TORCHVISION and importlib.util.find_spec("torchvision") is not None:
+            return load_image_processor(self.checkpoint)
+        processor = load_image_processor(self.checkpoint, "pil")
+        if self._kind != PILLOW:
+            kind = type(processor)
+            processor.__class__ = type(kind.__name__, (_TorchSteps, kind), {})
+        return processor
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -129,6 +143,38 @@ class Reference:
             for first in range(0, len(texts), chunk)
         ]
         return _unit_rows(torch.cat(parts))
+
+
+class _TorchSteps:
+    """Steps of transformers' torchvision image processors, for its Pillow ones."""
+
+    def resize(self, image: np.ndarray, size: Any, resample: int | None = None, **_: Any) -> np.ndarray:
+        """Resize uint8 [3, height, width]."""
+        if size.shortest_edge:
+            side = size.shortest_edge
+            wanted = get_resize_output_image_size(image, side, False, input_data_format="channels_first")
+        else:
+            wanted = (size.height, size.width)
+        if image.shape[1:] == tuple(wanted):
+            return image
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).unsqueeze(0)
+        mode = INTERPOLATIONS[2 if resample is None else resample]
+        options = {} if mode.startswith("nearest") else {"align_corners": False, "antialias": True}
+        if mode == "bilinear" and torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+            pixels = pixels.float()  # torchvision takes the kernel for uint8 on these CPUs only
+        resized = torch.nn.functional.interpolate(pixels, wanted, mode=mode, **options)[0]
+        return np.asarray(resized.round().to(torch.uint8).numpy())
+
+    def center_crop(self, image: np.ndarray, size: Any, **_: Any) -> np.ndarray:
+        """Crop the centre of uint8 [3, height, width]; a smaller image is padded with zeros."""
+        for axis, wanted in ((1, size.height), (2, size.width)):
+            missing = max(0, wanted - image.shape[axis])
+            padding = [(0, 0)] * 3
+            padding[axis] = (missing // 2, missing - missing // 2)
+            image = np.pad(image, padding)
+            first = (image.shape[axis] - wanted) // 2
+            image = np.take(image, range(first, first + wanted), axis)
+        return image
 
 
 def _unit_rows(rows: torch.Tensor) -> np.ndarray:

@@ -42,6 +42,7 @@ from tritonclip_server.repository.configs import (
     with_versions,
 )
 from tritonclip_server.repository.identity import PRELOADED_LABELS, answer_parameters, version_identity
+from tritonclip_server.repository.image_settings import IMAGE_PROCESSORS, PILLOW, check_image_processor
 
 COMMON = "clip_common"
 """Package in `model_repository/` that is copied into every version of a Python model."""
@@ -98,6 +99,10 @@ def check_parameters(parameters: Mapping[str, Mapping[str, str]]) -> None:
             if name in SIZES and not (value.isascii() and value.isdigit() and int(value) > 0):
                 raise RepositoryError(f"{model}.{name} must be a whole number of at least 1, not '{value}'")
         _check_placement(model, changes)
+        kind = changes.get("image_processor", PILLOW)
+        if kind not in IMAGE_PROCESSORS:
+            kinds = " or ".join(IMAGE_PROCESSORS)
+            raise RepositoryError(f"{model}.image_processor must be {kinds}, not '{kind}'")
         if "priority_levels" in changes and int(changes.get("instances", 1)) < LEAST_INSTANCES_FOR_PRIORITIES:
             raise RepositoryError(
                 f"{model}.priority_levels needs {model}.instances={LEAST_INSTANCES_FOR_PRIORITIES} or more: "
@@ -225,6 +230,8 @@ def _stage(
     if labels is not None:
         shutil.copyfile(labels, staging / "text_encoder" / str(version) / PRELOADED_LABELS)
     parameters = {model: answer_parameters(model, read_configuration(configs[model])) for model in configs}
+    image_processor = parameters["image_preprocess"]["image_processor"]
+    check_image_processor(checkpoint.source, checkpoint.processor, image_processor)
     if parameters["vision_encoder"].get("precision") == "int8":
         _save_sample_pixels(
             checkpoint.vision["image_size"], staging / "vision_encoder" / str(version) / SAMPLE_PIXELS
@@ -235,7 +242,8 @@ def _stage(
     }
     identity = version_identity(digests, parameters)
     for model in ENSEMBLES:
-        files[model] = _stage_ensemble(staging / model, model, checkpoint, version, identity)
+        config = ensemble_configuration(model, checkpoint, version, identity, image_processor)
+        files[model] = _stage_ensemble(staging / model, version, config)
     for model in MODELS:
         manifest = {
             "fingerprint": fingerprint,
@@ -292,12 +300,9 @@ def _stage_model(target: Path, model: str, checkpoint: Checkpoint, version: int,
     (target / CONFIG).write_text(config, encoding="utf-8")
 
 
-def _stage_ensemble(
-    target: Path, model: str, checkpoint: Checkpoint, version: int, identity: str
-) -> dict[str, dict[str, Any]]:
+def _stage_ensemble(target: Path, version: int, config: str) -> dict[str, dict[str, Any]]:
     directory = target / str(version)
     directory.mkdir(parents=True)
-    config = ensemble_configuration(model, checkpoint, version, identity)
     (directory / CONFIG).write_text(config, encoding="utf-8")  # for a rollback
     (target / CONFIG).write_text(config, encoding="utf-8")
     return _file_facts(directory)

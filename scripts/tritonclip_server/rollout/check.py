@@ -74,13 +74,16 @@ def samples(images: Sequence[Path]) -> tuple[list[bytes], list[str]]:
     return [path.read_bytes() for path in paths], labels
 
 
-def reference(checkpoint: Path, images: Sequence[bytes], labels: Sequence[str]) -> Answers:
+def reference(
+    checkpoint: Path, images: Sequence[bytes], labels: Sequence[str], image_processor: str
+) -> Answers:
     """Return the answers of transformers in float32, with the checkpoint's processor and tokenizer.
 
     Args:
         checkpoint: A directory in Hugging Face format.
         images: Encoded image files.
         labels: Labels, without a template.
+        image_processor: The parameter of `image_preprocess`.
     """
     # This module imports torch and transformers, which takes seconds.
     from PIL import Image
@@ -88,7 +91,7 @@ def reference(checkpoint: Path, images: Sequence[bytes], labels: Sequence[str]) 
 
     from tritonclip_server.repository.reference import Reference
 
-    transformers = Reference(checkpoint, pillow=True)
+    transformers = Reference(checkpoint, image_processor=image_processor)
     pixels = transformers.pixel_values([load_image(Image.open(io.BytesIO(one))) for one in images])
     found = transformers.forward(pixels, labels)
     return Answers(found.image_embeds, found.text_embeds, found.scores)

@@ -207,7 +207,9 @@ def _check_served(control: ServerControl, state: Versions) -> None:
 
 def _check_answers(control: ServerControl, version: int, checkpoint: Path, images: Sequence[Path]) -> None:
     pictures, labels = samples(images)
-    expected = reference(checkpoint, pictures, labels)
+    config = control.client.get_model_config("image_preprocess", str(version))
+    image_processor = config["parameters"]["image_processor"]["string_value"]
+    expected = reference(checkpoint, pictures, labels, image_processor)
     found = compare(served(control.client, version, pictures, labels), expected)
     click.echo(f"compared with transformers on {len(pictures)} images and {len(labels)} labels: {found}")
     if not found.is_small:

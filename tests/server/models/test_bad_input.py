@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
-from clip_geometry import ProcessorSettings
+from clip_geometry import TORCHVISION, ProcessorSettings
 from clip_images import ImageDecoder
 from tests.helpers.calls import bytes_tensor, infer
 from tests.helpers.odd_pictures import ODD_PICTURES, heif_of_size, odd_picture
@@ -170,7 +170,8 @@ def test_request_at_the_limits_is_accepted(server):
 def test_odd_files_give_the_pixels_of_the_decoder(server):
     names = [name for name in ODD_PICTURES if name != "JPEG motion photo"]  # of 8 MB
     files = [odd_picture(name) for name in names]
-    decoder = ImageDecoder(ProcessorSettings(224, 3, (224, 224)), FORMATS, 89_478_485)
+    settings = ProcessorSettings(224, 3, (224, 224), image_processor=TORCHVISION)
+    decoder = ImageDecoder(settings, FORMATS, 89_478_485)
     answer = infer(server, "grpc", "image_preprocess", image=bytes_tensor(files))
     for name, file, pixels in zip(names, files, answer["pixel_values"][0], strict=True):
         np.testing.assert_array_equal(pixels, decoder.decode(file), name)

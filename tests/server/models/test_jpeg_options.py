@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_geometry import ProcessorSettings
+from clip_geometry import TORCHVISION, ProcessorSettings
 from clip_images import ImageDecoder
 from tests.helpers.calls import bytes_tensor, infer
 from tests.helpers.pictures import encode, photos, telling_images
 from tests.helpers.servers import DEMO_CHECKPOINT
 
-CLIP = ProcessorSettings(resize=224, resample=3, crop=(224, 224))
+CLIP = ProcessorSettings(resize=224, resample=3, crop=(224, 224), image_processor=TORCHVISION)
 
 
 @pytest.fixture(scope="module")

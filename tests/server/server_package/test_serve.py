@@ -97,8 +97,8 @@ def test_mutual_tls_is_probed_without_a_restart_and_the_log_is_json(
     messages = [entry["message"] for entry in entries]
     assert "successfully loaded 'clip_zero_shot'" in messages
     assert "tls: only gRPC has TLS; HTTP and metrics listen without TLS on 127.0.0.1" in messages
-    # The threads of both encoders sleep while they wait: spinning ones starve each other on busy cores.
-    assert sum("OMP_WAIT_POLICY = 'PASSIVE'" in message for message in messages) == 2
+    # The threads of the three models with torch sleep while they wait: spinning ones starve each other.
+    assert sum("OMP_WAIT_POLICY = 'PASSIVE'" in message for message in messages) == 3
     assert not [message for message in messages if "restart" in message]
     assert messages[-1] == "stopped on SIGINT"
 

@@ -21,7 +21,8 @@ from tritonclip_server.paths import MODEL_REPOSITORY
 from tritonclip_server.repository.version_code import import_from_versions
 
 FOLDERS = MODEL_REPOSITORY / "image_preprocess" / "1", MODEL_REPOSITORY
-with atheris.instrument_imports(include=["PIL", "clip_images", "clip_pillow", "clip_plain", "clip_geometry"]):
+INSTRUMENTED = ["PIL", "clip_images", "clip_jpeg", "clip_pillow", "clip_plain", "clip_geometry"]
+with atheris.instrument_imports(include=INSTRUMENTED):
     images = import_from_versions("clip_images", *FOLDERS)
     pillow = import_from_versions("clip_pillow", *FOLDERS)
     geometry = import_from_versions("clip_geometry", *FOLDERS)
@@ -34,7 +35,8 @@ FINDINGS = ROOT / "build" / "fuzz"
 MAX_PIXELS = 1_000_000
 """Small limit, so that the fuzzer tries many files instead of large ones."""
 
-DECODER = images.ImageDecoder(geometry.ProcessorSettings(224, 3, (224, 224)), tuple(MODES), MAX_PIXELS)
+SETTINGS = geometry.ProcessorSettings(224, 3, (224, 224), image_processor=geometry.TORCHVISION)
+DECODER = images.ImageDecoder(SETTINGS, tuple(MODES), MAX_PIXELS)
 
 
 def decode(encoded: bytes) -> None:

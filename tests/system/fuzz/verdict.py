@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from clip_geometry import ProcessorSettings
+from clip_geometry import TORCHVISION, ProcessorSettings
 from clip_images import ImageDecoder
 from clip_pillow import ImageError
 from tests.system.fuzz.wire import Reply, Request
@@ -38,7 +38,7 @@ LEAK = re.compile(
     re.IGNORECASE,
 )
 DECODER = ImageDecoder(
-    ProcessorSettings(224, 3, (224, 224)),
+    ProcessorSettings(224, 3, (224, 224), image_processor=TORCHVISION),
     ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF"),
     89_478_485,
 )

@@ -21,7 +21,7 @@ import clip_worker_pool
 from clip_bounded import BoundedDecoder
 from clip_common.groups import Elements, RequestError
 from clip_common.times import UNLIMITED, RejectedError
-from clip_geometry import ProcessorSettings
+from clip_geometry import IMAGE_PROCESSORS, TORCHVISION, ProcessorSettings
 from clip_images import ImageDecoder
 from clip_pillow import ImageError
 from clip_work import RequestWork, WorkLimits
@@ -34,7 +34,13 @@ from tests.helpers.waiting import wait_until
 from tests.system.attacks.expensive_files import EXPENSIVE
 
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF"]
-SETTINGS = {"resize": 224, "resample": 3, "crop": [224, 224], "convert_rgb": True}
+SETTINGS = {
+    "resize": 224,
+    "resample": 3,
+    "crop": [224, 224],
+    "convert_rgb": True,
+    "image_processor": TORCHVISION,
+}
 OPTIONS = WorkerOptions(SETTINGS, FORMATS, 89_478_485, 0.0, 960)
 DIFFERENT_END = {
     "rle_bitmap": "399000 x 224 pixels, and the limit for this encoding of BMP is 40000000",
@@ -47,6 +53,11 @@ CPU_END = "takes too much CPU time to decode: more than 0.5 s, the limit for its
 def work(cpu_s: float = 15.0, is_cancelled: Callable[[], bool] = lambda: False) -> RequestWork:
     group = Elements([b""], (1, 1), UNLIMITED, is_cancelled)
     return RequestWork(group, WorkLimits(805_306_368, cpu_s))
+
+
+def decode(pool: WorkerPool, file: bytes, request: RequestWork | None = None) -> np.ndarray:
+    """Return the image that a worker gives."""
+    return pool.decode(file, request or work(), lambda rgb: rgb)
 
 
 @pytest.fixture(scope="module")
@@ -104,11 +115,14 @@ def test_expensive_file_is_rejected_and_the_next_one_decoded(
     assert bounded.decode(webp, None, work()).shape == (3, 224, 224)
 
 
-def test_worker_gives_the_pixels_of_this_process(pools: Callable[..., WorkerPool]) -> None:
-    pool, here = pools(), ImageDecoder(ProcessorSettings.from_dict(SETTINGS), FORMATS, 89_478_485)
+@pytest.mark.parametrize("kind", IMAGE_PROCESSORS)
+def test_worker_gives_the_pixels_of_this_process(pools: Callable[..., WorkerPool], kind: str) -> None:
+    settings = {**SETTINGS, "image_processor": kind}
+    here = ImageDecoder(ProcessorSettings.from_dict(settings), FORMATS, 89_478_485)
+    pool = pools(OPTIONS._replace(settings=settings))
     for name in ODD_PICTURES:
         file = odd_picture(name)
-        np.testing.assert_array_equal(pool.decode(file, work()), here.decode(file), name)
+        np.testing.assert_array_equal(here.place(decode(pool, file), None), here.decode(file), name)
     assert len(worker_ids()) <= 2  # this pool's, and that of the module
 
 
@@ -118,7 +132,7 @@ def test_error_of_a_worker_is_that_of_this_process(pools: Callable[..., WorkerPo
         with pytest.raises(ImageError) as expected:
             here.decode(file)
         with pytest.raises(ImageError) as caught:
-            pool.decode(file, work())
+            decode(pool, file)
         assert str(caught.value) == str(expected.value)
 
 
@@ -127,42 +141,42 @@ def test_file_that_crashes_the_decoder_is_named(
     pools: Callable[..., WorkerPool], webp: bytes, number: signal.Signals
 ) -> None:
     with pytest.raises(ImageError, match=f"it crashes the decoder .{number.name}."):
-        pools(hold=signalling(number)).decode(webp, work())
+        decode(pools(hold=signalling(number)), webp)
 
 
 def test_killed_worker_counts_as_lack_of_memory(pools: Callable[..., WorkerPool], webp: bytes) -> None:
     with pytest.raises(RejectedError, match="overloaded: out of memory"):
-        pools(hold=signalling(signal.SIGKILL)).decode(webp, work())
+        decode(pools(hold=signalling(signal.SIGKILL)), webp)
 
 
 def test_idle_worker_that_was_killed_is_replaced(pools: Callable[..., WorkerPool], webp: bytes) -> None:
     pool, others = pools(), worker_ids()
-    pool.decode(webp, work())
+    decode(pool, webp)
     (pid,) = worker_ids() - others
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, lambda: f"{pid} runs")
-    assert pool.decode(webp, work()).shape == (3, 224, 224)
+    assert decode(pool, webp).shape == (50, 60, 3)
 
 
 def test_worker_of_a_caller_that_has_gone_is_ended(pools: Callable[..., WorkerPool], webp: bytes) -> None:
     others = worker_ids()
     pool = pools(hold=signalling(signal.SIGSTOP))
     with pytest.raises(RejectedError, match="the caller cancelled"):
-        pool.decode(webp, work(is_cancelled=lambda: True))
+        decode(pool, webp, work(is_cancelled=lambda: True))
     assert worker_ids() <= others
 
 
 def test_cpu_time_of_a_request_is_limited(pools: Callable[..., WorkerPool]) -> None:
     file = b"P3 900 900 255\n" + b"1 2 3 " * 810_000
     with pytest.raises(RequestError, match=r"takes too much CPU time \(max_worker_cpu_s\); split"):
-        pools().decode(file, work(cpu_s=0.01))
+        decode(pools(), file, work(cpu_s=0.01))
 
 
 def test_cpu_time_of_earlier_images_counts(pools: Callable[..., WorkerPool], webp: bytes) -> None:
     request, pool = work(), pools()
 
     def counts() -> bool:  # the kernel may count in steps of milliseconds
-        pool.decode(webp, request)
+        decode(pool, webp, request)
         return request.cpu_left_s < 15
 
     wait_until(counts, "no CPU time counts")
@@ -179,7 +193,7 @@ def test_lack_of_memory_is_said_as_that(
 ) -> None:
     file = encode(Image.new("RGBA", size), "TIFF", compression="tiff_lzw")
     with pytest.raises(ImageError, match=f"{reason}.*the limit is 127 MiB .worker_memory_mib."):
-        pools(OPTIONS._replace(memory_mib=127)).decode(file, work())
+        decode(pools(OPTIONS._replace(memory_mib=127)), file)
 
 
 def test_workers_end_with_the_model(webp: bytes, tmp_path: Path) -> None:
@@ -194,7 +208,8 @@ from clip_work import RequestWork, WorkLimits
 from clip_worker import WorkerOptions
 from clip_worker_pool import WorkerPool
 pool = WorkerPool(WorkerOptions(*json.loads(sys.argv[1])), lambda pixels: nullcontext())
-pool.decode(Path(sys.argv[2]).read_bytes(), RequestWork(Elements([b""], (1, 1)), WorkLimits(10**9, 15)))
+work = RequestWork(Elements([b""], (1, 1)), WorkLimits(10**9, 15))
+pool.decode(Path(sys.argv[2]).read_bytes(), work, lambda rgb: rgb)
 print(pool._idle[0]._process.pid, flush=True)
 os.kill(os.getpid(), {int(signal.SIGKILL)})
 """

@@ -8,15 +8,15 @@ import pytest
 from clip_batch import BatchDecoder, threads_per_instance
 from clip_common.groups import Elements, RequestError
 from clip_common.times import RejectedError
-from clip_geometry import ProcessorSettings
+from clip_geometry import PILLOW, TORCHVISION, ProcessorSettings
 from clip_images import ImageDecoder
 from clip_pillow import ImageError
 from clip_work import WorkLimits
 from tests.helpers.pictures import encode, noise
 
-CROPPED = ProcessorSettings(resize=32, resample=3, crop=(24, 32))
-FIXED = ProcessorSettings(resize=(20, 30), resample=3, crop=None)
-UNCROPPED = ProcessorSettings(resize=32, resample=3, crop=None)
+CROPPED = ProcessorSettings(resize=32, resample=3, crop=(24, 32), image_processor=TORCHVISION)
+FIXED = ProcessorSettings(resize=(20, 30), resample=3, crop=None, image_processor=PILLOW)
+UNCROPPED = ProcessorSettings(resize=32, resample=3, crop=None, image_processor=TORCHVISION)
 
 
 @cache

@@ -3,14 +3,15 @@ import io
 import struct
 import sys
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
+from transformers import CLIPImageProcessor, CLIPImageProcessorPil
 from transformers.image_utils import load_image
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from clip_geometry import ProcessorSettings, crop_centre, resized_size
+from clip_geometry import IMAGE_PROCESSORS, PILLOW, TORCHVISION, ProcessorSettings, crop_centre, resized_size
 from clip_images import ImageDecoder
 from clip_pillow import DEFAULT_FORMATS, ImageError, accepted_formats
 from tests.helpers.odd_pictures import HEIGHT, ODD_PICTURES, WIDTH, heif_of_size, odd_picture
@@ -18,40 +19,45 @@ from tests.helpers.pictures import PICTURES, REFERENCE_WHITENS, TELLING, encode,
 
 ALL_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
 FORMATS = ALL_FORMATS[:7]
-CLIP = ProcessorSettings(resize=224, resample=3, crop=(224, 224))
-REFERENCE = CLIPImageProcessorPil(do_rescale=False, do_normalize=False)
+CLIP = ProcessorSettings(resize=224, resample=3, crop=(224, 224), image_processor=TORCHVISION)
+REFERENCES = {TORCHVISION: CLIPImageProcessor, PILLOW: CLIPImageProcessorPil}
+BOTH = pytest.mark.parametrize("kind", IMAGE_PROCESSORS)
 
 OTHERS = [*TELLING, "rgb_transparent.png"] if REFERENCE_WHITENS else TELLING
 
 
-def decoder(settings=CLIP, max_pixels=50_000_000):
-    return ImageDecoder(settings, FORMATS, max_pixels)
+def decoder(settings=CLIP, max_pixels=50_000_000, formats=FORMATS):
+    return ImageDecoder(settings, formats, max_pixels)
 
 
-def reference(encoded, processor=REFERENCE):
+def reference(encoded, kind=TORCHVISION, **options):
+    processor = REFERENCES[kind](do_rescale=False, do_normalize=False, **options)
+    assert processor.backend == {TORCHVISION: "torchvision", PILLOW: "pil"}[kind]
     image = load_image(Image.open(io.BytesIO(encoded)))
     return processor(images=[image], return_tensors="np")["pixel_values"][0]
 
 
+@BOTH
 @pytest.mark.parametrize("name", PICTURES)
-def test_pixels_equal_transformers_bit_for_bit(name):
+def test_pixels_equal_transformers_bit_for_bit(name, kind):
     encoded = varied_image(name)
-    pixels = decoder().decode(encoded)
+    pixels = decoder(replace(CLIP, image_processor=kind)).decode(encoded)
     assert pixels.dtype == np.uint8
     assert pixels.shape == (3, 224, 224)
-    np.testing.assert_array_equal(pixels, reference(encoded))
+    np.testing.assert_array_equal(pixels, reference(encoded, kind))
 
 
+@BOTH
 @pytest.mark.parametrize("name", ODD_PICTURES)
-def test_odd_file_gives_the_pixels_of_transformers(name):
+def test_odd_file_gives_the_pixels_of_transformers(name, kind):
     encoded = odd_picture(name)
-    pixels = ImageDecoder(CLIP, ALL_FORMATS, 50_000_000).decode(encoded)
-    np.testing.assert_array_equal(pixels, reference(encoded))
+    pixels = decoder(replace(CLIP, image_processor=kind), formats=ALL_FORMATS).decode(encoded)
+    np.testing.assert_array_equal(pixels, reference(encoded, kind))
 
 
 @pytest.mark.skipif(not REFERENCE_WHITENS, reason="this transformers does not turn transparent colours white")
 def test_transparent_colour_is_made_white_strip_by_strip(monkeypatch):
-    monkeypatch.setattr("clip_pillow._STRIP_PIXELS", 1000)
+    monkeypatch.setattr("clip_pillow.STRIP_PIXELS", 1000)
     encoded = varied_image("rgb_transparent.png")
     np.testing.assert_array_equal(decoder().decode(encoded), reference(encoded))
 
@@ -63,28 +69,47 @@ def test_transparent_colour_is_made_white_strip_by_strip(monkeypatch):
             ProcessorSettings(336, 3, (336, 336)),
             {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}},
         ),
+        (ProcessorSettings(224, 0, (224, 224)), {"resample": 0}),
+        (ProcessorSettings(224, 1, (224, 224)), {"resample": 1}),
         (ProcessorSettings(224, 2, (224, 224)), {"resample": 2}),
         (
             ProcessorSettings((224, 224), 3, None),
             {"size": {"height": 224, "width": 224}, "do_center_crop": False},
         ),
         (ProcessorSettings(200, 3, (224, 224)), {"size": {"shortest_edge": 200}}),
+        (
+            ProcessorSettings(99, 3, (224, 149)),
+            {"size": {"shortest_edge": 99}, "crop_size": {"height": 224, "width": 149}},
+        ),
         (ProcessorSettings(None, 3, (224, 224)), {"do_resize": False}),
         (ProcessorSettings(224, 3, (224, 224), convert_rgb=False), {"do_convert_rgb": False}),
     ],
 )
+@BOTH
 @pytest.mark.parametrize("name", OTHERS)
-def test_processor_settings_are_applied(name, settings, options):
-    processor = CLIPImageProcessorPil(do_rescale=False, do_normalize=False, **options)
+def test_processor_settings_are_applied(name, settings, options, kind):
     encoded = varied_image(name)
-    np.testing.assert_array_equal(decoder(settings).decode(encoded), reference(encoded, processor))
+    pixels = decoder(replace(settings, image_processor=kind)).decode(encoded)
+    np.testing.assert_array_equal(pixels, reference(encoded, kind, **options))
+
+
+@pytest.mark.parametrize(("resample", "name"), [(4, "BOX"), (5, "HAMMING")])
+def test_resampling_that_torch_lacks_is_rejected_with_the_cure(resample, name):
+    settings = replace(CLIP, resample=resample)
+    with pytest.raises(ValueError, match=rf"cannot resize with resample . \({name}\); .*=pillow"):
+        decoder(settings)
+    decoder(replace(settings, image_processor=PILLOW))
 
 
 def test_settings_are_read_from_their_json_form():
     settings = {"resize": [200, 240], "resample": 3, "crop": [224, 224], "convert_rgb": True}
-    assert ProcessorSettings.from_dict(settings) == ProcessorSettings((200, 240), 3, (224, 224))
+    read = ProcessorSettings.from_dict({**settings, "image_processor": PILLOW})
+    assert read == ProcessorSettings((200, 240), 3, (224, 224))
     settings = {"resize": 224, "resample": 2, "crop": None, "convert_rgb": False}
-    assert ProcessorSettings.from_dict(settings) == ProcessorSettings(224, 2, None, convert_rgb=False)
+    read = ProcessorSettings.from_dict({**settings, "image_processor": TORCHVISION})
+    assert read == ProcessorSettings(224, 2, None, convert_rgb=False, image_processor=TORCHVISION)
+    with pytest.raises(ValueError, match="'image_processor' must be torchvision or pillow, not 'PIL'"):
+        ProcessorSettings.from_dict({**settings, "image_processor": "PIL"})
 
 
 def test_crop_larger_than_the_image_is_padded_with_zeros():

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from clip_encoder import DirectEncoder
-from clip_geometry import ProcessorSettings
+from clip_geometry import TORCHVISION, ProcessorSettings
 from clip_images import ImageDecoder
 from clip_text import TextEncoder, TextTokenizer, load_text_model
 from clip_vision import load_vision_model
@@ -317,7 +317,8 @@ def embed(content, directory):
     """Return the embeddings of a picture and of TEXTS as the served models compute them."""
     for name in ("vision_encoder", "text_encoder"):
         PART_WRITERS[name](content, directory)
-    decoder = ImageDecoder(ProcessorSettings.from_dict(content.processor), ("PNG",), 10**7)
+    settings = ProcessorSettings.from_dict({**content.processor, "image_processor": TORCHVISION})
+    decoder = ImageDecoder(settings, ("PNG",), 10**7)
     pixels = decoder.decode(encode(picture(), "PNG"))[None]
     images = DirectEncoder(load_vision_model(directory), CPU, max_bucket=4).encode([pixels])
     settings = json.loads((directory / "text.json").read_text())
@@ -339,7 +340,7 @@ def test_embeddings_of_every_form_equal_transformers(form, copy, tmp_path):
     EQUAL_FORMS[form](copy)
     content = read_checkpoint(locate(str(copy)))
     images, texts = embed(content, tmp_path)
-    reference = Reference(copy, pillow=True)
+    reference = Reference(copy)
     expected = reference.forward(reference.pixel_values([picture()]), TEXTS)
     np.testing.assert_allclose(images, expected.image_embeds, atol=1e-5)
     np.testing.assert_allclose(texts, expected.text_embeds, atol=1e-5)

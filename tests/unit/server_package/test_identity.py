@@ -111,7 +111,7 @@ def test_parameters_that_change_answers_are_part_of_the_identity():
     found = {model: set(answer_parameters(model, source_configuration(model))) for model in PYTHON_MODELS}
     assert found == {
         "admission": set(),
-        "image_preprocess": {"jpeg_draft"},
+        "image_preprocess": {"image_processor", "jpeg_draft"},
         "vision_encoder": {"precision"},
         "text_encoder": {"precision"},
         "similarity": set(),

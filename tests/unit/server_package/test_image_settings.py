@@ -9,12 +9,18 @@ from PIL import Image
 from transformers import AutoImageProcessor
 from transformers.image_utils import load_image
 
-from clip_geometry import ProcessorSettings
+from clip_geometry import PILLOW, TORCHVISION, ProcessorSettings
 from clip_images import ImageDecoder
 from tests.helpers.pictures import encode, noise
 from tritonclip._images import preprocess
 from tritonclip_server.repository.checkpoint_files import CheckpointError, CheckpointFiles
-from tritonclip_server.repository.image_settings import FILE, NESTED_FILE, read_image_settings
+from tritonclip_server.repository.image_settings import (
+    FILE,
+    INTERPOLATIONS,
+    NESTED_FILE,
+    check_image_processor,
+    read_image_settings,
+)
 
 SIDE = 56
 SQUARE = {"height": SIDE, "width": SIDE}
@@ -142,11 +148,19 @@ def error_of(files):
     return text
 
 
+@pytest.mark.parametrize(("kind", "backend"), [(TORCHVISION, "torchvision"), (PILLOW, "pil")])
 @pytest.mark.parametrize("form", EQUAL_FORMS)
-def test_images_of_every_form_equal_transformers(form, files, pictures):
+def test_images_of_every_form_equal_transformers(form, files, pictures, kind, backend):
     write(files, FILE, EQUAL_FORMS[form])
     geometry, normalisation = read_image_settings(files, SIDE)
-    processor = AutoImageProcessor.from_pretrained(files.directory, backend="pil", trust_remote_code=False)
+    if kind == TORCHVISION and geometry["resize"] and geometry["resample"] not in INTERPOLATIONS:
+        with pytest.raises(CheckpointError, match="resample is . .*image_processor=pillow"):
+            check_image_processor("clip", geometry, kind)
+        return
+    check_image_processor("clip", geometry, kind)
+    processor = AutoImageProcessor.from_pretrained(files.directory, backend=backend, trust_remote_code=False)
+    assert processor.backend == backend
+    geometry["image_processor"] = kind
     server = ImageDecoder(ProcessorSettings.from_dict(geometry), ("PNG",), 10**7)
     client = preprocess.ProcessorSettings.from_json(json.dumps(geometry))
     mean, std = (np.array(normalisation[name])[:, None, None] for name in ("image_mean", "image_std"))

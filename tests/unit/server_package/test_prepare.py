@@ -83,8 +83,9 @@ def test_pixel_model_publishes_the_image_settings(tmp_path, checkpoint_copy):
     prepare(checkpoint_copy, tmp_path)
     served = (tmp_path / "image_preprocess" / "1" / "processor.json").read_text()
     published = read_config(tmp_path, "clip_pixel_embedding").parameters["processor"].string_value
-    assert published == '{"convert_rgb":true,"crop":null,"resample":2,"resize":[224,224]}'
-    assert json.loads(published) == json.loads(served)
+    settings = '"crop":null,"image_processor":"torchvision","resample":2,"resize":[224,224]'
+    assert published == '{"convert_rgb":true,' + settings + "}"
+    assert json.loads(published) == {**json.loads(served), "image_processor": "torchvision"}
 
 
 def test_second_run_reports_up_to_date_and_changes_nothing(prepared, small_checkpoint):
@@ -187,6 +188,7 @@ def test_gpus_of_an_encoder_on_the_cpu_are_rejected(tmp_path):
         ("vision_encoder.gpus=first", "vision_encoder.gpus must be numbers of GPUs such as 0,1"),
         ("text_encoder.gpus=1,1", "text_encoder.gpus names a GPU twice: 1,1"),
         ("similarity.gpus=0", "similarity has no parameter 'gpus'"),
+        ("image_preprocess.image_processor=pil", "must be torchvision or pillow, not 'pil'"),
         ("encoder.x=1", "no model 'encoder'"),
         ("vision_encoder.instances=0", "vision_encoder.instances must be a whole number of at least 1"),
         ("similarity.max_batch_size=many", "similarity.max_batch_size must be a whole number"),
@@ -195,6 +197,20 @@ def test_gpus_of_an_encoder_on_the_cpu_are_rejected(tmp_path):
 )
 def test_unknown_parameters_are_rejected(tmp_path, setting, message):
     assert message in failure(tmp_path, "any/checkpoint", "--set", setting)
+
+
+@pytest.mark.parametrize("kind", ["torchvision", "pillow"])
+def test_clients_are_told_the_image_processor(tmp_path, small_checkpoint, kind):
+    prepare(small_checkpoint, tmp_path / "models", "--set", f"image_preprocess.image_processor={kind}")
+    processor = read_config(tmp_path / "models", "clip_pixel_embedding").parameters["processor"].string_value
+    assert json.loads(processor)["image_processor"] == kind
+
+
+def test_resampling_that_torch_lacks_needs_pillow(tmp_path, checkpoint_copy):
+    change_file(checkpoint_copy, "preprocessor_config.json", resample=5)
+    error = failure(tmp_path, checkpoint_copy)
+    assert "resample is 5 (HAMMING), and image_processor=torchvision has no such resampling; add" in error
+    prepare(checkpoint_copy, tmp_path / "models", "--set", "image_preprocess.image_processor=pillow")
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from tritonclip._images import torch_resize
 from tritonclip._images.files import FORMAT_SUFFIXES
 from tritonclip._images.sources import Fetch, map_images, read_source, upright_rgb
 from tritonclip._text import HEIF_START
 from tritonclip.errors import InvalidInputError, ModelNotReadyError
 
 Pixels = npt.NDArray[np.uint8]
+TORCHVISION, PILLOW = "torchvision", "pillow"
+IMAGE_PROCESSORS = (TORCHVISION, PILLOW)
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,15 @@ class ProcessorSettings:
         resample: One of `PIL.Image.Resampling`.
         crop: (height, width) of the centre crop, padded with black; None for no crop.
         convert_rgb: True if a transparent colour becomes white.
+        image_processor: The image processor of transformers, by the library that resizes: one of
+            `IMAGE_PROCESSORS`.
     """
 
     resize: tuple[int, int] | int | None
     resample: int
     crop: tuple[int, int] | None
     convert_rgb: bool = True
+    image_processor: str = PILLOW
 
     @classmethod
     def from_json(cls, text: str) -> ProcessorSettings:
@@ -57,6 +63,7 @@ class ProcessorSettings:
                 resample=Image.Resampling(given["resample"]).value,
                 crop=_size(given["crop"]),
                 convert_rgb=_boolean(given["convert_rgb"]),
+                image_processor=_processor(given.get("image_processor", PILLOW)),
             )
         except (ValueError, TypeError, KeyError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else error
@@ -83,6 +90,7 @@ def preprocess_images(
     Raises:
         InvalidInputError: An image cannot be used, or the sizes differ after preprocessing; the text names
             the image's index.
+        MissingExtraError: The server's image processor needs torch, which is not installed.
     """
     pixels = map_images(
         lambda image, index: preprocess_image(image, index, settings, fetch), enumerate(images)
@@ -107,6 +115,13 @@ def preprocess_image(
     upright = upright_rgb(opened, name, in_place=opened is not image)
     if settings.convert_rgb:
         upright = _on_white(upright)
+    if settings.image_processor == TORCHVISION:
+        rgb = np.array(upright)
+        if settings.resize is not None:
+            rgb = torch_resize.resize(rgb, _resized(upright.size, settings), settings.resample)
+        if settings.crop is not None:
+            rgb = torch_resize.crop_centre(rgb, settings.crop)
+        return np.ascontiguousarray(rgb.transpose(2, 0, 1))
     if settings.resize is not None:
         upright = upright.resize(_resized(upright.size, settings), settings.resample)
     if settings.crop is not None:
@@ -220,3 +235,9 @@ def _boolean(value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"convert_rgb is {value!r}")
     return value
+
+
+def _processor(value: Any) -> str:
+    if value not in IMAGE_PROCESSORS:
+        raise ValueError(f"image_processor {value!r} is unknown to this version of the client")
+    return str(value)

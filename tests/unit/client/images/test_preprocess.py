@@ -24,13 +24,20 @@ from tritonclip import InvalidInputError, ModelNotReadyError
 from tritonclip._images.fetch import Fetcher
 from tritonclip._images.preprocess import ProcessorSettings, _formats, preprocess_image, preprocess_images
 from tritonclip._images.sources import encode_image
+from tritonclip.errors import MissingExtraError
 
-SETTINGS: dict[str, dict[str, Any]] = {
+SHAPES: dict[str, dict[str, Any]] = {
     "clip": {"resize": 224, "resample": 3, "crop": [224, 224], "convert_rgb": True},
     "fixed": {"resize": [160, 200], "resample": 2, "crop": None, "convert_rgb": False},
-    "padded": {"resize": 100, "resample": 3, "crop": [145, 130], "convert_rgb": True},
+    "padded": {"resize": 100, "resample": 1, "crop": [145, 130], "convert_rgb": True},
     "tiny": {"resize": 20, "resample": 3, "crop": [20, 20], "convert_rgb": True},
+    "nearest": {"resize": [31, 77], "resample": 0, "crop": [40, 40], "convert_rgb": True},
     "unresized": {"resize": None, "resample": 3, "crop": [225, 224], "convert_rgb": True},
+}
+SETTINGS = {
+    name + suffix: {**shape, "image_processor": processor}
+    for name, shape in SHAPES.items()
+    for suffix, processor in (("", "torchvision"), (" by Pillow", "pillow"))
 }
 CLIP = ProcessorSettings.from_json(json.dumps(SETTINGS["clip"]))
 MAX_PIXELS = 89478485
@@ -52,9 +59,9 @@ def opened(encoded: bytes) -> Image.Image:
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        *[(name, "clip") for name in PICTURES if name not in VERY_LONG],
-        *[(name, "tiny") for name in VERY_LONG],
-        *[(name, kind) for name in TELLING for kind in ("fixed", "padded", "unresized")],
+        *[(name, kind) for name in PICTURES if name not in VERY_LONG for kind in ("clip", "clip by Pillow")],
+        *[(name, kind) for name in VERY_LONG for kind in ("tiny", "tiny by Pillow")],
+        *[(name, kind) for name in TELLING for kind in SETTINGS if not kind.startswith(("clip", "tiny"))],
     ],
 )
 @pytest.mark.filterwarnings("ignore:image 0. has values from .* in mode I.16:UserWarning")
@@ -193,13 +200,20 @@ def test_invalid_image_raises_an_error_with_its_index(make: Callable[[], Any], m
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({}, ProcessorSettings(224, 3, (224, 224), True)),
-        ({"resize": [3, 4], "crop": None}, ProcessorSettings((3, 4), 3, None)),
-        ({"resize": None, "convert_rgb": False}, ProcessorSettings(None, 3, (224, 224), False)),
+        ({}, ProcessorSettings(224, 3, (224, 224), True, "torchvision")),
+        ({"image_processor": "pillow", "resize": [3, 4], "crop": None}, ProcessorSettings((3, 4), 3, None)),
+        (
+            {"resize": None, "convert_rgb": False},
+            ProcessorSettings(None, 3, (224, 224), False, "torchvision"),
+        ),
     ],
 )
 def test_settings_are_read_from_json(change: dict[str, Any], expected: ProcessorSettings) -> None:
     assert ProcessorSettings.from_json(json.dumps(SETTINGS["clip"] | change)) == expected
+
+
+def test_settings_of_servers_without_the_parameter_mean_pillow() -> None:
+    assert ProcessorSettings.from_json(json.dumps(SHAPES["clip"])).image_processor == "pillow"
 
 
 @pytest.mark.parametrize(
@@ -219,6 +233,7 @@ def test_settings_are_read_from_json(change: dict[str, Any], expected: Processor
                 ({"crop": [224, -1]}, "is not a size"),
                 ({"resample": 17}, "17 is not a valid Resampling"),
                 ({"convert_rgb": 1}, "convert_rgb is 1"),
+                ({"image_processor": "vips"}, "image_processor 'vips' is unknown"),
             ]
         ],
     ],
@@ -226,3 +241,20 @@ def test_settings_are_read_from_json(change: dict[str, Any], expected: Processor
 def test_malformed_settings_raise_an_error_with_the_cure(text: str, reason: str) -> None:
     with pytest.raises(ModelNotReadyError, match=f"malformed .*{reason}.*tritonclip-server prepare"):
         ProcessorSettings.from_json(text)
+
+
+def test_missing_torch_is_an_error_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingExtraError, match=r"needs torch .*pip install torch.*image_processor=pillow"):
+        preprocess_image(noise(30, 20), 0, CLIP)
+    by_pillow = ProcessorSettings.from_json(json.dumps(SETTINGS["clip by Pillow"]))
+    assert preprocess_image(noise(30, 20), 0, by_pillow).shape == (3, 224, 224)
+
+
+def test_torch_that_lacks_the_resampling_is_an_error_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(*_: Any, **__: Any) -> None:
+        raise NotImplementedError("lanczos")
+
+    monkeypatch.setattr("torch.nn.functional.interpolate", lacking)
+    with pytest.raises(MissingExtraError, match=r"torch .* cannot resize with BICUBIC, .*update torch"):
+        preprocess_image(noise(30, 20), 0, CLIP)
