@@ -139,6 +139,8 @@ def check_finite(kind: str, embeds: np.ndarray, shape: Sequence[int]) -> None:
 
 
 def split_rows(joined: np.ndarray, counts: Sequence[int]) -> list[np.ndarray]:
-    """Split [sum(counts), ...] into one view per group, in order."""
+    """Split [sum(counts), ...] into one view per group, in order; a single group gets `joined` itself."""
+    if len(counts) == 1:
+        return [joined]
     ends = accumulate(counts)
     return [joined[end - count : end] for end, count in zip(ends, counts, strict=True)]

@@ -42,8 +42,9 @@ class Series:
 
     def increment(self, amount: float) -> None:
         """Add to a counter."""
-        with self._lock:
-            self._added += amount
+        if amount:
+            with self._lock:
+                self._added += amount
 
     def set(self, value: float) -> None:
         """Set a gauge."""

@@ -90,11 +90,11 @@ class Times(NamedTuple):
 
     def after_work(self, took_us: int) -> Times:
         """Return the times for the next step, after this one worked for `took_us`."""
-        return self._replace(worked_us=self.worked_us + took_us)
+        return Times(self.arrival_us, self.budget_us, self.deadline_us, self.worked_us + took_us)
 
     def tensor(self, rows: int) -> np.ndarray:
         """Return the times as int64 [rows, 4], the same in each row."""
-        return np.frombuffer(_NUMBERS.pack(*self) * rows, np.int64).reshape(rows, len(self))
+        return np.ndarray((rows, len(self)), np.int64, _NUMBERS.pack(*self) * rows)
 
 
 UNLIMITED = Times(0, 2**61, 2**61)

@@ -12,6 +12,8 @@ from clip_common.groups import RequestError
 from clip_common.times import LONGEST_US, RejectedError, Times
 
 DEADLINE_MS = "deadline_ms"
+DECODER = json.JSONDecoder()
+"""Decodes an object without the checks of `json.loads`; Triton writes the parameters of a request."""
 LONGEST_MS = LONGEST_US / 1000
 """Longest deadline; longer ones are shortened to it."""
 
@@ -51,7 +53,9 @@ def read_deadline(parameters: str, default_ms: float) -> float:
     Raises:
         RequestError: `deadline_ms` is not a number.
     """
-    value = json.loads(parameters or "{}").get(DEADLINE_MS, default_ms)
+    value: Any = default_ms
+    if DEADLINE_MS in parameters:
+        value = DECODER.raw_decode(parameters)[0].get(DEADLINE_MS, default_ms)
     number = _number(value)
     if not math.isfinite(number):
         raise RequestError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from typing import NamedTuple
 
@@ -89,8 +90,8 @@ def _not_finite() -> RequestError:
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Compute the softmax over the last axis: float32 [..., m] -> float32 [..., m], rows that sum to 1."""
-    with np.errstate(invalid="ignore"):  # infinity minus infinity
-        weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    weights = logits - logits.max(axis=-1, keepdims=True)
+    np.exp(weights, out=weights)
     weights /= weights.sum(axis=-1, keepdims=True)
     return weights
 
@@ -103,7 +104,8 @@ def score(requests: list[Embeds], logit_scale: float) -> list[Outcome]:
         logit_scale: The multiplier of the cosine (about 100 for trained checkpoints).
 
     Returns:
-        `scores` and `logits` of each request, float32 [rows, n, m], or RequestError if a logit is not finite.
+        `scores` and `logits` of each request, float32 [rows, n, m], or RequestError if the squares of its
+        cosines do not add up to a finite number.
     """
     by_shape: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index, request in enumerate(requests):
@@ -112,14 +114,30 @@ def score(requests: list[Embeds], logit_scale: float) -> list[Outcome]:
     for shape, indices in by_shape.items():
         counts = [len(requests[index].image) for index in indices]
         logits = np.empty((sum(counts), *shape), np.float32)  # [rows, n, m]
-        for index, part in zip(indices, split_rows(logits, counts), strict=True):
-            image, text = requests[index]
-            with np.errstate(
-                over="ignore", invalid="ignore"
-            ):  # results that are not finite are rejected below
-                np.matmul(np.float32(logit_scale) * image, text.transpose(0, 2, 1), out=part)
-        parts = zip(indices, split_rows(logits, counts), split_rows(softmax(logits), counts), strict=True)
-        for index, own_logits, own_scores in parts:
-            finite = np.isfinite(own_logits).all()
-            outcomes[index] = {"scores": own_scores, "logits": own_logits} if finite else _not_finite()
+        parts = split_rows(logits, counts)
+        finite = [fill_cosines(requests[index], part) for index, part in zip(indices, parts, strict=True)]
+        logits *= np.float32(logit_scale)
+        results = zip(indices, finite, parts, split_rows(softmax(logits), counts), strict=True)
+        for index, is_finite, own_logits, own_scores in results:
+            outcomes[index] = {"scores": own_scores, "logits": own_logits} if is_finite else _not_finite()
     return outcomes
+
+
+def fill_cosines(request: Embeds, cosines: np.ndarray) -> bool:
+    """Compute the cosines of a request, or zeros if they are not finite or would overflow when scaled.
+
+    `np.dot` and `np.vdot` give no warnings, which take longer to switch off than a small request takes.
+
+    Args:
+        request: The embeddings.
+        cosines: Destination, float32 [rows, n, m].
+
+    Returns:
+        Whether the cosines were finite.
+    """
+    for image, text, row in zip(*request, cosines, strict=True):
+        np.dot(image, text.T, out=row)
+    if math.isfinite(np.vdot(cosines, cosines)):
+        return True
+    cosines[:] = 0
+    return False

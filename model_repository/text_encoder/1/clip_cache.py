@@ -44,24 +44,27 @@ class LabelCache:
         """Return whether a label is cached, without marking it as used."""
         return label in self._rows
 
-    def look_up(self, labels: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def look_up(self, labels: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, list[int]]:
         """Copy the entries of labels and mark them as most recently used.
 
         Returns:
             float32 [n, dim] of unit L2 norm, int32 [n] token counts, and the positions of the labels that are
-            not cached, int64 [k]. Their embeddings and counts are undefined.
+            not cached. Their embeddings and counts are undefined.
         """
         with self._lock:
             numbers = self.find(labels)
-            return *self.rows(numbers), np.flatnonzero(numbers == ABSENT)
+            missing = (
+                [index for index, row in enumerate(numbers) if row == ABSENT] if ABSENT in numbers else []
+            )
+            return *self.rows(numbers), missing
 
     def add(self, entries: Iterable[tuple[bytes, np.ndarray, int]]) -> int:
         """Add entries of label, embedding and token count; return the number of entries evicted."""
         with self._lock:
             return sum(self.put(*entry) for entry in entries)
 
-    def find(self, labels: Iterable[bytes]) -> np.ndarray:
-        """Return the row of each label or ABSENT, int64 [n], and mark the labels as most recently used."""
+    def find(self, labels: Iterable[bytes]) -> list[int]:
+        """Return the row of each label or ABSENT, and mark the labels as most recently used."""
         get, touch = self._rows.get, self._rows.move_to_end
         rows = []
         for label in labels:
@@ -69,14 +72,15 @@ class LabelCache:
             if row != ABSENT:
                 touch(label)
             rows.append(row)
-        return np.array(rows, np.int64)
+        return rows
 
-    def rows(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def rows(self, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Copy the rows that `find` returned: float32 [n, dim] of unit L2 norm, int32 [n] token counts.
 
         Entries for ABSENT rows are undefined.
         """
-        return self._embeds[numbers], self._token_counts[numbers]
+        indices = np.array(numbers, np.int64)
+        return self._embeds.take(indices, axis=0), self._token_counts.take(indices)
 
     def put(self, label: bytes, embedding: np.ndarray, token_count: int) -> int:
         """Add an entry and evict the least recently used ones that no longer fit.

@@ -68,7 +68,7 @@ class Job:
     finish: Callable[[Answer | Exception], None]
     embeds: np.ndarray
     token_counts: np.ndarray
-    missing: np.ndarray
+    missing: list[int]
     untokenized: deque[bytes] = field(init=False)
     tokenized: deque[tuple[bytes, Tokens]] = field(default_factory=deque, init=False)
     tokens_left: int = field(default=0, init=False)

@@ -42,7 +42,8 @@ class TritonPythonModel:
         """Load tokenizer and tower, warm them up, and encode the labels to preload."""
         metrics = MetricFactory(pb_utils, args)
         self._responder = Responder(pb_utils, metrics, unit="labels")
-        parameters = Parameters(json.loads(args["model_config"]))
+        config = json.loads(args["model_config"])
+        parameters = Parameters(config)
         self._max_labels = parameters.integer("max_labels", minimum=1)
         self._max_request_bytes = parameters.integer("max_request_bytes", minimum=1)
         self._max_label_bytes = parameters.integer("max_label_bytes", minimum=1)
@@ -54,8 +55,9 @@ class TritonPythonModel:
         settings = json.loads((directory / "text.json").read_text(encoding="utf-8"))
         model = load_text_model(directory)
         model.set_precision(dtype)
-        self._token_limit: int = settings["max_position_embeddings"]
-        tokenizer = TextTokenizer(directory / "tokenizer.json", self._token_limit)
+        token_limit: int = settings["max_position_embeddings"]
+        self._token_limits = np.full((config["max_batch_size"], 1), token_limit, np.int32)
+        tokenizer = TextTokenizer(directory / "tokenizer.json", token_limit)
         self._max_tokens = MAX_TOKENS[device.type]
         limits = max_bucket, self._max_tokens, settings["pad_token_id"]
         encoder = TextEncoder(model.to(device), tokenizer, device, *limits)
@@ -138,7 +140,7 @@ class TritonPythonModel:
         return {
             "text_embeds": embeds.reshape(*group.shape, -1),
             "token_counts": token_counts.reshape(group.shape),
-            "token_limit": np.full((group.shape[0], 1), self._token_limit, np.int32),
+            "token_limit": self._token_limits[: group.shape[0]],
             "times": group.times.after_work(took_us).tensor(group.shape[0]),
         }
 

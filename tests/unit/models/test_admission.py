@@ -20,9 +20,10 @@ def test_stamp_gives_each_row_the_same_times():
     assert read_times(found) == Times(7, 500_000, 80_007)
 
 
-@pytest.mark.parametrize("parameters", ["", "{}", '{"other": 1}'])
+@pytest.mark.parametrize("parameters", ["", "{}", '{"other": 1}', '{"other": "deadline_ms"}'])
 def test_request_without_deadline_gets_the_servers_default(parameters):
     assert stamp(parameters, 1, LIMITS, now_us=0)[0, 2] == 2_000_000
+    assert read_deadline(parameters, 1e30) == LONGEST_MS
 
 
 @pytest.mark.parametrize(("value", "expected"), [(1, 1), ("2.5", 2.5), (0.25, 0.25), (10**30, LONGEST_MS)])
