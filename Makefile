@@ -12,7 +12,7 @@
 # make loadtest: load a server with many callers for a minute; see loadtest/README.md.
 # make soak MINUTES=20: load a server for a long time, and check that no process grows.
 # make images: build the images of docker/ without Docker, on Debian as root.
-# make benchmark: compare the system with others, in about 20 minutes.
+# make benchmark: compare the system with others, in about 25 minutes.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.10 python3; do \
 	command -v $$python >/dev/null && $$python -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' \
 	2>/dev/null && echo $$python && break; done)

@@ -1,5 +1,6 @@
 """The benchmark with real processes: perf_analyzer on the shared server, and a short run of the command."""
 
+import asyncio
 import contextlib
 import functools
 import json
@@ -9,16 +10,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grpc
 import pytest
+from tritonclient.grpc import service_pb2
 
 from tests.helpers.calls import settled_statistics
 from tests.helpers.servers import DEMO_CHECKPOINT, ROOT
 from tritonclip import Client
 from tritonclip_server.benchmarks import perf_analyzer, workload
-from tritonclip_server.benchmarks.serving import measurements
+from tritonclip_server.benchmarks.serving import load
 
 MARK = "TRITONCLIP_BENCHMARK_TEST"
-ONLY = "fastapi,encoder-8,decode,callers-4"
+ONLY = "fastapi-16,triton-16,triton-mix,triton-embed-1,encoder-8,decode"
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +43,8 @@ def measure(server, program, tmp_path):
 
 
 def test_perf_analyzer_sends_all_requests(server, measure, tmp_path):
-    workload.write_photos(tmp_path / "photos", 4, (320, 240))
-    measurements.write_zero_shot_requests(tmp_path / "requests.json", tmp_path / "photos", images=2, labels=5)
+    labels = [label.encode() for label in workload.labels(5)]
+    perf_analyzer.write_image_requests(tmp_path / "requests.json", workload.photos(4, (320, 240)), 2, labels)
     with Client(server.grpc_url) as client:
         before = settled_statistics(client)
         load = measure(shapes=["image:2", "labels:5"], callers=4, requests=12)
@@ -58,6 +61,32 @@ def test_perf_analyzer_error_contains_the_servers_message(measure, tmp_path):
     perf_analyzer.write_requests(tmp_path / "requests.json", [{"image": [b"no image"], "labels": [b"a"]}])
     with pytest.raises(perf_analyzer.PerfAnalyzerError, match="image 0 is not an image"):
         measure(shapes=["image:1", "labels:1"], callers=1, requests=2)
+
+
+def test_load_over_grpc_counts_answers(server):
+    api = load.GrpcApi(server.grpc_url, workload.labels(3), 4)
+    requests = [api.encode([photo]) for photo in workload.photos(2, (320, 240))]
+    with Client(server.grpc_url) as client:
+        before = settled_statistics(client)["clip_zero_shot"]
+        result = asyncio.run(load.load(api, requests, seconds=0))
+        after = settled_statistics(client)["clip_zero_shot"]
+    assert len(result["latencies_s"]) == after.requests - before.requests == 4
+    assert result["rejected"] == after.failures - before.failures == 0
+
+
+def test_load_over_grpc_counts_rejections(server):
+    api = load.GrpcApi(server.grpc_url, workload.labels(3), 2)
+    (photo,) = workload.photos(1, (320, 240))
+    request = service_pb2.ModelInferRequest.FromString(api.encode([photo]))
+    request.parameters["deadline_ms"].int64_param = 0
+    result = asyncio.run(load.load(api, [request.SerializeToString()], seconds=0))
+    assert result["rejected"] == 2 and result["latencies_s"] == []
+
+
+def test_load_over_grpc_ends_at_other_errors(server):
+    api = load.GrpcApi(server.grpc_url, workload.labels(3), 1)
+    with pytest.raises(grpc.aio.AioRpcError, match="image 0 is not an image"):
+        asyncio.run(load.load(api, [api.encode([b"no image"])], seconds=0))
 
 
 @pytest.fixture
@@ -94,6 +123,7 @@ def test_quick_run_writes_its_files_and_leaves_no_process(servers, tmp_path, env
     assert list(content["rounds"]) == ONLY.split(",")
     assert {line["title"] for line in content["derived"]} == {"roofline: decoding and encoding only"}
     assert set(content["ready_s"]) == {"triton", "parts", "fastapi"}
+    assert "infinity" in content["skipped"]
     assert {"benchmark.md", "callers.png", "stages.png"} <= {path.name for path in tmp_path.iterdir()}
     assert not surviving_processes(environment)
 

@@ -8,12 +8,16 @@ from typing import Annotated, Any
 import uvicorn
 from fastapi import FastAPI, File, Form
 from PIL import Image
-from transformers import CLIPImageProcessorPil, pipeline
+from transformers import pipeline
+
+from tritonclip_server.benchmarks.peers.settings import load_image_processor, precision
 
 model, port = sys.argv[1:]
-processor = CLIPImageProcessorPil.from_pretrained(model)
 classifier = pipeline(
-    "zero-shot-image-classification", model=model, image_processor=processor, dtype="float32"
+    "zero-shot-image-classification",
+    model=model,
+    image_processor=load_image_processor(model),
+    dtype=precision(),
 )
 app = FastAPI()
 

@@ -1,7 +1,7 @@
-"""A peer: LitServe, optimised as far as users do by hand. Arguments: MODEL PORT WORKERS.
+"""A peer: LitServe, optimised as far as users do by hand. Arguments: MODEL WORKERS PORT.
 
 - Requests are batched.
-- A thread pool decodes images, and resizes and crops them as CLIP's image processor does.
+- A thread pool decodes images, and resizes and crops them with Pillow as `CLIPImageProcessorPil` does.
 - Label embeddings are cached, so a request runs the vision tower only.
 - The precision is bfloat16 if the CPU has instructions for it.
 - Several workers share the cores equally.
@@ -12,7 +12,6 @@ import json
 import os
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, cast
 
 import litserve as ls
@@ -22,6 +21,8 @@ from fastapi import Request, UploadFile
 from PIL import Image, ImageOps
 from starlette.datastructures import FormData
 from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
+
+from tritonclip_server.benchmarks.peers.settings import precision
 
 MAX_BATCH_SIZE = 16
 BATCH_TIMEOUT_S = 0.02
@@ -38,8 +39,7 @@ class ClassifierAPI(ls.LitAPI):
     def setup(self, device: str) -> None:
         """Load the model in a worker."""
         torch.set_num_threads(self.threads)
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        self.dtype = torch.bfloat16 if "avx512_bf16" in flags or "amx_bf16" in flags else torch.float32
+        self.dtype = getattr(torch, precision())
         self.model = CLIPModel.from_pretrained(self.path, dtype=self.dtype).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(self.path)
         processor = CLIPImageProcessorPil.from_pretrained(self.path)
@@ -99,7 +99,7 @@ class ClassifierAPI(ls.LitAPI):
 
 
 if __name__ == "__main__":
-    model, port, workers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    model, workers, port = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     cores = len(os.sched_getaffinity(0))
     api = ClassifierAPI(model, max(1, cores // workers))
     server = ls.LitServer(api, accelerator="cpu", workers_per_device=workers, timeout=600)

@@ -1,4 +1,4 @@
-"""The vision encoder and the decoder of this system without a server. Arguments: REPOSITORY PHOTOS.
+"""The vision encoder and the decoder of this system without a server. Argument: REPOSITORY.
 
 This process initialises and executes the `model.py` of the prepared `vision_encoder` and `image_preprocess`,
 as Triton does. There are no other processes, and no copies between them.
@@ -44,6 +44,7 @@ def request(name: str, array: np.ndarray) -> MagicMock:
     found = MagicMock()
     found.inputs = {name: MagicMock()}
     found.inputs[name].as_numpy = lambda: array
+    found.is_cancelled.return_value = False
     return found
 
 
@@ -72,9 +73,8 @@ def load_model(directory: Path) -> Any:
     return model
 
 
-def main(repository: str, photos: str) -> None:
+def main(repository: str) -> None:
     """Load both models, and answer commands."""
-    files = [path.read_bytes() for path in sorted(Path(photos).iterdir())]
     encoder = load_model(Path(repository) / "vision_encoder")
     decoder = load_model(Path(repository) / "image_preprocess")
 
@@ -83,11 +83,11 @@ def main(repository: str, photos: str) -> None:
         pixels: np.ndarray = response.outputs["pixel_values"]
         return pixels
 
-    def encode(batch: int, seconds: float) -> dict[str, float]:
+    def encode(files: list[bytes], batch: int, seconds: float) -> dict[str, float]:
         pixels = decoded([files[number % len(files)] for number in range(batch)])
         return timed(lambda: encoder.execute([request("pixel_values", pixels)]), batch, seconds)
 
-    def decode(batch: int, seconds: float) -> dict[str, float]:
+    def decode(files: list[bytes], batch: int, seconds: float) -> dict[str, float]:
         groups = batches(files, batch)
         return timed(lambda: decoded(next(groups)), batch, seconds)
 

@@ -1,4 +1,4 @@
-"""A peer: the transformers pipeline in float32 on JPEG files. Arguments: MODEL PHOTOS LABELS."""
+"""A peer: the transformers pipeline on image files. Arguments: MODEL LABELS."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ import sys
 from pathlib import Path
 
 from PIL import Image
-from transformers import CLIPImageProcessorPil, pipeline
+from transformers import pipeline
 
+from tritonclip_server.benchmarks.peers.settings import load_image_processor, precision
 from tritonclip_server.benchmarks.peers.worker import batches, serve, timed
 
 
-def main(model: str, photos: str, labels_file: str) -> None:
+def main(model: str, labels_file: str) -> None:
     """Load the pipeline, and answer commands."""
     labels = json.loads(Path(labels_file).read_text(encoding="utf-8"))
-    files = [path.read_bytes() for path in sorted(Path(photos).iterdir())]
-    processor = CLIPImageProcessorPil.from_pretrained(model)
     classify = pipeline(
-        "zero-shot-image-classification", model=model, image_processor=processor, dtype="float32"
+        "zero-shot-image-classification",
+        model=model,
+        image_processor=load_image_processor(model),
+        dtype=precision(),
     )
 
-    def run(batch: int, seconds: float) -> dict[str, float]:
+    def run(files: list[bytes], batch: int, seconds: float) -> dict[str, float]:
         groups = batches(files, batch)
 
         def classify_batch() -> None:

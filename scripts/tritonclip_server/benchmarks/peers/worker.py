@@ -7,22 +7,32 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-BatchBenchmark = Callable[[int, float], dict[str, float]]
-"""Function of batch size and seconds that processes whole batches and returns the result of `timed`."""
+BatchBenchmark = Callable[[list[bytes], int, float], dict[str, float]]
+"""Function of image files, batch size and seconds. It processes whole batches and returns `timed`."""
 
 
 def serve(benchmarks: Mapping[str, BatchBenchmark]) -> None:
     """Report readiness, then answer commands until standard input ends.
 
     Args:
-        benchmarks: Functions by the `part` of a command; they get its `batch` and `seconds`.
+        benchmarks: Functions by the `part` of a command. They get the files in its folder `photos`, its
+            `batch` and its `seconds`.
     """
     answer({"ready": True})
     for line in sys.stdin:
         command = json.loads(line)
-        answer(benchmarks[command["part"]](command["batch"], command["seconds"]))
+        files = read_files(command["photos"])
+        answer(benchmarks[command["part"]](files, command["batch"], command["seconds"]))
+
+
+@cache
+def read_files(directory: str) -> list[bytes]:
+    """Read all files of a directory, in the order of their names."""
+    return [path.read_bytes() for path in sorted(Path(directory).iterdir())]
 
 
 def answer(content: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 A pause is free. A restart would load torch and a model for each of some twenty measurements per round, and
 would measure cold caches. A paused process also cannot spin: LitServe's workers poll their queue, and OpenMP
-threads spin after a pass. All contenders stay in memory, about 5 GB for ViT-B/32.
+threads spin after a pass. All contenders stay in memory.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import sys
 import time
 import urllib.request
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tritonclip_server.benchmarks.serving.load import EMBEDDINGS_MODEL
 from tritonclip_server.serving.launcher import EmbeddedTriton, ServerOptions, free_port
 
 START_TIMEOUT_S = 300.0
@@ -85,12 +87,42 @@ class Contender(ABC):
                 os.killpg(self._group, number)
 
 
-class TritonContender(Contender):
+class ServerContender(Contender):
+    """A server that `load` can send requests to.
+
+    Attributes:
+        api: Its API, one of `load.APIS`.
+    """
+
+    api: str
+
+    @property
+    @abstractmethod
+    def target(self) -> str:
+        """URL for requests, or `host:port` for gRPC."""
+
+    @abstractmethod
+    def failure(self) -> ContenderError:
+        """Return an error with the end of its log."""
+
+
+class TritonContender(ServerContender):
     """This system: the embedded Triton on a prepared repository."""
 
-    def __init__(self, repository: Path) -> None:
-        super().__init__("triton")
+    api = "grpc"
+
+    def __init__(self, name: str, repository: Path) -> None:
+        super().__init__(name)
         self.server = EmbeddedTriton(repository, ServerOptions(http_port=0, grpc_port=0, metrics_port=0))
+
+    @property
+    def target(self) -> str:
+        """See `ServerContender`."""
+        return self.server.grpc_url
+
+    def failure(self) -> ContenderError:
+        """See `ServerContender`."""
+        return ContenderError(f"{self.name} failed:\n" + "\n".join(self.server.log))
 
     def _launch(self) -> int:
         self.server.start()
@@ -103,29 +135,23 @@ class TritonContender(Contender):
         self.server.stop()
 
 
-class PythonContender(Contender):
-    """A module of `benchmarks.peers` in a separate process.
+class ProcessContender(Contender):
+    """A program in a separate process.
 
     Args:
         name: Name of the contender.
-        module: Name of the module.
-        arguments: Command-line arguments.
+        command: Program and arguments.
         log: File for its standard error.
     """
 
-    def __init__(self, name: str, module: str, arguments: Sequence[object], log: Path) -> None:
+    def __init__(self, name: str, command: Sequence[str], log: Path) -> None:
         super().__init__(name)
-        self._command = [
-            sys.executable,
-            "-m",
-            f"tritonclip_server.benchmarks.peers.{module}",
-            *map(str, arguments),
-        ]
+        self._command = command
         self._log = log
         self._process: subprocess.Popen[str] | None = None
 
     def _launch(self) -> int:
-        environment = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        environment = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "DO_NOT_TRACK": "1"}
         with self._log.open("w", encoding="utf-8") as log:
             self._process = subprocess.Popen(
                 self._command,
@@ -164,13 +190,28 @@ class PythonContender(Contender):
         return ContenderError(f"{self.name} failed:\n{self._log.read_text(encoding='utf-8')[-2000:]}")
 
 
-class HttpContender(PythonContender):
-    """An HTTP server on a free port, with `/health` and `/predict`."""
+class HttpContender(ProcessContender, ServerContender):
+    """An HTTP server on a free port, with `/health`.
 
-    def __init__(self, name: str, module: str, model: str, further: Sequence[object], log: Path) -> None:
+    Args:
+        name: Name of the contender.
+        command: Returns program and arguments for a port.
+        log: File for its standard error.
+        api: Its API, one of `load.APIS`.
+        path: Path for requests.
+    """
+
+    def __init__(
+        self, name: str, command: Callable[[int], Sequence[str]], log: Path, api: str, path: str
+    ) -> None:
         port = free_port("127.0.0.1")
-        super().__init__(name, module, [model, port, *further], log)
-        self.url = f"http://127.0.0.1:{port}"
+        super().__init__(name, command(port), log)
+        self.url, self.api, self._path = f"http://127.0.0.1:{port}", api, path
+
+    @property
+    def target(self) -> str:
+        """See `ServerContender`."""
+        return f"{self.url}{self._path}"
 
     def _await_ready(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -187,7 +228,7 @@ class HttpContender(PythonContender):
             return False
 
 
-class WorkerContender(PythonContender):
+class WorkerContender(ProcessContender):
     """A worker process that takes commands; see `peers.worker`."""
 
     def _output(self) -> int:
@@ -215,25 +256,58 @@ class WorkerContender(PythonContender):
 
 
 def make_contenders(
-    wanted: Iterable[str], *, model: str, repository: Path, photos: Path, labels: Path, logs: Path
+    wanted: Iterable[str],
+    *,
+    model: str,
+    repositories: Mapping[str, Path],
+    infinity: Path | None,
+    labels: Path,
+    logs: Path,
 ) -> Mapping[str, Contender]:
     """Create contenders without starting them.
 
     Args:
         wanted: Names of contenders; unknown names are ignored.
         model: Checkpoint for transformers: a directory or a hub id.
-        repository: Model repository of that checkpoint.
-        photos: Folder of JPEG files.
+        repositories: Model repositories of that checkpoint, by name of the contender.
+        infinity: Python that has infinity, or None if it is not compared.
         labels: JSON file with a list of labels.
         logs: Folder for the logs.
     """
-    everyone: list[Contender] = [
-        TritonContender(repository),
-        WorkerContender("parts", "parts_worker", [repository, photos], logs / "parts.log"),
-        WorkerContender("pipeline", "pipeline_worker", [model, photos, labels], logs / "pipeline.log"),
-        HttpContender("fastapi", "fastapi_server", model, [], logs / "fastapi.log"),
-        HttpContender("litserve-1", "litserve_server", model, [1], logs / "litserve-1.log"),
-        HttpContender("litserve-2", "litserve_server", model, [2], logs / "litserve-2.log"),
+    peers: list[Contender] = [
+        WorkerContender("parts", _peer("parts_worker", repositories["triton"]), logs / "parts.log"),
+        WorkerContender("pipeline", _peer("pipeline_worker", model, labels), logs / "pipeline.log"),
+        _form_server("fastapi", partial(_peer, "fastapi_server", model), logs),
     ]
+    for workers in (1, 2):
+        command = partial(_peer, "litserve_server", model, workers)
+        peers.append(_form_server(f"litserve-{workers}", command, logs))
+    if infinity is not None:
+        peers.append(
+            HttpContender(
+                "infinity",
+                partial(_infinity_command, infinity, model),
+                logs / "infinity.log",
+                "embeddings",
+                "/embeddings",
+            )
+        )
+    systems = [TritonContender(name, repository) for name, repository in repositories.items()]
     names = set(wanted)
-    return {contender.name: contender for contender in everyone if contender.name in names}
+    return {contender.name: contender for contender in [*systems, *peers] if contender.name in names}
+
+
+def _form_server(name: str, command: Callable[[int], Sequence[str]], logs: Path) -> HttpContender:
+    return HttpContender(name, command, logs / f"{name}.log", "form", "/predict")
+
+
+def _peer(module: str, *arguments: object) -> list[str]:
+    """Return the command of a module of `benchmarks.peers`."""
+    return [sys.executable, "-m", f"tritonclip_server.benchmarks.peers.{module}", *map(str, arguments)]
+
+
+def _infinity_command(python: Path, model: str, port: int) -> list[str]:
+    """Return the command of infinity, which computes in float32 on every CPU."""
+    options = ["--model-id", model, "--served-model-name", EMBEDDINGS_MODEL, "--engine", "torch"]
+    options += ["--device", "cpu", "--no-bettertransformer", "--host", "127.0.0.1", "--port", str(port)]
+    return [str(python.parent / "infinity_emb"), "v2", *options]

@@ -13,30 +13,24 @@ from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-from tritonclip_server.benchmarks.serving.measurements import CALLERS  # noqa: E402
+from tritonclip_server.benchmarks.serving.measurements import CALLERS, SERVERS  # noqa: E402
 from tritonclip_server.benchmarks.serving.report import stage_means, titles  # noqa: E402
 from tritonclip_server.benchmarks.serving.roofline import (  # noqa: E402
-    LITSERVE,
     Rounds,
-    best,
     column,
     latency_floors,
     rooflines,
 )
 from tritonclip_server.benchmarks.serving.stages import STAGES  # noqa: E402
 
-BASELINES = {
-    "pipeline-1": "pipeline, one by one",
-    "pipeline-16": "pipeline, batches of 16",
-    "fastapi": "FastAPI",
-}
-LABEL_POINTS = {1: "labels-1", 10: "callers-1", 100: "labels-100", 1000: "labels-1000"}
+BASELINES = {"pipeline-1": "pipeline, one by one", "pipeline-16": "pipeline, batches of 16"}
+LABEL_POINTS = {10: "triton-1", 100: "labels-100", 1000: "labels-1000"}
 IMAGE_BARS = {
-    "1 x 1": "callers-1",
+    "1 x 1": "triton-1",
     "1 x 16": "images-16x1",
-    "16 x 1": "callers-16",
+    "16 x 1": "triton-16",
     "4 x 16": "images-16x4",
-    "64 x 1": "callers-64",
+    "64 x 1": "triton-64",
 }
 
 
@@ -59,22 +53,24 @@ def write_plots(rounds: Rounds, directory: Path) -> list[Path]:
 
 
 def by_callers(rounds: Rounds) -> Figure | None:
-    """Plot throughput and latency over callers, with the roofline, the floor and the peers."""
-    points = {callers: f"callers-{callers}" for callers in CALLERS if f"callers-{callers}" in rounds}
-    if not points:
+    """Plot throughput and median latency of all servers over callers, with the pipeline and the limits."""
+    servers = {name: _points(rounds, name) for name in reversed(SERVERS)}
+    if not any(servers.values()):
         return None
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
-    _line(left, rounds, points, "images_per_s", "this system")
-    for number, (name, title) in enumerate(_baselines(rounds).items(), start=1):
-        left.axhline(median(column(rounds, name)), color=f"C{number}", linestyle="--", label=title)
+    for name, points in servers.items():
+        if points:
+            _line(left, rounds, points, "images_per_s", SERVERS[name])
+            _line(right, rounds, points, "p50_ms", SERVERS[name])
+    for name, title in BASELINES.items():
+        if name in rounds:
+            left.axhline(median(column(rounds, name)), color="grey", linestyle="--", label=title)
     _limit(left, rounds, "roofline")
-    for percent in (50, 95, 99):
-        _line(right, rounds, points, f"p{percent}_ms", f"p{percent}")
     _limit(right, rounds, "floor")
     right.set_yscale("log")
-    for axes, title in ((left, "images/s"), (right, "latency, ms")):
+    for axes, title in ((left, "images/s"), (right, "median latency, ms")):
         axes.set_xscale("log", base=2)
-        axes.set_xticks(list(points), [str(callers) for callers in points])
+        axes.set_xticks(list(CALLERS), [str(callers) for callers in CALLERS])
         axes.set_xlabel("callers, each with one request of one image in flight")
         axes.set_title(title)
         axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncol=3)
@@ -85,7 +81,7 @@ def by_callers(rounds: Rounds) -> Figure | None:
 
 def by_labels(rounds: Rounds) -> Figure | None:
     """Plot the latency of one caller over the number of cached labels."""
-    points = {labels: name for labels, name in LABEL_POINTS.items() if name in rounds}
+    points = {labels: name for labels, name in LABEL_POINTS.items() if _is_answered(rounds, name)}
     if len(points) < 2:
         return None
     figure, axes = plt.subplots(figsize=(6, 4))
@@ -107,7 +103,7 @@ def by_labels(rounds: Rounds) -> Figure | None:
 
 def by_images(rounds: Rounds) -> Figure | None:
     """Plot the time per image over requests in flight and images per request."""
-    bars = {label: name for label, name in IMAGE_BARS.items() if name in rounds}
+    bars = {label: name for label, name in IMAGE_BARS.items() if _is_answered(rounds, name)}
     if not bars:
         return None
     figure, axes = plt.subplots(figsize=(6, 4))
@@ -151,6 +147,17 @@ def by_stage(rounds: Rounds) -> Figure | None:
     return figure
 
 
+def _points(rounds: Rounds, server: str) -> dict[int, str]:
+    """Return the measurements of a server by number of callers."""
+    names = {callers: f"{server}-{callers}" for callers in CALLERS}
+    return {callers: name for callers, name in names.items() if _is_answered(rounds, name)}
+
+
+def _is_answered(rounds: Rounds, name: str) -> bool:
+    """Return whether a measurement had answers in every round."""
+    return name in rounds and all(column(rounds, name))
+
+
 def _shares(rounds: Rounds, name: str) -> dict[tuple[str, str], float]:
     means = stage_means(rounds, name)
     times = {(stage, kind): means[stage][kind] for stage in STAGES for kind in ("compute_ms", "queue_ms")}
@@ -164,13 +171,6 @@ def _line(axes: Axes, rounds: Rounds, points: dict[int, str], figure: str, label
     axes.fill_between(
         list(points), list(map(min, values)), list(map(max, values)), alpha=0.2, color=line.get_color()
     )
-
-
-def _baselines(rounds: Rounds) -> dict[str, str]:
-    found = {name: title for name, title in BASELINES.items() if name in rounds}
-    if any(name in rounds for name in LITSERVE):
-        found[best(rounds, LITSERVE)] = "LitServe, the better one"
-    return found
 
 
 def _limit(axes: Axes, rounds: Rounds, kind: str) -> None:

@@ -11,8 +11,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from tritonclip_server.benchmarks.peers.settings import has_torchvision, precision
+from tritonclip_server.benchmarks.serving.comparison import HEADINGS as COMPARISON_HEADINGS
+from tritonclip_server.benchmarks.serving.comparison import comparison_rows, number
 from tritonclip_server.benchmarks.serving.measurements import MEASUREMENTS
-from tritonclip_server.benchmarks.serving.roofline import DerivedFigure, Rounds, Spread, column, derive
+from tritonclip_server.benchmarks.serving.roofline import DerivedFigure, Rounds, Spread, derive
 from tritonclip_server.benchmarks.serving.stages import STAGES
 from tritonclip_server.benchmarks.workload import LABEL_COUNT, PHOTO_SIZE
 
@@ -24,6 +27,7 @@ HEADINGS = (
     "p95 ms",
     "p99 ms",
     "client CPU ms",
+    "rejected",
 )
 FIGURES = ("p50_ms", "p95_ms", "p99_ms", "client_cpu_ms")
 TARGET_HEADINGS = ("derived", "median", "least to most", "target", "")
@@ -32,7 +36,7 @@ NOTES = (
     f"Unless a line says otherwise: {LABEL_COUNT} labels, 1 image per request, JPEG photos of "
     "{} x {}.".format(*PHOTO_SIZE),
     "Times of the pipeline and of parts are per batch. Client CPU is the CPU time of the load generator per "
-    "request; for this system it includes the start of the generator.",
+    "request. Rejected requests, in all rounds, include those that timed out; they are not in the rates.",
 )
 VERDICTS = {True: "met", False: "not met", None: ""}
 
@@ -44,14 +48,16 @@ class BenchmarkResult:
     Attributes:
         rounds: Figures of each round by measurement.
         machine: Description from `machine.describe`.
-        settings: Options of the command, and requests per measurement.
+        settings: Options of the command.
         ready_s: Seconds from launch to readiness by contender.
+        skipped: Contenders that were not measured, with the reason.
     """
 
     rounds: Rounds
     machine: Mapping[str, Any]
     settings: Mapping[str, Any]
     ready_s: Mapping[str, float]
+    skipped: Mapping[str, str]
 
 
 def titles() -> dict[str, str]:
@@ -61,10 +67,13 @@ def titles() -> dict[str, str]:
 
 def summary(rounds: Rounds) -> dict[str, dict[str, Spread]]:
     """Return median and range of every figure by measurement, without the stages."""
-    return {
-        name: {figure: Spread.of(column(rounds, name, figure)) for figure in runs[0] if figure != "stages"}
-        for name, runs in rounds.items()
-    }
+    found: dict[str, dict[str, Spread]] = {}
+    for name, runs in rounds.items():
+        figures = dict.fromkeys(figure for run in runs for figure in run if figure != "stages")
+        found[name] = {
+            figure: Spread.of([run[figure] for run in runs if figure in run]) for figure in figures
+        }
+    return found
 
 
 def stage_means(rounds: Rounds, name: str) -> dict[str, dict[str, float]]:
@@ -89,7 +98,9 @@ def measurement_rows(rounds: Rounds) -> list[list[str]]:
             rest = [
                 number(spreads[name][figure].median) if figure in spreads[name] else "" for figure in FIGURES
             ]
-            rows.append([title, number(rate.median), f"{number(rate.least)} to {number(rate.most)}", *rest])
+            rejected = sum(run.get("rejected", 0) for run in rounds[name])
+            spread = f"{number(rate.least)} to {number(rate.most)}"
+            rows.append([title, number(rate.median), spread, *rest, str(rejected or "")])
     return rows
 
 
@@ -123,11 +134,6 @@ def _stage_cell(means: Mapping[str, float]) -> str:
     return f"{number(means['queue_ms'])} + {number(means['compute_ms'])} ({number(means['batch'])})"
 
 
-def number(value: float) -> str:
-    """Format with three significant digits, or all digits before the decimal point."""
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
 def facts(result: BenchmarkResult) -> list[str]:
     """Return machine, versions, settings and start times, one per line."""
     machine = result.machine
@@ -139,6 +145,9 @@ def facts(result: BenchmarkResult) -> list[str]:
         f"{result.settings['checkpoint']}; {result.settings['rounds']} rounds, "
         f"about {result.settings['seconds']:g} s per measurement",
         f"From launch to ready: {ready}",
+        f"The pipeline, FastAPI and LitServe compute in {precision()}. Images of the pipeline and FastAPI go "
+        f"through {'AutoImageProcessor' if has_torchvision() else 'CLIPImageProcessorPil'}.",
+        *(f"Not measured: {name}, because {reason}" for name, reason in result.skipped.items()),
         *NOTES,
     ]
 
@@ -166,7 +175,7 @@ def write(result: BenchmarkResult, directory: Path) -> None:
             **asdict(line.spread),
             "met": line.met,
         }
-        for line in derive(result.rounds)
+        for line in derive(result.rounds, result.machine["bfloat16"])
     ]
     spreads = {
         name: {figure: asdict(spread) for figure, spread in figures.items()}
@@ -189,7 +198,8 @@ def markdown(result: BenchmarkResult) -> str:
 
 def _tables(result: BenchmarkResult) -> list[tuple[Sequence[str], list[list[str]]]]:
     return [
+        (COMPARISON_HEADINGS, comparison_rows(result.rounds)),
         (HEADINGS, measurement_rows(result.rounds)),
-        (TARGET_HEADINGS, target_rows(derive(result.rounds))),
+        (TARGET_HEADINGS, target_rows(derive(result.rounds, result.machine["bfloat16"]))),
         (STAGE_HEADINGS, stage_rows(result.rounds)),
     ]
