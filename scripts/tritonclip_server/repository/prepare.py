@@ -15,6 +15,14 @@ import click
 from tritonclip_server.repository.checkpoint import Checkpoint, read_checkpoint
 from tritonclip_server.repository.checkpoint_files import CheckpointError, CheckpointFiles, locate
 from tritonclip_server.repository.identity import checkpoint_key
+from tritonclip_server.repository.profiles import (
+    AUTO,
+    PROFILES,
+    REASONS,
+    profile_of,
+    profile_parameters,
+    this_machine,
+)
 from tritonclip_server.repository.random_checkpoint import ARCHITECTURES, write_random_checkpoint
 from tritonclip_server.repository.versions import created_and_locked
 from tritonclip_server.repository.writer import (
@@ -53,11 +61,13 @@ class CheckpointSettings:
         revision: Commit, branch or tag of a hub checkpoint; its default branch if None.
         parameters: Changed parameters of `config.pbtxt`, by model.
         labels: File of labels that `text_encoder` encodes when it loads.
+        profile: One of `PROFILES`; `parameters` win over it.
     """
 
     revision: str | None = None
     parameters: dict[str, dict[str, str]] = field(default_factory=dict)
     labels: Path | None = None
+    profile: str = AUTO
 
 
 def checkpoint_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -70,11 +80,18 @@ def checkpoint_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="Precision of both encoders. int8 is for images on a CPU; labels are then encoded in float32.",
     )
     @click.option(
+        "--profile",
+        type=click.Choice(PROFILES),
+        default=AUTO,
+        show_default=True,
+        help="Choose instances and sizes of the models for this machine.",
+    )
+    @click.option(
         "--set",
         "assignments",
         multiple=True,
         metavar="MODEL.NAME=VALUE",
-        help="Change a parameter of a model. May be repeated.",
+        help="Change a parameter of a model, also one of the profile. May be repeated.",
     )
     @click.option(
         "--labels",
@@ -86,12 +103,13 @@ def checkpoint_options(command: Callable[..., Any]) -> Callable[..., Any]:
         *,
         revision: str | None,
         precision: str | None,
+        profile: str,
         assignments: tuple[str, ...],
         labels: Path | None,
         **values: Any,
     ) -> Any:
         parameters = _parameters(assignments, precision)
-        return command(**values, settings=CheckpointSettings(revision, parameters, labels))
+        return command(**values, settings=CheckpointSettings(revision, parameters, labels, profile))
 
     return wrapper
 
@@ -135,6 +153,7 @@ def main(
         raise click.UsageError("give either a CHECKPOINT or --random")
     target = Target(output, version, force)
     try:
+        settings = fit_to_machine(settings, click.echo)
         check_parameters(settings.parameters)
         files = None if checkpoint is None else locate(checkpoint, settings.revision)
         with created_and_locked(output, lambda text: click.echo(text, err=True)):
@@ -145,6 +164,26 @@ def main(
     except (CheckpointError, RepositoryError, OSError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
+
+
+def fit_to_machine(settings: CheckpointSettings, report: Callable[[str], None]) -> CheckpointSettings:
+    """Return the settings with the parameters that their profile chooses for this machine.
+
+    Args:
+        settings: Options of the checkpoint.
+        report: Called with a line that names the profile, the machine and the parameters.
+    """
+    machine = this_machine()
+    profile = profile_of(settings.profile, machine)
+    chosen = profile_parameters(profile, machine)
+    merged = {
+        model: {**chosen.get(model, {}), **settings.parameters.get(model, {})}
+        for model in {**chosen, **settings.parameters}
+    }
+    values = [f"{model}.{name}={merged[model][name]}" for model in chosen for name in chosen[model]]
+    found = ", ".join(values) or "the default settings of the models"
+    report(f"profile {profile} for {machine}: {found} ({REASONS[profile]})")
+    return replace(settings, parameters=merged)
 
 
 def prepare_version(

@@ -188,8 +188,8 @@ def main(
     is_prepared = is_model_repository(Path(source))
     if is_prepared and (repository or settings != CheckpointSettings()):
         raise click.UsageError(
-            f"{source} is a prepared model repository: --repository, --revision, --precision, --set and "
-            "--labels apply only to a checkpoint"
+            f"{source} is a prepared model repository: --repository, --revision, --precision, --profile, "
+            "--set and --labels apply only to a checkpoint"
         )
     try:
         trace = trace_options(trace_url, trace_rate, os.environ)

@@ -15,7 +15,13 @@ from pathlib import Path
 
 from tritonclip_server.repository.checkpoint_files import CheckpointFiles, file_sha256, locate
 from tritonclip_server.repository.identity import checkpoint_key
-from tritonclip_server.repository.prepare import CheckpointSettings, Target, prepare_version
+from tritonclip_server.repository.prepare import (
+    CheckpointSettings,
+    Target,
+    fit_to_machine,
+    prepare_version,
+)
+from tritonclip_server.repository.profiles import AUTO
 from tritonclip_server.repository.versions import created_and_locked, versions_of
 from tritonclip_server.repository.writer import RepositoryError
 from tritonclip_server.serving.launcher import is_model_repository
@@ -47,7 +53,7 @@ def prepared_repository(
     directory = directory or cache_directory() / "repositories" / repository_name(files, settings)
     with created_and_locked(directory, report):
         _check_served_version(directory)
-        prepare_version(files, Target(directory, VERSION), settings, report)
+        prepare_version(files, Target(directory, VERSION), fit_to_machine(settings, report), report)
     return directory
 
 
@@ -74,9 +80,10 @@ def repository_name(files: CheckpointFiles, settings: CheckpointSettings) -> str
     else:
         name, revision = files.source.replace("/", "--"), files.revision
     parts = [name, revision[:12]]
-    if settings.parameters or settings.labels:
+    if settings.parameters or settings.labels or settings.profile != AUTO:
         labels = file_sha256(settings.labels) if settings.labels else None
-        changes = json.dumps([settings.parameters, labels], sort_keys=True)
+        profile = [settings.profile] if settings.profile != AUTO else []
+        changes = json.dumps([settings.parameters, labels, *profile], sort_keys=True)
         parts.append(hashlib.sha256(changes.encode()).hexdigest()[:8])
     return "--".join(parts)
 

@@ -17,4 +17,4 @@ def test_checkpoint_options_of_serve_and_prepare_have_the_same_help():
         for text, last in zip(helps, ("--host", "--random"), strict=True)
     ]
     assert parts[0] == parts[1]
-    assert all(option in parts[0] for option in ("--precision", "--set", "--labels"))
+    assert all(option in parts[0] for option in ("--precision", "--profile", "--set", "--labels"))

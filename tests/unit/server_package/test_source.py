@@ -32,11 +32,12 @@ def test_checkpoint_is_prepared_in_the_cache_once(cache, small_checkpoint):
     repository, lines = prepared(small_checkpoint)
     assert repository.parent == cache / "repositories"
     assert repository.name.startswith("checkpoint--")
-    assert lines[0] == f"preparing {small_checkpoint} in {repository}"
+    assert lines[0].startswith("profile ")
+    assert lines[1] == f"preparing {small_checkpoint} in {repository}"
     assert (repository / "vision_encoder" / "1" / "model.py").is_file()
     again, lines = prepared(small_checkpoint)
     assert again == repository
-    assert lines == [f"{repository} is up to date: version 1 holds {small_checkpoint}"]
+    assert lines[1:] == [f"{repository} is up to date: version 1 holds {small_checkpoint}"]
 
 
 def test_checkpoint_is_prepared_in_the_given_directory(cache, small_checkpoint, tmp_path):
@@ -64,8 +65,9 @@ def test_repository_is_named_after_checkpoint_revision_and_settings(tmp_path):
     labels = tmp_path / "labels.txt"
     labels.write_text("a cat")
     float32 = CheckpointSettings(parameters={"vision_encoder": {"precision": "float32"}})
-    names = {plain, repository_name(hub, float32), repository_name(hub, CheckpointSettings(labels=labels))}
-    assert len(names) == 3
+    changed = (float32, CheckpointSettings(labels=labels), CheckpointSettings(profile="gpu"))
+    names = {plain, *(repository_name(hub, settings) for settings in changed)}
+    assert len(names) == 4
     assert all(name.startswith(plain) for name in names)
     local = CheckpointFiles(str(tmp_path), "local", tmp_path, (), "f" * 64)
     name = repository_name(local, CheckpointSettings())
@@ -115,6 +117,7 @@ def test_repository_that_a_rollout_switched_is_not_taken_for_the_checkpoint(
         ("--repository", "x"),
         ("--revision", "main"),
         ("--precision", "float32"),
+        ("--profile", "gpu"),
         ("--set", "a.b=c"),
         ("--labels", __file__),
     ],
