@@ -55,8 +55,9 @@ def test_checkpoint_is_prepared_and_served_from_another_directory(servers, tmp_p
     finally:
         process.kill()
         process.stdout.close()
-    preparing, written, _, stopped = lines
+    profile, preparing, written, _, stopped = lines
     (repository,) = (tmp_path / "cache" / "tritonclip" / "repositories").iterdir()
+    assert profile.startswith("profile ")
     assert preparing == f"preparing {DEMO_CHECKPOINT} in {repository}"
     assert written.startswith(f"{repository}: version 1 holds {DEMO_CHECKPOINT} (")
     assert stopped == "stopped on SIGTERM"
