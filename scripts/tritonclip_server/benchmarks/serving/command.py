@@ -183,6 +183,7 @@ class Benchmark:
         for measurement in measurements:
             with resumed(context.contenders[measurement.contender]):
                 measurement.warm_up(context)
+            self.console.print(f"{measurement.name} is warm")
         rounds: dict[str, list[Figures]] = {measurement.name: [] for measurement in measurements}
         for number in range(self.rounds):
             for measurement in measurements:

@@ -24,7 +24,7 @@ from typing import Any
 from tritonclip_server.benchmarks.serving.load import EMBEDDINGS_MODEL
 from tritonclip_server.serving.launcher import EmbeddedTriton, ServerOptions, free_port
 
-START_TIMEOUT_S = 300.0
+START_TIMEOUT_S = 600.0
 END_S = 5.0
 
 
@@ -307,7 +307,8 @@ def _peer(module: str, *arguments: object) -> list[str]:
 
 
 def _infinity_command(python: Path, model: str, port: int) -> list[str]:
-    """Return the command of infinity, which computes in float32 on every CPU."""
+    """Return the command of infinity, which computes in float32 on every CPU. The benchmark warms it up."""
     options = ["--model-id", model, "--served-model-name", EMBEDDINGS_MODEL, "--engine", "torch"]
-    options += ["--device", "cpu", "--no-bettertransformer", "--host", "127.0.0.1", "--port", str(port)]
+    options += ["--device", "cpu", "--no-bettertransformer", "--no-model-warmup"]
+    options += ["--host", "127.0.0.1", "--port", str(port)]
     return [str(python.parent / "infinity_emb"), "v2", *options]
