@@ -7,6 +7,7 @@ little of it in Python. All other files are decoded by worker processes, which c
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from itertools import islice
 from struct import error as StructError  # noqa: N812 (an exception)
 from struct import iter_unpack, unpack_from
@@ -29,7 +30,8 @@ _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 """A marker in compressed data, other than a restart marker."""
 _SCAN = re.compile(rb"\xff\xda")  # faster than bytes.count, because 0xff is frequent
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
-_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, with Huffman coding
+_SEQUENTIAL = (0xC0, 0xC1)  # baseline and extended, with Huffman coding
+_FRAMES = (*_SEQUENTIAL, 0xC2)  # and progressive
 _PLAIN_SEGMENTS = frozenset((0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)))
 _WITHOUT_LENGTH = (0x01, 0xD8)
 _TYPE_BYTES = (1, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4)
@@ -79,11 +81,29 @@ def _jpeg_pixels(encoded: bytes) -> int | None:
     return pixels or None
 
 
+def _has_one_scan(encoded: bytes) -> bool:
+    """Return whether a JPEG is sequential, with all colours in its first scan: libjpeg then reads no other."""
+    place, marker, components = 2, 0, 0
+    for _ in range(MAX_SEGMENTS):
+        start, kind, size = unpack_from(">BBH", encoded, place)
+        if kind == _START_OF_SCAN:
+            return start == 0xFF and marker in _SEQUENTIAL and encoded[place + 4] == components
+        if kind in _FRAMES:
+            marker, components = kind, encoded[place + 9]
+        elif kind not in _PLAIN_SEGMENTS:
+            break
+        place += 2 + max(size, 2)
+    return False
+
+
 def has_more_scans(encoded: bytes, limit: int = MAX_SCANS) -> bool:
     """Return whether a JPEG has more scans, up to its end, than a limit.
 
     Scans of previews, and what looks like scans in a video behind the image, do not count.
     """
+    with suppress(IndexError, StructError):  # the file is truncated
+        if _has_one_scan(encoded):  # a search through the whole file takes milliseconds
+            return False
     if sum(1 for _ in islice(_SCAN.finditer(encoded), limit + 1)) <= limit:
         return False
     place = scans = 0

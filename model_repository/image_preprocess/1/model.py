@@ -2,23 +2,36 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import triton_python_backend_utils as pb_utils
 
 from clip_batch import BatchDecoder, threads_per_instance
 from clip_bounded import BoundedDecoder
 from clip_common.cpu import available_cores
-from clip_common.groups import Elements, Outcome, read_elements
+from clip_common.groups import DEFERRED, Elements, Outcome, read_elements
 from clip_common.metrics import MetricFactory
 from clip_common.parameters import Parameters
-from clip_common.responder import Responder
+from clip_common.responder import Responder, run_isolating_failures
 from clip_common.times import now_us
 from clip_common.version import check_version
+from clip_deferred import REQUESTS_PER_THREAD, DeferredRequests, is_plain
 from clip_geometry import TORCHVISION, ProcessorSettings
 from clip_pillow import accepted_formats, draft_ratio
 from clip_work import WorkLimits
 from clip_worker import WorkerOptions
+
+
+class Images(NamedTuple):
+    """A request and its images."""
+
+    request: Any
+    group: Elements
+
+    @property
+    def size(self) -> int:
+        """Number of images."""
+        return self.group.size
 
 
 class TritonPythonModel:
@@ -56,7 +69,14 @@ class TritonPythonModel:
             config["instance_group"], available_cores()
         )
         self._bounded = BoundedDecoder(options, threads)
-        self._decoder = BatchDecoder(self._bounded.decode, settings.output_size, threads, limits)
+        self._plain, self._others = (
+            BatchDecoder(self._bounded.decode, settings.output_size, threads, limits) for _ in range(2)
+        )
+        self._deferred = DeferredRequests(
+            lambda group: self._decode(self._others, [group])[0],
+            REQUESTS_PER_THREAD * threads,
+            self._max_batch_images,
+        )
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Respond to all requests of a dynamic batch; an invalid one receives an error."""
@@ -64,14 +84,16 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Stop the threads and the worker processes, and publish the remaining metrics."""
-        self._decoder.close()
+        self._deferred.close()
+        self._plain.close()
+        self._others.close()
         self._bounded.close()
         self._responder.close()
 
-    def _parse(self, request: Any) -> Elements:
+    def _parse(self, request: Any) -> Images:
         times = self._responder.check_times(request)
         tensor = pb_utils.get_input_tensor_by_name(request, "image").as_numpy()
-        return read_elements(
+        group = read_elements(
             "image",
             tensor,
             max_count=self._max_images,
@@ -79,10 +101,27 @@ class TritonPythonModel:
             times=times,
             is_cancelled=request.is_cancelled,
         )
+        return Images(request, group)
 
-    def _run(self, groups: list[Elements]) -> list[Outcome]:
+    def _run(self, batch: list[Images]) -> list[Outcome]:
+        """Decode the requests with plain images together, and defer those that need worker processes."""
+        plain = [is_plain(images.group) for images in batch]
+        deferred = [not known and self._defer(images) for images, known in zip(batch, plain, strict=True)]
+        decoded = iter(self._decode(self._plain, [batch[n].group for n, known in enumerate(plain) if known]))
+        outcomes: list[Outcome] = []
+        for images, known, apart in zip(batch, plain, deferred, strict=True):
+            if known:
+                outcomes.append(next(decoded))
+            else:
+                outcomes.append(DEFERRED if apart else self._decode(self._others, [images.group])[0])
+        return outcomes
+
+    def _defer(self, images: Images) -> bool:
+        return self._deferred.defer(images.group, lambda: self._responder.defer(images.request))
+
+    def _decode(self, decoder: BatchDecoder, groups: list[Elements]) -> list[Outcome]:
         started_us = now_us()
-        outcomes = self._decoder.run(groups)
+        outcomes = run_isolating_failures(decoder.run, groups)
         took_us = now_us() - started_us
         for group, outcome in zip(groups, outcomes, strict=True):
             if isinstance(outcome, dict):

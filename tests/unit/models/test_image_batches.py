@@ -133,16 +133,6 @@ def test_request_with_too_many_pixels_is_rejected_alone(batches):
     assert small["pixel_values"].shape == (1, 1, 3, 24, 32)
 
 
-class EverySecondFile:
-    """A GPU decoder that returns grey for every second file and skips the others."""
-
-    def __init__(self, size):
-        self.size = size
-
-    def decode(self, files, pool):
-        return [np.full((3, *self.size), 99, np.uint8) if index % 2 else None for index in range(len(files))]
-
-
 @pytest.mark.parametrize(
     ("groups", "cores", "threads"),
     [

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clip_geometry import ProcessorSettings
+from clip_images import ImageDecoder
+from clip_pillow import ImageError
 from clip_plain import MAX_CHUNKS, MAX_SCANS, MAX_SEGMENTS, has_more_scans, plain_pixels
 from tests.helpers.odd_pictures import (
     HEIGHT,
@@ -146,6 +149,25 @@ def test_scans_of_a_large_jpeg_are_limited_by_its_pixels():
     assert plain_pixels(repeated((2000, 2000), 50)) == 4_000_000
     assert plain_pixels(repeated((2000, 2000), 51)) is None
     assert plain_pixels(repeated((200, 200), 51)) == 40_000
+
+
+def test_second_scan_of_a_sequential_jpeg_is_not_read():
+    """The number of scans then needs no limit, and the file no search."""
+    file = jpeg()
+    scan = file[file.rindex(b"\xff\xda") : -2]
+    repeated = file[:-2] + scan * 5000 + file[-2:]
+    assert not has_more_scans(repeated)
+    assert plain_pixels(repeated) == WIDTH * HEIGHT
+    with pytest.raises(ImageError, match="truncated or damaged"):
+        decoder = ImageDecoder(ProcessorSettings(32, 3, (32, 32)), ("JPEG",), 10**6)
+        decoder.decode(repeated)
+
+
+def test_scans_of_a_sequential_jpeg_with_one_colour_each_count():
+    file = jpeg()
+    start = file.rindex(b"\xff\xda")
+    scan = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00" + bytes(10)
+    assert has_more_scans(file[:start] + scan * (MAX_SCANS + 1) + file[-2:])
 
 
 def test_scans_behind_the_end_do_not_count():
