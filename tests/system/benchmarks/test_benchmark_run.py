@@ -11,13 +11,14 @@ import sys
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
 from tests.helpers.calls import settled_statistics
 from tests.helpers.servers import DEMO_CHECKPOINT, ROOT
 from tritonclip import Client
-from tritonclip_server.benchmarks import perf_analyzer, workload
+from tritonclip_server.benchmarks import machine, perf_analyzer, workload
 from tritonclip_server.benchmarks.serving import load
 
 MARK = "TRITONCLIP_BENCHMARK_TEST"
@@ -87,6 +88,10 @@ def test_load_over_grpc_ends_at_other_errors(server):
     api = load.GrpcApi(server.grpc_url, workload.labels(3), 1)
     with pytest.raises(grpc.aio.AioRpcError, match="image 0 is not an image"):
         asyncio.run(load.load(api, [api.encode([b"no image"])], seconds=0))
+
+
+def test_versions_are_those_of_the_other_python():
+    assert machine.versions_in(Path(sys.executable), ["numpy"]) == {"numpy": np.__version__}
 
 
 @pytest.fixture

@@ -348,6 +348,20 @@ def test_report_names_rejections_and_contenders_that_were_not_measured(rounds, t
     assert write_plots(kept, tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    "line,bfloat16",
+    [
+        ("flags : fpu avx2", False),
+        ("flags : avx512_bf16", True),
+        ("Features : fp bf16", True),
+        ("", False),
+    ],
+)
+def test_bfloat16_is_recognised_on_x86_and_arm(monkeypatch, line, bfloat16):
+    monkeypatch.setattr(machine, "_read", lambda path: f"processor : 0\n{line}\n")
+    assert machine.has_bfloat16() is bfloat16
+
+
 def test_measurement_names_differ():
     names = [one.name for one in measurements.MEASUREMENTS]
     assert len(set(names)) == len(names)
