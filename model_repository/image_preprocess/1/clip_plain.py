@@ -82,7 +82,7 @@ def _jpeg_pixels(encoded: bytes) -> int | None:
 
 
 def _has_one_scan(encoded: bytes) -> bool:
-    """Return whether a JPEG is sequential, with all colours in its first scan: libjpeg then reads no other."""
+    """Return whether a JPEG is sequential with all colours in its first scan: libjpeg reads no other then."""
     place, marker, components = 2, 0, 0
     for _ in range(MAX_SEGMENTS):
         start, kind, size = unpack_from(">BBH", encoded, place)
