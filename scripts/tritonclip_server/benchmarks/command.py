@@ -23,6 +23,9 @@ SUBCOMMANDS = {
         "Compare vector stores for the search index.",
         "'./client[search]' --group search-bench",
     ),
+    "decoding": Subcommand(
+        "benchmarks.decoding", "Measure instances and threads of image decoding.", _BENCHMARK
+    ),
     "jpeg-draft": Subcommand(
         "benchmarks.jpeg_draft", "Measure speed and accuracy of reduced JPEG decoding.", _BENCHMARK
     ),
