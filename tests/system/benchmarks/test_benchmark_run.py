@@ -126,7 +126,11 @@ def test_quick_run_writes_its_files_and_leaves_no_process(servers, tmp_path, env
     assert run.returncode == 0, text
     content = json.loads((tmp_path / "benchmark.json").read_text())
     assert list(content["rounds"]) == ONLY.split(",")
-    assert {line["title"] for line in content["derived"]} == {"roofline: decoding and encoding only"}
+    assert {line["title"] for line in content["derived"]} == {
+        "roofline: decoding and encoding only",
+        "throughput / FastAPI",
+        "throughput / roofline",
+    }
     assert set(content["ready_s"]) == {"triton", "parts", "fastapi"}
     assert "infinity" in content["skipped"]
     assert {"benchmark.md", "callers.png", "stages.png"} <= {path.name for path in tmp_path.iterdir()}

@@ -73,7 +73,7 @@ def by_callers(rounds: Rounds) -> Figure | None:
         axes.set_xticks(list(CALLERS), [str(callers) for callers in CALLERS])
         axes.set_xlabel("callers, each with one request of one image in flight")
         axes.set_title(title)
-        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncol=3)
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncol=2)
         axes.grid(alpha=0.3)
     left.set_ylim(bottom=0)
     return figure
