@@ -39,6 +39,8 @@ from tritonclip_server.serving.launcher import EmbeddedTriton, ServerOptions
 MODEL = "image_preprocess"
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 FILES = 8
+TABLE_COLUMNS = 110
+"""The table is narrower; a console of 80 columns would cut its cells."""
 FEWEST_CALLERS = 8
 """Least number of requests in flight. With more threads there are two for each."""
 
@@ -100,7 +102,7 @@ def main(decoders: str, sizes: str, processors: str, rounds: int, seconds: float
                     for size, files in requests.items():
                         rate = measured(server, files, setting, seconds)
                         rates.setdefault((size, setting), []).append(rate)
-    Console(highlight=False, soft_wrap=True).print(table(rates))
+    Console(highlight=False, width=TABLE_COLUMNS).print(table(rates))
 
 
 @contextmanager
