@@ -135,6 +135,9 @@ def _build_encoder(
     max_bucket = parameters.integer("max_bucket", minimum=1)
     wanted = parameters.choice("compile", ("auto", "on", "off"))
     if dtype == torch.int8:
+        from clip_int8 import IMAGES_PER_THREAD
+
+        max_bucket = min(max_bucket, IMAGES_PER_THREAD * torch.get_num_threads())
         if wanted == "on":
             pb_utils.Logger.log_warn("the vision tower in int8 cannot be compiled, running it uncompiled")
     elif wanted == "on" or (wanted == "auto" and _compiling_pays(model)):
