@@ -22,6 +22,8 @@ from tritonclip_server.gpu.decoding import photographs
 from tritonclip_server.paths import CHECKOUT
 from tritonclip_server.serving.launcher import EmbeddedTriton, LaunchError, ServerOptions
 
+MOST_PIXELS = 2_000
+"""Images per measurement of `image_preprocess`: perf_analyzer keeps its answers as text, 0.5 MB per image."""
 STOP_S = 25
 """Time reserved to stop a server."""
 
@@ -82,7 +84,8 @@ def measure_loads(
                 requests=requests,
             ).requests_per_s
 
-        rate = steady_rate(send, callers, context.plan.seconds)
+        most = max(1, MOST_PIXELS // images) if model == "image_preprocess" else None
+        rate = steady_rate(send, callers, context.plan.seconds, most)
         context.results.add(
             "loads",
             model=model,
@@ -95,7 +98,7 @@ def measure_loads(
         )
 
 
-def steady_rate(send: Callable[[int], float], callers: int, seconds: float) -> float:
+def steady_rate(send: Callable[[int], float], callers: int, seconds: float, most: int | None = None) -> float:
     """Return the requests/s of a load that lasts about `seconds`.
 
     Args:
@@ -103,9 +106,11 @@ def steady_rate(send: Callable[[int], float], callers: int, seconds: float) -> f
             warm-up.
         callers: Requests in flight; at least twice as many are sent.
         seconds: Duration of the second call.
+        most: Limit on the requests of the second call, if it is at least twice the callers.
     """
     rate = send(2 * callers)
-    return send(max(2 * callers, int(rate * seconds)))
+    wanted = int(rate * seconds)
+    return send(max(2 * callers, wanted if most is None else min(wanted, most)))
 
 
 def write_inputs(context: PartContext) -> dict[tuple[str, int], Path]:

@@ -61,6 +61,8 @@ def test_steady_rate_warms_up_then_sends_enough_requests():
     assert sent == [8, 250]
     steady_rate(send, callers=200, seconds=2.5)
     assert sent[2:] == [400, 400]
+    steady_rate(send, callers=4, seconds=2.5, most=60)
+    assert sent[4:] == [8, 60]
 
 
 def test_generated_photographs_and_texts_are_reproducible_and_in_range():

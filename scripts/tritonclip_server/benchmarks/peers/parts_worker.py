@@ -13,6 +13,7 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import numpy as np
+import torch
 from google.protobuf import json_format, text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
@@ -76,6 +77,7 @@ def load_model(directory: Path) -> Any:
 def main(repository: str) -> None:
     """Load both models, and answer commands."""
     encoder = load_model(Path(repository) / "vision_encoder")
+    encoder_threads = torch.get_num_threads()
     decoder = load_model(Path(repository) / "image_preprocess")
 
     def decoded(images: list[bytes]) -> np.ndarray:
@@ -85,9 +87,11 @@ def main(repository: str) -> None:
 
     def encode(files: list[bytes], batch: int, seconds: float) -> dict[str, float]:
         pixels = decoded([files[number % len(files)] for number in range(batch)])
+        torch.set_num_threads(encoder_threads)  # the decoder has set its own number for the whole process
         return timed(lambda: encoder.execute([request("pixel_values", pixels)]), batch, seconds)
 
     def decode(files: list[bytes], batch: int, seconds: float) -> dict[str, float]:
+        torch.set_num_threads(1)
         groups = batches(files, batch)
         return timed(lambda: decoded(next(groups)), batch, seconds)
 
