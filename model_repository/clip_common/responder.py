@@ -86,10 +86,12 @@ class Responder:
         valid = [index for index, outcome in enumerate(outcomes) if not isinstance(outcome, Exception)]
         *early, last = [valid] if largest is None else _parts(valid, outcomes, largest)
         for part in early:
-            answers = [self.defer(requests[index]) for index in part]
+            part_started_s = time.perf_counter()
             results = run_isolating_failures(run, [outcomes[index] for index in part])
-            for index, answer in zip(part, answers, strict=True):
-                answer(results.pop(0))
+            for index in part:
+                result = results.pop(0)
+                if result != DEFERRED:  # `run` has taken the others out of the batch
+                    self.defer(requests[index], part_started_s)(result)
                 outcomes[index] = DEFERRED
         results = run_isolating_failures(run, [outcomes[index] for index in last])
         for index, result in zip(last, results, strict=True):
@@ -102,19 +104,20 @@ class Responder:
         self._metrics.finish(batch, _rejections(outcomes))
         return responses
 
-    def defer(self, request: Any) -> Callable[[Outcome], None]:
+    def defer(self, request: Any, started_s: float | None = None) -> Callable[[Outcome], None]:
         """Take a request out of its batch, so that `respond` does not wait for it.
 
         `run` returns DEFERRED for the request.
 
+        Args:
+            request: The request.
+            started_s: Time of `time.perf_counter` when the work on it began; now if None.
+
         Returns:
             A function that responds to the request. It is called once, from any thread.
         """
-        started_s, request_id, sender = (
-            time.perf_counter(),
-            request.request_id(),
-            request.get_response_sender(),
-        )
+        started_s = time.perf_counter() if started_s is None else started_s
+        request_id, sender = request.request_id(), request.get_response_sender()
         self._metrics.defer()
 
         def respond(outcome: Outcome) -> None:

@@ -274,6 +274,26 @@ def test_large_batch_runs_in_parts_and_every_part_is_answered_before_the_next(re
         assert one.output_tensors[0].array.tolist() == [[2 * number for number in range(count)]]
 
 
+def test_request_of_a_part_that_run_defers_is_answered_once(backend):
+    first, second, third = (request(number)._replace(sent=[]) for number in range(3))
+    responder = Responder(backend, MetricFactory(backend, ARGS))
+    later = []
+
+    def run(groups):
+        if groups[0] is first.tensors["numbers"]:
+            later.append(responder.defer(first))
+            return [DEFERRED]
+        return double(groups)
+
+    responses = responder.respond([first, second, third], parse, run, largest=1)
+    assert responses[:2] == [None, None]
+    assert [len(one.sent) for one in (first, second, third)] == [0, 1, 0]
+    later[0]({"doubled": np.array([[0]])})
+    responder.close()
+    ((answer, _),) = first.sent
+    assert answer.output_tensors[0].array.tolist() == [[0]]
+
+
 def test_failure_in_a_part_fails_only_its_request(respond):
     boxes = [[], [], []]
     numbers = (1, -1, 3)
