@@ -1,5 +1,5 @@
 # make demo: classify the sample images on a real Triton.
-# make test: run the unit tests and the tests against a server, in less than 8 minutes on 2 cores.
+# make test: run the unit tests and the tests against a server, in 8 to 10 minutes on 2 cores.
 # make test-unit: run the tests that start no process, in less than a minute.
 # make test-system: run the tests of faults, hostile input, containers, Spark and other languages.
 # make test-all: run every test, with those marked slow.
@@ -35,9 +35,9 @@ $(INSTALLED): pyproject.toml constraints.txt client/pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.10, 3.11 or 3.12 with venv found; set PYTHON=..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev \
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --group dev \
 		--editable '.[evaluate,onnx,benchmark]' --editable 'client[gateway]'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps --upgrade \
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --no-deps --upgrade \
 		--target $(VENV)/torchvision torchvision
 	@touch $@
 

@@ -8,6 +8,8 @@ from tritonclip_server.demo.evaluation import digit_task, pair_task, run_task
 from tritonclip_server.demo.scenes import HELD_OUT
 from tritonclip_server.repository.reference import Reference
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def reference():
