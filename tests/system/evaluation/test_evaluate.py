@@ -52,7 +52,7 @@ def test_different_precision_and_jpeg_decoding_are_reported(servers, prepare, tm
     with servers.run(repository, "bfloat16 for images only, JPEG draft mode") as server:
         done = run_evaluation(tmp_path / "data", DEMO_CHECKPOINT, "--url", server.grpc_url, "--explain")
     assert differing_stages(done.stdout) == ["preprocessing", "vision tower"], done.output
-    assert "the server has jpeg_draft 1" in done.stdout
+    assert "the server has image_processor torchvision, jpeg_draft 1" in done.stdout
     assert "the server has precision bfloat16" in done.stdout
 
 
