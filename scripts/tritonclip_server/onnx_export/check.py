@@ -21,6 +21,7 @@ from tritonclip_server.demo.captions import OTHER_TEMPLATES, PLAIN_TEMPLATES
 from tritonclip_server.demo.drawing import draw
 from tritonclip_server.demo.scenes import PAIRS, sample_shapes
 from tritonclip_server.onnx_export.towers import IMAGE_TOWER, TEXT_TOWER
+from tritonclip_server.repository.image_settings import PILLOW
 from tritonclip_server.repository.reference import Reference
 
 SAMPLES = 200
@@ -186,7 +187,7 @@ def _scores(images: Array, texts: Array, scale: float) -> Array:
 def main(checkpoint: Path, export: Path, threads: int) -> None:
     """Compare EXPORT, a folder from export-onnx, with CHECKPOINT, a directory; then time both in turns."""
     torch.set_num_threads(threads)
-    reference = Reference(checkpoint)
+    reference = Reference(checkpoint, image_processor=PILLOW)
     samples = make_samples(reference)
     directories = {name: export / name for name in LEAST_COSINE if (export / name).is_dir()}
     for name, directory in directories.items():

@@ -24,6 +24,7 @@ import click
 
 from tritonclip_server.repository.checkpoint import Checkpoint, read_checkpoint
 from tritonclip_server.repository.checkpoint_files import CheckpointError, locate
+from tritonclip_server.repository.image_settings import PILLOW
 
 if TYPE_CHECKING:
     from tritonclip_server.onnx_export.check import Deviation
@@ -107,7 +108,7 @@ def _export(content: Checkpoint, source: Path, output: Path, precisions: tuple[s
     from tritonclip_server.onnx_export.check import compare, make_samples
     from tritonclip_server.repository.reference import Reference
 
-    reference = Reference(source)
+    reference = Reference(source, image_processor=PILLOW)
     output.parent.mkdir(parents=True, exist_ok=True)
     needed = SIZE_FACTOR * sum(towers.expected_bytes(reference.model, precision) for precision in precisions)
     _check_space(output.parent, needed)

@@ -27,6 +27,7 @@ from tests.helpers.servers import DEMO_CHECKPOINT, ROOT
 from tritonclip import Client
 from tritonclip_server.onnx_export.check import compare, make_samples
 from tritonclip_server.onnx_export.command import ExportError, _check_cosine, _check_space, main
+from tritonclip_server.repository.image_settings import PILLOW
 from tritonclip_server.repository.reference import Reference
 
 READER = ROOT / "client" / "examples" / "onnx_classify.py"
@@ -84,7 +85,7 @@ def clip(export: Path, reader):
 
 @pytest.fixture(scope="session")
 def reference():
-    return Reference(DEMO_CHECKPOINT)
+    return Reference(DEMO_CHECKPOINT, image_processor=PILLOW)
 
 
 def test_settings_name_checkpoint_and_deviations(export: Path):
