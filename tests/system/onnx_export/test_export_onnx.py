@@ -30,6 +30,8 @@ from tritonclip_server.onnx_export.command import ExportError, _check_cosine, _c
 from tritonclip_server.repository.image_settings import PILLOW
 from tritonclip_server.repository.reference import Reference
 
+pytestmark = pytest.mark.slow
+
 READER = ROOT / "client" / "examples" / "onnx_classify.py"
 IMAGE = ROOT / "scripts" / "demo" / "images" / "digit_7.jpg"
 LABELS = ["a red circle", "the digit 7", "the digit 3", "ein blaues Quadrat, " + "sehr " * 80 + "groß"]
