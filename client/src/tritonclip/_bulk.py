@@ -6,7 +6,6 @@ At most `2 * concurrency` groups exist at a time, so memory does not grow with t
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import os
 import threading
 from collections import deque
@@ -20,7 +19,6 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, cast
 
@@ -31,6 +29,7 @@ from tritonclip._images.files import find_images
 from tritonclip._retry import is_outage, run_retry_policy
 from tritonclip._settings import check_seconds, check_whole
 from tritonclip._types import Progress
+from tritonclip._workers import Workers
 from tritonclip.errors import InvalidInputError, ModelNotReadyError, TritonClipError, rejection_reason
 
 I = TypeVar("I")  # noqa: E741
@@ -284,28 +283,21 @@ def run_ordered(
 
     Args:
         groups: Consumed only as far as there is room.
-        answer: Called in a thread of the pool.
+        answer: Called in one of the threads.
         plan: See `Plan`.
         counts: The run's counts.
         ended: Set when the caller stops taking results, so that `answer` stops waiting.
     """
-    window: deque[Future[list[R | TritonClipError]]] = deque()
-    pool = ThreadPoolExecutor(plan.concurrency, thread_name_prefix="tritonclip")
-    wait = True
-    try:
-        for group in groups:
-            # The context carries the current span.
-            window.append(pool.submit(contextvars.copy_context().run, answer, group))
-            while window and (len(window) >= 2 * plan.concurrency or window[0].done()):
-                yield from counts.emit(window.popleft().result())
-        while window:
-            yield from counts.emit(window.popleft().result())
-    except KeyboardInterrupt:
-        wait = False  # closing the client ends the calls in flight
-        raise
-    finally:
-        ended.set()
-        pool.shutdown(wait=wait, cancel_futures=True)
+    with Workers(answer, plan.concurrency) as workers:
+        try:
+            for group in groups:
+                workers.submit(group)
+                while workers.waiting and (workers.waiting >= 2 * plan.concurrency or workers.has_next()):
+                    yield from counts.emit(workers.take_next())
+            while workers.waiting:
+                yield from counts.emit(workers.take_next())
+        finally:
+            ended.set()
 
 
 async def run_ordered_async(

@@ -27,6 +27,25 @@ LABELS = ["a red circle", "a blue square", "the digit 7"]
 PROTOCOLS = ["grpc", "http"]
 LONG_S = 60.0
 ENDS_S = 120.0  # limit for operations that must not wait for their patience of 600 s
+INTERRUPTS = 1000
+INTERRUPTED_RUNS = f"""
+import random, signal
+from tritonclip._workers import Workers
+
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+for number in range({INTERRUPTS}):
+    try:
+        with Workers(lambda value: value, 4) as workers:
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 1e-3), 2)  # again if a finalizer ate it
+            while True:
+                for value in range(8):
+                    workers.submit(value)
+                for value in range(8):
+                    assert workers.take_next() == value
+    except KeyboardInterrupt:
+        continue
+print("interrupted {INTERRUPTS} times")
+"""
 
 
 @pytest.fixture
@@ -319,6 +338,13 @@ with Client(sys.argv[1], protocol=sys.argv[2]) as client:
         finally:
             process.kill()
     assert errors.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_ctrl_c_at_any_moment_ends_the_run_and_lets_the_process_exit():
+    process = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_RUNS], timeout=ENDS_S, capture_output=True, text=True, check=False
+    )
+    assert process.stdout == f"interrupted {INTERRUPTS} times\n", process.stderr
 
 
 # One client, many callers

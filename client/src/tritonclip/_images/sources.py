@@ -11,7 +11,6 @@ import io
 import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,6 +19,7 @@ from PIL import Image, ImageOps, features
 from tritonclip._images.arrays import pil_from_array, warn_if_clipped
 from tritonclip._images.urls import FETCH_IT_YOURSELF, is_url
 from tritonclip._text import shown
+from tritonclip._workers import Workers
 from tritonclip.errors import InvalidInputError
 
 R = TypeVar("R")
@@ -61,8 +61,14 @@ def map_images(function: Callable[[Any, int], R], images: Iterable[tuple[int, ob
     urls = sum(isinstance(image, str) and is_url(image) for _, image in pairs)
     if urls < 2:
         return [function(image, index) for index, image in pairs]
-    with ThreadPoolExecutor(min(urls, MAX_CONCURRENT_FETCHES)) as pool:
-        return list(pool.map(lambda pair: function(pair[1], pair[0]), pairs))
+
+    def call(pair: tuple[int, object]) -> R:
+        return function(pair[1], pair[0])
+
+    with Workers(call, min(urls, MAX_CONCURRENT_FETCHES)) as workers:
+        for pair in pairs:
+            workers.submit(pair)
+        return [workers.take_next() for _ in pairs]
 
 
 def as_images(images: object) -> tuple[Sequence[object], bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import socket
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -148,12 +149,14 @@ class GrpcTransport:
         self._settings = settings
         self._options = client_options(settings)
         self._client: Any = None
+        self._lock = threading.Lock()  # guards the opening of the channel
         _forks.renew_in_children(self)
 
     def renew(self) -> None:
         """Start without a channel in a forked process."""
         _forks.leave_to_parent(self._client)
         self._client = None
+        self._lock = threading.Lock()
 
     def infer(self, call: Call[Any], request: Request) -> Answer:
         """See `Transport`. A deadline cancels the call on the server too."""
@@ -183,12 +186,18 @@ class GrpcTransport:
 
     def _send(self, attempt: Callable[[M, Request], T], message: M, request: Request) -> T:
         """Attempt until success, an error that no retry can fix, the last attempt, or the deadline."""
-        if self._client is None:
-            GRPC_USE.note_channel()
-            self._client = triton.InferenceServerClient(**self._options)
+        self._open()
         retrying = tenacity.Retrying(**call_retry_policy(self._settings.attempts, request))
         answer: T = retrying(self._attempt, attempt, message, request)
         return answer
+
+    def _open(self) -> None:
+        """Open the one channel of all threads, unless it is open."""
+        if self._client is None:
+            with self._lock:
+                if self._client is None:
+                    GRPC_USE.note_channel()
+                    self._client = triton.InferenceServerClient(**self._options)
 
     def _attempt(self, attempt: Callable[[M, Request], T], message: M, request: Request) -> T:
         try:
