@@ -21,7 +21,6 @@ BIN := $(VENV)/bin
 CHECKPOINT ?= scripts/demo/checkpoint
 REPOSITORY ?= build/repositories/$(subst /,--,$(CHECKPOINT))
 EXAMPLES ?= 15000
-INSTALLED := $(VENV)/.installed
 # Duration of a soak.
 MINUTES ?= 20
 # Thresholds and other options of loadtest/run.py.
@@ -29,27 +28,38 @@ LOADTEST ?= --max-p99-ms 2000 --min-rate 1
 MODELS := admission image_preprocess vision_encoder text_encoder similarity
 
 .PHONY: install demo serve gateway test test-unit test-system test-all coverage fuzz faults loadtest soak images benchmark check format clean
-install: $(INSTALLED)
+# What each group of goals installs. dev contains the others.
+INSTALL_server := --editable . --editable 'client[gateway]'
+INSTALL_loadtest := $(INSTALL_server) --group loadtest
+INSTALL_benchmark := --editable '.[benchmark]' --editable 'client[gateway]'
+INSTALL_dev := --group dev --editable '.[evaluate,onnx,benchmark]' --editable 'client[gateway]'
+SERVER := $(VENV)/.installed-server
+DEV := $(VENV)/.installed-dev
 
-$(INSTALLED): pyproject.toml constraints.txt client/pyproject.toml
+install: $(DEV)
+
+$(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.10, 3.11 or 3.12 with venv found; set PYTHON=..." >&2; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --group dev \
-		--editable '.[evaluate,onnx,benchmark]' --editable 'client[gateway]'
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --no-deps --upgrade \
-		--target $(VENV)/torchvision torchvision
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-%: pyproject.toml constraints.txt client/pyproject.toml | $(BIN)/python
+	scripts/install.sh $(VENV) --constraint constraints.txt $(INSTALL_$*)
 	@touch $@
 
-demo: install
+$(DEV): pyproject.toml constraints.txt client/pyproject.toml | $(BIN)/python
+	scripts/install.sh $(VENV) --constraint constraints.txt $(INSTALL_dev)
+	scripts/install.sh $(VENV) --constraint constraints.txt --no-deps --upgrade --target $(VENV)/torchvision torchvision
+	@touch $(VENV)/.installed-server $(VENV)/.installed-loadtest $(VENV)/.installed-benchmark $@
+
+demo: $(SERVER)
 	@$(BIN)/tritonclip-server prepare $(CHECKPOINT) --output $(REPOSITORY) --force --set vision_encoder.compile=off
 	@$(BIN)/python scripts/demo/run.py $(REPOSITORY)
 
-serve: install
+serve: $(SERVER)
 	@exec $(BIN)/tritonclip-server serve $(CHECKPOINT) --repository $(REPOSITORY)
 
 # GATEWAY="--keys-file keys" make gateway: pass options to `tritonclip gateway`.
-gateway: install
+gateway: $(SERVER)
 	@exec $(BIN)/tritonclip gateway --url localhost:8001 $(GATEWAY)
 
 # PYTEST="-p randomly" make test: shuffle the tests.
@@ -82,17 +92,17 @@ fuzz: install
 faults: install
 	$(BIN)/python -m pytest tests/system/faults tests/system/attacks -rP
 
-loadtest: install
+loadtest: $(VENV)/.installed-loadtest
 	@$(BIN)/tritonclip-server prepare $(CHECKPOINT) --output $(REPOSITORY) --force --set vision_encoder.compile=off
 	@$(BIN)/python loadtest/run.py --repository $(REPOSITORY) $(LOADTEST)
 
-soak: install
+soak: $(VENV)/.installed-loadtest
 	@$(BIN)/python loadtest/soak.py --minutes $(MINUTES)
 
 images: install
 	$(BIN)/python docker/build_images.py
 
-benchmark: install
+benchmark: $(VENV)/.installed-benchmark
 	$(BIN)/tritonclip-server benchmark serving
 
 check: install

@@ -80,6 +80,9 @@ class Orientation:
         return (height, width) if self.swapped else (width, height)
 
 
+UPRIGHT = Orientation(swapped=False, mirrored=False, flipped=False)
+
+
 def resized_size(width: int, height: int, settings: ProcessorSettings) -> tuple[int, int]:
     """Return the (width, height) to resize an image to; the longer edge is rounded down."""
     if settings.resize is None:

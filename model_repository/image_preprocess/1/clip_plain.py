@@ -33,6 +33,8 @@ _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _SEQUENTIAL = (0xC0, 0xC1)  # baseline and extended, with Huffman coding
 _FRAMES = (*_SEQUENTIAL, 0xC2)  # and progressive
 _PLAIN_SEGMENTS = frozenset((0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)))
+_JFIF, _JFIF_BYTES = 0xE0, 16
+_BARE_SEGMENTS = frozenset((_JFIF, 0xC4, 0xDB, 0xDD, 0xFE))  # and tables, a restart interval, comments
 _WITHOUT_LENGTH = (0x01, 0xD8)
 _TYPE_BYTES = (1, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4)
 """Size of a value by its TIFF type."""
@@ -81,19 +83,39 @@ def _jpeg_pixels(encoded: bytes) -> int | None:
     return pixels or None
 
 
-def _has_one_scan(encoded: bytes) -> bool:
-    """Return whether a JPEG is sequential with all colours in its first scan: libjpeg reads no other then."""
-    place, marker, components = 2, 0, 0
+def bare_jpeg_size(encoded: bytes) -> tuple[int, int] | None:
+    """Return (width, height) of a JPEG of one scan that says nothing of its pixels but what libjpeg needs.
+
+    Pillow would find no orientation, no profile and no second picture in it. None for every other file.
+    """
+    with suppress(IndexError, StructError):  # the file is truncated
+        if encoded.startswith(b"\xff\xd8\xff"):
+            place = _one_scan_frame(encoded, _BARE_SEGMENTS)
+            if place is not None:
+                precision, height, width = unpack_from(">BHH", encoded, place + 4)
+                return (width, height) if precision == 8 and width and height else None
+    return None
+
+
+def _one_scan_frame(encoded: bytes, accepted: frozenset[int] = _PLAIN_SEGMENTS) -> int | None:
+    """Return where the frame header of a JPEG starts that is sequential with all colours in its first scan.
+
+    libjpeg reads no other scan then. None for every other JPEG, and for one with a segment that is not
+    accepted, or with a second frame header.
+    """
+    place, frame = 2, None
     for _ in range(MAX_SEGMENTS):
         start, kind, size = unpack_from(">BBH", encoded, place)
+        if start != 0xFF:
+            return None
         if kind == _START_OF_SCAN:
-            return start == 0xFF and marker in _SEQUENTIAL and encoded[place + 4] == components
-        if kind in _FRAMES:
-            marker, components = kind, encoded[place + 9]
-        elif kind not in _PLAIN_SEGMENTS:
-            break
+            return frame if frame is not None and encoded[place + 4] == encoded[frame + 9] else None
+        if kind in _SEQUENTIAL and frame is None:
+            frame = place
+        elif kind not in accepted or (kind == _JFIF and size < _JFIF_BYTES):  # Pillow may reject a short one
+            return None
         place += 2 + max(size, 2)
-    return False
+    return None
 
 
 def has_more_scans(encoded: bytes, limit: int = MAX_SCANS) -> bool:
@@ -102,7 +124,7 @@ def has_more_scans(encoded: bytes, limit: int = MAX_SCANS) -> bool:
     Scans of previews, and what looks like scans in a video behind the image, do not count.
     """
     with suppress(IndexError, StructError):  # the file is truncated
-        if _has_one_scan(encoded):  # a search through the whole file takes milliseconds
+        if _one_scan_frame(encoded) is not None:  # a search through the whole file takes milliseconds
             return False
     if sum(1 for _ in islice(_SCAN.finditer(encoded), limit + 1)) <= limit:
         return False

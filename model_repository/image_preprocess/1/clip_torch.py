@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from clip_geometry import Orientation, ProcessorSettings, resized_size
+from clip_geometry import UPRIGHT, Orientation, ProcessorSettings, resized_size
 
 NEAREST, LANCZOS, BILINEAR, BICUBIC = "nearest-exact", "lanczos", "bilinear", "bicubic"
 MODES = {
@@ -28,7 +28,6 @@ MODES = {
     Image.Resampling.BICUBIC: BICUBIC,
 }
 """Modes of `interpolate` that torchvision takes for values of `resample`; it has none for the other ones."""
-UPRIGHT = Orientation(swapped=False, mirrored=False, flipped=False)
 
 
 class TorchResizer:

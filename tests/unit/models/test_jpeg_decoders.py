@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import clip_images
 import clip_jpeg
 from clip_geometry import TORCHVISION, ProcessorSettings
 from clip_images import ImageDecoder
 from clip_pillow import ImageError
+from tests.helpers.odd_pictures import insert_segment
 from tests.helpers.pictures import encode, noise, photos, turned, varied_image
 
 CLIP = ProcessorSettings(resize=224, resample=3, crop=(224, 224), image_processor=TORCHVISION)
@@ -109,6 +111,56 @@ def test_damaged_jpeg_keeps_its_answer(name, monkeypatch):
         except ImageError as error:
             answers.append(str(error))
     assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_header_that_pillow_does_not_read_is_judged_as_pillow_would(mode, monkeypatch):
+    decoder = ImageDecoder(CLIP, ("JPEG", "PNG"), 10**8)
+    file = encode(noise(48, 40).convert(mode), "JPEG", comment=b"note", restart_marker_blocks=3)
+    rest = file[:2] + file[20:]  # without the JFIF segment
+    variants = [file, *(insert_segment(rest, 0xE0, b"JFIF\0\1\1\0\0"[:n]) for n in range(10))]
+    for place in range(file.index(b"\xff\xda") + 14):
+        for value in (0, 3, 128, file[place] ^ 1):
+            variants.append(file[:place] + bytes([value]) + file[place + 1 :])
+
+    def answer(encoded):
+        try:
+            return decoder.decode(encoded).tobytes()
+        except ImageError as error:
+            return str(error)
+
+    bare = sum(clip_images.bare_jpeg_size(variant) is not None for variant in variants)
+    answers = [answer(variant) for variant in variants]
+    monkeypatch.setattr(clip_images, "bare_jpeg_size", lambda encoded: None)
+    assert answers == [answer(variant) for variant in variants]
+    assert len(variants) / 2 < bare < len(variants)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        several_pictures,
+        with_xmp_turn,
+        lambda: turned(photos()[0], 6),
+        lambda: photo(progressive=True),
+        lambda: photo(icc_profile=bytes(500)),
+        rgb_jpeg,
+    ],
+    ids=["several pictures", "XMP", "Exif", "progressive", "profile", "Adobe"],
+)
+def test_jpeg_that_says_more_than_its_pixels_is_not_bare(make):
+    assert clip_images.bare_jpeg_size(photo()) == (301, 203)
+    assert clip_images.bare_jpeg_size(make()) is None
+
+
+def test_bare_jpeg_is_refused_if_the_format_is_not_accepted():
+    with pytest.raises(ImageError, match="is not an image in a format accepted here"):
+        ImageDecoder(CLIP, ("PNG",), 10**8).decode(photo())
+
+
+def test_bare_jpeg_over_the_limit_is_refused_by_its_size():
+    with pytest.raises(ImageError, match="is too large: 301 x 203 pixels, the limit is 10000"):
+        ImageDecoder(CLIP, ("JPEG",), 10_000).decode(photo())
 
 
 def test_buffer_of_a_larger_picture_is_used_again():
