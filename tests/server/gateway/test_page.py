@@ -38,6 +38,21 @@ def test_every_demo_image_gets_its_label(clip):
     assert clip.page.locator("#news").inner_text().count("three orange triangles, ") == 1
 
 
+def test_page_says_when_scores_mean_little(clip, opened, gateway, axe):
+    banner = clip.page.locator("#weights")
+    expect(banner).to_contain_text("the demo model, which knows drawn shapes, colours and digits only")
+    assert clip.violations(axe) == []
+    model = clip.page.request.get(f"{gateway}/v1/models").json()["data"][0]
+    assert model["demo_weights"] and not model["random_weights"]
+    for change, shown in [({"random_weights": True}, "random weights"), ({"demo_weights": False}, "")]:
+        other = opened(gateway)
+        with other.replying("v1/models", 200, {"data": [model | change]}):
+            other.open()
+            expect(other.page.locator("#model")).not_to_be_empty()
+        expect(other.page.locator("#weights")).to_contain_text(shown)
+        assert other.page.locator("#weights").is_visible() == bool(shown)
+
+
 def test_bad_file_fails_only_its_own_card(clip, broken, tmp_path):
     clip.expected_statuses.add(400)
     notes = tmp_path / "notes.txt"

@@ -27,6 +27,8 @@ from tritonclip.gateway.payloads.openapi import describe, describe_errors
 from tritonclip.gateway.payloads.schemas import MODEL_EXAMPLE, PIXEL, TEXTS_EXAMPLE, NotBlank, Warnings
 
 ALIAS = "clip"
+DEMO_SHA256 = "63d29b26a7c94a25fbc2ee2e69dca14ff567ff24d450e646de9a7dea79f2462c"
+"""Checksum of the weights in scripts/demo/checkpoint."""
 FIELDS = {"image": "input", "text": "input"}
 _ITEM_INDEX = re.compile(r"^(image|text) (\d+)\b")
 _MODEL_ERRORS = describe_errors(400, 401, 404, 429, 500, 503, 504)
@@ -141,6 +143,11 @@ class Model(BaseModel):
     )
     random_weights: bool = Field(
         description="True if the weights are random numbers for load tests.", examples=[False]
+    )
+    demo_weights: bool = Field(
+        description="True if these are the weights of the demo, which know drawn shapes, colours and digits "
+        "only.",
+        examples=[False],
     )
     logit_scale: float = Field(description="Multiplier from cosine to logit.", examples=[100.0])
 
@@ -272,6 +279,7 @@ def _describe_model(model: ModelInfo) -> dict[str, Any]:
         "sha256": model.sha256,
         "identity": model.identity,
         "random_weights": model.random_weights,
+        "demo_weights": model.sha256 == DEMO_SHA256,
         "logit_scale": model.logit_scale,
     }
 

@@ -4,6 +4,12 @@ import { address, events, getJson, hasKey, remembered, useKey } from "./api.js";
 import { announce, byId, showMessage } from "./dom.js";
 
 const POLL_MS = 15_000;
+const RANDOM =
+  "This server runs random weights, for load tests. Its scores mean nothing. To rank labels for your images, serve " +
+  "trained weights: tritonclip-server serve openai/clip-vit-base-patch32";
+const DEMO =
+  "This server runs the demo model, which knows drawn shapes, colours and digits only. Its scores for photographs " +
+  "mean nothing. For photographs, serve a full model: tritonclip-server serve openai/clip-vit-base-patch32";
 
 export class Status {
   constructor(page) {
@@ -41,7 +47,10 @@ export class Status {
     try {
       const [model] = (await getJson("v1/models")).data;
       this.page.model = model;
-      byId("model").textContent = model.id + (model.random_weights ? " (random weights, for load tests)" : "");
+      byId("model").textContent = model.id;
+      const warning = model.random_weights ? RANDOM : model.demo_weights ? DEMO : "";
+      byId("weights").hidden = !warning;
+      byId("weights").textContent = warning;
       byId("key-form").hidden = true;
       byId("change-key").hidden = !this.page.info.keys_required;
       events.dispatchEvent(new Event("model"));
