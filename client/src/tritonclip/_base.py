@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tritonclip._calls.client_scoring import ClientScoringFlows
 from tritonclip._calls.flows import Flows
 from tritonclip._calls.request import Request, start_request
+from tritonclip._keywords import suggests_keywords
 from tritonclip._settings import ClientOptions, Settings
 from tritonclip.errors import InferenceError
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _NOT_PICKLED = ("_flows", "_transport")
 
 
+@suggests_keywords(ClientOptions)
 class BaseClient:
     """The part of a client that does not depend on asyncio."""
 
@@ -31,6 +33,7 @@ class BaseClient:
 
         Raises:
             InvalidInputError: An argument or an environment variable is malformed.
+            TypeError: There is no such argument; the text suggests one.
             MissingExtraError: `tritonclient` lacks the protocol's dependencies.
             ServerUnavailableError: One of several gRPC host names cannot be resolved.
         """

@@ -32,6 +32,7 @@ from tritonclip._calls.flows import MAX_PROMPTS_PER_REQUEST, check_same_version
 from tritonclip._calls.identity import is_made_by, shown, warn_without_identity
 from tritonclip._calls.request import RequestOptions
 from tritonclip._calls.token_counts import report_label_warning
+from tritonclip._keywords import suggests_keywords
 from tritonclip._types import ImageInput, ModelInfo, Prediction
 from tritonclip.client import Client, ImageT
 from tritonclip.errors import InvalidInputError, TritonClipError
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float32]
 
 
+@suggests_keywords(RequestOptions, BulkOptions)
 class ZeroShotClassifier:
     """A classifier with a fixed set of labels, for any number of images; safe for threads.
 

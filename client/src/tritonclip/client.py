@@ -22,6 +22,7 @@ from tritonclip._calls.steps import Flow, Work
 from tritonclip._calls.token_counts import LabelReport
 from tritonclip._calls.wire import Question
 from tritonclip._isolate import Attempt, answer_or_isolate
+from tritonclip._keywords import suggests_keywords
 from tritonclip._retry import stopped_by
 from tritonclip._transport.choice import open_transport
 from tritonclip._transport.tracing import traced
@@ -38,6 +39,7 @@ Array = npt.NDArray[np.float32]
 Labels = list[str] | tuple[str, ...] | str | None
 
 
+@suggests_keywords(RequestOptions, _bulk.BulkOptions)
 class Client(BaseClient):
     """A client of one server, or of several that serve the same models.
 
@@ -45,7 +47,7 @@ class Client(BaseClient):
     `with` block. A forked process and a pickled copy open their own connections.
 
     The methods that call the server take `RequestOptions` by keyword: `timeout_s`, `request_id`, `priority`,
-    `headers`. All their errors are TritonClipError:
+    `headers`. An unknown argument raises a TypeError that suggests one. All other errors are TritonClipError:
 
     - InvalidInputError: fix the input.
     - ServerUnavailableError: retry.

@@ -12,6 +12,7 @@ import numpy as np
 
 from tritonclip._bulk import BulkOptions
 from tritonclip._calls.identity import is_made_by, shown, warn_without_identity
+from tritonclip._keywords import suggests_keywords
 from tritonclip._types import ModelInfo
 from tritonclip.client import Client
 from tritonclip.errors import InferenceError, InvalidInputError
@@ -29,6 +30,7 @@ MAX_TOP_K = 1000
 Paths = Sequence["str | os.PathLike[str]"]
 
 
+@suggests_keywords(BulkOptions)
 class SearchIndex:
     """An index of images and texts. Use it as a context manager, or call `close`.
 
