@@ -2,15 +2,20 @@
 
 import contextlib
 import csv
+import fcntl
 import http.client
 import http.server
 import io
 import json
 import os
 import pty
+import re
 import socket
+import struct
 import subprocess
 import sys
+import termios
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -162,10 +167,12 @@ def test_classify_prints_the_predictions_of_the_client(protocol, server, client)
     assert answer["elapsed_ms"] > 0
 
 
-def test_classify_prints_a_table_per_image(run):
+def test_classify_prints_a_line_per_image(run, client):
     lines = succeeded(run("classify", *SAMPLES, *LABELS, "--top-k", "1")).splitlines()
-    assert [line for line in lines if line in SAMPLES] == SAMPLES
-    assert lines[-1].startswith("2 images in ")
+    best = [client.classify(ROOT / sample, LABELS)[0] for sample in SAMPLES]
+    assert lines == [
+        f"{sample}\t{one['label']}\t{one['score']:.4f}" for sample, one in zip(SAMPLES, best, strict=True)
+    ]
 
 
 def test_classify_prints_json_lines_and_csv(run):
@@ -263,7 +270,8 @@ def test_embed_writes_text_embeddings(run, client, tmp_path):
     file = tmp_path / "vectors.npy"
     succeeded(run("embed", "--text", LABELS[0], "-", "--output", file, stdin=f"{LABELS[1]}\n"))
     np.testing.assert_allclose(np.load(file), client.embed_texts(LABELS), atol=1e-6)
-    assert "first of" in succeeded(run("embed", "--text", *LABELS))
+    lines = succeeded(run("embed", "--text", *LABELS)).splitlines()
+    assert [line.split("\t")[0] for line in lines] == LABELS
 
 
 def test_similarity_prints_the_cosines_of_the_client(run, client):
@@ -273,7 +281,7 @@ def test_similarity_prints_the_cosines_of_the_client(run, client):
     rows = list(csv.DictReader(io.StringIO(succeeded(run("similarity", "--csv", *SAMPLES, "-t", LABELS[1])))))
     np.testing.assert_allclose([item["cosine"] for item in record["similarities"]], wanted[0], atol=1e-6)
     np.testing.assert_allclose([float(row["cosine"]) for row in rows], wanted[:, 1], atol=1e-6)
-    assert f"{wanted[0, 0]:.4f}" in succeeded(run("similarity", SAMPLE, *LABELS))
+    assert f"{wanted[0, 0]:.4f}" in succeeded(run("similarity", SAMPLE, *LABELS)).split("\t")
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
@@ -331,16 +339,57 @@ def test_fail_fast_stops_at_the_first_bad_image(run, broken):
     assert done.stderr.count("\n") == 1
 
 
-def test_progress_bar_is_shown_on_a_terminal(server, tmp_path):
-    master, slave = pty.openpty()
-    with open(master, "rb", buffering=0) as terminal:
-        line = [COMMAND, "embed", "--jsonl", "--url", server.grpc_url, *SAMPLES]
-        done = subprocess.run(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=slave, check=False)
-        os.close(slave)
-        shown = terminal.read(65536).decode()
-    assert [json.loads(row)["input"] for row in done.stdout.splitlines()] == SAMPLES
-    assert "2 of 2 done, 0 failed, 0 retries" in shown
+def test_progress_bar_is_shown_on_a_terminal(server):
+    with on_terminal("embed", "--jsonl", "--url", server.grpc_url, *SAMPLES, stdout=subprocess.PIPE) as run:
+        shown, out = run
+    assert [json.loads(row)["input"] for row in out.splitlines()] == SAMPLES
+    assert " 2/2 " in shown
+    assert "/s" in shown
     assert SAMPLE not in shown
+
+
+def test_bar_counts_the_images_of_a_directory_and_stays_below_the_results(server, tmp_path):
+    """The count arrives while results are printed, so the run is held up with one image per request."""
+    for number in range(60):
+        (tmp_path / f"{number:02}.png").write_bytes(encode(noise(8, 8), "PNG"))
+    options = ["--url", server.grpc_url, "--batch-size", "1", "--concurrency", "1"]
+    with on_terminal("classify", tmp_path, *LABELS, *options) as (shown, _):
+        pass
+    assert "/60 " in shown
+    assert re.search(r"\d:\d\d:\d\d left", shown)
+    rows = re.findall(r"(\d\d)\.png\r\n", shown)
+    assert rows == [f"{number:02}" for number in range(60)]
+    assert "60 images in " in shown.splitlines()[-1]
+
+
+@contextlib.contextmanager
+def on_terminal(*arguments, stdout=None):
+    """Run a command on a terminal of 100 columns; yield what the terminal and `stdout` received."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    shown = []
+
+    def read():
+        with contextlib.suppress(OSError):  # Linux reports the end of a terminal as an error
+            while part := os.read(master, 65536):
+                shown.append(part)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    environment = {**os.environ, "TERM": "xterm"}
+    environment.pop("COLUMNS", None)
+    done = subprocess.run(
+        [COMMAND, *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        stdout=stdout or slave,
+        stderr=slave,
+        check=False,
+    )
+    os.close(slave)
+    reader.join()
+    os.close(master)
+    yield re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", b"".join(shown).decode()), done.stdout
 
 
 @pytest.mark.parametrize("form", ["--jsonl", "--json"])  # writes each result, or all at the end

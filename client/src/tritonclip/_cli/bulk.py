@@ -8,6 +8,7 @@ journal records.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tritonclip._cli.formats import CLASSIFY, EMBED, SIMILARITY
 from tritonclip._cli.inputs import (
     check_complete,
     check_not_empty,
+    count_images,
     count_known,
     read_images,
     read_lines,
@@ -108,6 +110,8 @@ def classify(
             null,
             kind=CLASSIFY,
             output=output,
+            texts=checked,
+            top_k=top_k,
             identity=lambda: {"labels": checked, **options, **_weights(client)},
             send=lambda inputs, on_progress: client.classify_many(
                 inputs, checked, **options, **_bulk_options(many, output, on_progress)
@@ -201,6 +205,7 @@ def similarity(
             null,
             kind=SIMILARITY,
             output=output,
+            texts=checked,
             identity=lambda: {"texts": checked, **_weights(client)},
             send=send,
         )
@@ -241,4 +246,11 @@ def _over_images(client: Client, images: list[str], null: bool, *, output: Outpu
         check_complete(images)
     skipped = SkippedCounts()
     inputs = read_images(images, null=null, on_skip=skipped.add)
-    return BulkRun(inputs=inputs, total=count_known(images), output=output, skipped=skipped, **run).start()
+    return BulkRun(
+        inputs=inputs,
+        total=count_known(images),
+        count=partial(count_images, images),
+        output=output,
+        skipped=skipped,
+        **run,
+    ).start()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import os
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -70,6 +71,22 @@ def _names_images(item: str) -> bool:
 def count_known(images: Sequence[str]) -> int | None:
     """Return the number of inputs, or None if directories, patterns or lists have to be read first."""
     return None if any(not _is_single(item) for item in images) else len(images)
+
+
+def count_images(images: Sequence[str], stop: threading.Event) -> int | None:
+    """Return the number of inputs, or None if an argument is a list, a search fails or the event is set."""
+    total = 0
+    try:
+        for item in images:
+            if item == STDIN:
+                return None
+            for _ in [item] if _is_single(item) else find_images(item, on_skip=lambda skipped: None):
+                total += 1
+                if stop.is_set():
+                    return None
+    except InvalidInputError:  # the run reports it
+        return None
+    return total
 
 
 def _is_single(item: str) -> bool:

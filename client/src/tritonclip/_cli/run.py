@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
+
+from rich.console import Console
 
 from tritonclip._cli import report
 from tritonclip._cli.formats import Kind, Writer, check_suffix, print_json, write_csv, write_file, write_jsonl
@@ -24,7 +27,6 @@ from tritonclip.errors import InvalidInputError, TritonClipError
 
 Send = Callable[[Iterator[str], Callable[[Progress], None]], Iterator[Any]]
 _STDOUT_WRITERS: dict[str, Writer] = {
-    "table": report.results,
     "jsonl": write_jsonl,
     "csv": write_csv,
 }
@@ -39,9 +41,12 @@ class BulkRun:
         output: Destination of the records.
         inputs: Names of the inputs, read lazily.
         total: Number of inputs, or None if it is not known in advance.
+        count: Counts the inputs if `total` is None, until an event is set; see `report.progress`.
         identity: Returns everything that determines the results, for the journal's header. It asks the server
             for its models, so it is called for runs into a file only, before and after the inputs.
         send: Takes inputs and a progress callback, and yields each input's result or error in order.
+        texts: The labels or texts that have scores.
+        top_k: Maximum number of scores per input; None for all.
         noun: Noun for an input, "image" or "text".
         skipped: Counts of the files that the search for inputs leaves out.
     """
@@ -52,6 +57,9 @@ class BulkRun:
     total: int | None
     identity: Callable[[], Record]
     send: Send
+    count: Callable[[threading.Event], int | None] = lambda stop: None
+    texts: Sequence[str] = ()
+    top_k: int | None = None
     noun: str = "image"
     skipped: SkippedCounts = field(default_factory=SkippedCounts)
 
@@ -68,14 +76,27 @@ class BulkRun:
 
     def _to_stdout(self) -> int:
         counter = report.RecordCounter(self.noun)
-        with report.progress(self.total, 0, to_file=False) as bar:
+        is_table = self.output.form == "table"
+        file = _stdout(self.output.form)
+        console = Console(file=file)
+        has_bar = self.total != 1 and (is_table or not console.is_terminal)
+        with self._progress(0, console) if has_bar else nullcontext(_ignore) as bar:
             records = counter.count(self._records(self.inputs, bar))
             with closing(records):
-                self._stdout_writer()(self.kind, records, _stdout(self.output.form))
-        if self.output.form == "table":
+                if is_table:
+                    single, texts = self.total == 1, self.texts
+                    report.results(console, self.kind, records, texts=texts, top_k=self.top_k, single=single)
+                else:
+                    self._stdout_writer()(self.kind, records, file)
+        if is_table:
             report.summary(counter)
         sys.stdout.flush()  # raises BrokenPipeError here rather than at interpreter exit
         return self._exit_code(counter.failed)
+
+    def _progress(
+        self, before: int, results: Console | None = None
+    ) -> AbstractContextManager[Callable[[Progress], None]]:
+        return report.progress(self.total, before, count=self.count, results=results)
 
     def _stdout_writer(self) -> Writer:
         if self.output.form != "json":
@@ -93,7 +114,7 @@ class BulkRun:
         before = len(journal)
         counter = report.RecordCounter(self.noun)
         try:
-            with report.progress(self.total, before, to_file=True) as bar:
+            with self._progress(before) as bar:
                 records = counter.count(self._records(journal.remaining(self.inputs), bar))
                 with closing(records):
                     for record in records:
@@ -140,6 +161,10 @@ class BulkRun:
             raise InvalidInputError(text) from result
         report.fail(text)
         return {"input": name, "error": error_reason(result)}
+
+
+def _ignore(counts: Progress) -> None:
+    """Take the counts of a run that has no progress bar."""
 
 
 def _stdout(form: str) -> TextIO:

@@ -168,7 +168,7 @@ def _sync(
         report.fail(f"{visible(name)}: {reason}")
 
     counter = report.RecordCounter("entry")
-    with report.progress(None, 0, to_file=True) as bar:
+    with report.progress(None, 0) as bar:
         options: dict[str, Any] = {**many, "on_progress": bar}
         summary = opened.sync(directories, text_files=text_files, on_error=on_error, **options)
     if not quiet:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 
 from tritonclip import InvalidInputError, ServerUnavailableError
-from tritonclip._cli.formats import CLASSIFY, EMBED, Kind
+from tritonclip._cli.formats import CLASSIFY, EMBED, SIMILARITY, Kind
 from tritonclip._cli.options import Output
 from tritonclip._cli.records import Record, journal_path
 from tritonclip._cli.run import BulkRun
@@ -63,6 +66,9 @@ def run(
     names: Any = NAMES,
     skipped: Sequence[SkippedFile] = (),
     identity: Callable[[], Record] = lambda: {"labels": ["cat"]},
+    total: int | None = None,
+    texts: Sequence[str] = (),
+    top_k: int | None = None,
     **options: Any,
 ) -> int:
     output = {"form": "table", "resume": False, "fail_fast": False, **options}
@@ -73,7 +79,9 @@ def run(
         kind=kind,
         output=Output(file=file, **output),
         inputs=iter(names),
-        total=None,
+        total=total,
+        texts=texts,
+        top_k=top_k,
         identity=identity,
         send=send or answering(vector if kind is EMBED else answer),
         skipped=counts,
@@ -220,35 +228,115 @@ def test_results_are_printed_before_further_inputs_are_read(capsys: Any) -> None
     assert [json.loads(line)["input"] for line in printed[0].splitlines()] == ["a.jpg", "b.jpg"]
 
 
-def test_table_shows_every_label_and_a_summary(capsys: Any) -> None:
+class Terminal(io.StringIO):
+    """A terminal; rich reads its width from COLUMNS."""
+
+    def isatty(self) -> bool:
+        return True
+
+    @property
+    def shown(self) -> str:
+        """The text without its colours."""
+        return re.sub(r"\x1b\[[0-9;]*m", "", self.getvalue())
+
+    def run(self, *args: Any, **options: Any) -> int:
+        """Call `run` with this terminal as standard output."""
+        with contextlib.redirect_stdout(self):
+            return run(None, *args, **options)
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """A terminal of 80 columns."""
+    out = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    return out
+
+
+def test_single_image_on_a_terminal_is_a_table_with_bars(terminal: Terminal) -> None:
     label = "[bold]cat[/bold]"
     scores = [{"score": 0.75, "label": label}, {"score": 0.25, "label": "dog"}]
-    assert run(None, answering(lambda name, number: scores), names=["a.jpg", "[red]b.jpg"]) == 0
-    out = capsys.readouterr().out
-    lines = out.splitlines()
-    assert lines[0] == "a.jpg"
-    assert "[red]b.jpg" in lines
+    send = answering(lambda name, number: scores)
+    assert terminal.run(send, names=["[red]b.jpg"], total=1, texts=[label, "dog"]) == 0
+    lines = terminal.shown.splitlines()
+    assert lines[0] == "[red]b.jpg"
     cat, dog = (next(line for line in lines if name in line) for name in (label, "dog"))
     assert "0.7500" in cat
     assert "0.2500" in dog
-    assert cat.count("━") > dog.count("━") > 0
-    assert lines[-1].startswith("2 images in ")
+    assert cat.index("╸") > dog.index("╸") > dog.index("0.2500")
+    assert lines[-1].startswith("1 image in ")
+
+
+LABELS = ["cat", "dog", "a much longer label"]
+
+
+def ranked(name: str, number: int) -> Any:
+    return [{"score": (3 - i) / 10, "label": label} for i, label in enumerate(LABELS)]
+
+
+@pytest.mark.parametrize(("columns", "shown"), [(60, 1), (100, 2), (200, 3)])
+def test_several_images_are_one_line_each_with_the_scores_that_fit(
+    columns: int, shown: int, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    names = [f"{'folder/' * 12}{number:03}.jpg" for number in range(200)]
+    assert terminal.run(answering(ranked), names=names, total=200, texts=LABELS) == 0
+    heading, *rows = terminal.shown.splitlines()
+    assert heading.split() == ["score", "label"] * shown + ["image"]
+    rest = [] if shown == 3 else [f"the best {shown} of 3 labels per image; --csv prints all"]
+    assert rows[200:-1] == rest
+    assert rows[-1].startswith("200 images in ")
+    for number, row in enumerate(rows[:200]):
+        assert len(row) <= columns
+        scores = [word for word in row.split() if word.startswith("0.")]
+        assert scores == ["0.3000", "0.2000", "0.1000"][:shown]
+        assert row.endswith(f"/{number:03}.jpg")
+        assert row.index("…" if columns < 200 else "folder") == heading.index("image")
+
+
+def test_lines_show_no_more_columns_than_top_k_and_the_highest_cosines_first(terminal: Terminal) -> None:
+    terminal.run(answering(lambda *one: ranked(*one)[:1]), total=None, texts=LABELS, top_k=1)
+    lines = terminal.shown.splitlines()
+    assert lines[0].split() == ["score", "label", "image"]
+    assert not any("the best" in line for line in lines)
+    cosines = [{"text": "cat", "cosine": -0.5}, {"text": "dog", "cosine": 0.25}]
+    terminal.truncate(0)
+    terminal.run(answering(lambda *one: cosines), kind=SIMILARITY, texts=["cat", "dog"])
+    row = next(line for line in terminal.shown.splitlines() if line.endswith("a.jpg"))
+    assert row.split() == ["0.2500", "dog", "-0.5000", "cat", "a.jpg"]
+
+
+@pytest.mark.parametrize("total", [1, 2])
+def test_pipe_gets_one_line_of_tab_separated_cells_per_image(total: int, capsys: Any) -> None:
+    names = ["a b.jpg", "tab\tbed.jpg"][:total]
+    assert run(None, answering(ranked), names=names, total=total, texts=LABELS) == 0
+    lines = capsys.readouterr().out.splitlines()
+    scores = "cat\t0.3000\tdog\t0.2000\ta much longer label\t0.1000"
+    assert lines == [f"a b.jpg\t{scores}", f"tab\\tbed.jpg\t{scores}"][:total]
+
+
+def test_pipe_gets_all_values_of_an_embedding(capsys: Any) -> None:
+    assert run(None, answering(lambda *_: np.array([0.5, 0.1], np.float32)), kind=EMBED, names=["a"]) == 0
+    assert capsys.readouterr().out == "a\t0.5\t0.1\n"
 
 
 @pytest.mark.parametrize("kind", [CLASSIFY, EMBED])
-def test_control_characters_of_names_do_not_reach_a_terminal(kind: Kind, capsys: Any) -> None:
+def test_control_characters_of_names_do_not_reach_a_terminal(
+    kind: Kind, terminal: Terminal, capsys: Any
+) -> None:
     name = "a\x1b]0;owned\x07\n\x9b2J.jpg"
     answers = answering(vector if kind is EMBED else answer)
-    assert run(None, answers, kind=kind, names=[name, f"bad {name}"]) == 2
-    for text in capsys.readouterr():
+    assert terminal.run(answers, kind=kind, names=[name, f"bad {name}"], texts=[name]) == 2
+    for text in (terminal.shown, capsys.readouterr().err):
         assert all(character.isprintable() or character == "\n" for character in text)
         assert r"a\x1b]0;owned\x07\n\x9b2J.jpg" in text
 
 
-def test_embeddings_are_printed_in_aligned_columns(capsys: Any) -> None:
+def test_embeddings_are_printed_in_aligned_columns(terminal: Terminal) -> None:
     vectors = {"a cat": np.array([0.5, -0.25], np.float32), "b": np.array([1, 0], np.float32)}
-    assert run(None, answering(lambda name, number: vectors[name]), kind=EMBED, names=list(vectors)) == 0
-    assert capsys.readouterr().out.splitlines()[:3] == [
+    assert terminal.run(answering(lambda name, number: vectors[name]), kind=EMBED, names=list(vectors)) == 0
+    assert terminal.shown.splitlines()[:3] == [
         "first of 2 values  input",
         "+0.5000 -0.2500    a cat",
         "+1.0000 +0.0000    b",
