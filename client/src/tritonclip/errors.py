@@ -21,6 +21,8 @@ import re
 import ssl
 from typing import Literal
 
+from tritonclip._wrong_port import wrong_port_message
+
 Rejection = Literal["overload", "deadline", "draining"]
 """Reasons for which the server rejects a request without working on it."""
 
@@ -85,7 +87,7 @@ class ServerUnavailableError(TritonClipError):
 
 
 class CertificateError(ServerUnavailableError):
-    """The server's or this client's certificate is rejected. Fix the files or the URL; do not retry."""
+    """A certificate is rejected, or the port does not use TLS. Fix the files or the URL; do not retry."""
 
 
 class DeadlineExceededError(TritonClipError, TimeoutError):
@@ -168,6 +170,9 @@ def from_failure(
     status, text = _status_and_text(error)
     kind = _kind(status, text)
     secure = endpoint.startswith(("grpcs://", "https://"))
+    if message := wrong_port_message(endpoint, status, text):
+        kind = CertificateError if secure else kind
+        return kind(f"{message}.", model=model, endpoint=endpoint)
     if secure and kind is ServerUnavailableError and _NO_CONNECTION.search(text):
         text = text.removeprefix(f"{_ENCRYPTED}: ").rstrip(".")
         kind = CertificateError if "certificate" in text.lower() else kind

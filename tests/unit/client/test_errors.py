@@ -246,3 +246,72 @@ def test_long_text_is_truncated() -> None:
 def test_triton_error_without_status_or_text_is_an_inference_error() -> None:
     assert type(mapped(InferenceServerException("model version must be a string"))) is InferenceError
     assert "no message" in mapped(InferenceServerException("", status="500")).message
+
+
+ALL_FAILED = "connections to all backends failing; last error: "
+HTTP_SERVER = (
+    "INTERNAL: ipv4:127.0.0.1:8080: Failed parsing HTTP/2 (Expected SETTINGS frame as the first frame, got "
+    "frame type 80) (Trying to connect an http1.x server (HTTP status 400))"
+)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "error", "kind", "parts"),
+    [
+        (
+            "grpc://host:8080",
+            InferenceServerException(ALL_FAILED + HTTP_SERVER, status="StatusCode.UNAVAILABLE"),
+            ServerUnavailableError,
+            ["HTTP server, such as the gateway", "grpc://host:8001", "http://host:8080"],
+        ),
+        (
+            "grpc://[::1]:8000,b:8000",
+            InferenceServerException(
+                ALL_FAILED + "UNAVAILABLE: ipv6:[::1]:8000: Socket closed", status="StatusCode.UNAVAILABLE"
+            ),
+            ServerUnavailableError,
+            ["http://[::1]:8000,b:8000", "grpc://[::1]:8001", "grpcs://[::1]:8000,b:8000"],
+        ),
+        (
+            "http://host:8001/base",
+            http.client.HTTPException("('Expected HTTP/, RTSP/ or ICE/', 8)"),
+            ServerUnavailableError,
+            ["not an HTTP port", "grpc://host:8001/base", "http://host:8000", "https://host:8001/base"],
+        ),
+        (
+            "http://host:8080",
+            InferenceServerException("{'message': \"there is nothing at '/v2/x'\"}", status="404"),
+            ModelNotReadyError,
+            ["not Triton", "gateway", "grpc://host:8001", "http://host:8000"],
+        ),
+        (
+            "https://host:8000",
+            ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)"),
+            CertificateError,
+            ["does not use TLS", "http://host:8000"],
+        ),
+    ],
+)
+def test_port_of_another_protocol_names_the_url_to_try(
+    endpoint: str, error: Exception, kind: type[TritonClipError], parts: list[str]
+) -> None:
+    result = errors.from_failure(error, model=None, endpoint=endpoint, timeout_s=1)
+    assert type(result) is kind
+    for part in parts:
+        assert part in result.message
+    assert "Expected" not in result.message
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "status", "text"),
+    [
+        ("grpc://host:8001", "StatusCode.UNAVAILABLE", "Socket closed"),
+        ("grpc://host:8001", "StatusCode.UNAVAILABLE", ALL_FAILED + "UNAVAILABLE: Connection refused"),
+        ("http://host:8000", "404", "Request for unknown model: 'clip_zero_shot' is not found"),
+        ("http://host:8000", "503", "Service Unavailable"),
+    ],
+)
+def test_other_failures_do_not_suggest_another_port(endpoint: str, status: str, text: str) -> None:
+    error = InferenceServerException(text, status=status)
+    message = errors.from_failure(error, model=None, endpoint=endpoint, timeout_s=1).message
+    assert "://" not in message

@@ -186,7 +186,7 @@ def test_error_over_grpc_names_the_proxy_in_the_way(
 
 def test_grpc_to_an_http_port_raises_unavailable(answers: Answers) -> None:
     with Client(answers.url.removeprefix("http://"), protocol="grpc", attempts=1) as client:
-        with pytest.raises(ServerUnavailableError, match="check the URL and the port"):
+        with pytest.raises(ServerUnavailableError, match="the port of an HTTP server"):
             client.health()
 
 

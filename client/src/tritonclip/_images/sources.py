@@ -11,6 +11,7 @@ import io
 import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -45,7 +46,7 @@ def encode_images(images: Sequence[object], fetch: Fetch | None = None) -> list[
     """
     if fetch is None:
         return [encode_image(image, index) for index, image in enumerate(images)]
-    return map_images(lambda image, index: encode_image(image, index, fetch), enumerate(images))
+    return map_images(partial(encode_image, fetch=fetch), enumerate(images))
 
 
 def encode_image(image: object, index: int, fetch: Fetch | None = None) -> bytes:
