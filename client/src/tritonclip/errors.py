@@ -11,7 +11,8 @@
     └── MissingExtraError       (also ImportError)   install what is named
 
 The tree follows what the caller does next, not the protocol: the same failure over gRPC and HTTP is the
-same class. Every error carries `message`, `model` and `endpoint`.
+same class. Every error has `message`, `model`, `endpoint`, `index`, `field` and `limit`. The last three are
+read from the message, because the server sends nothing else.
 """
 
 from __future__ import annotations
@@ -32,6 +33,40 @@ _NOT_READY = re.compile(r"Request for unknown model|.*\b(?:is not ready|has no a
 _RESTRICTED = re.compile(r".*\b(?:API|protocol) is restricted\b")
 # Texts about one input that name no cure; texts with a semicolon do.
 _ONE_INPUT = re.compile(r"(image|label|text) \d+\b[^;]*$")
+FIELDS = (
+    *("images", "labels", "texts", "hypothesis_template", "templates", "top_k", "threshold", "vector"),
+    *(
+        "url",
+        "protocol",
+        "timeout_s",
+        "api_key",
+        "headers",
+        "ca_file",
+        "cert_file",
+        "key_file",
+        "compression",
+    ),
+    *(
+        "attempts",
+        "keepalive_s",
+        "preprocess",
+        "fetch_timeout_s",
+        "fetch_max_bytes",
+        "request_id",
+        "priority",
+    ),
+    *("batch_size", "concurrency", "patience_s", "wait_for_server", "on_progress", "on_error"),
+)
+"""The arguments that messages begin with, if they are about one."""
+_ITEM = re.compile(r"(image|label|text) (\d+)\b")
+_FIELD = re.compile(
+    rf"(?:too many |no |request too large: \d+ bytes of )?({'|'.join(FIELDS)}|TRITONCLIP_[A-Z_]+)\b"
+)
+_QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
+_LIMIT = re.compile(
+    r"(?:\blimit (?:is|of)|\b(?:more|larger) than|\bat most|\bover|\bno answer within"
+    r"|larger than max \(\d+ vs\.|\bexpected (?:[^,;]* from )?[\d.]+ to) (\d+(?:\.\d+)?)"
+)
 # Texts of gRPC and of this module for a connection that failed or broke.
 _NO_CONNECTION = re.compile(r"all backends|handshake|\bconnect(?:ion)?\b|socket closed", re.IGNORECASE)
 # Texts of gRPC's transport if a proxy resets the stream because the server behind it died during the call. A
@@ -70,6 +105,28 @@ class TritonClipError(Exception):
         self.message = message
         self.model = model
         self.endpoint = endpoint
+
+    @property
+    def index(self) -> int | None:
+        """Index of the image, label or text at fault in the caller's list; None if it is no single one."""
+        found = _ITEM.match(self.message)
+        return int(found[2]) if found else None
+
+    @property
+    def field(self) -> str | None:
+        """The argument at fault, such as `images`, `labels` or `top_k`, or a variable; None if unknown."""
+        if found := _ITEM.match(self.message):
+            return f"{found[1]}s"
+        found = _FIELD.match(self.message)
+        return found[1] if found else None
+
+    @property
+    def limit(self) -> float | None:
+        """The limit that was exceeded, in the unit that the message names; None if there is none."""
+        found = _LIMIT.search(_QUOTED.sub("", self.message))
+        if found is None:
+            return None
+        return float(found[1]) if "." in found[1] else int(found[1])
 
     def __str__(self) -> str:
         """Return the message, followed by the model and the server if they are known."""

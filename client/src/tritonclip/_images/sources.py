@@ -158,14 +158,17 @@ def _read_file(path: str | os.PathLike[str], name: str) -> bytes:
     except InvalidInputError:
         raise
     except FileNotFoundError as error:
-        raise InvalidInputError(f"{name}: no such file: {_quoted(path)}") from error
+        place = "" if os.path.isabs(path) else f", which is relative to {_quoted(os.getcwd())}"
+        raise InvalidInputError(f"{name}: no such file: {_quoted(path)}; check the path{place}") from error
     except IsADirectoryError as error:
         raise InvalidInputError(
             f"{name}: {_quoted(path)} is a directory; give the image files in it"
         ) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = error.strerror if isinstance(error, OSError) else error
-        raise InvalidInputError(f"{name}: cannot read {_quoted(path)}: {reason}") from error
+        raise InvalidInputError(
+            f"{name}: cannot read {_quoted(path)}: {reason}; make it readable, or leave it out"
+        ) from error
     return content or _not_empty(content, f"{name}: the file {_quoted(path)} is empty")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,8 +16,6 @@ from tritonclip.errors import (
 )
 
 RETRY_AFTER_S = (1, 3)  # drawn at random, so that rejected callers do not all return at once
-_ITEM = re.compile(r"(image|label|text) (\d+)\b")
-_FIELD = re.compile(r"(images|labels|texts|hypothesis_template|top_k|threshold)\b")
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 _CODES = {
     400: "invalid_input",
@@ -90,7 +87,7 @@ def problem_of(error: TritonClipError, field_of: dict[str, str] | None = None) -
             plural.
     """
     if isinstance(error, InvalidInputError):
-        return Problem(status=400, message=error.message, param=_param(error.message, field_of or {}))
+        return Problem(status=400, message=error.message, param=_param(error, field_of or {}))
     return replace(_failure(error), cause=str(error))
 
 
@@ -109,9 +106,9 @@ def _failure(error: TritonClipError) -> Problem:
     return Problem(status=500, message="inference failed; report it with the X-Request-ID of this response")
 
 
-def _param(message: str, field_of: dict[str, str]) -> str | None:
-    """Return the field that a message is about; messages of client and server begin with it."""
-    if found := _ITEM.match(message):
-        return f"{field_of.get(found[1], found[1] + 's')}[{found[2]}]"
-    found = _FIELD.match(message)
-    return field_of.get(found[1].removesuffix("s"), found[1]) if found else None
+def _param(error: InvalidInputError, field_of: dict[str, str]) -> str | None:
+    """Return the request's field that an error is about, with the index if it is about one item."""
+    if error.field is None:
+        return None
+    name = field_of.get(error.field.removesuffix("s"), error.field)
+    return name if error.index is None else f"{name}[{error.index}]"
