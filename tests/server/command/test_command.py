@@ -400,3 +400,18 @@ def test_closed_pipe_ends_the_run_quietly(server, form):
         _, err = run.communicate(b"\n".join(b"text %d" % number for number in range(200)))
     assert err == b""
     assert run.returncode == 1
+
+
+def test_completion_script_works_in_bash():
+    """The function that the script defines is called as bash does when Tab is pressed."""
+    script = """source <("$0" completion bash) && complete -p tritonclip
+    COMP_WORDS=("$0" "classify" "--lab") COMP_CWORD=2
+    _tritonclip_completion "$0"
+    printf '%s\\n' "${COMPREPLY[@]}" """
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script, COMMAND], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    registered, *words = done.stdout.splitlines()
+    assert registered.endswith("_tritonclip_completion tritonclip")
+    assert words == ["--label", "--labels-file"]

@@ -28,7 +28,7 @@ from tritonclip._cli.inputs import (
     read_texts,
     split_items,
 )
-from tritonclip._cli.options import EXITS, Output, connection, many, null, output, preprocess
+from tritonclip._cli.options import EXITS, GroupedCommand, Output, connection, many, null, output, preprocess
 from tritonclip._cli.records import Record
 from tritonclip._cli.run import BulkRun
 from tritonclip._images.skipped import SkippedCounts
@@ -36,8 +36,15 @@ from tritonclip.client import Client
 from tritonclip.errors import TritonClipError
 
 _EPILOG = (
-    """IMAGE is a file, a directory (searched recursively), a pattern such as "*.jpg", an http(s) URL, or -
+    """\b
+Examples:
+{examples}
+
+IMAGE is a file, a directory (searched recursively), a pattern such as "*.jpg", an http(s) URL, or -
 for a list on standard input with one path or URL per line.
+
+On a terminal, one image gets a table, and several get one line each. A pipe gets one line per input of cells
+separated by tabs: its name, then {cells}.
 
 --output FILE writes the format of its suffix: .jsonl, .csv, .json{more}. During the run, results are kept in
 FILE.partial. If the run is interrupted, repeat the same command with --resume to continue it. The last digits
@@ -50,20 +57,39 @@ directories that are left out, such as .psd, are counted on standard error, and 
 """
     + EXITS
 )
-_NPY = ", .npy and .parquet (float32, NaN for failed inputs; a file *.inputs.jsonl names the rows of an .npy)"
+_PARQUET = " and .parquet, with a row per input and {}"
+_VECTORS = (
+    ", .npy and .parquet (float32, NaN for failed inputs; a file *.inputs.jsonl names the rows of an .npy)"
+)
 
 
-def _bulk_command(more: str = "") -> Callable[[Callable[..., Any]], click.Command]:
-    """Return a decorator that makes a command for many inputs, with the options that all of them share."""
+def _bulk_command(cells: str, more: str, *examples: str) -> Callable[[Callable[..., Any]], click.Command]:
+    """Return a decorator that makes a command for many inputs, with the options that all of them share.
+
+    Args:
+        cells: The cells after the name of an input in a pipe.
+        more: Further formats of `--output`.
+        examples: Arguments of the command, each with what they print.
+    """
 
     def decorate(command: Callable[..., Any]) -> click.Command:
         options = connection(preprocess(many(null(output(command)))))
-        return click.command(epilog=_EPILOG.format(more=more))(options)
+        lines = "\n".join(f"  {example}" for example in examples)
+        epilog = _EPILOG.format(cells=cells, more=more, examples=lines)
+        return click.command(cls=GroupedCommand, epilog=epilog)(options)
 
     return decorate
 
 
-@_bulk_command()
+@_bulk_command(
+    "each label and its score",
+    _PARQUET.format("label"),
+    'tritonclip classify photo.jpg "a cat" "a dog"',
+    "tritonclip classify photos/ --labels-file labels.txt -o labels.parquet",
+    "tritonclip classify photos/ -l cat -l dog --top-k 1 --csv > labels.csv",
+    'tritonclip classify photos/ cat dog --json | jq ".results[0]"',
+    "find . -name '*.jpg' | tritonclip classify - -l cat -l dog --jsonl",
+)
 @click.argument(
     "items", nargs=-1, required=True, metavar="IMAGE... [LABEL]...", type=click.Path(allow_dash=True)
 )
@@ -119,7 +145,14 @@ def classify(
         )
 
 
-@_bulk_command(_NPY)
+@_bulk_command(
+    "the values of its vector",
+    _VECTORS,
+    "tritonclip embed photos/ -o vectors.npy --resume",
+    "tritonclip embed photos/ -o vectors.parquet",
+    "tritonclip embed photo.jpg --json",
+    "tritonclip embed --text - --csv < texts.txt > vectors.csv",
+)
 @click.argument(
     "items", nargs=-1, required=True, metavar="IMAGE_OR_TEXT...", type=click.Path(allow_dash=True)
 )
@@ -160,7 +193,14 @@ def embed(
         ).start()
 
 
-@_bulk_command()
+@_bulk_command(
+    "each text and its cosine",
+    _PARQUET.format("text"),
+    'tritonclip similarity photo.jpg "a beach" "a forest"',
+    "tritonclip similarity photos/ --texts-file texts.txt -o cosines.parquet",
+    'tritonclip similarity photos/ -t "a beach" --csv > cosines.csv',
+    'tritonclip similarity photos/ -t "a beach" --json',
+)
 @click.argument(
     "items", nargs=-1, required=True, metavar="IMAGE... [TEXT]...", type=click.Path(allow_dash=True)
 )

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -146,7 +147,7 @@ def check_suffix(kind: Kind, path: Path) -> None:
         click.UsageError: If the command does not support the suffix.
         MissingExtraError: If it is `.parquet` and pyarrow is not installed.
     """
-    suffixes = [*TEXT_WRITERS, *([".npy", ".parquet"] if kind is EMBED else [])]
+    suffixes = [*TEXT_WRITERS, *([".npy"] if kind is EMBED else []), ".parquet"]
     if path.suffix not in suffixes:
         raise click.UsageError(
             f"--output {path}: the name must end in {', '.join(suffixes[:-1])} or {suffixes[-1]}"
@@ -166,7 +167,8 @@ def write_file(kind: Kind, journal: Journal, path: Path) -> None:
         if path.suffix == ".npy":
             _write_npy(journal, temporary, path)
         elif path.suffix == ".parquet":
-            _write_parquet(journal, temporary)
+            write = _write_parquet_vectors if kind is EMBED else partial(_write_parquet_scores, kind)
+            write(journal, temporary)
         else:
             with temporary.open("w", encoding="utf-8", newline="") as file:
                 TEXT_WRITERS[path.suffix](kind, journal.records(), file)
@@ -205,16 +207,38 @@ def _write_npy(journal: Journal, temporary: Path, path: Path) -> None:
     replace_synced(names, inputs_path(path))
 
 
-def _write_parquet(journal: Journal, temporary: Path) -> None:
+def _write_parquet_vectors(journal: Journal, temporary: Path) -> None:
     """Write columns `input`, `embedding` and `error`.
 
     A failed input gets NaN, because pyarrow cannot read a null in a fixed-size list.
     """
-    pa, parquet = _pyarrow()
+    pa, _ = _pyarrow()
     size = journal.dim or -1  # -1 allows any size; a list of size 0 cannot be read back
     embedding = pa.list_(pa.float32(), size)
     schema = pa.schema([("input", pa.string()), ("embedding", embedding), ("error", pa.string())])
     rows = ({**record, "embedding": vector} for record, vector in _vectors(journal))
+    _write_parquet(rows, schema, temporary)
+
+
+def _write_parquet_scores(kind: Kind, journal: Journal, temporary: Path) -> None:
+    """Write the rows of the CSV, with nulls for empty cells: `input`, `label` and `score`, `error`."""
+    pa, _ = _pyarrow()
+    text, score = kind.columns
+    columns = ("input", text, score, "error")
+    schema = pa.schema([(name, pa.float32() if name == score else pa.string()) for name in columns])
+    rows = (
+        {
+            name: None if cell == "" else cell
+            for name, cell in zip(columns, (record["input"], *row), strict=True)
+        }
+        for record in journal.records()
+        for row in _csv_rows(kind, record)
+    )
+    _write_parquet(rows, schema, temporary)
+
+
+def _write_parquet(rows: Iterator[Record], schema: Any, temporary: Path) -> None:
+    pa, parquet = _pyarrow()
     with parquet.ParquetWriter(temporary, schema) as writer:
         while chunk := list(islice(rows, PARQUET_ROWS)):
             writer.write_table(pa.Table.from_pylist(chunk, schema=schema))

@@ -8,14 +8,45 @@ from typing import Any
 
 import click
 
-from tritonclip._cli.options import EXITS, connection
+from tritonclip._cli.options import EXITS, GroupedCommand, connection
 from tritonclip.errors import InvalidInputError
 
 MIB = 2**20
 _FILE = click.Path(path_type=Path)
+_EXAMPLES = """\b
+Examples:
+  tritonclip gateway --url localhost:8001
+  tritonclip gateway --host 0.0.0.0 --keys-file keys.txt --rate-limit 100/minute
+
+"""
 
 
-@click.command(epilog=EXITS)
+@click.command(
+    cls=GroupedCommand,
+    epilog=_EXAMPLES + EXITS,
+    groups={
+        "Access and limits": {
+            "keys_file",
+            "rate_limit",
+            "rate_storage",
+            "max_body_mib",
+            "max_images",
+            "max_requests",
+            "max_mib",
+            "body_timeout",
+        },
+        "Images by URL": {"allow_urls", "url_network", "url_port"},
+        "HTTPS, proxies and pages": {
+            "keep_alive",
+            "cors_origin",
+            "root_path",
+            "forwarded_allow_ips",
+            "tls_cert",
+            "tls_key",
+        },
+        "Logs and traces": {"trace", "log_format"},
+    },
+)
 @connection
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind.")
 @click.option("--port", default=8080, show_default=True, help="0 picks a free port.")

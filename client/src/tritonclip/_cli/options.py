@@ -1,9 +1,9 @@
-"""Exit codes, and groups of options that several commands share and receive as one value."""
+"""Exit codes, help pages, and groups of options that several commands share and receive as one value."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,11 +13,38 @@ import click
 from tritonclip._bulk import check_plan
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNAVAILABLE = 0, 1, 2, 3
-EXITS = """Exit codes: 0 ok; 1 server or inference error; 2 usage or invalid input; 3 server
-unavailable, not ready, or too slow; 130 interrupted."""
+EXITS = """Exit codes: 0 ok; 1 server or inference error; 2 usage or invalid input, also if one of many inputs
+failed; 3 server unavailable, not ready, or too slow; 130 interrupted."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 Options = dict[str, Callable[[Any], Any]]
+
+
+class GroupedCommand(click.Command):
+    """A command whose help page lists its options in groups, and those of the connection last.
+
+    Args:
+        *args: See `click.Command`.
+        groups: Names of the parameters of each further group, by the group's title.
+        **attributes: See `click.Command`.
+    """
+
+    def __init__(self, *args: Any, groups: Mapping[str, Collection[str]] = {}, **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self._groups = groups
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one section per group of options."""
+        groups = {**self._groups, **_SHARED_GROUPS}
+        sections: dict[str, list[tuple[str, str]]] = {title: [] for title in ("Options", *groups)}
+        for param in self.get_params(ctx):
+            title = next((title for title, names in groups.items() if param.name in names), "Options")
+            if isinstance(param, click.Option) and (record := param.get_help_record(ctx)):
+                sections[title].append(record)
+        for title, rows in sections.items():
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,54 +137,44 @@ def _output(
 
 _FILE = click.Path(path_type=Path)
 
-connection = _grouped(
-    "connect",
-    _client_options,
-    {
-        "url": click.option(
-            "--url",
-            help="host:port, optionally prefixed with grpc://, grpcs://, http:// or https://; several "
-            "separated by commas. [default: localhost]",
-        ),
-        "protocol": click.option("--protocol", type=click.Choice(["grpc", "http"]), help="[default: grpc]"),
-        "timeout_s": click.option(
-            "--timeout", "timeout_s", type=float, help="Deadline of each call in seconds. [default: 30]"
-        ),
-        "api_key": click.option(
-            "--api-key", help="Bearer token. Prefer TRITONCLIP_API_KEY, which other users cannot see."
-        ),
-        "header": click.option(
-            "--header", multiple=True, metavar="NAME:VALUE", help="Header for every request; repeatable."
-        ),
-        "ca_file": click.option("--ca-file", type=_FILE, help="Trusted certificate authorities, PEM."),
-        "cert_file": click.option("--cert-file", type=_FILE, help="Client certificate, PEM."),
-        "key_file": click.option(
-            "--key-file", type=_FILE, help="Private key of the client certificate, PEM."
-        ),
-        "compression": click.option(
-            "--compression", type=click.Choice(["gzip", "deflate"]), help="Compress requests and responses."
-        ),
-        "attempts": click.option(
-            "--attempts", type=int, help="Maximum attempts per call, 1 to 5. [default: 4]"
-        ),
-    },
-)
+_CONNECTION_OPTIONS: Options = {
+    "url": click.option(
+        "--url",
+        help="host:port, optionally prefixed with grpc://, grpcs://, http:// or https://; several "
+        "separated by commas. [default: localhost]",
+    ),
+    "protocol": click.option("--protocol", type=click.Choice(["grpc", "http"]), help="[default: grpc]"),
+    "timeout_s": click.option(
+        "--timeout", "timeout_s", type=float, help="Deadline of each call in seconds. [default: 30]"
+    ),
+    "api_key": click.option(
+        "--api-key", help="Bearer token. Prefer TRITONCLIP_API_KEY, which other users cannot see."
+    ),
+    "header": click.option(
+        "--header", multiple=True, metavar="NAME:VALUE", help="Header for every request; repeatable."
+    ),
+    "ca_file": click.option("--ca-file", type=_FILE, help="Trusted certificate authorities, PEM."),
+    "cert_file": click.option("--cert-file", type=_FILE, help="Client certificate, PEM."),
+    "key_file": click.option("--key-file", type=_FILE, help="Private key of the client certificate, PEM."),
+    "compression": click.option(
+        "--compression", type=click.Choice(["gzip", "deflate"]), help="Compress requests and responses."
+    ),
+    "attempts": click.option("--attempts", type=int, help="Maximum attempts per call, 1 to 5. [default: 4]"),
+}
+connection = _grouped("connect", _client_options, _CONNECTION_OPTIONS)
 """Adds `connect`: the keyword arguments of `Client`."""
 
-many = _grouped(
-    "many",
-    _many,
-    {
-        "batch_size": click.option("--batch-size", type=int, help="Maximum inputs per request."),
-        "concurrency": click.option("--concurrency", type=int, help="Maximum requests in flight."),
-        "patience_s": click.option(
-            "--patience",
-            "patience_s",
-            type=float,
-            help="Maximum time to retry a request while the server is unavailable, in seconds. [default: 60]",
-        ),
-    },
-)
+_MANY_OPTIONS: Options = {
+    "batch_size": click.option("--batch-size", type=int, help="Maximum inputs per request."),
+    "concurrency": click.option("--concurrency", type=int, help="Maximum requests in flight."),
+    "patience_s": click.option(
+        "--patience",
+        "patience_s",
+        type=float,
+        help="Maximum time to retry a request while the server is unavailable, in seconds. [default: 60]",
+    ),
+}
+many = _grouped("many", _many, _MANY_OPTIONS)
 """Adds `many`: the keyword arguments of the client's bulk methods."""
 
 strict = click.option(
@@ -166,25 +183,26 @@ strict = click.option(
     help="Do not start if a directory has files that may be images and would be left out.",
 )
 
-output = _grouped(
-    "output",
-    _output,
-    {
-        "json": click.option("--json", is_flag=True, help="Print one JSON document."),
-        "jsonl": click.option(
-            "--jsonl", is_flag=True, help="Print one line of JSON per input, as results arrive."
-        ),
-        "csv": click.option(
-            "--csv", is_flag=True, help="Print CSV. A text like a formula gets an apostrophe in front."
-        ),
-        "output": click.option(
-            "-o", "--output", type=_FILE, metavar="FILE", help="Write to a file; see below."
-        ),
-        "resume": click.option("--resume", is_flag=True, help="Continue an interrupted run to FILE."),
-        "fail_fast": click.option("--fail-fast", is_flag=True, help="Stop at the first input that fails."),
-        "strict": strict,
-    },
-)
+_OUTPUT_OPTIONS: Options = {
+    "json": click.option("--json", is_flag=True, help="Print one JSON document, with the time in ms."),
+    "jsonl": click.option(
+        "--jsonl", is_flag=True, help="Print one line of JSON per input, as results arrive."
+    ),
+    "csv": click.option(
+        "--csv", is_flag=True, help="Print CSV. A text like a formula gets an apostrophe in front."
+    ),
+    "output": click.option(
+        "-o",
+        "--output",
+        type=_FILE,
+        metavar="FILE",
+        help="Write a file in the format of its suffix; see below.",
+    ),
+    "resume": click.option("--resume", is_flag=True, help="Continue an interrupted run to FILE."),
+    "fail_fast": click.option("--fail-fast", is_flag=True, help="Stop at the first input that fails."),
+    "strict": strict,
+}
+output = _grouped("output", _output, _OUTPUT_OPTIONS)
 """Adds `output`: an `Output`."""
 
 preprocess = click.option(
@@ -196,3 +214,9 @@ null = click.option(
     "-0", "--null", is_flag=True, help="Separate the list on standard input by NULs, not line ends."
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+_SHARED_GROUPS: dict[str, Collection[str]] = {
+    "Output": {*_OUTPUT_OPTIONS, "as_json", "html"},
+    "Requests": {*_MANY_OPTIONS, "preprocess"},
+    "Connection": set(_CONNECTION_OPTIONS),
+}

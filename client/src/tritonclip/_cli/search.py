@@ -14,7 +14,16 @@ from rich.console import Console
 
 from tritonclip._cli import report
 from tritonclip._cli.inputs import check_complete, read_lines
-from tritonclip._cli.options import EXIT_OK, EXIT_USAGE, EXITS, as_json, connection, many, strict
+from tritonclip._cli.options import (
+    EXIT_OK,
+    EXIT_USAGE,
+    EXITS,
+    GroupedCommand,
+    as_json,
+    connection,
+    many,
+    strict,
+)
 from tritonclip._cli.terminal import plain, visible
 from tritonclip._text import printable
 from tritonclip.client import Client
@@ -24,12 +33,25 @@ if TYPE_CHECKING:
     from tritonclip.search import DuplicateGroup, Hit, SearchIndex, Summary
 
 _FILE = click.Path(path_type=Path)
+_INDEX_EXAMPLES = """\b
+Examples:
+  tritonclip index photos/ --to photos.index
+  tritonclip index --to photos.index --duplicates --near 0.98 --json
+
+"""
+_SEARCH_EXAMPLES = """\b
+Examples:
+  tritonclip search photos.index "a beach"
+  tritonclip search photos.index --image photo.jpg -k 50 --json
+  tritonclip search photos.index "a beach" --html found.html
+
+"""
 _PLACES = """PLACE is a directory, or chroma://host:port/collection for a Chroma server.
 
 """
 
 
-@click.command(epilog=_PLACES + EXITS)
+@click.command(cls=GroupedCommand, epilog=_INDEX_EXAMPLES + _PLACES + EXITS)
 @click.argument("directories", nargs=-1, metavar="[DIR]...", type=click.Path())
 @click.option(
     "--to", "place", required=True, metavar="PLACE", help="The index, created if it does not exist."
@@ -97,7 +119,7 @@ def index(
     return EXIT_USAGE if failed else EXIT_OK
 
 
-@click.command(epilog=_PLACES + EXITS)
+@click.command(cls=GroupedCommand, epilog=_SEARCH_EXAMPLES + _PLACES + EXITS)
 @click.argument("place")
 @click.argument("text", required=False)
 @click.option("--image", type=click.Path(), help="Search with this file or URL instead of a text.")

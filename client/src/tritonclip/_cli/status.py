@@ -10,7 +10,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from tritonclip._cli import report
-from tritonclip._cli.options import EXIT_OK, EXIT_UNAVAILABLE, EXITS, as_json, connection
+from tritonclip._cli.options import EXIT_OK, EXIT_UNAVAILABLE, EXITS, GroupedCommand, as_json, connection
 from tritonclip._types import Health
 from tritonclip.client import Client
 from tritonclip.errors import DeadlineExceededError, ServerUnavailableError
@@ -26,7 +26,7 @@ fish: tritonclip completion fish > ~/.config/fish/completions/tritonclip.fish
 """
 
 
-@click.command(epilog=EXITS)
+@click.command(cls=GroupedCommand, epilog=EXITS)
 @connection
 @click.option("--deep", is_flag=True, help="Also classify a tiny image. An overloaded server counts as ok.")
 @as_json
@@ -57,7 +57,7 @@ def _health(endpoint: str, connect: dict[str, Any], deep: bool) -> Health | None
         return None
 
 
-@click.command(epilog=EXITS)
+@click.command(cls=GroupedCommand, epilog=EXITS)
 @connection
 @as_json
 def models(connect: dict[str, Any], as_json: bool) -> None:
@@ -70,7 +70,7 @@ def models(connect: dict[str, Any], as_json: bool) -> None:
         report.models(infos)
 
 
-@click.command(epilog=EXITS)
+@click.command(cls=GroupedCommand, epilog=EXITS)
 @connection
 @as_json
 def stats(connect: dict[str, Any], as_json: bool) -> None:

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import io
 import json
+import re
+import shlex
 import socket
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ from PIL import Image
 from tests.helpers.answers import answering
 from tritonclip import Health, ModelInfo
 from tritonclip._cli import report
-from tritonclip._cli.main import _show_warnings_once, main
+from tritonclip._cli.main import _show_warnings_once, cli, main
 from tritonclip._cli.options import parse_headers
 from tritonclip._types import ModelStatistics
 
@@ -62,7 +66,7 @@ def failure(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str
         (["classify", "IMAGE", "--json", "--csv"], "--json and --csv: choose one"),
         (["classify", "IMAGE", "--json", "-o", "x.json"], "--json is for standard output"),
         (["classify", "IMAGE", "--resume"], "--resume needs --output"),
-        (["classify", "IMAGE", *TWO, "-o", "x.npy"], "must end in .jsonl, .csv or .json"),
+        (["classify", "IMAGE", *TWO, "-o", "x.npy"], "must end in .jsonl, .csv, .json or .parquet"),
         (["classify"], "IMAGE"),
         (["embed"], "IMAGE_OR_TEXT"),
         (["embed", "missing.jpg"], "missing.jpg: no such file"),
@@ -163,7 +167,54 @@ def test_url_is_read_from_the_environment(
 def test_help_lists_the_exit_codes(args: list[str], capsys: Any) -> None:
     assert main(args) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "0 ok; 1 server or inference error; 2 usage or invalid input; 3 server unavailable" in text
+    assert (
+        "Exit codes: 0 ok; 1 server or inference error; 2 usage or invalid input, also if one of many" in text
+    )
+    assert "failed; 3 server unavailable, not ready, or too slow; 130 interrupted" in text
+
+
+@pytest.mark.parametrize("command", ["classify", "embed", "similarity"])
+def test_help_lists_options_in_groups_with_the_connection_last(command: str, capsys: Any) -> None:
+    assert main([command, "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    titles = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert titles == ["Options:", "Output:", "Requests:", "Connection:"]
+    sections = {title: takewhile(bool, lines[lines.index(title) :]) for title in titles}
+    options = {
+        title: re.findall(r"^  (?:-\w, )?(--[\w-]+)", "\n".join(part), re.M)
+        for title, part in sections.items()
+    }
+    assert options["Connection:"] == [
+        *("--url", "--protocol", "--timeout", "--api-key", "--header"),
+        *("--ca-file", "--cert-file", "--key-file", "--compression", "--attempts"),
+    ]
+    assert options["Output:"][:4] == ["--json", "--jsonl", "--csv", "--output"]
+    defined = [one.opts[-1] for one in cli.commands[command].params if isinstance(one, click.Option)]
+    assert sorted(option for part in options.values() for option in part) == sorted([*defined, "--help"])
+
+
+@pytest.mark.parametrize("command", ["classify", "embed", "similarity"])
+def test_examples_of_help_are_valid_usage(
+    command: str, image: str, unused_address: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each example goes as far as its first request, which fails because there is no server."""
+    assert main([command, "--help"]) == 0
+    examples = re.findall(rf"^    .*?tritonclip ({command} .*)$", capsys.readouterr().out, re.M)
+    monkeypatch.chdir(Path(image).parent)
+    monkeypatch.setenv("TRITONCLIP_URL", unused_address)
+    photos = Path("photos")
+    photos.mkdir()
+    Image.new("RGB", (4, 4)).save(photos / "a.png")
+    Image.new("RGB", (4, 4)).save("photo.jpg")
+    for name in ("labels.txt", "texts.txt"):
+        Path(name).write_text("a cat\na dog\n")
+    formats = {"--json", "--csv", ".parquet"}
+    for example in examples:
+        words = shlex.split(re.split(r" [|<>] ", example)[0])
+        formats = {one for one in formats if one not in example}
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"photo.jpg\n")))
+        assert main([*words, "--attempts", "1"]) == 3, example
+    assert not formats
 
 
 def test_version_option_prints_the_version(capsys: Any) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 
 from tritonclip import InvalidInputError, ServerUnavailableError
@@ -123,7 +124,7 @@ def test_run_into_a_file_counts_skipped_files_too(tmp_path: Path, capsys: Any) -
     assert capsys.readouterr().err == "tritonclip: skipped 1 file: 1 .psd (format; convert it)\n"
 
 
-@pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.json", "out.npy"])
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.json", "out.npy", "out.parquet"])
 @pytest.mark.parametrize("stop", [1, 2, 3])
 def test_resumed_run_writes_the_same_file(name: str, stop: int, tmp_path: Path) -> None:
     kind = EMBED if name == "out.npy" else CLASSIFY
@@ -139,6 +140,21 @@ def test_resumed_run_writes_the_same_file(name: str, stop: int, tmp_path: Path) 
     assert run(resumed, kind=kind, resume=True) == 2
     files = {path.name: path.read_bytes() for path in resumed.parent.iterdir()}
     assert files == {path.name: path.read_bytes() for path in whole.parent.iterdir()}
+
+
+def test_parquet_has_a_row_per_input_and_label_and_exact_texts(tmp_path: Path) -> None:
+    def answers(name: str, number: int) -> Any:
+        found = {"bad.jpg": InvalidInputError("image 1: cannot be decoded"), "none.jpg": []}
+        return found.get(name, [{"score": 0.75, "label": "=1+1"}, {"score": 0.25, "label": "dog"}])
+
+    file = tmp_path / "out.parquet"
+    assert run(file, answering(answers), names=["a.jpg", "bad.jpg", "none.jpg"]) == 2
+    assert pyarrow.parquet.read_table(file).to_pylist() == [
+        {"input": "a.jpg", "label": "=1+1", "score": 0.75, "error": None},
+        {"input": "a.jpg", "label": "dog", "score": 0.25, "error": None},
+        {"input": "bad.jpg", "label": None, "score": None, "error": "cannot be decoded"},
+        {"input": "none.jpg", "label": None, "score": None, "error": None},
+    ]
 
 
 def test_interrupted_run_says_how_to_continue(tmp_path: Path, capsys: Any) -> None:
