@@ -18,7 +18,7 @@ LAYERS = {
     CLIENT: [
         ["errors", "_types", "_version", "_text", "_keywords", "_wrong_port", "_forks", "_proxies", "_workers"],
         ["_images"],
-        ["_settings"],
+        ["_settings", "_answers"],
         ["_calls", "_retry"],
         ["_transport", "_bulk", "_isolate"],
         ["client", "async_client", "_base"],

@@ -8,6 +8,8 @@ with Client("localhost:8001") as clip:
 Importing the package does not import `tritonclient` or any model library.
 """
 
+from tritonclip._answers.frames import embeddings_to_arrow
+from tritonclip._answers.predictions import PredictionBatch, Predictions
 from tritonclip._bulk import BulkOptions
 from tritonclip._calls.checks import DEFAULT_HYPOTHESIS_TEMPLATE, DEFAULT_LABELS
 from tritonclip._calls.request import RequestOptions
@@ -53,6 +55,8 @@ __all__ = [
     "ModelNotReadyError",
     "ModelStatistics",
     "Prediction",
+    "PredictionBatch",
+    "Predictions",
     "Progress",
     "RequestOptions",
     "ServerUnavailableError",
@@ -60,5 +64,6 @@ __all__ = [
     "TritonClipError",
     "TruncatedTextWarning",
     "ZeroShotClassifier",
+    "embeddings_to_arrow",
     "find_images",
 ]

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import tenacity
 
 from tritonclip import _bulk
+from tritonclip._answers.predictions import PredictionBatch, Predictions
 from tritonclip._base import BaseClient
 from tritonclip._calls import codec, status
 from tritonclip._calls.checks import DEFAULT_HYPOTHESIS_TEMPLATE
@@ -28,7 +29,7 @@ from tritonclip._keywords import suggests_keywords
 from tritonclip._retry import stopped_by
 from tritonclip._transport.choice import open_async_transport
 from tritonclip._transport.tracing import traced
-from tritonclip._types import Health, ImageInput, ModelInfo, ModelStatistics, Prediction
+from tritonclip._types import Health, ImageInput, ModelInfo, ModelStatistics
 from tritonclip.errors import TritonClipError
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class AsyncClient(BaseClient):
         top_k: int | None = ...,
         threshold: float | None = ...,
         **options: Unpack[RequestOptions],
-    ) -> list[list[Prediction]]: ...
+    ) -> PredictionBatch: ...
 
     @overload
     async def classify(
@@ -86,7 +87,7 @@ class AsyncClient(BaseClient):
         top_k: int | None = ...,
         threshold: float | None = ...,
         **options: Unpack[RequestOptions],
-    ) -> list[Prediction]: ...
+    ) -> Predictions: ...
 
     async def classify(
         self,
@@ -97,7 +98,7 @@ class AsyncClient(BaseClient):
         top_k: int | None = None,
         threshold: float | None = None,
         **options: Unpack[RequestOptions],
-    ) -> list[Prediction] | list[list[Prediction]]:
+    ) -> Predictions | PredictionBatch:
         """Rank candidate labels for one image or several, in one request.
 
         Args:
@@ -173,7 +174,7 @@ class AsyncClient(BaseClient):
         threshold: float | None = ...,
         on_error: Literal["raise"] = ...,
         **options: Unpack[_bulk.BulkOptions],
-    ) -> AsyncIterator[list[Prediction]]: ...
+    ) -> AsyncIterator[Predictions]: ...
 
     @overload
     def classify_many(
@@ -186,7 +187,7 @@ class AsyncClient(BaseClient):
         threshold: float | None = ...,
         on_error: _bulk.OnError,
         **options: Unpack[_bulk.BulkOptions],
-    ) -> AsyncIterator[list[Prediction] | TritonClipError]: ...
+    ) -> AsyncIterator[Predictions | TritonClipError]: ...
 
     def classify_many(
         self,

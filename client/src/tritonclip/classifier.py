@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from tritonclip._answers.predictions import PredictionBatch, Predictions, answer
 from tritonclip._bulk import BulkOptions, OnError
 from tritonclip._calls.checks import (
     DEFAULT_HYPOTHESIS_TEMPLATE,
@@ -33,7 +34,7 @@ from tritonclip._calls.identity import is_made_by, shown, warn_without_identity
 from tritonclip._calls.request import RequestOptions
 from tritonclip._calls.token_counts import report_label_warning
 from tritonclip._keywords import suggests_keywords
-from tritonclip._types import ImageInput, ModelInfo, Prediction
+from tritonclip._types import ImageInput, ModelInfo
 from tritonclip.client import Client, ImageT
 from tritonclip.errors import InvalidInputError, TritonClipError
 
@@ -92,7 +93,7 @@ class ZeroShotClassifier:
         top_k: int | None = ...,
         threshold: float | None = ...,
         **options: Unpack[RequestOptions],
-    ) -> list[list[Prediction]]: ...
+    ) -> PredictionBatch: ...
 
     @overload
     def __call__(
@@ -104,7 +105,7 @@ class ZeroShotClassifier:
         top_k: int | None = ...,
         threshold: float | None = ...,
         **options: Unpack[RequestOptions],
-    ) -> list[Prediction]: ...
+    ) -> Predictions: ...
 
     def __call__(
         self,
@@ -115,7 +116,7 @@ class ZeroShotClassifier:
         top_k: int | None = None,
         threshold: float | None = None,
         **options: Unpack[RequestOptions],
-    ) -> list[Prediction] | list[list[Prediction]]:
+    ) -> Predictions | PredictionBatch:
         """Rank the labels, with the signature of transformers' zero-shot-image-classification pipeline.
 
         Args:
@@ -145,7 +146,7 @@ class ZeroShotClassifier:
             self._embed()
         check_same_version(embeds.version, self._model.version)
         ranked = rank(self.scores(embeds.array), self.labels, top_k=keep, threshold=floor)
-        return ranked if isinstance(image, (list, tuple)) else ranked[0]
+        return answer(ranked, image, single=not isinstance(image, (list, tuple)))
 
     def classify_many(
         self,

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import tenacity
 
 from tritonclip import _bulk
+from tritonclip._answers.predictions import PredictionBatch, Predictions
 from tritonclip._base import BaseClient
 from tritonclip._calls import codec, status
 from tritonclip._calls.checks import DEFAULT_HYPOTHESIS_TEMPLATE
@@ -26,7 +27,7 @@ from tritonclip._keywords import suggests_keywords
 from tritonclip._retry import stopped_by
 from tritonclip._transport.choice import open_transport
 from tritonclip._transport.tracing import traced
-from tritonclip._types import Health, ImageInput, ModelInfo, ModelStatistics, Prediction
+from tritonclip._types import Health, ImageInput, ModelInfo, ModelStatistics
 from tritonclip.errors import TritonClipError
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Client(BaseClient):
         top_k: int | None = ...,
         threshold: float | None = ...,
         **options: Unpack[RequestOptions],
-    ) -> list[list[Prediction]]: ...
+    ) -> PredictionBatch: ...
 
     @overload
     def classify(
@@ -83,7 +84,7 @@ class Client(BaseClient):
         top_k: int | None = ...,
         threshold: float | None = ...,
         **options: Unpack[RequestOptions],
-    ) -> list[Prediction]: ...
+    ) -> Predictions: ...
 
     def classify(
         self,
@@ -94,7 +95,7 @@ class Client(BaseClient):
         top_k: int | None = None,
         threshold: float | None = None,
         **options: Unpack[RequestOptions],
-    ) -> list[Prediction] | list[list[Prediction]]:
+    ) -> Predictions | PredictionBatch:
         """Rank candidate labels for one image or several, in one request.
 
         Args:
@@ -170,7 +171,7 @@ class Client(BaseClient):
         threshold: float | None = ...,
         on_error: Literal["raise"] = ...,
         **options: Unpack[_bulk.BulkOptions],
-    ) -> Iterator[list[Prediction]]: ...
+    ) -> Iterator[Predictions]: ...
 
     @overload
     def classify_many(
@@ -183,7 +184,7 @@ class Client(BaseClient):
         threshold: float | None = ...,
         on_error: _bulk.OnError,
         **options: Unpack[_bulk.BulkOptions],
-    ) -> Iterator[list[Prediction] | TritonClipError]: ...
+    ) -> Iterator[Predictions | TritonClipError]: ...
 
     def classify_many(
         self,

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritonclip import _forks
+from tritonclip._answers.predictions import PredictionBatch, Predictions, answer, name_images
 from tritonclip._calls import codec, wire
 from tritonclip._calls.flows import (
     MAX_PROMPTS_PER_REQUEST,
@@ -34,7 +35,6 @@ from tritonclip._calls.token_counts import LabelReport, TokenCounts
 from tritonclip._images.preprocess import ProcessorSettings, preprocess_image, preprocess_images
 from tritonclip._images.sources import as_images
 from tritonclip._settings import Settings
-from tritonclip._types import Prediction
 from tritonclip.errors import InvalidInputError, ModelNotReadyError, ServerUnavailableError, TritonClipError
 
 _LABEL = re.compile(r"^label (\d+)\b")
@@ -68,14 +68,12 @@ class ClientScoringFlows(Flows):
         self._labels = LabelStore()
         self._vision_info: VisionInfo | None = None
 
-    def classify(
-        self, images: object, ranking: codec.Ranking
-    ) -> Flow[list[Prediction] | list[list[Prediction]]]:
+    def classify(self, images: object, ranking: codec.Ranking) -> Flow[Predictions | PredictionBatch]:
         """See `Flows.classify`."""
         text_embeds = yield from self._embed_labels(ranking, ranking.report_counts)
         image_embeds, single = yield from self.embed_images_versioned(images)
         ranked = yield from self._rank(image_embeds, text_embeds, ranking)
-        return ranked[0] if single else ranked
+        return answer(ranked, images, single=single)
 
     def embed_images_versioned(self, images: object) -> Flow[tuple[Embeds, bool]]:
         """See `Flows.embed_images_versioned`."""
@@ -88,10 +86,10 @@ class ClientScoringFlows(Flows):
 
     def classify_group(
         self, group: Group[Any], ranking: codec.Ranking, report: LabelReport
-    ) -> Flow[list[list[Prediction] | TritonClipError]]:
+    ) -> Flow[list[Predictions | TritonClipError]]:
         """See `Flows.classify_group`."""
         text_embeds = yield from self._embed_labels(ranking, report)
-        ranked: list[list[Prediction] | TritonClipError] = []
+        ranked: list[Predictions | TritonClipError] = []
         for embed in (yield from self._embed_pixels_group(group)):
             if isinstance(embed, TritonClipError):
                 ranked.append(embed)
@@ -99,6 +97,7 @@ class ClientScoringFlows(Flows):
             if embed.version != text_embeds.version:
                 text_embeds = yield from self._embed_labels(ranking, version=embed.version)
             ranked += yield from self._rank(embed, text_embeds, ranking)
+        name_images(ranked, [image for _, image in group])
         return ranked
 
     def embed_images_group(self, group: Group[Any]) -> Flow[list[Array | TritonClipError]]:
@@ -159,7 +158,7 @@ class ClientScoringFlows(Flows):
 
     def _rank(
         self, image_embeds: Embeds, text_embeds: Embeds, ranking: codec.Ranking
-    ) -> Flow[list[list[Prediction]]]:
+    ) -> Flow[list[Predictions]]:
         if image_embeds.version != text_embeds.version:
             text_embeds = yield from self._embed_labels(ranking, version=image_embeds.version)
         check_same_version(image_embeds.version, text_embeds.version)

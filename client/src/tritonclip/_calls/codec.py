@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from tritonclip._answers.predictions import Predictions
 from tritonclip._calls import wire
 from tritonclip._calls.checks import (
     check_labels,
@@ -102,14 +103,14 @@ class Ranking:
         """Report the labels' token counts; see `token_counts.report_counts`."""
         report_counts(counts, self.labels, kind="label")
 
-    def rank(self, scores: npt.NDArray[np.float32]) -> list[list[Prediction]]:
+    def rank(self, scores: npt.NDArray[np.float32]) -> list[Predictions]:
         """Rank the labels by scores float32 [n, m]; see `rank`."""
         return rank(scores, self.labels, top_k=self.top_k, threshold=self.threshold)
 
 
 def classify_call(
     images: Sequence[bytes], ranking: Ranking, report: Callable[[TokenCounts], None] | None = None
-) -> Call[list[list[Prediction]]]:
+) -> Call[list[Predictions]]:
     """Return the call that ranks labels for n encoded images, with a sorted list of predictions per image.
 
     Args:
@@ -119,7 +120,7 @@ def classify_call(
     """
     report = report or ranking.report_counts
 
-    def decode(outputs: Tensors) -> list[list[Prediction]]:
+    def decode(outputs: Tensors) -> list[Predictions]:
         shape = (len(images), len(ranking.labels))
         scores = _group(outputs, wire.SCORES, shape, wire.ZERO_SHOT)  # [n, m]
         counts = decode_token_counts(outputs, len(ranking.labels), wire.ZERO_SHOT)
@@ -227,16 +228,18 @@ def decode_embeddings(outputs: Tensors, tensor: wire.Tensor, *, n: int, model: w
 
 def rank(
     scores: npt.NDArray[np.float32], labels: Sequence[str], *, top_k: int | None, threshold: float | None
-) -> list[list[Prediction]]:
+) -> list[Predictions]:
     """Rank labels by scores float32 [n, m], highest score first; ties keep the labels' order."""
     order = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
     ranked = np.take_along_axis(scores, order, axis=1)
     return [
-        [
-            Prediction(score=score, label=labels[column])
-            for score, column in zip(row_scores, row_columns, strict=True)
-            if threshold is None or score >= threshold
-        ]
+        Predictions(
+            [
+                Prediction(score=score, label=labels[column])
+                for score, column in zip(row_scores, row_columns, strict=True)
+                if threshold is None or score >= threshold
+            ]
+        )
         for row_scores, row_columns in zip(ranked.tolist(), order.tolist(), strict=True)
     ]
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from tritonclip._answers.predictions import PredictionBatch, Predictions, answer, name_images
 from tritonclip._calls import codec
 from tritonclip._calls.checks import check_text, check_texts
 from tritonclip._calls.request import Request
@@ -17,7 +18,6 @@ from tritonclip._calls.token_counts import LabelReport, report_counts
 from tritonclip._images.fetch import Fetcher
 from tritonclip._images.sources import Fetch, as_images, encode_image, encode_images, map_images
 from tritonclip._settings import Settings
-from tritonclip._types import Prediction
 from tritonclip.errors import InferenceError, InvalidInputError, ServerUnavailableError, TritonClipError
 
 E = TypeVar("E")
@@ -54,13 +54,11 @@ class Flows:
     def __init__(self, settings: Settings) -> None:
         self.fetcher = Fetcher(settings.fetch_timeout_s, settings.fetch_max_bytes)
 
-    def classify(
-        self, images: object, ranking: codec.Ranking
-    ) -> Flow[list[Prediction] | list[list[Prediction]]]:
+    def classify(self, images: object, ranking: codec.Ranking) -> Flow[Predictions | PredictionBatch]:
         """Rank labels for one image or several."""
         encoded, single = yield from self._encode(images)
         ranked = yield from infer(codec.classify_call(encoded, ranking))
-        return ranked[0] if single else ranked
+        return answer(ranked, images, single=single)
 
     def embed_images(self, images: object) -> Flow[tuple[Array, bool]]:
         """Embed images to float32 [n, d]; also return True if a single image was given."""
@@ -89,20 +87,20 @@ class Flows:
 
     def classify_group(
         self, group: Group[Any], ranking: codec.Ranking, report: LabelReport
-    ) -> Flow[list[list[Prediction] | TritonClipError]]:
+    ) -> Flow[list[Predictions | TritonClipError]]:
         """Rank labels for each image of a group in a bulk run.
 
         Raises:
             InvalidInputError: The labels are invalid, which no other image can change.
         """
-        return (
-            yield from answer_group(
-                group,
-                self._encode_one,
-                lambda items: infer(codec.classify_call([one for _, one in items], ranking, report)),
-                ends_run=_is_about_labels,
-            )
+        ranked = yield from answer_group(
+            group,
+            self._encode_one,
+            lambda items: infer(codec.classify_call([one for _, one in items], ranking, report)),
+            ends_run=_is_about_labels,
         )
+        name_images(ranked, [image for _, image in group])
+        return ranked
 
     def embed_images_group(self, group: Group[Any]) -> Flow[list[Array | TritonClipError]]:
         """Embed each image of a group in a bulk run, float32 [d]."""

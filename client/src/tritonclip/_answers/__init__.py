@@ -1,0 +1,1 @@
+"""Answers for notebooks and data frames: lists that can display themselves and become tables."""
