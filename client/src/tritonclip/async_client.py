@@ -17,6 +17,7 @@ import tenacity
 from tritonclip import _bulk
 from tritonclip._answers.predictions import PredictionBatch, Predictions
 from tritonclip._base import BaseClient
+from tritonclip._callers import find_caller, for_caller, from_here
 from tritonclip._calls import codec, status
 from tritonclip._calls.checks import DEFAULT_HYPOTHESIS_TEMPLATE
 from tritonclip._calls.flows import Group
@@ -349,7 +350,7 @@ class AsyncClient(BaseClient):
                     if isinstance(step, Question):
                         result = await self._transport.ask(step, request)
                     elif isinstance(step, Work):
-                        result = await asyncio.to_thread(step.run, request)
+                        result = await asyncio.to_thread(from_here(step.run), request)
                     else:
                         with traced(step.model, request, self._settings.endpoint) as sent:
                             result = await self._transport.infer(step, sent)
@@ -380,11 +381,12 @@ class AsyncClient(BaseClient):
         kind: _bulk.InputKind,
     ) -> AsyncIterator[R | TritonClipError]:
         counts: _bulk.RunCounts[R] = _bulk.RunCounts(plan)
-        ended = threading.Event()
+        ended, caller = threading.Event(), find_caller()
 
         async def send(attempt: Attempt) -> list[R | TritonClipError]:
             async def once() -> list[R | TritonClipError]:
-                return await self._run(answer(attempt.group), self._start(plan.request))
+                with for_caller(caller):
+                    return await self._run(answer(attempt.group), self._start(plan.request))
 
             policy = stopped_by(ended, counts.retry_policy(patient=attempt.patient), sleep=asyncio.sleep)
             results: list[R | TritonClipError] = await tenacity.AsyncRetrying(**policy)(once)

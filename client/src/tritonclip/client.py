@@ -15,6 +15,7 @@ import tenacity
 from tritonclip import _bulk
 from tritonclip._answers.predictions import PredictionBatch, Predictions
 from tritonclip._base import BaseClient
+from tritonclip._callers import from_here
 from tritonclip._calls import codec, status
 from tritonclip._calls.checks import DEFAULT_HYPOTHESIS_TEMPLATE
 from tritonclip._calls.flows import Group
@@ -404,4 +405,4 @@ class Client(BaseClient):
                 return end.value  # type: ignore[no-any-return]
 
         groups = _bulk.group_inputs(inputs, plan.batch_size, kind.size_of)
-        yield from _bulk.run_ordered(groups, answer_group, plan, counts, ended)
+        yield from _bulk.run_ordered(groups, from_here(answer_group), plan, counts, ended)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-
+from tritonclip._callers import warn
 from tritonclip._types import ModelInfo
 
 SHOWN_DIGITS = 12
@@ -33,10 +32,9 @@ def warn_without_identity(name: str, identity: str, model: ModelInfo) -> None:
         model: The served model.
     """
     if model.identity and not identity:
-        warnings.warn(
+        warn(
             f"{name} was written by an earlier release, which recorded the weights but not the settings of "
-            "images and texts. Make it again if these have changed since",
-            stacklevel=3,
+            "images and texts. Make it again if these have changed since"
         )
 
 

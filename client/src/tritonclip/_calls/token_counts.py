@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from tritonclip._callers import warn
 from tritonclip.errors import LabelWarning, TruncatedTextWarning
 
 SHOWN_CHARACTERS = 60
@@ -91,14 +91,14 @@ def report_counts(
         if collected is not None:
             collected.truncations.append(warning)
         else:
-            warnings.warn(warning, TruncatedTextWarning, stacklevel=2)
+            warn(warning, TruncatedTextWarning)
 
 
 def report_label_warning(text: str) -> None:
     """Collect a warning about the labels as a whole, or emit a LabelWarning."""
     collected = _collected.get()
     if collected is None:
-        warnings.warn(text, LabelWarning, stacklevel=4)
+        warn(text, LabelWarning)
     else:
         collected.label_warnings.append(text)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from tritonclip._callers import warn
 from tritonclip.errors import InvalidInputError
 
 UINT8_MAX, UINT12_MAX, UINT16_MAX = 255, 4095, 65535
@@ -50,11 +50,10 @@ def warn_if_clipped(image: Image.Image, name: str) -> None:
     """
     low, high = cast("tuple[float, float]", image.getextrema())
     if low < 0 or high > UINT8_MAX or (image.mode == "F" and 0 < high <= 1):
-        warnings.warn(
+        warn(
             f"{name}: has values from {low:g} to {high:g} in mode {image.mode}, and the conversion to RGB "
             f"clips them to 0 to {UINT8_MAX}; give np.asarray(image) as uint16 of the full range, or as "
-            "floats from 0 to 1",
-            stacklevel=2,
+            "floats from 0 to 1"
         )
 
 
@@ -90,10 +89,9 @@ def _to_uint8(array: npt.NDArray[Any], name: str) -> npt.NDArray[np.uint8]:
 
 def _from_uint16(array: npt.NDArray[np.uint16], high: int, name: str) -> npt.NDArray[np.uint8]:
     if 0 < high <= UINT12_MAX:
-        warnings.warn(
+        warn(
             f"{name}: its uint16 values reach {high} only, and {UINT16_MAX} is white, so the image is very "
-            "dark; if it has fewer bits, shift them up, for 12 bits by array << 4",
-            stacklevel=2,
+            "dark; if it has fewer bits, shift them up, for 12 bits by array << 4"
         )
     step = UINT16_MAX // UINT8_MAX
     return ((array.astype(np.uint32) + step // 2) // step).astype(np.uint8)

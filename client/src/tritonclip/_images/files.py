@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from tritonclip._callers import warn
 from tritonclip._images.skipped import (
     SkippedCounts,
     SkippedFile,
@@ -105,7 +105,7 @@ def _each_with_warning(requests: list[_Request]) -> Iterator[Path]:
     counts = SkippedCounts()
     yield from _each(requests, lambda skipped: counts.add(skipped) if skipped.may_be_image else None)
     if summary := summarize_skipped(counts.kinds()):
-        warnings.warn(f"find_images: {summary}", stacklevel=2)
+        warn(f"find_images: {summary}")
 
 
 def _each(requests: list[_Request], on_skip: OnSkip) -> Iterator[Path]:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image, ImageOps, features
 
+from tritonclip._callers import from_here
 from tritonclip._images.arrays import pil_from_array, warn_if_clipped
 from tritonclip._images.urls import FETCH_IT_YOURSELF, is_url
 from tritonclip._text import shown
@@ -66,7 +67,7 @@ def map_images(function: Callable[[Any, int], R], images: Iterable[tuple[int, ob
     def call(pair: tuple[int, object]) -> R:
         return function(pair[1], pair[0])
 
-    with Workers(call, min(urls, MAX_CONCURRENT_FETCHES)) as workers:
+    with Workers(from_here(call), min(urls, MAX_CONCURRENT_FETCHES)) as workers:
         for pair in pairs:
             workers.submit(pair)
         return [workers.take_next() for _ in pairs]
