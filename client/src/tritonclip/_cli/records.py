@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,6 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from tritonclip._callers import warn
 from tritonclip._calls.identity import SHOWN_DIGITS
 from tritonclip._text import printable, shortest_floats
 from tritonclip.errors import InvalidInputError, TritonClipError
@@ -131,7 +131,7 @@ class Journal:
         found, wanted = ({"identity": None, **json.loads(json.dumps(one))} for one in (self._header, header))
         different = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
         if different == ["identity"] and found["identity"] is None:
-            warnings.warn(f"{self.path} does not record the settings of the server's model", stacklevel=2)
+            warn(f"{self.path} does not record the settings of the server's model")
         elif different:
             names = [_describe(key, found.get(key), wanted.get(key)) for key in different]
             raise InvalidInputError(
