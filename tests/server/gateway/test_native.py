@@ -51,6 +51,20 @@ def test_form_returns_the_results_of_the_client(open_gateway, direct):
     assert reply.headers["server-timing"].startswith("triton;dur=")
 
 
+def test_cosines_come_with_the_same_scores(open_gateway, direct):
+    fields = form(CIRCLE, SEVEN, labels=LABELS, cosines="true", top_k="2")
+    found = predictions(open_gateway.request("POST", "/v1/classify", fields=fields))
+    sentences = [f"This is a photo of {label}." for label in LABELS]
+    for image, ranking, cosines in zip(
+        (CIRCLE, SEVEN), found, direct.similarity([CIRCLE, SEVEN], sentences), strict=True
+    ):
+        same(ranking, direct.classify(image, LABELS, top_k=2))
+        expected = [cosines[LABELS.index(one["label"])] for one in ranking]
+        assert [one["cosine"] for one in ranking] == pytest.approx(expected, abs=1e-6)
+    (plain,) = predictions(open_gateway.post("/v1/classify", images=encoded(CIRCLE), labels=LABELS))
+    assert "cosine" not in plain[0]
+
+
 @pytest.mark.parametrize(
     "image", [encoded(CIRCLE), f"data:image/jpeg;base64,{encoded(CIRCLE)}"], ids=["base64", "data URI"]
 )
@@ -331,12 +345,12 @@ def test_valid_request_id_is_kept_and_others_are_replaced(open_gateway):
 
 def test_log_describes_a_request_without_its_content(open_gateway):
     headers = {"X-Request-ID": "logged-1"}
-    fields = form(CIRCLE, ROOT / "Makefile", labels=["a secret label", "b"])
+    fields = form(IMAGES / "three_orange_triangles.jpg", ROOT / "Makefile", labels=["a secret label", "b"])
     assert open_gateway.request("POST", "/v1/classify", fields=fields, headers=headers).status == 200
     entry = open_gateway.logged(request_id="logged-1", event="request")
     assert entry["status"] == 200 and entry["path"] == "/v1/classify" and entry["method"] == "POST"
     assert entry["images"] == 1 and entry["images_failed"] == 1 and entry["ms"] > 0
-    assert not [line for line in open_gateway.lines if "secret label" in line or "red_circle" in line]
+    assert not [line for line in open_gateway.lines if "secret label" in line or "three_orange" in line]
     assert all(json.loads(line)["level"] for line in open_gateway.lines)
 
 

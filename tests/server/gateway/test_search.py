@@ -73,6 +73,27 @@ def test_invalid_request_is_rejected(searching, fields, text):
     assert text in reply.json()["error"]["message"]
 
 
+def test_images_are_listed_without_a_query(searching, direct, place):
+    from tritonclip.search import SearchIndex
+
+    reply = searching.request("GET", "/v1/search?top_k=7")
+    assert reply.status == 200, reply.data
+    with SearchIndex.open(place) as index:
+        images, entries = index.count("image"), index.count()
+        assert [entry.kind for entry in index.first(200, None)].count("text") == 2
+        assert len(index.first(200)) == images
+    assert reply.json()["entries"] == entries
+    results = reply.json()["results"]
+    assert len({result["id"] for result in results}) == 7
+    assert {(result["kind"], result["score"]) for result in results} == {("image", None)}
+
+
+def test_number_of_images_to_list_is_checked(searching, open_gateway):
+    reply = searching.request("GET", "/v1/search?top_k=0")
+    assert (reply.status, reply.json()["error"]["param"]) == (400, "top_k")
+    assert open_gateway.request("GET", "/v1/search").status == 404
+
+
 def test_two_query_images_are_rejected(searching):
     fields = [("image", (name, SQUARE.read_bytes())) for name in ("a.webp", "b.webp")]
     reply = searching.request("POST", "/v1/search", fields=fields)

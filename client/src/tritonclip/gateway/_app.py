@@ -148,10 +148,12 @@ def _add_handlers(app: FastAPI, settings: GatewaySettings) -> None:
         return respond(request, problem, error.headers)
 
     @app.exception_handler(RequestValidationError)
-    async def handle_malformed_header(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]  # always about a header; routes parse their bodies themselves
-        header = "-".join(part.capitalize() for part in str(first["loc"][-1]).split("-"))
-        return respond(request, Problem(status=400, message=f"{header}: {first['msg']}", param=header))
+    async def handle_malformed_parameter(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]  # never about a body, because routes parse their bodies themselves
+        place, name = first["loc"][0], str(first["loc"][-1])
+        if place == "header":
+            name = "-".join(part.capitalize() for part in name.split("-"))
+        return respond(request, Problem(status=400, message=f"{name}: {first['msg']}", param=name))
 
 
 def _http_error_message(request: Request, error: HTTPException) -> str:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from asgi_correlation_id import correlation_id
 
 from tritonclip import AsyncClient
+from tritonclip._calls import codec
 from tritonclip._calls.request import Deadline, RequestOptions
 from tritonclip._types import ModelInfo, Prediction
 from tritonclip.errors import DeadlineExceededError, InvalidInputError, TritonClipError
@@ -51,6 +52,19 @@ class Inference:
             lambda image: self.client.classify(image, **ranking, **options),
             lambda good: self.client.classify_many(good, **ranking, **options, **_many()),
         )
+
+    async def classify_with_cosines(
+        self, images: Images, deadline: Deadline, **ranking: Any
+    ) -> list[list[dict[str, Any]] | TritonClipError]:
+        """Rank labels as `classify` does, but from embeddings, and add to each prediction its `cosine`."""
+        checked = codec.Ranking.check(**ranking)
+        text_embeds = await self.embed_texts(checked.prompts, deadline)
+        scale = (await self.model(deadline)).logit_scale
+        answers = await self.embed_images(images, deadline)
+        return [
+            answer if isinstance(answer, TritonClipError) else _ranked(answer, text_embeds, checked, scale)
+            for answer in answers
+        ]
 
     async def embed_images(self, images: Images, deadline: Deadline) -> list[Array | TritonClipError]:
         """Embed each image: float32 [d], unit L2 norm."""
@@ -98,6 +112,17 @@ class Inference:
                 answer.message = _IMAGE_INDEX.sub(f"image {index}", answer.message)
             results[index] = answer
         return results
+
+
+def _ranked(
+    image_embed: Array, text_embeds: Array, ranking: codec.Ranking, logit_scale: float
+) -> list[dict[str, Any]]:
+    """Rank the labels of float32 [m, d] for an image of float32 [d], each with its score and cosine."""
+    image_embeds = image_embed[None]
+    (ranked,) = ranking.rank(codec.scores(image_embeds, text_embeds, logit_scale))
+    (cosines,) = codec.similarity(image_embeds, text_embeds).tolist()
+    cosine = dict(zip(ranking.labels, cosines, strict=True))
+    return [{**prediction, "cosine": cosine[prediction["label"]]} for prediction in ranked]
 
 
 def _options(deadline: Deadline) -> RequestOptions:

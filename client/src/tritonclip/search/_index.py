@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -171,6 +172,11 @@ class SearchIndex:
     def get(self, id: str) -> Entry | None:
         """Return the entry with this ID, or None if there is none."""
         return self._store.get(id)
+
+    def first(self, count: int, kind: Kind | None = "image") -> list[Entry]:
+        """Return up to `count` entries of one kind, or of both, in the order of the store."""
+        entries = (entry for page in self._store.stamps() for entry, _ in page)
+        return list(islice((entry for entry in entries if kind in (None, entry.kind)), count))
 
     def count(self, kind: Kind | None = None) -> int:
         """Return the number of entries, or of entries of one kind."""

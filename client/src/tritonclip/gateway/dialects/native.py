@@ -46,7 +46,8 @@ R = TypeVar("R")
 IMAGE_FIELDS = ("images", "image")
 MAX_PREDICTION_CHARS = 16 * 2**20
 CHARS_PER_SCORE = 45
-"""Characters of a prediction in JSON apart from its label."""
+"""Characters of a prediction in JSON apart from its label and its cosine."""
+CHARS_PER_COSINE = 35
 router = APIRouter(tags=["native"])
 
 Images = Annotated[
@@ -80,6 +81,11 @@ class ClassifyFields(StrictRequest):
         default=None, ge=1, description="Maximum number of labels per image, best first.", examples=[5]
     )
     threshold: float | None = Field(default=None, ge=0, le=1, description="Minimum score.", examples=[0.01])
+    cosines: bool = Field(
+        default=False,
+        description="Add to each prediction the cosine of the image with the label in its template, -1 to 1.",
+        examples=[True],
+    )
 
 
 class ClassifyRequest(ClassifyFields):
@@ -107,6 +113,9 @@ class Prediction(BaseModel):
 
     score: float = Field(examples=[0.998])
     label: str = Field(examples=["a red circle"])
+    cosine: float | None = Field(
+        default=None, description="Cosine with the image, if `cosines` was set.", examples=[0.31]
+    )
 
 
 class _ImageResult(BaseModel):
@@ -182,7 +191,9 @@ async def classify(request: Request, caller: Caller) -> Response:
         ranking = _check_ranking(body.fields, len(body.images), caller)  # before any image is decoded
         images = await _files(body, caller)
         timer = _Timer()
-        answers = await caller.state.inference.classify(images, caller.deadline, **ranking)
+        inference = caller.state.inference
+        rank: Any = inference.classify_with_cosines if body.fields.cosines else inference.classify
+        answers = await rank(images, caller.deadline, **ranking)
     headers = timer.headers()
     results = _results(request, caller, body.images, answers, lambda found: {"predictions": found})
     content = await _content(caller, results, collected)
@@ -223,7 +234,7 @@ def _check_ranking(fields: Any, images: int, caller: AuthorizedCaller) -> dict[s
     Raises:
         InvalidInputError: If an argument is invalid, or the answer would be too large.
     """
-    ranking: dict[str, Any] = fields.model_dump(exclude={"images"})
+    ranking: dict[str, Any] = fields.model_dump(exclude={"images", "cosines"})
     settings, given = caller.state.settings, fields.labels
     if given is not None:
         check_texts_size("labels", given, settings, fields.hypothesis_template)
@@ -232,7 +243,8 @@ def _check_ranking(fields: Any, images: int, caller: AuthorizedCaller) -> dict[s
     check_texts_size("labels", labels, settings, checked.template)
     kept = min(checked.top_k or len(labels), len(labels))
     chars = sum(map(len, labels)) if kept == len(labels) else kept * max(map(len, labels))
-    answer_chars = images * (chars + CHARS_PER_SCORE * kept)
+    chars_per_label = CHARS_PER_SCORE + CHARS_PER_COSINE * fields.cosines
+    answer_chars = images * (chars + chars_per_label * kept)
     if answer_chars > MAX_PREDICTION_CHARS:
         raise InvalidInputError(
             f"top_k: {kept} labels for each of {images} images make an answer of about {answer_chars} "

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, Field
 
@@ -33,7 +33,7 @@ from tritonclip.gateway.payloads.schemas import MODEL_EXAMPLE, PIXEL, NotBlank, 
 
 if TYPE_CHECKING:
     from tritonclip._types import ModelInfo
-    from tritonclip.search import SearchIndex
+    from tritonclip.search import Entry, SearchIndex
 
 T = TypeVar("T")
 KINDS: dict[str, Any] = {"images": "image", "texts": "text", "all": None}
@@ -78,7 +78,7 @@ class Found(BaseModel):
     name: str = Field(
         description="Path relative to the indexed directory, or the text.", examples=["a/circle.jpg"]
     )
-    score: float = Field(description="Cosine with the query.", examples=[0.31])
+    score: float | None = Field(description="Cosine with the query; null without one.", examples=[0.31])
 
 
 class SearchAnswer(BaseModel):
@@ -129,17 +129,30 @@ async def search(request: Request, caller: Caller) -> Response:
     hits = await _ask_index(caller, lambda: index.search(vector, fields.top_k, kind=KINDS[fields.of]))
     entries = await _ask_index(caller, index.count)
     index_ms = 1000 * (time.perf_counter() - start_s)
-    content = {
-        "model": model.checkpoint,
-        "entries": entries,
-        "results": [
-            {"id": hit.entry.id, "kind": hit.entry.kind, "name": hit.entry.name, "score": hit.score}
-            for hit in hits
-        ],
-        "warnings": collected.warnings,
-    }
+    content = _content(model, entries, [(hit.entry, hit.score) for hit in hits], collected.warnings)
     timing = f"triton;dur={triton_ms:.1f}, index;dur={index_ms:.1f}"
     return JSONResponse(content, headers={"Server-Timing": timing})
+
+
+@router.get(
+    "/v1/search",
+    summary="List images of the index",
+    response_model=SearchAnswer,
+    responses=describe_errors(400, 401, 404, 429, 500, 503, 504),
+)
+async def browse(
+    caller: Caller,
+    top_k: Annotated[int, Query(ge=1, le=100, description="Maximum number of images.")] = 20,
+) -> Response:
+    """Return images of the index without a query, in no order that means anything and without scores.
+
+    The status is 404 if the gateway serves no index.
+    """
+    index = _index(caller.state)
+    model = await caller.state.inference.model(caller.deadline)
+    found = await _ask_index(caller, lambda: index.first(top_k))
+    entries = await _ask_index(caller, index.count)
+    return JSONResponse(_content(model, entries, [(entry, None) for entry in found], []))
 
 
 @router.get(
@@ -170,6 +183,20 @@ async def picture(
     except InvalidInputError as error:
         raise Problem(status=404, message="the image's file is gone or no longer an image") from error
     return Response(content, media_type=MEDIA_TYPE)
+
+
+def _content(
+    model: ModelInfo, entries: int, found: list[tuple[Entry, float | None]], warnings: list[str]
+) -> dict[str, Any]:
+    """Build the body of a response."""
+    return {
+        "model": model.checkpoint,
+        "entries": entries,
+        "results": [
+            {"id": entry.id, "kind": entry.kind, "name": entry.name, "score": score} for entry, score in found
+        ],
+        "warnings": warnings,
+    }
 
 
 async def _read(request: Request, caller: AuthorizedCaller) -> tuple[SearchFields, list[Source]]:
