@@ -5,7 +5,8 @@
 # make test-all: run every test, with those marked slow.
 # make coverage: measure the line and branch coverage of make test.
 # make serve: serve CHECKPOINT until Ctrl-C.
-# make gateway: run the REST gateway and its web page at port 8080, in front of make serve.
+# make up: serve CHECKPOINT with the REST gateway and its web page at port 8080, until Ctrl-C.
+# make gateway: run the gateway alone, in front of make serve.
 # make check: check format, lint and types.   make format: fix what make check finds in style.
 # make faults: break and attack servers in many ways, and check that honest callers lose nothing.
 # make fuzz: send hostile inputs to a server.
@@ -27,7 +28,7 @@ MINUTES ?= 20
 LOADTEST ?= --max-p99-ms 2000 --min-rate 1
 MODELS := admission image_preprocess vision_encoder text_encoder similarity
 
-.PHONY: install demo serve gateway test test-unit test-system test-all coverage fuzz faults loadtest soak images benchmark check format clean
+.PHONY: install demo serve up gateway test test-unit test-system test-all coverage fuzz faults loadtest soak images benchmark check format clean
 # What each group of goals installs. dev contains the others.
 INSTALL_server := --editable . --editable 'client[gateway]'
 INSTALL_loadtest := $(INSTALL_server) --group loadtest
@@ -58,7 +59,10 @@ demo: $(SERVER)
 serve: $(SERVER)
 	@exec $(BIN)/tritonclip-server serve $(CHECKPOINT) --repository $(REPOSITORY)
 
-# GATEWAY="--keys-file keys" make gateway: pass options to `tritonclip gateway`.
+# GATEWAY="--keys-file keys" make up: pass options to `tritonclip gateway`.
+up: $(SERVER)
+	@exec $(BIN)/tritonclip-server serve $(CHECKPOINT) --repository $(REPOSITORY) --gateway --gateway-options "$(GATEWAY)"
+
 gateway: $(SERVER)
 	@exec $(BIN)/tritonclip gateway --url localhost:8001 $(GATEWAY)
 

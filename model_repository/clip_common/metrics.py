@@ -243,8 +243,8 @@ class RequestMetrics:
 
 def publish_model_info(
     factory: MetricFactory, logger: Any, directory: Path, *, precision: str, execution: str
-) -> None:
-    """Publish `tritonclip_model_info`, whose value is always 1, and log the same facts.
+) -> Series:
+    """Publish `tritonclip_model_info` with the value 1, and log the same facts.
 
     Args:
         factory: Creates the series.
@@ -252,6 +252,9 @@ def publish_model_info(
         directory: The version directory, with its `manifest.json`.
         precision: dtype of the matrix products, "float32" for example.
         execution: "eager", "compiled" or "cuda_graphs".
+
+    Returns:
+        The series, to be set to 0 when other facts hold.
     """
     manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
     checkpoint = manifest["checkpoint"]
@@ -263,7 +266,9 @@ def publish_model_info(
         "precision": precision,
         "execution": execution,
     }
-    description = "Version served and its precision, as labels; the value is always 1"
-    factory.gauge("model_info", description, **facts).set_now(1)
+    description = "1 for the version served and its precision, named by the labels; 0 for former facts"
+    series = factory.gauge("model_info", description, **facts)
+    series.set_now(1)
     logged = {**factory.labels, **facts}
     logger.log_info("serving " + ", ".join(f"{key}={value}" for key, value in logged.items()))
+    return series

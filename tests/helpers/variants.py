@@ -35,7 +35,7 @@ POISONED_WORD = "poisoned"
 """The traced server makes the embedding of a text with this word NaN."""
 POISONED_IMAGES = f"""
 
-_build = _build_encoder
+_initialize = TritonPythonModel.initialize
 
 
 class _Poisoned:
@@ -49,9 +49,12 @@ class _Poisoned:
         return embeds
 
 
-def _build_encoder(*arguments):
-    encoder, execution = _build(*arguments)
-    return _Poisoned(encoder), execution
+def _initialize_poisoned(self, args):
+    _initialize(self, args)
+    self._encoder = _Poisoned(self._encoder)
+
+
+TritonPythonModel.initialize = _initialize_poisoned
 """
 POISONED_TEXTS = f"""
 

@@ -9,12 +9,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 import select
-import shutil
 import signal
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from clip_common.groups import RequestError
+from clip_common.python import find_python, python_variables
 from clip_pillow import ImageError
 from clip_work import RequestWork, out_of_memory
 from clip_worker import FILE, GRANT, OPEN_CPU_S, REPLY, WRONG, WorkerOptions
@@ -29,6 +27,7 @@ from clip_worker import FILE, GRANT, OPEN_CPU_S, REPLY, WRONG, WorkerOptions
 POLL_MS = 250
 """Time between two looks at the caller while a worker works."""
 PIPE_BYTES = 1 << 20
+PURPOSE = "image_preprocess runs it to decode images in worker processes"
 _F_SETPIPE_SZ = 1031
 _CRASHES = {-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL}
 
@@ -36,23 +35,6 @@ Hold = Callable[[int], contextlib.AbstractContextManager[None]]
 """Waits for its turn to decode an image of so many pixels."""
 Place = Callable[[np.ndarray], np.ndarray]
 """Makes pixel values of a decoded image, uint8 [height, width, 3], before the turn ends."""
-
-
-def find_python() -> str:
-    """Return the path of an interpreter of this version; inside Triton, `sys.executable` is none.
-
-    Raises:
-        FileNotFoundError: There is none.
-    """
-    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    folders = [Path(prefix) / "bin" for prefix in (sys.prefix, sys.exec_prefix, sys.base_prefix)]
-    for path in [*(folder / name for folder in folders), shutil.which(name)]:
-        if path and os.access(path, os.X_OK):
-            return str(path)
-    raise FileNotFoundError(
-        f"no {name} in {', '.join(map(str, dict.fromkeys(folders)))} or PATH; image_preprocess runs it to "
-        "decode images in worker processes"
-    )
 
 
 class WorkerPool:
@@ -64,7 +46,7 @@ class WorkerPool:
     """
 
     def __init__(self, options: WorkerOptions, hold: Hold) -> None:
-        self._command = [find_python(), "-S", str(Path(__file__).with_name("clip_worker.py"))]
+        self._command = [find_python(PURPOSE), "-S", str(Path(__file__).with_name("clip_worker.py"))]
         self._command.append(json.dumps(options._asdict()))
         self._hold = hold
         self._idle: deque[Worker] = deque()
@@ -111,12 +93,8 @@ class WorkerPool:
         return self._start()
 
     def _start(self) -> Worker:
-        paths = [path for path in sys.path if path]
-        variables = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
-        if "LD_LIBRARY_PATH" in os.environ:
-            variables["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
         process = subprocess.Popen(
-            self._command, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            self._command, env=python_variables(), stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         return Worker(process)
 

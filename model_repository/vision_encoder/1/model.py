@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 # Idle OpenMP threads must sleep: spinning, they would keep cores from decoding and from the text encoder.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is first imported
@@ -14,15 +14,20 @@ import triton_python_backend_utils as pb_utils
 
 from clip_common.cpu import cpu_has_bfloat16
 from clip_common.groups import Outcome, RequestError, check_count, check_finite, split_rows
-from clip_common.metrics import MetricFactory, publish_model_info
+from clip_common.metrics import MetricFactory, Series, publish_model_info
 from clip_common.pace import Pace
 from clip_common.parameters import Parameters
 from clip_common.responder import Responder
 from clip_common.times import Times
 from clip_common.tower import set_up_torch
 from clip_common.version import check_version
-from clip_encoder import DirectEncoder, Encoder, GraphEncoder, checked_graphs
+from clip_encoder import DirectEncoder, Encoder, Forward, GraphEncoder, checked_graphs
 from clip_vision import VisionModel, load_vision_model
+
+if TYPE_CHECKING:
+    from clip_compile import Compilation
+
+CPU = torch.device("cpu")
 
 
 class Images(NamedTuple):
@@ -43,40 +48,105 @@ class TritonPythonModel:
     """`config.pbtxt` describes inputs, outputs and parameters."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the tower, set its precision, compile or capture it, and warm it up."""
-        metrics = MetricFactory(pb_utils, args)
-        self._responder = Responder(pb_utils, metrics, unit="images")
+        """Load the tower, set its precision, capture it or have it compiled, and warm it up."""
+        self._metrics = MetricFactory(pb_utils, args)
+        self._responder = Responder(pb_utils, self._metrics, unit="images")
         self._pace = Pace()
         parameters = Parameters(json.loads(args["model_config"]))
         self._max_images = parameters.integer("max_images", minimum=1)
-        directory = Path(__file__).parent
-        check_version(directory, parameters)
+        self._max_bucket = parameters.integer("max_bucket", minimum=1)
+        compiling = parameters.choice("compile", ("auto", "on", "off"))
+        self._directory = Path(__file__).parent
+        check_version(self._directory, parameters)
         device, dtype = set_up_torch(args, parameters, exact_on_cpu=False, int8=True)
-        model = load_vision_model(directory)
-        if dtype == torch.int8:
-            from clip_int8 import quantize
-
-            quantize(model, directory)
-        else:
-            model.set_precision(dtype)
+        model = load_vision_model(self._directory)
         self._size: int = model.grid * model.patch
+        self._encoder: Encoder
+        execution = "eager"
         if device.type == "cuda":
-            max_bucket = parameters.integer("max_bucket", minimum=1)
-            self._encoder, execution, dtype = _build_gpu_encoder(directory, device, dtype, max_bucket)
+            self._encoder, execution, dtype = _build_gpu_encoder(
+                self._directory, device, dtype, self._max_bucket
+            )
         else:
-            self._encoder, execution = _build_encoder(model, device, dtype, directory, parameters)
+            self._set_cpu_precision(model, dtype)
+            self._encoder = DirectEncoder(model, CPU, self._max_bucket)
+        self._precision = str(dtype).removeprefix("torch.")
+        self._info: Series | None = None
+        self._compilation: Compilation | None = None
         blank = np.zeros((1, 3, self._size, self._size), np.uint8)
         check_finite("image", self._encoder.encode([blank]), blank.shape)
-        precision = str(dtype).removeprefix("torch.")
-        publish_model_info(metrics, pb_utils.Logger, directory, precision=precision, execution=execution)
+        if device.type == "cpu" and (compiling == "on" or (compiling == "auto" and _compiling_pays(model))):
+            self._compile(model, dtype)
+        else:
+            self._publish(execution)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Respond to all requests of a dynamic batch; an invalid one receives an error."""
         return self._responder.respond(requests, self._parse, self._run)
 
     def finalize(self) -> None:
-        """Publish the remaining metrics."""
+        """End a compilation, and publish the remaining metrics."""
+        if self._compilation is not None:
+            self._compilation.close()
         self._responder.close()
+
+    def _set_cpu_precision(self, model: VisionModel, dtype: torch.dtype) -> None:
+        if dtype != torch.int8:
+            model.set_precision(dtype)
+            return
+        from clip_int8 import IMAGES_PER_THREAD, quantize
+
+        quantize(model, self._directory)
+        self._max_bucket = min(self._max_bucket, IMAGES_PER_THREAD * torch.get_num_threads())
+
+    def _compile(self, model: VisionModel, dtype: torch.dtype) -> None:
+        """Use the compiled tower: now if it is on disk, otherwise as soon as another process has made it."""
+        from clip_compile import Compilation, CompileError
+
+        log = pb_utils.Logger
+        if dtype == torch.int8:
+            log.log_warn("the vision tower in int8 cannot be compiled, running it uncompiled")
+            return self._publish("eager")
+        try:
+            compilation = Compilation(model, self._directory, self._max_bucket)
+            if compilation.path.exists():
+                try:
+                    return self._use_compiled(compilation.load())
+                except CompileError as error:
+                    log.log_warn(f"cannot use the compiled vision tower, compiling it again: {error}")
+            self._publish("eager")
+            compilation.start(self._use_compiled, self._report_uncompiled)
+        except CompileError as error:
+            self._publish("eager")
+            self._report_uncompiled(str(error))
+        else:
+            self._compilation = compilation
+            log.log_info(
+                "compiling the vision tower for this CPU: once, in about a minute, kept in "
+                f"{compilation.path.parent}; the uncompiled tower serves until then"
+            )
+
+    def _use_compiled(self, forward: Forward) -> None:
+        self._encoder = DirectEncoder(forward, CPU, self._max_bucket)
+        self._publish("compiled")
+
+    def _report_uncompiled(self, reason: str) -> None:
+        pb_utils.Logger.log_warn(f"cannot compile the vision tower, running it uncompiled: {reason}")
+
+    def _publish(self, execution: str) -> None:
+        """Publish the form of the tower that serves from now on."""
+        before, self._info = (
+            self._info,
+            publish_model_info(
+                self._metrics,
+                pb_utils.Logger,
+                self._directory,
+                precision=self._precision,
+                execution=execution,
+            ),
+        )
+        if before is not None:
+            before.set_now(0)  # Triton keeps every series that it has had
 
     def _parse(self, request: Any) -> Images:
         times = self._responder.check_times(request)
@@ -126,30 +196,6 @@ def _build_gpu_encoder(
         pb_utils.Logger.log_warn(f"cannot capture CUDA graphs, running without them: {error}")
         return DirectEncoder(load(dtype), device, max_bucket), "eager", dtype
     return encoder, "cuda_graphs", dtype
-
-
-def _build_encoder(
-    model: VisionModel, device: torch.device, dtype: torch.dtype, directory: Path, parameters: Parameters
-) -> tuple[Encoder, str]:
-    """Return the fastest encoder that works on this CPU, and the name of its execution."""
-    max_bucket = parameters.integer("max_bucket", minimum=1)
-    wanted = parameters.choice("compile", ("auto", "on", "off"))
-    if dtype == torch.int8:
-        from clip_int8 import IMAGES_PER_THREAD
-
-        max_bucket = min(max_bucket, IMAGES_PER_THREAD * torch.get_num_threads())
-        if wanted == "on":
-            pb_utils.Logger.log_warn("the vision tower in int8 cannot be compiled, running it uncompiled")
-    elif wanted == "on" or (wanted == "auto" and _compiling_pays(model)):
-        from clip_compile import CompileError, load_or_compile
-
-        try:
-            return DirectEncoder(
-                load_or_compile(model, directory, max_bucket), device, max_bucket
-            ), "compiled"
-        except CompileError as error:
-            pb_utils.Logger.log_warn(f"cannot compile the vision tower, running it uncompiled: {error}")
-    return DirectEncoder(model, device, max_bucket), "eager"
 
 
 def _compiling_pays(model: VisionModel) -> bool:

@@ -8,6 +8,7 @@ vulnerabilities (see `SECURITY.md`). Keep it on loopback, for development, tests
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import os
 import re
@@ -37,6 +38,7 @@ from tritonclip_server.serving.processes import (
     file_limit,
     kill,
     kill_with_this_process,
+    listener,
     raise_file_limit,
     stubs,
     terminate,
@@ -56,6 +58,8 @@ DRAIN_VARIABLE = "TRITONCLIP_DRAIN_FILE"
 DRAINED_AFTER_S = 0.5
 """Time without a request in flight after which a server counts as drained."""
 METRICS_TIMEOUT_S = 10.0
+NO_GPU = re.compile(r"CUDA driver version is insufficient|CudaDriverHelper|pinned system memory")
+"""Complaints of Triton on a machine without a GPU, where nothing is wrong."""
 FLOOD_PAUSE_S = 0.001
 """Pause after a line that Triton repeats without end; the full pipe then slows Triton down."""
 
@@ -96,11 +100,40 @@ class ServerOptions:
     flags: Mapping[str, str] = field(default_factory=dict)
 
 
+def _has_gpu() -> bool:
+    return Path("/dev/nvidiactl").exists()
+
+
 def free_port(host: str) -> int:
     """Return a TCP port that is free on `host` now."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
+
+
+def check_port(name: str, url: str, option: str) -> None:
+    """Check that a port is free.
+
+    Args:
+        name: What it is for.
+        url: host:port.
+        option: The option that chooses it.
+
+    Raises:
+        LaunchError: The text names the process that holds the port, if this user may see it.
+    """
+    host, _, port = url.rpartition(":")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError as error:
+            holder = listener(int(port)) if error.errno == errno.EADDRINUSE else None
+            used = f"{holder} uses it" if holder else error.strerror
+            raise LaunchError(
+                f"cannot bind {name} to {url}: {used}; stop that program, or choose another port with "
+                f"{option} (0 picks a free one)"
+            ) from error
 
 
 def _address(host: str, port: int) -> str:
@@ -313,7 +346,7 @@ class EmbeddedTriton:
             installation.release,
             admin_key=self.admin_key,
             explicit=self.options.explicit,
-            gpu=Path("/dev/nvidiactl").exists(),
+            gpu=_has_gpu(),
             exit_timeout_s=self.options.exit_timeout_s,
         )
         for name, url in (("http", self.http_url), ("grpc", self.grpc_url), ("metrics", self.metrics_url)):
@@ -337,20 +370,14 @@ class EmbeddedTriton:
 
     def _check_ports(self) -> None:
         for name, url in (("HTTP", self.http_url), ("gRPC", self.grpc_url), ("metrics", self.metrics_url)):
-            host, _, port = url.rpartition(":")
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind((host, int(port)))
-                except OSError as error:
-                    raise LaunchError(
-                        f"cannot bind {name} to {url} ({error.strerror}); stop the program that uses the "
-                        "port, or choose another one (0 picks a free port)"
-                    ) from error
+            check_port(name, url, f"--{name.lower()}-port")
 
     def _read_log(self, process: subprocess.Popen[str]) -> None:
         open_files = OpenFilesFilter()
+        hidden = None if _has_gpu() else NO_GPU
         for line in process.stdout or ():
+            if hidden and hidden.search(line):
+                continue
             text: str | None = line.rstrip("\n")
             if open_files.matches(line):
                 text = open_files.replacement(file_limit(process.pid))

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Protocol
+
+import click
 
 LEVELS = {"V": "DEBUG", "I": "INFO", "W": "WARNING", "E": "ERROR", "F": "CRITICAL"}
 PRINTED, SERVE, SUPERVISOR = "stdout", "serve", "supervisor"
@@ -32,6 +33,7 @@ _HEADER = re.compile(
     r"([VIWEF])(\d{4} \d\d:\d\d:\d\d\.\d{6}) \d+ ([^\]\s]+:\d+)\] ?(.*)", re.ASCII | re.DOTALL
 )
 _TABLE = re.compile(r"[+|]")
+_MODEL_CODE = re.compile(r"(?!metrics\.py)[\w.]+\.py:\d+")  # which repeats the facts of `serve`
 _STUB = re.compile(r"\s|$|At:")  # the lines after the first one of a stub's failure
 _FRAME = re.compile(r"\s+\S")
 _TRACEBACK = "Traceback (most recent call last):"
@@ -68,6 +70,17 @@ class LogEntry:
         stamp = self.time.astimezone(timezone.utc).isoformat(timespec="microseconds")
         fields = {"time": stamp.replace("+00:00", "Z"), "level": self.level, "source": self.source}
         return json.dumps({**fields, **_incident_fields(message), "message": message})
+
+    def text(self) -> str:
+        """Return the entry for people: the local time, the level if it is not INFO, the source, the message.
+
+        Messages of the launcher have neither time nor source.
+        """
+        message = self.message.strip("\n")
+        if self.source == SERVE:
+            return message
+        level = "" if self.level == "INFO" else f"{self.level.lower()}: "
+        return f"{self.time.astimezone():%H:%M:%S} {level}{self.source}: {message}"
 
 
 class OpenFilesFilter:
@@ -165,33 +178,14 @@ class Log(Protocol):
         """Write an entry that is still incomplete."""
 
 
-class TextLog:
-    """Writes the server's lines to standard error as they are.
-
-    Messages of the launcher go to standard output, except warnings and errors.
-    """
-
-    def server_line(self, line: str) -> None:
-        """See `Log`."""
-        print(line, file=sys.stderr, flush=True)  # noqa: T201
-
-    def message(self, text: str, level: str = "INFO", source: str = SERVE) -> None:
-        """See `Log`."""
-        prefix, is_result = ("", level == "INFO") if source == SERVE else (f"{source}: ", False)
-        print(f"{prefix}{text}", file=sys.stdout if is_result else sys.stderr, flush=True)  # noqa: T201
-
-    def flush(self) -> None:
-        """See `Log`."""
-
-
-class JsonLog:
-    """Writes entries as JSON as soon as they are complete. Safe for threads.
+class EntryLog:
+    """Joins lines to entries and writes each as soon as it is complete. Safe for threads.
 
     Args:
-        write: Called with each line.
+        write: Called with each entry.
     """
 
-    def __init__(self, write: Callable[[str], None]) -> None:
+    def __init__(self, write: Callable[[LogEntry], None]) -> None:
         self._write = write
         self._parser = LogParser(lambda: datetime.now(timezone.utc))
         self._lock = threading.Lock()
@@ -222,7 +216,28 @@ class JsonLog:
 
     def _write_all(self, entries: list[LogEntry]) -> None:
         for entry in entries:
-            self._write(entry.json())
+            self._write(entry)
+
+
+def json_log() -> Log:
+    """Return a log of one JSON object per line on standard error."""
+    return EntryLog(lambda entry: click.echo(entry.json(), err=True))
+
+
+def text_log(*, verbose: bool) -> Log:
+    """Return a log for people: messages on standard output, warnings and errors on standard error.
+
+    Args:
+        verbose: Also write what Triton and the models report of their normal work.
+    """
+
+    def write(entry: LogEntry) -> None:
+        if entry.source == SERVE and entry.level == "INFO":
+            click.echo(entry.message)
+        elif verbose or entry.level not in ("DEBUG", "INFO") or _MODEL_CODE.fullmatch(entry.source):
+            click.echo(entry.text(), err=True)
+
+    return EntryLog(write)
 
 
 def _triton_entry(line: str, now: datetime) -> LogEntry | None:

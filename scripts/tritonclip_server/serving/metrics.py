@@ -1,4 +1,4 @@
-"""The progress of a server's models, as its metrics report it: requests in flight and requests finished.
+"""What a server's metrics say of its models: facts, requests in flight and requests finished.
 
 The functions here are pure; the launcher fetches the metrics.
 """
@@ -16,6 +16,19 @@ _SERIES = re.compile(r'^(\w+)\{([^}]*\bmodel="([^"]+)"[^}]*)\} (\S+)$', re.MULTI
 _EXECUTING = "tritonclip_requests_executing"
 _IN_FLIGHT = {_EXECUTING, "nv_inference_pending_request_count"}
 _FINISHED = {"nv_inference_request_success", "nv_inference_request_failure", "nv_inference_exec_count"}
+
+
+def model_facts(metrics: str, model: str) -> dict[str, str]:
+    """Return the labels of a model's `tritonclip_model_info`, or no labels if it has none.
+
+    Args:
+        metrics: The server's metrics in Prometheus' text format.
+        model: Name of the model.
+    """
+    for name, labels, its_model, value in _SERIES.findall(metrics):
+        if name == "tritonclip_model_info" and its_model == model and float(value) == 1:
+            return dict(re.findall(r'(\w+)="((?:[^"\\]|\\.)*)"', labels))
+    return {}
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ GROUP_EXIT_S = 5.0
 """Time that the processes of a server may take to exit, in seconds."""
 KILL_AT_END_OF_INPUT = 'read -r _; kill -s KILL -- "-$1"'
 EXITED = ("Z", "X")
+LISTENING = "0A"
+MAX_COMMAND_CHARS = 80
 PROC = Path("/proc")
 
 
@@ -55,11 +57,34 @@ def unsent_bytes(ports: Collection[int]) -> int:
 
 def _send_queues() -> Iterator[tuple[int, int]]:
     """Yield the local port and the bytes in the send queue of each TCP socket."""
+    for fields in _tcp_sockets():
+        yield int(fields[1].rpartition(":")[2], 16), int(fields[4].partition(":")[0], 16)
+
+
+def listener(port: int) -> str | None:
+    """Return the process that listens on a TCP port, as "process 12 (nginx)"; None if it cannot be seen."""
+    sockets = {f"socket:[{inode}]" for inode in _listening(port)}
+    for directory in PROC.glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # another user's, or it exits in between
+            if any(os.readlink(file) in sockets for file in (directory / "fd").iterdir()):
+                command = (directory / "cmdline").read_bytes().replace(b"\0", b" ")
+                return f"process {directory.name} ({os.fsdecode(command).strip()[:MAX_COMMAND_CHARS]})"
+    return None
+
+
+def _listening(port: int) -> Iterator[str]:
+    """Yield the inode of each socket that listens on a port."""
+    for fields in _tcp_sockets():
+        if fields[3] == LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
+            yield fields[9]
+
+
+def _tcp_sockets() -> Iterator[list[str]]:
+    """Yield the fields of each TCP socket in /proc/net."""
     for name in ("tcp", "tcp6"):
         with contextlib.suppress(OSError):
             for line in (PROC / "net" / name).read_text().splitlines()[1:]:
-                _, local, _, _, queues = line.split()[:5]
-                yield int(local.rpartition(":")[2], 16), int(queues.partition(":")[0], 16)
+                yield line.split()
 
 
 def raise_file_limit(pid: int) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from tritonclip_server.repository.checkpoint_files import CheckpointError
 from tritonclip_server.repository.prepare import CheckpointSettings, checkpoint_options
 from tritonclip_server.repository.versions import check_consistent
 from tritonclip_server.repository.writer import RepositoryError
+from tritonclip_server.serving.gateway import Gateway, check_gateway
 from tritonclip_server.serving.launcher import (
     ADMIN_KEY_VARIABLE,
     EmbeddedTriton,
@@ -23,7 +26,8 @@ from tritonclip_server.serving.launcher import (
     ServerOptions,
     is_model_repository,
 )
-from tritonclip_server.serving.logs import SUPERVISOR, JsonLog, Log, TextLog
+from tritonclip_server.serving.logs import SUPERVISOR, Log, json_log, text_log
+from tritonclip_server.serving.metrics import model_facts
 from tritonclip_server.serving.signals import on_stop_signal
 from tritonclip_server.serving.source import prepared_repository
 from tritonclip_server.serving.supervisor import GaveUpError, Supervisor, SupervisorOptions
@@ -31,6 +35,8 @@ from tritonclip_server.serving.tls import TlsFiles
 from tritonclip_server.serving.tracing import trace_options
 
 EXIT_FAILED, EXIT_GAVE_UP = 1, 3
+DEFAULT_GRPC_PORT = "8001"
+"""Port that the client uses if none is given."""
 
 
 class _Stop(BaseException):
@@ -140,14 +146,23 @@ def _tls_options(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="Seconds to wait for requests in flight when the server stops.",
 )
+@click.option("--gateway", is_flag=True, help="Also run the REST gateway with its web page.")
+@click.option("--gateway-port", default=8080, show_default=True, help="Port of the gateway.")
+@click.option(
+    "--gateway-options",
+    default="",
+    metavar="OPTIONS",
+    help='Further options of `tritonclip gateway`, such as "--keys-file keys".',
+)
 @_supervisor_options
 @click.option(
     "--log-format",
-    type=click.Choice(["text", "json"]),
-    default="text",
+    type=click.Choice(["auto", "text", "json"]),
+    default="auto",
     show_default=True,
-    help="json: one object per line, all on standard error.",
+    help="json: one object per line, all on standard error. auto: text on a terminal, otherwise json.",
 )
+@click.option("--verbose", is_flag=True, help="In text, also what Triton reports of its normal work.")
 @click.option(
     "--trace-url",
     help="Send spans to this OTLP/HTTP collector. [env: OTEL_EXPORTER_OTLP_ENDPOINT]",
@@ -172,8 +187,12 @@ def main(
     model_control: str,
     start_timeout: float,
     drain_timeout: float,
+    gateway: bool,
+    gateway_port: int,
+    gateway_options: str,
     supervision: SupervisorOptions | None,
     log_format: str,
+    verbose: bool,
     trace_url: str | None,
     trace_rate: int,
 ) -> None:
@@ -182,7 +201,8 @@ def main(
     SOURCE is a model repository that `tritonclip-server prepare` wrote, or a checkpoint: a hub id or a
     directory in Hugging Face format. A checkpoint is prepared first, unless its repository is up to date.
 
-    The server's log goes to standard error. The exit code is 0 after a signal, 1 if the server cannot be
+    The server's log goes to standard error. --gateway runs the REST gateway beside the server; one Ctrl-C
+    stops both. The exit code is 0 after a signal, 1 if the server cannot be
     started or exits on its own, and 3 after too many restarts.
     """
     is_prepared = is_model_repository(Path(source))
@@ -208,15 +228,26 @@ def main(
         drain_timeout_s=drain_timeout,
         trace=trace,
     )
+    if log_format == "auto":
+        log_format = "text" if sys.stderr.isatty() else "json"
     on_stop_signal(_stop)
-    log: Log = JsonLog(_write_error) if log_format == "json" else TextLog()
+    log = json_log() if log_format == "json" else text_log(verbose=verbose)
     try:
+        if gateway:
+            check_gateway(host, gateway_port)
         if is_prepared:
             models = Path(source)
             check_consistent(models)
         else:
+            if log_format == "json":
+                os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read by huggingface_hub
             models = _prepare(source, repository, settings, log)
-        _serve(EmbeddedTriton(models, options, on_line=log.server_line), supervision, log)
+        server = EmbeddedTriton(models, options, on_line=log.server_line)
+        report = functools.partial(log.message, level="WARNING", source=SUPERVISOR)
+        beside: Gateway | contextlib.nullcontext[None] = contextlib.nullcontext()
+        if gateway:
+            beside = Gateway(server.probe_url, host, gateway_port, gateway_options, log_format, report)
+        _serve(server, beside, supervision, log)
     except _Stop as stop:
         log.message(f"stopped on {stop}")
     except (CheckpointError, RepositoryError, LaunchError, GaveUpError) as error:
@@ -227,18 +258,29 @@ def main(
 
 
 def _prepare(source: str, repository: Path | None, settings: CheckpointSettings, log: Log) -> Path:
-    if isinstance(log, JsonLog):
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read when huggingface_hub is imported
     try:
         return prepared_repository(source, repository, settings, log.message)
     except OSError as error:
         raise RepositoryError(f"cannot prepare {source}: {error}") from error
 
 
-def _serve(server: EmbeddedTriton, supervision: SupervisorOptions | None, log: Log) -> None:
-    """Run a server until a signal; exit if the server does so on its own."""
-    with server:
-        log.message(f"ready: grpc {server.grpc_url}, http {server.http_url}, metrics {server.metrics_url}")
+def _serve(
+    server: EmbeddedTriton,
+    gateway: Gateway | contextlib.nullcontext[None],
+    supervision: SupervisorOptions | None,
+    log: Log,
+) -> None:
+    """Run a server, and a gateway if there is one, until a signal; exit if the server does so by itself."""
+    log.message(f"loading the models of {server.repository}")
+    began_s = time.monotonic()
+    with server, gateway as running:
+        took_s = time.monotonic() - began_s
+        log.message(
+            f"ready: grpc {server.grpc_url}, http {server.http_url}, metrics {server.metrics_url}, "
+            f"after {took_s:.1f} s"
+        )
+        for line in _what_is_served(server, running):
+            log.message(line)
         if supervision is not None:
             report = functools.partial(log.message, level="WARNING", source=SUPERVISOR)
             Supervisor(server, supervision, report).run()
@@ -247,8 +289,17 @@ def _serve(server: EmbeddedTriton, supervision: SupervisorOptions | None, log: L
     sys.exit(EXIT_FAILED)
 
 
-def _write_error(line: str) -> None:
-    click.echo(line, err=True)
+def _what_is_served(server: EmbeddedTriton, gateway: Gateway | None) -> list[str]:
+    """Return lines that say what is served, where the page is, and what to type next."""
+    lines = []
+    if facts := model_facts(server.metrics(), "vision_encoder"):
+        lines.append(f"model: {facts['checkpoint']}, {facts['precision']}, {facts['execution']}")
+    if gateway is not None:
+        lines.append(f"page: {gateway.url}/, REST API: {gateway.url}/docs")
+    command = "tritonclip classify photo.jpg cat dog"
+    if server.grpc_url.rpartition(":")[2] != DEFAULT_GRPC_PORT and server.options.tls is None:
+        command += f" --url {server.grpc_url}"
+    return [*lines, f"try: {command}"]
 
 
 if __name__ == "__main__":

@@ -4,18 +4,21 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import urllib.request
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import tritonclient.grpc
 
 from tests.helpers.servers import DEMO_CHECKPOINT
 from tests.helpers.waiting import wait_until
 from tritonclip import Client
+from tritonclip_server.serving.launcher import free_port
 from tritonclip_server.serving.metrics import read_progress
 from tritonclip_server.serving.probe import probe
 
@@ -36,7 +39,7 @@ def test_checkpoint_is_prepared_and_served_from_another_directory(servers, tmp_p
     options = ["--set", "vision_encoder.compile=off", "--precision", "float32", *PORTS]
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "TRITONCLIP_CACHE_DIR": ""}
     process = subprocess.Popen(
-        [*COMMAND, str(DEMO_CHECKPOINT), *options],
+        [*COMMAND, str(DEMO_CHECKPOINT), *options, "--log-format", "text"],
         cwd=tmp_path,
         env=environment,
         stdout=subprocess.PIPE,
@@ -48,18 +51,22 @@ def test_checkpoint_is_prepared_and_served_from_another_directory(servers, tmp_p
     try:
         for line in process.stdout:
             lines.append(line.rstrip("\n"))
-            if ready := re.match(r"ready: grpc (\S+),", line):
+            if found := re.match(r"ready: grpc (\S+),", line):
+                ready = found
                 assert text_embeds(ready[1]).shape == (1, 1, 512)
                 process.send_signal(signal.SIGTERM)
         assert process.wait(HOPELESS_S) == 0
     finally:
         process.kill()
         process.stdout.close()
-    profile, preparing, written, _, stopped = lines
+    profile, preparing, written, loading, _, model, hint, stopped = lines
     (repository,) = (tmp_path / "cache" / "tritonclip" / "repositories").iterdir()
     assert profile.startswith("profile ")
     assert preparing == f"preparing {DEMO_CHECKPOINT} in {repository}"
     assert written.startswith(f"{repository}: version 1 holds {DEMO_CHECKPOINT} (")
+    assert loading == f"loading the models of {repository}"
+    assert re.fullmatch(rf"model: {DEMO_CHECKPOINT}, float32, eager", model)
+    assert hint == f"try: tritonclip classify photo.jpg cat dog --url {ready[1]}"
     assert stopped == "stopped on SIGTERM"
 
 
@@ -104,9 +111,60 @@ def test_mutual_tls_is_probed_without_a_restart_and_the_log_is_json(
     assert messages[-1] == "stopped on SIGINT"
 
 
+def test_gateway_runs_beside_the_server_and_one_signal_stops_both(servers, demo_repository):
+    servers.command("serve with a gateway that is killed once")
+    port = free_port("127.0.0.1")
+    options = ["--gateway", "--gateway-port", str(port), "--gateway-options", "--max-images 3"]
+    page = f"http://127.0.0.1:{port}/"
+    with subprocess.Popen(
+        [*COMMAND, str(demo_repository), *options, *PORTS, "--log-format", "text"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            lines = iter(process.stdout.readline, "")
+            assert f"page: {page}, REST API: {page}docs\n" in lines
+            with urllib.request.urlopen(f"{page}v1/info") as reply:
+                assert json.load(reply)["max_images"] == 3
+            gateway = next(
+                one for one in psutil.Process(process.pid).children() if "gateway" in one.cmdline()
+            )
+            gateway.kill()
+            wait_until(lambda: answers(page), "the gateway was not started again", HOPELESS_S)
+        finally:
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=HOPELESS_S)
+    assert process.returncode == 0
+    assert "supervisor: the gateway exited with code -9; starting it again" in errors
+    assert not answers(page)
+
+
+def test_gateway_port_in_use_is_reported_before_the_server_starts(demo_repository):
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        command = [*COMMAND, str(demo_repository), "--gateway", "--gateway-port", str(port), *PORTS]
+        done = subprocess.run([*command, "--log-format", "text"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    cause = f"cannot bind the gateway to 127.0.0.1:{port}: process {os.getpid()} "
+    assert done.stderr.startswith(f"error: {cause}"), done.stderr
+    assert done.stderr.rstrip().endswith("another port with --gateway-port (0 picks a free one)")
+
+
+def answers(url):
+    try:
+        urllib.request.urlopen(url).close()
+    except OSError:
+        return False
+    return True
+
+
 def ready_addresses(process, log):
     """Wait until a server is ready, and return its addresses of gRPC and of the metrics."""
-    ready = re.compile(r"ready: grpc (\S+), http \S+, metrics ([^\s\"]+)")
+    ready = re.compile(r"ready: grpc (\S+), http \S+, metrics ([^\s\",]+)")
 
     def found():
         assert process.poll() is None, log.read_text()

@@ -48,6 +48,9 @@ def large_images(side: int) -> list[bytes]:
     return [encode(noise(side, side, seed), "JPEG", quality=85) for seed in range(2)]
 
 
+READY = re.compile(r"ready: grpc (\S+), http (\S+), metrics ([^\s,]+)")
+
+
 class Serving:
     """A `serve.py` process.
 
@@ -60,7 +63,8 @@ class Serving:
         self.process = process
         self.log: list[str] = []
         assert process.stdout is not None
-        ready = re.search(r"ready: grpc (\S+), http (\S+), metrics (\S+)", process.stdout.readline())
+        lines = iter(process.stdout.readline, "")
+        ready = next(filter(None, (READY.match(line) for line in lines)), None)
         if ready is None:
             _, log = process.communicate(timeout=HOPELESS_S)
             raise AssertionError(log)
@@ -88,7 +92,7 @@ class Serving:
 
     def supervisor_lines(self, text: str, since: int = 0) -> list[str]:
         """Return the lines of the supervisor that contain a text, after line `since` of the log."""
-        return [line for line in self.log[since:] if line.startswith("supervisor: ") and text in line]
+        return [line for line in self.log[since:] if "supervisor: " in line and text in line]
 
     def wait_for_supervisor(self, text: str, since: int = 0) -> float:
         """Wait for such a line, and return the seconds it took."""
@@ -132,7 +136,16 @@ def serve(
     servers.command(why)
     ports = [f"--{name}-port=0" for name in ("http", "grpc", "metrics")]
     process = subprocess.Popen(
-        [*before, sys.executable, "scripts/serve.py", str(repository), *ports, *options],
+        [
+            *before,
+            sys.executable,
+            "scripts/serve.py",
+            str(repository),
+            *ports,
+            "--log-format",
+            "text",
+            *options,
+        ],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

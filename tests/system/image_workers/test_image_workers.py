@@ -17,9 +17,9 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 from PIL import Image
 
-import clip_worker_pool
 from clip_bounded import BoundedDecoder
 from clip_common.groups import Elements, RequestError
+from clip_common.python import find_python
 from clip_common.times import UNLIMITED, RejectedError
 from clip_geometry import IMAGE_PROCESSORS, TORCHVISION, ProcessorSettings
 from clip_images import ImageDecoder
@@ -228,5 +228,5 @@ def test_missing_interpreter_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path:
     for name in ("prefix", "exec_prefix", "base_prefix"):
         monkeypatch.setattr(sys, name, str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=rf"no python3\.\d+ in {tmp_path}/bin or PATH"):
-        clip_worker_pool.find_python()
+    with pytest.raises(FileNotFoundError, match=rf"no python3\.\d+ in {tmp_path}/bin or PATH; it runs"):
+        find_python("it runs")

@@ -59,7 +59,7 @@ def test_installed_command_serves_a_checkpoint_from_an_empty_folder(
 ) -> None:
     servers.command("the command of the installed wheel starts it")
     command = [environment / "bin" / "tritonclip-server", "serve", DEMO_CHECKPOINT]
-    command += ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+    command += ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--log-format", "text"]
     home = {name: value for name, value in os.environ.items() if not name.startswith("TRITONCLIP_")}
     home |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     with subprocess.Popen(

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from clip_compile import CompileError, cache_directory, fingerprint, load_or_compile
+from clip_compile import Compilation, CompileError, CompileOptions, cache_directory, fingerprint
 from clip_vision import VisionModel
 
 SETTINGS = {
@@ -24,6 +24,11 @@ SETTINGS = {
     "projection_dim": 4,
 }
 LARGEST = 16
+
+
+@pytest.fixture
+def options():
+    return CompileOptions("float32", torch.get_num_threads(), LARGEST)
 
 
 @pytest.fixture
@@ -61,30 +66,38 @@ def load(model, directory, cache, monkeypatch):
     def _load(read):
         torchs = SimpleNamespace(aoti_load_package=read)  # the import of the real one takes seconds
         monkeypatch.setitem(vars(torch), "_inductor", torchs)
-        return load_or_compile(model, directory, LARGEST)
+        return Compilation(model, directory, LARGEST).load()
 
     return _load
 
 
 @pytest.fixture
-def kept(model, directory, cache):
+def kept(directory, cache, options):
     """A kept tower: an archive with one file."""
-    path = cache / f"vision-{fingerprint(model, directory, LARGEST)}.pt2"
+    path = cache / f"vision-{fingerprint(directory, options)}.pt2"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("weights", bytes(1000))
     return path
 
 
-def test_fingerprint_depends_on_weights_code_precision_and_largest_pass(model, directory):
-    keys = {fingerprint(model, directory, largest) for largest in (16, 64)}
+def test_fingerprint_depends_on_weights_code_and_options(directory, options):
+    keys = {fingerprint(directory, options)}
     write_manifest(directory, **{"model.py": "other"})  # which takes no part in the compilation
-    assert fingerprint(model, directory, 64) in keys
+    assert fingerprint(directory, options) in keys
     for changed in ("vision.safetensors", "clip_vision.py"):
         write_manifest(directory, **{changed: "other"})
-        keys.add(fingerprint(model, directory, 64))
+        keys.add(fingerprint(directory, options))
+    for option in ({"precision": "bfloat16"}, {"threads": 99}, {"largest": 64}):
+        keys.add(fingerprint(directory, options._replace(**option)))
+    assert len(keys) == 6
+
+
+def test_precision_of_the_model_is_part_of_the_key(model, directory, cache, options):
+    before = Compilation(model, directory, LARGEST).path
+    assert before.name == f"vision-{fingerprint(directory, options)}.pt2"
     model.set_precision(torch.bfloat16)
-    keys.add(fingerprint(model, directory, 64))
-    assert len(keys) == 5
+    expected = fingerprint(directory, options._replace(precision="bfloat16"))
+    assert Compilation(model, directory, LARGEST).path.name == f"vision-{expected}.pt2"
 
 
 def test_kept_tower_that_cannot_be_loaded_is_reported_and_removed(load, cache, kept):
@@ -132,7 +145,7 @@ def test_compiled_tower_whose_embeddings_differ_is_rejected(load, kept, model):
 def test_cache_directory_that_cannot_be_created_is_reported(model, directory, monkeypatch):
     monkeypatch.setenv("TRITONCLIP_CACHE_DIR", str(directory / "manifest.json" / "cache"))
     with pytest.raises(CompileError, match="NotADirectoryError"):
-        load_or_compile(model, directory, LARGEST)
+        Compilation(model, directory, LARGEST)
 
 
 def test_cache_directory_follows_the_environment(tmp_path, monkeypatch):

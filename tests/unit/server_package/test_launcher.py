@@ -1,5 +1,6 @@
 """Checks of the launcher before it starts a process: source, ports, TLS files, addresses and keys."""
 
+import os
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,8 @@ def test_port_in_use_is_reported():
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         port = holder.getsockname()[1]
-        with pytest.raises(LaunchError, match=rf"cannot bind gRPC to 127\.0\.0\.1:{port} .*in use"):
+        cause = rf"127\.0\.0\.1:{port}: process {os.getpid()} \(.*\) uses it; .* --grpc-port"
+        with pytest.raises(LaunchError, match=f"cannot bind gRPC to {cause}"):
             EmbeddedTriton(REPOSITORY, replace(ANY_PORT, grpc_port=port)).start()
 
 
@@ -92,7 +94,7 @@ def test_serve_requires_certificate_and_key(options, tmp_path):
 
 def test_serve_reports_a_wrong_source_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("tritonclip_server.serving.serve.on_stop_signal", lambda act: None)
-    done = CliRunner().invoke(serve, [str(tmp_path)])
+    done = CliRunner().invoke(serve, [str(tmp_path), "--log-format", "text"])
     assert done.exit_code == 1
     assert done.stderr.startswith(f"error: {tmp_path} is not a model repository")
     assert done.stderr.count("\n") == 1

@@ -9,7 +9,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.waiting import wait_until
-from tritonclip_server.serving.logs import OPEN_FILES_EVERY_S, JsonLog, LogParser, OpenFilesFilter
+from tritonclip_server.serving.logs import (
+    OPEN_FILES_EVERY_S,
+    SUPERVISOR,
+    EntryLog,
+    LogParser,
+    OpenFilesFilter,
+    text_log,
+)
 
 NOW = datetime(2026, 11, 25, 20, tzinfo=timezone.utc)
 LOADED = """I1125 19:50:50.246298 19267 model_lifecycle.cc:839] "successfully loaded 'similarity'\""""
@@ -133,11 +140,33 @@ def test_no_line_is_lost(lines):
 
 def test_incomplete_entry_is_written_after_a_pause():
     written = []
-    log = JsonLog(written.append)
+    log = EntryLog(written.append)
     log.server_line("I1125 19:51:21.460559 19794 pb_stub.cc:2145]  Non-graceful termination detected. ")
     wait_until(lambda: written, "the entry was not written", timeout_s=60)
-    (entry,) = map(json.loads, written)
-    assert entry["message"] == "Non-graceful termination detected."
+    (entry,) = written
+    assert entry.message.strip() == "Non-graceful termination detected."
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_text_shows_people_what_they_need(verbose, capsys):
+    log = text_log(verbose=verbose)
+    log.message("ready: grpc 127.0.0.1:8001")
+    log.server_line(LOADED)
+    log.server_line('I1125 19:50:50.246298 19267 model.py:94] "compiling the vision tower"')
+    log.server_line('W1125 19:50:50.246298 19267 server.cc:12] "a warning"')
+    log.message("the server must be restarted", level="WARNING", source=SUPERVISOR)
+    log.message("error: the port is in use", level="ERROR")
+    log.flush()
+    shown = capsys.readouterr()
+    assert shown.out == "ready: grpc 127.0.0.1:8001\n"
+    lines = [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in shown.err.splitlines()]
+    assert lines == [
+        *["model_lifecycle.cc:839: successfully loaded 'similarity'"] * verbose,
+        "model.py:94: compiling the vision tower",
+        "warning: server.cc:12: a warning",
+        "warning: supervisor: the server must be restarted",
+        "error: the port is in use",
+    ]
 
 
 @pytest.mark.parametrize(
