@@ -137,6 +137,7 @@ def scene(prepare, servers, tmp_path):
         yield Scene(server, gate, gateway, stack.enter_context(Prometheus(tmp_path)))
 
 
+@pytest.mark.slow
 def test_every_alert_fires_for_its_cause_and_every_query_finds_series(scene):
     faults_of_callers_fire_no_alert(scene)
     overload_fires_its_alerts_and_fills_every_panel(scene)

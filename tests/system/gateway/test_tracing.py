@@ -28,6 +28,7 @@ def repository(prepare):
     return prepare(DEMO_CHECKPOINT, "--precision", "float32", *UNCOMPILED)
 
 
+@pytest.mark.slow
 def test_last_spans_arrive_before_gateway_and_server_stop_also_after_an_outage(servers, repository):
     with receiving() as receiver:
         endpoint = receiver.endpoint

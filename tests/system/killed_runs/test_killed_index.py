@@ -3,6 +3,7 @@
 import signal
 
 import numpy as np
+import pytest
 
 from tests.helpers.calls import metric
 from tests.helpers.servers import run_python
@@ -62,6 +63,7 @@ with Client(url) as clip, SearchIndex.open(place, clip, create=True) as index:
 KILLS = [("between writes", 30), ("before a write", 2), ("during a write", 1), ("after a write", 1)]
 
 
+@pytest.mark.slow
 def test_index_whose_runs_were_killed_equals_a_new_one(server, tmp_path):
     folder, place = tmp_path / "pictures", tmp_path / "index"
     draw_folder(folder, COUNT)

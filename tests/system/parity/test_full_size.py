@@ -15,12 +15,10 @@ by 0.0103 with the labels in float32.
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("precision", "tolerance"),
-    [
-        ("float32", SCORE_TOLERANCE["float32"]),
-        pytest.param("bfloat16", BFLOAT16_TOLERANCE, marks=pytest.mark.slow),
-    ],
+    [("float32", SCORE_TOLERANCE["float32"]), ("bfloat16", BFLOAT16_TOLERANCE)],
 )
 @pytest.mark.filterwarnings("ignore::tritonclip.TruncatedTextWarning")
 def test_answers_of_a_full_size_checkpoint_equal_the_models(

@@ -46,7 +46,7 @@ def truncated(call, *arguments):
     return [str(one.message) for one in caught if one.category is TruncatedTextWarning]
 
 
-@pytest.mark.parametrize("positions", [32, 248])
+@pytest.mark.parametrize("positions", [32, pytest.param(248, marks=pytest.mark.slow)])
 def test_callers_are_warned_at_the_limit_of_the_checkpoint(prepare, servers, tiny_checkpoint, positions):
     repository = prepare(tiny_checkpoint(positions), "--precision", "float32")
     long = "7 " * positions

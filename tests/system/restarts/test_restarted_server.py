@@ -37,7 +37,9 @@ def embed_many(kind, url, protocol, pictures, **options):
     return asyncio.run(run())
 
 
-@pytest.mark.parametrize(("protocol", "kind"), [("grpc", Client), ("http", AsyncClient)])
+@pytest.mark.parametrize(
+    ("protocol", "kind"), [("grpc", Client), pytest.param("http", AsyncClient, marks=pytest.mark.slow)]
+)
 def test_bulk_run_survives_a_restart(restartable, protocol, kind):
     pictures = [encode(noise(24 + seed % 7, 24, seed), "PNG") for seed in range(160)]
     with Client(restartable.grpc_url, timeout_s=120) as client:

@@ -101,7 +101,7 @@ def test_classifier_uses_the_new_checkpoint_after_a_switch(switch, client):
     ("fault", "reason"),
     [
         ("does not load", "vision_encoder cannot be loaded"),
-        ("answers wrongly", "differs from transformers"),
+        pytest.param("answers wrongly", "differs from transformers", marks=pytest.mark.slow),
     ],
 )
 def test_version_that_cannot_be_served_is_removed(
