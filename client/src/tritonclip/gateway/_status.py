@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 
 from tritonclip import DEFAULT_HYPOTHESIS_TEMPLATE, DEFAULT_LABELS, Health, __version__
 from tritonclip.gateway._state import state_of
+from tritonclip.gateway.observability.readiness import describe_unready
 
 router = APIRouter(tags=["status"])
 
@@ -81,7 +82,7 @@ async def readyz(request: Request) -> Response:
     health = await state_of(request).readiness.health()
     if isinstance(health, Health):
         ready, inference = health.ok, health.inference
-        reason = None if ready else health.reason or "the server or a model is not ready"
+        reason = None if ready else describe_unready(health)
     else:
         ready, inference, reason = False, None, health
     content = {"status": "ready" if ready else "not ready", "inference": inference, "reason": reason}
