@@ -27,7 +27,7 @@ from tests.helpers.pictures import encode, noise
 from tests.helpers.servers import ROOT
 from tests.helpers.threads import in_thread
 from tests.helpers.waiting import wait_until
-from tritonclip import Client
+from tritonclip import Client, ZeroShotClassifier
 
 COMMAND = Path(sys.executable).parent / "tritonclip"
 SAMPLES = ["scripts/demo/images/red_circle.jpg", "scripts/demo/images/digit_7.jpg"]
@@ -217,6 +217,21 @@ def test_labels_are_read_from_options_and_a_file(run, tmp_path):
     options = ["-l", LABELS[0], "--labels-file", tmp_path / "labels.txt"]
     (record,) = map(json.loads, succeeded(run("classify", SAMPLE, "--jsonl", *options)).splitlines())
     assert {p["label"] for p in record["predictions"]} == {*LABELS, "a green ring"}
+
+
+@pytest.mark.parametrize("preprocess", ["server", "client"])
+def test_several_templates_are_an_ensemble_like_that_of_the_classifier(run, client, tmp_path, preprocess):
+    templates = ["{}", "a drawing of {}.", "no picture of {}"]
+    (tmp_path / "templates.txt").write_text("\n".join(templates[1:]))
+    options = ["--template", templates[0], "--templates-file", tmp_path / "templates.txt"]
+    arguments = ["classify", *SAMPLES, *LABELS, "--json", "--preprocess", preprocess]
+    results = json.loads(succeeded(run(*arguments, *options)))["results"]
+    wanted = ZeroShotClassifier(client, LABELS, templates=templates)([ROOT / sample for sample in SAMPLES])
+    plain = json.loads(succeeded(run(*arguments, *options[:2])))["results"]
+    for result, ranked, alone in zip(results, wanted, plain, strict=True):
+        scores = {one["label"]: one["score"] for one in result["predictions"]}
+        assert scores == pytest.approx({one["label"]: one["score"] for one in ranked}, abs=1e-5)
+        assert scores != pytest.approx({one["label"]: one["score"] for one in alone["predictions"]}, rel=1e-3)
 
 
 @pytest.mark.parametrize("preprocess", ["server", "client"])

@@ -1,8 +1,8 @@
 """The subcommands for many inputs: classify, embed and similarity.
 
 A run to standard output sends nothing but requests of up to `--batch-size` inputs. `similarity` also sends
-its texts, once. A run into a file reads the identity of the server's models before and after it, which its
-journal records.
+its texts, once, and `classify` with several templates its sentences. A run into a file reads the identity of
+the server's models before and after it, which its journal records.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import click
 import numpy as np
 
-from tritonclip._calls.checks import DEFAULT_HYPOTHESIS_TEMPLATE, check_texts
+from tritonclip._calls.checks import DEFAULT_HYPOTHESIS_TEMPLATE, check_template, check_texts
 from tritonclip._calls.codec import Ranking
 from tritonclip._cli.formats import CLASSIFY, EMBED, SIMILARITY
 from tritonclip._cli.inputs import (
@@ -32,6 +32,7 @@ from tritonclip._cli.options import EXITS, GroupedCommand, Output, connection, m
 from tritonclip._cli.records import Record
 from tritonclip._cli.run import BulkRun
 from tritonclip._images.skipped import SkippedCounts
+from tritonclip.classifier import ZeroShotClassifier
 from tritonclip.client import Client
 from tritonclip.errors import TritonClipError
 
@@ -88,6 +89,7 @@ def _bulk_command(cells: str, more: str, *examples: str) -> Callable[[Callable[.
     "tritonclip classify photos/ --labels-file labels.txt -o labels.parquet",
     "tritonclip classify photos/ -l cat -l dog --top-k 1 --csv > labels.csv",
     'tritonclip classify photos/ cat dog --json | jq ".results[0]"',
+    'tritonclip classify photos/ cat dog --template "a photo of a {}." --template "art of a {}."',
     "find . -name '*.jpg' | tritonclip classify - -l cat -l dog --jsonl",
 )
 @click.argument(
@@ -97,9 +99,13 @@ def _bulk_command(cells: str, more: str, *examples: str) -> Callable[[Callable[.
 @click.option("--labels-file", type=click.Path(path_type=Path), help="UTF-8 file with one label per line.")
 @click.option(
     "--template",
-    default=DEFAULT_HYPOTHESIS_TEMPLATE,
-    show_default=True,
-    help="Sentence with {} for the label.",
+    "templates",
+    multiple=True,
+    help="Sentence with {} for the label; repeat it to average several. "
+    f"[default: {DEFAULT_HYPOTHESIS_TEMPLATE}]",
+)
+@click.option(
+    "--templates-file", type=click.Path(path_type=Path), help="UTF-8 file with one template per line."
 )
 @click.option("--top-k", type=int, help="Maximum number of labels per image.")
 @click.option("--threshold", type=float, help="Minimum score, 0 to 1.")
@@ -107,7 +113,8 @@ def classify(
     items: tuple[str, ...],
     labels: tuple[str, ...],
     labels_file: Path | None,
-    template: str,
+    templates: tuple[str, ...],
+    templates_file: Path | None,
     top_k: int | None,
     threshold: float | None,
     connect: dict[str, Any],
@@ -127,9 +134,21 @@ def classify(
     given: list[str] | str | None = words[0] if len(words) == 1 and not labels_file else words or None
     if labels_file:
         given = [*words, *read_lines(labels_file, "--labels-file", "label")]
-    options: dict[str, Any] = {"hypothesis_template": template, "top_k": top_k, "threshold": threshold}
-    checked = Ranking.check(given, **options).labels
+    if templates_file:
+        templates += tuple(read_lines(templates_file, "--templates-file", "template"))
+    first, *others = [check_template(one) for one in templates or [DEFAULT_HYPOTHESIS_TEMPLATE]]
+    options: dict[str, Any] = {"top_k": top_k, "threshold": threshold}
+    checked = Ranking.check(given, hypothesis_template=first, **options).labels
     with _client(connect, preprocess) as client:
+
+        def send(inputs: Iterator[str], on_progress: Callable[..., None]) -> Iterator[Any]:
+            bulk = options | _bulk_options(many, output, on_progress)
+            if not others:
+                return client.classify_many(inputs, checked, hypothesis_template=first, **bulk)
+            classifier = ZeroShotClassifier(client, checked, templates=[first, *others])
+            # The server has answered, so an outage from here on is waited for.
+            return classifier.classify_many(inputs, **bulk | {"wait_for_server": True})
+
         return _over_images(
             client,
             images,
@@ -138,10 +157,13 @@ def classify(
             output=output,
             texts=checked,
             top_k=top_k,
-            identity=lambda: {"labels": checked, **options, **_weights(client)},
-            send=lambda inputs, on_progress: client.classify_many(
-                inputs, checked, **options, **_bulk_options(many, output, on_progress)
-            ),
+            identity=lambda: {
+                "labels": checked,
+                "hypothesis_template": [first, *others] if others else first,
+                **options,
+                **_weights(client),
+            },
+            send=send,
         )
 
 

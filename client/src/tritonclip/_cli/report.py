@@ -306,10 +306,10 @@ def health(states: Sequence[tuple[str, Health | None]]) -> None:
 
 
 def models(infos: Sequence[ModelInfo]) -> None:
-    """Print the checkpoint of each model."""
+    """Print each checkpoint once, with the names of its models."""
     console = Console()
+    names: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for info in infos:
-        console.print(plain(info.name), soft_wrap=True)
         facts = {
             "checkpoint": info.checkpoint,
             "revision": info.revision,
@@ -318,8 +318,10 @@ def models(infos: Sequence[ModelInfo]) -> None:
             "logit scale": f"{info.logit_scale:.4f}",
             "weights": "RANDOM, for load tests" if info.random_weights else "trained",
         }
-        for name, fact in facts.items():
-            console.print(plain(f" {name:11}  {fact}"), soft_wrap=True)
+        names.setdefault(tuple(facts.items()), []).append(info.name)
+    for shared, sharing in names.items():
+        for name, fact in [*shared, ("models", ", ".join(sharing))]:
+            console.print(plain(f"{name:11}  {fact}"), soft_wrap=True)
 
 
 def statistics(models: Sequence[ModelStatistics]) -> None:

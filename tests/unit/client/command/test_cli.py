@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import socket
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,14 @@ def failure(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str
         (["classify", "IMAGE", "--labels-file", "missing.txt"], "--labels-file missing.txt: cannot read"),
         (["classify", "IMAGE", "--label", " ", "--label", "a cat"], "label 0: it is blank"),
         (["classify", "IMAGE", *TWO, "--template", "no place"], "hypothesis_template"),
+        (
+            ["classify", "IMAGE", *TWO, "--template", "a {}", "--template", "none"],
+            "hypothesis_template 'none'",
+        ),
+        (
+            ["classify", "IMAGE", *TWO, "--templates-file", "missing.txt"],
+            "--templates-file missing.txt: cannot",
+        ),
         (["classify", "IMAGE", *TWO, "--top-k", "0"], "top_k"),
         (["classify", "IMAGE", "--top-k", "two"], "--top-k"),
         (["classify", "IMAGE", *TWO, "--threshold", "2"], "threshold"),
@@ -262,9 +271,12 @@ def test_models_and_statistics_are_printed_as_tables(capsys: Any) -> None:
     info = ModelInfo(
         name="m", checkpoint="a/b", revision="c" * 40, sha256="d" * 64, random_weights=True, logit_scale=100.0
     )
-    report.models([info])
+    other = replace(info, name="other", sha256="e" * 64)
+    report.models([info, replace(info, name="n"), other])
     out = capsys.readouterr().out
-    assert "d" * 64 in out
+    for text in ("d" * 64, "e" * 64):
+        assert out.count(text) == 1
+    assert re.findall(r"^models +(.*)$", out, re.M) == ["m, n", "other"]
     assert "RANDOM" in out
     report.statistics(
         [
