@@ -176,8 +176,9 @@ class ClipPage:
         """Return the labels and scores in percent on the card of an image."""
         rows = self.card(name).locator(".ranking li")
         expect(rows.first).to_be_attached()
+        expect(self.card(name).locator(".busy")).to_have_count(0)
         texts = [row.locator("span").all_text_contents() for row in rows.all()]
-        return [(label, float(figure.removesuffix("%"))) for label, figure, _ in texts]
+        return [(label, float(figure.removesuffix("%"))) for label, figure, *_ in texts]
 
     def compare(self, *texts: str) -> None:
         """Enter texts in the tab Compare and press its button."""
@@ -198,13 +199,23 @@ class ClipPage:
         return table
 
     def code(self, kind: str) -> str:
-        """Open "Show the code" in the current tab and return the program."""
+        """Open "Copy as curl or Python" in the current tab and return the program."""
         details = self.page.locator("[role=tabpanel]:visible details.code")
         if details.get_attribute("open") is None:
             details.locator("summary").click()
         program = self.page.get_by_role("group", name=f"{kind} code")
         expect(program).not_to_be_empty()
         return program.inner_text()
+
+    def example(self, label: str) -> None:
+        """Click the example image of a label."""
+        self.page.get_by_role("button", name=f"Example: {label}").click()
+
+    def download(self, button: str) -> tuple[str, str]:
+        """Press a button that saves a file, and return the file's name and text."""
+        with self.page.expect_download() as download:
+            self.page.get_by_role("button", name=button).filter(visible=True).click()
+        return download.value.suggested_filename, download.value.path().read_text(encoding="utf-8")
 
     @contextmanager
     def replying(

@@ -1,13 +1,20 @@
 """The main paths of the gateway's web pages in a real browser, in front of a real server."""
 
 import base64
+import csv
+import functools
+import http.server
+import io
 import json
 import math
 import re
+import sys
+import threading
 
 import pytest
 from playwright.sync_api import expect
 
+from tests.helpers.gateway import run_gateway
 from tests.helpers.gateway_fixtures import HTML_NAME
 from tests.helpers.programs import require
 from tests.server.gateway.page_driver import DEMO, IMAGES, SearchPage, best_of, run_program
@@ -121,7 +128,7 @@ def test_heat_map_shows_the_cosines(clip, broken):
     assert table[CIRCLE.name][0] > table[CIRCLE.name][1]
     assert table["blue_square.webp"][0] < table["blue_square.webp"][1]
     headers = clip.page.locator("#heat thead th").all_text_contents()
-    assert headers == ["a red circle", "a blue square, with a comma"]
+    assert headers == ["1. a red circle", "2. a blue square, with a comma"]
     cosines = [cosine for row in table.values() for cosine in row]
     legend = clip.page.locator(".legend").inner_text()
     assert f"{min(cosines):.3f}" in legend
@@ -132,6 +139,127 @@ def test_heat_map_shows_the_cosines(clip, broken):
     expect(clip.page.locator("#heat td.error")).to_contain_text("The file is not an image")
     clip.page.get_by_role("button", name="Remove broken.jpg").filter(visible=True).click()
     expect(clip.page.locator("#heat tbody tr")).to_have_count(2)
+
+
+def test_examples_are_demo_images_and_bring_their_labels(clip):
+    clip.example("a blue square")
+    assert clip.ranking("blue_square.webp")[0][0] == "a blue square"
+    labels = clip.chips()
+    for label in labels:
+        if label != "a blue square":
+            clip.example(label)
+    expect(clip.page.locator("#gallery > li")).to_have_count(len(labels))
+    for name in clip.page.locator("#gallery h3").all_text_contents():
+        assert clip.ranking(name)[0][0] == EXPECTED[name]
+        served = clip.page.request.get(f"{clip.url}/static/examples/{name}").body()
+        assert served == (IMAGES / name).read_bytes()
+    assert set(labels) == {EXPECTED[name] for name in clip.page.locator("#gallery h3").all_text_contents()}
+    assert clip.chips() == labels
+
+
+def test_cosines_are_shown_next_to_the_scores(clip, direct):
+    clip.add_labels("a red circle", "a blue square")
+    clip.add_images(CIRCLE)
+    clip.ranking(CIRCLE.name)
+    sentences = ["This is a photo of a red circle.", "This is a photo of a blue square."]
+    cosines = direct.similarity([CIRCLE], sentences)[0]
+    shown = clip.card(CIRCLE.name).locator(".cosine").all_text_contents()
+    assert shown == [f"cosine {cosine:.3f}" for cosine in cosines]
+
+
+def test_results_are_downloaded(clip):
+    clip.add_labels("a red circle", '["=1+1, \\"quoted\\""]')
+    clip.add_images(CIRCLE)
+    ranking = clip.ranking(CIRCLE.name)
+    name, text = clip.download("Download CSV")
+    assert name == "classification.csv"
+    head, *rows = csv.reader(io.StringIO(text))
+    assert head == ["image", "label", "score", "cosine"]
+    assert [row[1] for row in rows] == ["a red circle", '\'=1+1, "quoted"']
+    assert [(CIRCLE.name, round(100 * float(row[2]), 1)) for row in rows] == [
+        (CIRCLE.name, score) for _, score in ranking
+    ]
+    _, text = clip.download("Download JSON")
+    (result,) = json.loads(text)["results"]
+    assert [each["label"] for each in result["predictions"]] == [label for label, _ in ranking]
+    clip.compare("a red circle", "the digit 7")
+    (cosines,) = clip.cosines().values()
+    _, text = clip.download("Download CSV")
+    rows = list(csv.reader(io.StringIO(text)))[1:]
+    assert [row[:2] for row in rows] == [[CIRCLE.name, "a red circle"], [CIRCLE.name, "the digit 7"]]
+    assert [round(float(row[2]), 3) for row in rows] == cosines
+
+
+def test_address_holds_labels_template_texts_and_tab(clip, opened):
+    labels = ["a red circle", "50 % & more, #1"]
+    clip.add_labels(json.dumps(labels))
+    clip.page.get_by_label("Hypothesis template").fill("a drawing of {}")
+    clip.page.get_by_role("tab", name="Compare").click()
+    clip.page.get_by_label("Texts, one per line").fill("one\ntwo")
+    clip.wait_until(lambda: "texts=one" in clip.page.url, "the address does not change")
+    clip.page.reload()
+    for page in (clip, opened(clip.page.url).open()):
+        expect(page.page.locator(".chip > span")).to_have_text(labels)
+        expect(page.page.locator("#template")).to_have_value("a drawing of {}")
+        expect(page.page.get_by_label("Texts, one per line")).to_have_value("one\ntwo")
+        expect(page.page.get_by_role("tabpanel", name="Compare")).to_be_visible()
+    clip.page.evaluate("location.hash = '#label=a+green+heart'")
+    expect(clip.page.locator(".chip > span")).to_have_text(["a green heart"])
+    expect(clip.page.locator("#template")).to_have_value("This is a photo of {}.")
+
+
+def test_last_results_are_dimmed_until_new_ones_arrive(clip, axe):
+    clip.add_labels("a red circle", "a blue square")
+    clip.add_images(CIRCLE)
+    clip.ranking(CIRCLE.name)
+    state = clip.card(CIRCLE.name).locator(".state")
+    assert "stale" not in (state.get_attribute("class") or "")
+    clip.add_labels("a green heart")
+    expect(state).to_have_class(re.compile("stale"))
+    held = []
+    clip.page.route("**/v1/classify", lambda route: held.append(route))
+    clip.classify()
+    expect(state).to_contain_text("Classifying")
+    expect(state.locator(".ranking li")).to_have_count(2)
+    assert clip.violations(axe) == []
+    clip.wait_until(lambda: held, "the page sends no request")
+    held[0].continue_()
+    assert len(clip.ranking(CIRCLE.name)) == 3
+    assert "stale" not in (state.get_attribute("class") or "")
+
+
+def test_failed_images_are_kept_and_retried_together(clip):
+    clip.add_labels("a red circle", "the digit 7")
+    error = {"error": {"message": "it failed", "type": "server_error", "param": None, "code": "failed"}}
+    with clip.replying("v1/classify", 500, error):
+        clip.add_images(CIRCLE, IMAGES / "digit_7.jpg")
+        expect(clip.page.locator("#gallery .error")).to_have_count(2)
+    clip.page.get_by_role("button", name="Try 2 failed images again").click()
+    assert clip.ranking(CIRCLE.name)[0][0] == "a red circle"
+    assert clip.ranking("digit_7.jpg")[0][0] == "the digit 7"
+    expect(clip.page.locator("#retry")).to_be_hidden()
+
+
+def test_image_is_added_by_url_if_the_gateway_fetches(opened, server, clip):
+    require("curl", "curl")
+    expect(clip.page.locator("#url-form")).to_be_hidden()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=IMAGES)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as host:
+        threading.Thread(target=host.serve_forever, daemon=True).start()
+        options = ("--allow-urls", "--url-network", "127.0.0.1/32", "--url-port", host.server_port)
+        with run_gateway(server.grpc_url, *options) as gateway:
+            page = opened(gateway.url).open()
+            page.add_labels("a red circle", "a blue square")
+            field = page.page.get_by_label("Address of an image")
+            field.fill("circle")
+            field.press("Enter")
+            expect(page.page.locator("#url-message")).to_contain_text("begins with http:// or https://")
+            field.fill(f"http://127.0.0.1:{host.server_port}/red_circle.jpg")
+            field.press("Enter")
+            assert page.ranking("red_circle.jpg")[0][0] == "a red circle"
+            for kind, run in (("curl", ["bash", "-euc"]), ("Python", [sys.executable, "-c"])):
+                assert '"a red circle"' in run_program(*run, page.code(kind)).replace("'", '"')
+        host.shutdown()
 
 
 def test_embedding_is_downloaded(clip, gateway):
@@ -218,6 +346,43 @@ def test_filled_in_page_is_accessible(clip, broken, axe):
     clip.cosines()
     clip.code("Python")
     assert clip.violations(axe) == []
+
+
+def test_search_page_shows_images_without_a_query(found, axe):
+    found.wait_for_thumbnails(24)
+    expect(found.page.locator("#heading")).to_have_text("Images in the index")
+    assert found.violations(axe) == []
+    first = found.names()[0]
+    found.page.get_by_role("button", name=f"More like this: {first}", exact=True).click()
+    expect(found.page.locator("#heading")).to_have_text(f"Results for {first.split('/')[-1]}")
+    assert found.names()[0] == first
+
+
+def test_search_page_keeps_its_query_through_failures_and_reloads(found):
+    found.search("a green heart")
+    found.wait_for_thumbnails(24)
+    names = found.names()
+    found.page.reload()
+    expect(found.page.locator("#heading")).to_have_text("Results for a green heart")
+    assert found.names() == names
+    error = {"error": {"message": "it failed", "type": "server_error", "param": None, "code": "failed"}}
+    with found.replying("v1/search", 500, error):
+        found.send_files("drop", IMAGES / "blue_square.webp")
+        expect(found.page.locator("#search-message")).to_contain_text("it failed")
+    found.page.get_by_role("button", name="Try again").click()
+    expect(found.page.locator("#heading")).to_have_text("Results for blue_square.webp")
+    expect(found.page.get_by_alt_text("Query image")).to_be_visible()
+
+
+def test_documentation_follows_the_colour_scheme(opened, gateway):
+    page = opened(gateway).page
+    page.goto(f"{gateway}/docs")
+    expect(page.locator(".opblock").first).to_be_visible()
+    root, dark = page.locator("html"), re.compile(r"rgb\((\d\d?, ){2}\d\d?\)")
+    page.emulate_media(color_scheme="light")
+    expect(root).not_to_have_css("background-color", dark)
+    page.emulate_media(color_scheme="dark")
+    expect(root).to_have_css("background-color", dark)
 
 
 def test_search_page_finds_by_text(found, axe):

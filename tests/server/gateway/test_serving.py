@@ -50,7 +50,7 @@ def test_tls_certificate_is_served(server, tmp_path):
 @pytest.mark.parametrize(
     ("package", "options", "message"),
     [
-        ("fastapi", [], 'the gateway needs fastapi; install it with: pip install "tritonclip[gateway]"'),
+        ("fastapi", [], 'the gateway needs fastapi; install it with: pip install "tritonclip[gateway]" (in '),
         ("limits", [], "the gateway needs limits; install"),
         ("prometheus_client", [], "the gateway needs prometheus_client; install"),
         (

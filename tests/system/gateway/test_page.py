@@ -294,7 +294,13 @@ def test_page_fits_a_phone(opened, gateway, broken):
     page.compare(*LABELS, "y" * 80)
     page.cosines()
     assert page.overflow() == 0
-    assert page.page.locator(".scroller").evaluate("(node) => node.scrollWidth > node.clientWidth")
+    assert page.page.locator(".scroller").evaluate("(node) => node.scrollWidth <= node.clientWidth")
+    names = (
+        page.page.locator("#heat tbody tr")
+        .first.locator("td")
+        .evaluate_all("(cells) => cells.map((cell) => getComputedStyle(cell, '::before').content)")
+    )
+    assert names[:2] == [f'"{number}. {text}"' for number, text in enumerate(LABELS[:2], 1)]
     page.page.get_by_role("button", name="Take a photo").click()
     expect(page.page.get_by_role("button", name="Take photo")).to_be_enabled()
     assert page.overflow() == 0

@@ -1,5 +1,7 @@
 // Calls to the gateway: sends the key, limits concurrency, honours Retry-After, and unifies errors.
 
+import { fromOne } from "./dom.js";
+
 const MAX_CONCURRENT = 4;
 const MAX_RETRIES = 3;
 const LONGEST_WAIT_S = 60;
@@ -40,12 +42,13 @@ export function useKey(value, remember) {
 // Paths are relative, because a proxy may serve the gateway under a path prefix.
 export const address = (path) => new URL(path, document.baseURI).href;
 
-export const getJson = (path) => request(path, {}, {});
+export const getJson = (path, options = {}) => request(path, {}, options);
 
 // Requests the result of one image. Options: signal, and onWait(text), called before each retry.
-export async function requestForImage(path, { file, name }, fields, options) {
+export async function requestForImage(path, { address, file, name }, fields, options) {
   const body = new FormData();
-  body.append("images", file, name);
+  if (address) body.append("images", address);
+  else body.append("images", file, name);
   for (const [field, value] of fields) body.append(field, value);
   const answer = await queued(options, () => request(path, { method: "POST", body }, options));
   const [result] = answer.results;
@@ -126,7 +129,7 @@ async function answerOf(response, signal) {
 
 // The server's messages number the images of a request, but each request here has one image.
 const forSingleFile = (message) =>
-  message.replace(/^image 0\b/, "The file").replace(/^The file: ./, (start) => start.at(-1).toUpperCase());
+  fromOne(message).replace(/^image 0\b/, "The file").replace(/^The file: ./, (start) => start.at(-1).toUpperCase());
 
 function sleep(seconds, signal) {
   return new Promise((resolve, reject) => {

@@ -7,8 +7,10 @@ import { Classify } from "./classify.js";
 import { startCode } from "./code.js";
 import { Compare } from "./compare.js";
 import { byId } from "./dom.js";
+import { startExamples } from "./examples.js";
 import { Images } from "./images.js";
 import { startIntake } from "./intake.js";
+import { read, startLink } from "./link.js";
 import { Status } from "./status.js";
 import { startTabs } from "./tabs.js";
 
@@ -24,13 +26,15 @@ const classify = new Classify(page);
 const compare = new Compare(page);
 
 startIntake(images);
+startExamples(images, labels);
 startCamera((file) => images.add([file]));
 
 let action = () => classify.run();
-startTabs(document.querySelector("[role=tablist]"), (panel) => {
+const chooseTab = startTabs(document.querySelector("[role=tablist]"), (panel) => {
   const isClassify = panel.id === "classify-panel";
   action = isClassify ? () => classify.run() : () => compare.run();
   panel.querySelector(".inputs").prepend(byId("intake")); // both tabs share the images
+  writeLink();
 });
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || byId("camera").open) return;
@@ -38,22 +42,46 @@ document.addEventListener("keydown", (event) => {
   action();
 });
 
-const fileNames = () => (images.usable.length ? images.usable.map(({ name }) => name) : ["image.jpg"]);
-const request = (path, fields) => ({ url: address(path), files: fileNames(), fields, keys: info.keys_required });
+const shownImages = () => (images.usable.length ? images.usable : [{ name: "image.jpg" }]);
+const request = (path, fields) => ({ url: address(path), images: shownImages(), fields, keys: info.keys_required });
 // Show examples until there are values.
 const listed = (name, values) => (values.length ? values : ["a cat", "a dog"]).map((value) => [name, value]);
 const refreshes = [
   startCode(byId("classify-code"), () =>
-    request("v1/classify", [...listed("labels", labels.values), ["hypothesis_template", byId("template").value]])),
+    request("v1/classify", [...listed("labels", labels.values), ["hypothesis_template", byId("template").value],
+      ["cosines", "true"]])),
   startCode(byId("compare-code"), () => request("v1/similarity", listed("texts", compare.lines))),
 ];
 const refresh = () => refreshes.forEach((each) => each());
+const writeLink = startLink(stateNow, show);
 for (const kind of ["added", "removed"]) images.addEventListener(kind, refresh);
-labels.addEventListener("change", refresh);
-for (const id of ["template", "texts"]) byId(id).addEventListener("input", refresh);
+for (const act of [refresh, writeLink]) {
+  labels.addEventListener("change", act);
+  for (const id of ["template", "texts"]) byId(id).addEventListener("input", act);
+}
+
+function stateNow() {
+  const template = byId("template").value;
+  return {
+    labels: labels.values,
+    template: template === info.hypothesis_template ? "" : template,
+    texts: byId("texts").value,
+    tab: byId("compare-tab").ariaSelected === "true" ? "compare" : "",
+  };
+}
+
+function show({ labels: values, template, texts, tab }) {
+  labels.set(values);
+  byId("template").value = template ?? (info.known ? info.hypothesis_template : "");
+  byId("texts").value = texts ?? "";
+  chooseTab(byId(tab === "compare" ? "compare-tab" : "classify-tab"));
+  for (const id of ["template", "texts"]) byId(id).dispatchEvent(new Event("input"));
+}
+if (location.hash) show(read());
 
 events.addEventListener("info", () => {
   byId("search-link").hidden = !info.search;
+  byId("url-form").hidden = !info.url_input;
   if (!byId("template").value) byId("template").value = info.hypothesis_template;
   refresh();
 });

@@ -28,13 +28,22 @@ export class Card {
 
   show(...state) {
     this.state.replaceChildren(...state);
+    this.isStale = false;
     this.retry.hidden = true;
     this.embed.hidden = false;
     this.note.textContent = "";
   }
 
+  // Marks a ranking as one of other inputs.
+  set isStale(isStale) {
+    this.state.classList.toggle("stale", isStale);
+  }
+
+  // Shows a message above the last ranking, if there is one.
   showBusy(text) {
-    this.show(el("p", { class: "busy muted" }, text));
+    const last = [...this.state.querySelectorAll(".ranking")];
+    this.show(el("p", { class: "busy muted" }, text), ...last);
+    this.isStale = last.length > 0;
   }
 
   showError(text, mayRetry) {
@@ -57,10 +66,11 @@ export function thumbnail({ url }) {
   return box;
 }
 
-function ranked({ label, score }) {
+function ranked({ label, score, cosine }) {
   const bar = el("span", { class: "bar" });
   bar.style.setProperty("--score", percent(score));
-  return el("li", null, el("span", null, label), el("span", { class: "figure" }, percent(score)), bar);
+  const figure = (text, kind = "") => el("span", { class: `figure ${kind}` }, text);
+  return el("li", null, el("span", null, label), figure(percent(score)), bar, figure(`cosine ${cosine.toFixed(3)}`, "cosine"));
 }
 
 function expander(rows) {

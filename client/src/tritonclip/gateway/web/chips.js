@@ -59,6 +59,13 @@ export class Chips extends EventTarget {
     this.dispatchEvent(new Event("change"));
   }
 
+  // Replaces all values.
+  set(texts) {
+    this.values.length = 0;
+    this.list.replaceChildren();
+    this.add(texts);
+  }
+
   remove(text) {
     const index = this.values.indexOf(text);
     this.values.splice(index, 1);

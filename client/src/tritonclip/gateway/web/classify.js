@@ -2,11 +2,12 @@
 
 import { requestForImage, events, postJson } from "./api.js";
 import { Card } from "./card.js";
-import { announce, byId, drop, percent, saveJson, showMessage, warn } from "./dom.js";
+import { announce, byId, counted, drop, percent, showMessage, warn } from "./dom.js";
+import { saveCsv, saveJson } from "./download.js";
 import { dataUri } from "./images.js";
 
 export class Classify {
-  cards = new Map(); // item -> {card, controller, status of the last response}
+  cards = new Map(); // item -> {card, controller, status of the last response, predictions: null if there are none}
   isStale = false; // results belong to other labels than those on screen
 
   constructor(page) {
@@ -18,6 +19,9 @@ export class Classify {
     this.template.addEventListener("input", () => this.onInputs());
     events.addEventListener("accepted", () => this.onAccepted());
     byId("classify").addEventListener("click", () => this.run());
+    byId("retry").addEventListener("click", () => this.retryFailed());
+    byId("csv").addEventListener("click", () => this.saveCsv());
+    byId("json").addEventListener("click", () => this.saveJson());
   }
 
   get labels() {
@@ -32,7 +36,15 @@ export class Classify {
     const { labels } = this;
     // a single field is split at its commas unless it is a JSON array
     const values = labels.length === 1 ? [JSON.stringify(labels)] : labels;
-    return [...values.map((value) => ["labels", value]), ["hypothesis_template", this.template.value]];
+    return [...values.map((value) => ["labels", value]), ["hypothesis_template", this.template.value], ["cosines", "true"]];
+  }
+
+  get failed() {
+    return [...this.cards].filter(([item, { status }]) => !item.fault && status !== null && status !== 200);
+  }
+
+  get results() {
+    return [...this.cards].filter(([, { predictions }]) => predictions).map(([{ name }, { predictions }]) => ({ name, predictions }));
   }
 
   run() {
@@ -61,31 +73,53 @@ export class Classify {
     entry.controller.abort();
     entry.controller = new AbortController();
     const { signal } = entry.controller;
+    entry.status = null;
     card.showBusy("Classifying");
+    this.showState();
     try {
       const onWait = (text) => card.showBusy(text);
       const { predictions, warnings } = await requestForImage("v1/classify", item, this.fields, { signal, onWait });
       signal.throwIfAborted();
       entry.status = 200;
+      entry.predictions = predictions;
       card.showRanking(predictions);
       warn(byId("warnings"), warnings);
       announce(`${item.name}: ${predictions[0].label}, ${percent(predictions[0].score)}`);
     } catch (error) {
       if (signal.aborted) return;
       entry.status = error.status;
+      entry.predictions = null;
       card.showError(error.message, true);
       announce(`${item.name}: ${error.message}`);
     }
+    this.showState();
+  }
+
+  retryFailed() {
+    if (!this.check() || !this.page.mayCall()) return;
+    for (const [item] of this.failed) this.classify(item);
+    byId("classify").focus(); // the button disappears
+  }
+
+  saveCsv() {
+    const rows = this.results.flatMap(({ name, predictions }) =>
+      predictions.map(({ label, score, cosine }) => [name, label, score, cosine]));
+    saveCsv("classification.csv", ["image", "label", "score", "cosine"], rows);
+  }
+
+  saveJson() {
+    const { id, sha256 } = this.page.model ?? {};
+    saveJson("classification.json", { model: id, sha256, results: this.results });
   }
 
   async embed(item) {
     const { card } = this.cards.get(item);
     const note = (text) => (card.note.textContent = text);
     try {
-      const isLarge = (item.file.size * 4) / 3 > this.page.info.max_body_bytes;
+      const isLarge = item.file && (item.file.size * 4) / 3 > this.page.info.max_body_bytes;
       if (isLarge) throw new Error("Too large, because base64 adds a third.");
       note("Requesting the embedding");
-      const asked = { model: "clip", input: await dataUri(item.file), modality: "image" };
+      const asked = { model: "clip", input: item.address ?? (await dataUri(item.file)), modality: "image" };
       const { model, data } = await postJson("v1/embeddings", asked, { onWait: note });
       const sha256 = this.page.model?.sha256 ?? null;
       saveJson(`${item.name}.embedding.json`, { model, sha256, image: item.name, embedding: data[0].embedding });
@@ -105,7 +139,7 @@ export class Classify {
         onRetry: () => this.check() && this.classify(item),
         onEmbed: () => this.embed(item),
       });
-      this.cards.set(item, { card, controller: new AbortController(), status: null });
+      this.cards.set(item, { card, controller: new AbortController(), status: null, predictions: null });
       byId("gallery").append(card.node);
       if (item.fault) announce(`${item.name}: ${item.fault}`);
       else if (isReady) this.classify(item);
@@ -122,7 +156,9 @@ export class Classify {
   }
 
   onInputs() {
-    this.isStale = [...this.cards.values()].some(({ status }) => status === 200);
+    const answered = [...this.cards.values()].filter(({ status }) => status === 200);
+    this.isStale = answered.length > 0;
+    for (const { card } of answered) card.isStale = true;
     if (this.hasPlace) showMessage(byId("template-message"), "", this.template);
     this.showState();
   }
@@ -136,5 +172,9 @@ export class Classify {
     const isStale = this.isStale && this.cards.size > 0;
     const text = isStale ? "The inputs have changed. Press Classify to update the results." : "";
     byId("classify-message").textContent = text;
+    byId("downloads").hidden = !this.results.length;
+    const { length } = this.failed;
+    byId("retry").hidden = length < 2; // a single card has its own button
+    byId("retry").textContent = `Try ${counted(length, "failed image")} again`;
   }
 }

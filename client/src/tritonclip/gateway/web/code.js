@@ -2,27 +2,31 @@
 
 import { announce, button, copy, el } from "./dom.js";
 
-// A request is {url, files: [name], fields: [[name, value]], keys: true if a key is required}.
+// A request is {url, images: [{name, address if the server fetches it}], fields: [[name, value]], keys: true if a key is required}.
 
 const shellQuote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
-function curl({ url, files, fields, keys }) {
+function curl({ url, images, fields, keys }) {
   const key = keys ? ['-H "Authorization: Bearer $TRITONCLIP_KEY"'] : [];
   // curl's quoting of the file name, inside the shell's
-  const images = files.map((name) => `-F ${shellQuote(`images=@"${name.replace(/[\\"]/g, "\\$&")}"`)}`);
+  const image = ({ name, address }) =>
+    address
+      ? `--form-string ${shellQuote(`images=${address}`)}`
+      : `-F ${shellQuote(`images=@"${name.replace(/[\\"]/g, "\\$&")}"`)}`;
   // --form-string, because -F reads a value that starts with @ or < from a file
   const rest = fields.map(([name, value]) => `--form-string ${shellQuote(`${name}=${value}`)}`);
-  return [`curl -sS ${shellQuote(url)}`, ...key, ...images, ...rest].join(" \\\n  ");
+  return [`curl -sS ${shellQuote(url)}`, ...key, ...images.map(image), ...rest].join(" \\\n  ");
 }
 
-function python({ url, files, fields, keys }) {
+function python({ url, images, fields, keys }) {
   const text = JSON.stringify; // JSON escapes are valid in Python
+  const content = ({ name, address }) => (address ? `(None, ${text(address)})` : `open(${text(name)}, "rb")`);
   return `${keys ? "import os\n\n" : ""}import requests
 
 answer = requests.post(
     ${text(url)},${keys ? '\n    headers={"Authorization": "Bearer " + os.environ["TRITONCLIP_KEY"]},' : ""}
     files=[
-${files.map((name) => `        ("images", open(${text(name)}, "rb")),`).join("\n")}
+${images.map((each) => `        ("images", ${content(each)}),`).join("\n")}
     ],
     data=[
 ${fields.map(([name, value]) => `        (${text(name)}, ${text(value)}),`).join("\n")}

@@ -3,8 +3,10 @@
 import { requestForImage } from "./api.js";
 import { thumbnail } from "./card.js";
 import { announce, breakable, byId, counted, drop, el, removeButton, showMessage, warn } from "./dom.js";
+import { saveCsv, saveJson } from "./download.js";
 
 const shown = (cosine) => cosine.toFixed(3);
+const numbered = (text, index) => `${index + 1}. ${text}`;
 const greatest = (values) => values.reduce((a, b) => Math.max(a, b));
 
 export class Compare {
@@ -12,13 +14,17 @@ export class Compare {
   controller = new AbortController();
 
   constructor(page) {
-    this.page = page; // {images, labels, info, mayCall}
+    this.page = page; // {images, labels, info, model, mayCall}
+    this.asked = []; // texts of the table on screen
     this.texts = byId("texts");
     page.images.addEventListener("removed", ({ detail }) => this.onRemoved(detail));
-    page.images.addEventListener("added", () => {
-      showMessage(byId("compare-message"), this.rows.size ? "Press Compare to update the table." : "");
+    page.images.addEventListener("added", () => this.onInputs());
+    this.texts.addEventListener("input", () => {
+      showMessage(byId("texts-message"), "", this.texts);
+      this.onInputs();
     });
-    this.texts.addEventListener("input", () => showMessage(byId("texts-message"), "", this.texts));
+    byId("compare-csv").addEventListener("click", () => this.saveCsv());
+    byId("compare-json").addEventListener("click", () => this.saveJson());
     byId("compare").addEventListener("click", () => this.run());
     byId("fill").addEventListener("click", () => this.fill());
   }
@@ -36,6 +42,27 @@ export class Compare {
     this.texts.dispatchEvent(new Event("input"));
     if (!sentences.length) showMessage(byId("texts-message"), "There are no labels yet. Enter texts here.", this.texts);
     this.texts.focus();
+  }
+
+  get results() {
+    return [...this.rows].filter(([, { cosines }]) => cosines).map(([{ name }, { cosines }]) => ({ name, similarities: cosines }));
+  }
+
+  saveCsv() {
+    const rows = this.results.flatMap(({ name, similarities }) =>
+      similarities.map((cosine, index) => [name, this.asked[index], cosine]));
+    saveCsv("similarity.csv", ["image", "text", "cosine"], rows);
+  }
+
+  saveJson() {
+    const { id, sha256 } = this.page.model ?? {};
+    saveJson("similarity.json", { model: id, sha256, texts: this.asked, results: this.results });
+  }
+
+  onInputs() {
+    const isStale = this.rows.size > 0;
+    byId("heat").classList.toggle("stale", isStale);
+    showMessage(byId("compare-message"), isStale ? "Press Compare to update the table." : "");
   }
 
   async run() {
@@ -68,7 +95,7 @@ export class Compare {
       const { similarities, warnings } = await requestForImage("v1/similarity", item, fields, { signal, onWait });
       signal.throwIfAborted();
       entry.cosines = similarities;
-      fill(...similarities.map((cosine) => el("td", null, shown(cosine))));
+      fill(...similarities.map((cosine, index) => el("td", { "data-text": numbered(texts[index], index) }, shown(cosine))));
       this.colour();
       warn(byId("compare-warnings"), warnings);
     } catch (error) {
@@ -80,8 +107,11 @@ export class Compare {
 
   draw(texts) {
     this.rows.clear();
+    this.asked = texts;
+    byId("heat").classList.remove("stale");
+    byId("compare-downloads").hidden = true;
     warn(byId("compare-warnings"), null);
-    const head = el("tr", null, el("td"), ...texts.map((text) => el("th", { scope: "col" }, text)));
+    const head = el("tr", null, el("td"), ...texts.map((text, index) => el("th", { scope: "col" }, numbered(text, index))));
     const body = el("tbody");
     for (const item of this.page.images.items) {
       const remove = removeButton(item.name, () => this.page.images.remove(item));
@@ -102,7 +132,7 @@ export class Compare {
   // Colours span the lowest to the highest cosine on screen, so each response updates all of them.
   colour() {
     const answered = [...this.rows.values()].filter(({ cosines }) => cosines);
-    this.legend.hidden = !answered.length;
+    this.legend.hidden = byId("compare-downloads").hidden = !answered.length;
     if (!answered.length) return;
     const all = answered.flatMap(({ cosines }) => cosines);
     const [low, high] = [-greatest(all.map((cosine) => -cosine)), greatest(all)];
@@ -129,6 +159,7 @@ export class Compare {
     drop(entry.row);
     if (this.rows.size) return this.colour();
     byId("heat").replaceChildren();
+    byId("compare-downloads").hidden = true;
     byId("compare-empty").hidden = false;
   }
 }

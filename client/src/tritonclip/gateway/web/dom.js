@@ -34,11 +34,16 @@ export function showMessage(node, text, field) {
   if (text && node.getAttribute("role") !== "alert") announce(text);
 }
 
+// The server numbers labels and texts from zero, the page from one.
+export const fromOne = (message) =>
+  message.replace(/^(label|text) (\d+)\b/, (_, kind, index) => `${kind} ${Number(index) + 1}`);
+
 // Adds new warnings to a list; null clears it.
 export function warn(list, warnings) {
   if (warnings === null) list.replaceChildren();
   const shown = Array.from(list.children, (each) => each.textContent);
-  list.append(...(warnings ?? []).filter((each) => !shown.includes(each)).map((each) => el("li", null, each)));
+  const texts = (warnings ?? []).map(fromOne).filter((each) => !shown.includes(each));
+  list.append(...texts.map((each) => el("li", null, each)));
   list.hidden = !list.childElementCount;
 }
 
@@ -57,8 +62,8 @@ export function drop(node) {
   if (hadFocus) (next?.querySelector(".remove") ?? byId("choose")).focus();
 }
 
-export function saveJson(name, value) {
-  const url = URL.createObjectURL(new Blob([JSON.stringify(value)], { type: "application/json" }));
+export function save(name, text, type) {
+  const url = URL.createObjectURL(new Blob([text], { type }));
   el("a", { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }

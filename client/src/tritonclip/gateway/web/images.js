@@ -20,6 +20,14 @@ export class Images extends EventTarget {
     if (items.length) this.dispatchEvent(new CustomEvent("added", { detail: items }));
   }
 
+  // Adds an image that the server fetches. The page itself does not, so there is no thumbnail.
+  addByUrl(address) {
+    const { hostname, pathname } = new URL(address);
+    const item = { address, name: pathname.split("/").at(-1) || hostname, fault: null, url: null };
+    this.items.push(item);
+    this.dispatchEvent(new CustomEvent("added", { detail: [item] }));
+  }
+
   remove(item) {
     this.items = this.items.filter((each) => each !== item);
     if (item.url) URL.revokeObjectURL(item.url);

@@ -16,6 +16,15 @@ export function startIntake(images) {
     announce("All images removed");
     byId("choose").focus();
   });
+  byId("url-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const field = byId("url");
+    const isUrl = URL.canParse(field.value) && /^https?:/i.test(field.value);
+    showMessage(byId("url-message"), isUrl ? "" : "Enter an address that begins with http:// or https://.", field);
+    if (!isUrl) return field.focus();
+    images.addByUrl(field.value);
+    field.value = "";
+  });
   document.addEventListener("paste", (event) => paste(images, event));
   startDrop(images);
   images.addEventListener("added", ({ detail }) => {

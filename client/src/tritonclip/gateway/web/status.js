@@ -1,15 +1,14 @@
 // The page header: model, server status, and the API key if one is required.
 
 import { address, events, getJson, hasKey, remembered, useKey } from "./api.js";
-import { announce, byId, showMessage } from "./dom.js";
+import { announce, byId, el, showMessage } from "./dom.js";
 
 const POLL_MS = 15_000;
-const RANDOM =
-  "This server runs random weights, for load tests. Its scores mean nothing. To rank labels for your images, serve " +
-  "trained weights: tritonclip-server serve openai/clip-vit-base-patch32";
+const RANDOM = "This server runs random weights, for load tests. Its scores mean nothing. For real ones, serve trained weights: ";
 const DEMO =
   "This server runs the demo model, which knows drawn shapes, colours and digits only. Its scores for photographs " +
-  "mean nothing. For photographs, serve a full model: tritonclip-server serve openai/clip-vit-base-patch32";
+  "mean nothing. For photographs, serve a full model: ";
+const FULL_MODEL = "tritonclip-server serve openai/clip-vit-base-patch32";
 
 export class Status {
   constructor(page) {
@@ -50,7 +49,7 @@ export class Status {
       byId("model").textContent = model.id;
       const warning = model.random_weights ? RANDOM : model.demo_weights ? DEMO : "";
       byId("weights").hidden = !warning;
-      byId("weights").textContent = warning;
+      byId("weights").replaceChildren(warning, el("code", null, FULL_MODEL));
       byId("key-form").hidden = true;
       byId("change-key").hidden = !this.page.info.keys_required;
       events.dispatchEvent(new Event("model"));

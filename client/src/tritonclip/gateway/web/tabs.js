@@ -2,6 +2,7 @@
 
 const MOVES = { ArrowRight: (at) => at + 1, ArrowLeft: (at) => at - 1, Home: () => 0, End: () => -1 };
 
+// Returns a function that chooses a tab.
 export function startTabs(list, onChoose) {
   const tabs = [...list.querySelectorAll("[role=tab]")];
 
@@ -24,4 +25,5 @@ export function startTabs(list, onChoose) {
     to.focus();
     choose(to);
   });
+  return choose;
 }
