@@ -164,7 +164,7 @@ class InferenceError(TritonClipError):
 
 
 class MissingExtraError(TritonClipError, ImportError):
-    """An optional dependency is not installed. Run the pip line in the message."""
+    """An optional dependency is not installed. Run the pip line in the message for an index or a checkout."""
 
 
 class LabelWarning(UserWarning):
@@ -235,6 +235,11 @@ def from_failure(
         kind = CertificateError if "certificate" in text.lower() else kind
         return kind(f"{_ENCRYPTED}: {text}. {_TLS_ADVICE}", model=model, endpoint=endpoint)
     return kind(_message(kind, status, text, timeout_s), model=model, endpoint=endpoint)
+
+
+def install_command(extra: str) -> str:
+    """Return the commands that install an extra of this package, from a package index and from a checkout."""
+    return f'pip install "tritonclip[{extra}]" (in a checkout: pip install "./client[{extra}]")'
 
 
 def deadline_message(timeout_s: float) -> str:

@@ -186,4 +186,5 @@ def test_missing_extra_is_reported_with_its_install_command() -> None:
     )
     done = run_python(code)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == 'the stages need pyspark; install it with: pip install "tritonclip[spark]"'
+    expected = 'the stages need pyspark; install it with: pip install "tritonclip[spark]" (in a checkout: '
+    assert done.stdout.strip() == expected + 'pip install "./client[spark]")'

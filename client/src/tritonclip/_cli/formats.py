@@ -23,7 +23,7 @@ import numpy as np
 from tritonclip._cli.records import Journal, Record, dump_record, replace_synced
 from tritonclip._cli.terminal import visible
 from tritonclip._text import shortest_floats
-from tritonclip.errors import InvalidInputError, MissingExtraError
+from tritonclip.errors import InvalidInputError, MissingExtraError, install_command
 
 PARQUET_ROWS = 1024
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n]")  # with apostrophes in front, so that removing one gives the text
@@ -249,5 +249,5 @@ def _pyarrow() -> tuple[Any, Any]:
         return import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError as error:
         raise MissingExtraError(
-            f"a .parquet file needs pyarrow ({error}): pip install 'tritonclip[parquet]'"
+            f"a .parquet file needs pyarrow ({error}): {install_command('parquet')}"
         ) from error

@@ -23,7 +23,7 @@ from tritonclip._images import torch_resize
 from tritonclip._images.files import FORMAT_SUFFIXES
 from tritonclip._images.sources import Fetch, map_images, read_source, upright_rgb
 from tritonclip._text import HEIF_START
-from tritonclip.errors import InvalidInputError, ModelNotReadyError
+from tritonclip.errors import InvalidInputError, ModelNotReadyError, install_command
 
 Pixels = npt.NDArray[np.uint8]
 TORCHVISION, PILLOW = "torchvision", "pillow"
@@ -135,8 +135,8 @@ def _open(content: bytes, name: str) -> Image.Image:
     except UnidentifiedImageError as error:
         if "HEIF" not in _formats() and re.match(HEIF_START, content, re.DOTALL):
             raise InvalidInputError(
-                f"{name}: is a HEIC file, which needs the extra heif: pip install 'tritonclip[heif]' (or pip "
-                "install pillow-heif). Or let the server preprocess it, or convert it to JPEG"
+                f"{name}: is a HEIC file, which needs the extra heif: {install_command('heif')}. Or let the "
+                "server preprocess it, or convert it to JPEG"
             ) from error
         accepted = ", ".join(_formats())
         raise InvalidInputError(f"{name}: is not an image in a format accepted here ({accepted})") from error

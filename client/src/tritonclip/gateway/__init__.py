@@ -9,7 +9,7 @@ Install it with `pip install "tritonclip[gateway]"`.
 
 from __future__ import annotations
 
-from tritonclip.errors import MissingExtraError
+from tritonclip.errors import MissingExtraError, install_command
 
 try:
     from tritonclip.gateway._app import create_app
@@ -18,7 +18,7 @@ except ModuleNotFoundError as error:
     if (error.name or "").startswith("tritonclip"):
         raise
     raise MissingExtraError(
-        f'the gateway needs {error.name}; install it with: pip install "tritonclip[gateway]"'
+        f"the gateway needs {error.name}; install it with: {install_command('gateway')}"
     ) from error
 
 __all__ = ["GatewaySettings", "create_app"]

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tritonclip.errors import InvalidInputError, MissingExtraError
+from tritonclip.errors import InvalidInputError, MissingExtraError, install_command
 from tritonclip.search import _ann
 from tritonclip.search._types import (
     Array,
@@ -39,7 +39,7 @@ try:
         import pyarrow as pa
 except ModuleNotFoundError as error:
     raise MissingExtraError(
-        f'an index in a directory needs {error.name}; install it with: pip install "tritonclip[search]"'
+        f"an index in a directory needs {error.name}; install it with: {install_command('search')}"
     ) from error
 
 TABLE = "rows"

@@ -10,7 +10,7 @@ Run `pip install "tritonclip[spark]"` on the driver and on every executor.
 
 from __future__ import annotations
 
-from tritonclip.errors import MissingExtraError
+from tritonclip.errors import MissingExtraError, install_command
 
 try:
     from tritonclip.spark._stages import ClipImageEmbedder, ClipTextEmbedder, ClipZeroShotClassifier
@@ -19,7 +19,7 @@ except ImportError as error:
     if missing not in ("pyspark", "pandas", "pyarrow", "py4j"):
         raise
     raise MissingExtraError(
-        f'the stages need {missing}; install it with: pip install "tritonclip[spark]"'
+        f"the stages need {missing}; install it with: {install_command('spark')}"
     ) from error
 
 __all__ = ["ClipImageEmbedder", "ClipTextEmbedder", "ClipZeroShotClassifier"]

@@ -9,7 +9,7 @@ The adapter only transforms messages and needs no server. `pip install "tritoncl
 
 from __future__ import annotations
 
-from tritonclip.errors import MissingExtraError
+from tritonclip.errors import MissingExtraError, install_command
 
 try:
     from tritonclip.synapse._adapter import ClipVitBasePatch32Adapter
@@ -19,7 +19,7 @@ except ModuleNotFoundError as error:
         raise
     raise MissingExtraError(
         f"the SYNAPSE adapter needs {error.name}; install it (Python 3.11 or later) with: "
-        'pip install "tritonclip[synapse]"'
+        f"{install_command('synapse')}"
     ) from error
 
 __all__ = ["ClipVitBasePatch32Adapter", "StageError", "SynapseRunner", "request_options"]

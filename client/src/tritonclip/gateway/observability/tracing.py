@@ -13,7 +13,7 @@ from typing import Any
 from fastapi.telemetry import TelemetryConfig
 from opentelemetry import trace
 
-from tritonclip.errors import MissingExtraError
+from tritonclip.errors import MissingExtraError, install_command
 from tritonclip.gateway.observability.middleware import QUIET
 
 SERVICE = "tritonclip-gateway"
@@ -48,7 +48,7 @@ def start_tracing() -> None:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
         raise MissingExtraError(
-            f'tracing needs {error.name}; install it with: pip install "tritonclip[tracing]"'
+            f"tracing needs {error.name}; install it with: {install_command('tracing')}"
         ) from error
     resource = Resource.create()
     if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):  # no OTEL_* variable names it
