@@ -40,7 +40,7 @@ def test_shell_examples_run(server, block):
     done = subprocess.run(
         ["bash", "-ec", with_addresses_of(server, block)],
         cwd=ROOT,
-        env=os.environ | {"PATH": path},
+        env=os.environ | {"PATH": path, "TRITONCLIP_URL": server.grpc_url},  # in place of the default port
         capture_output=True,
         text=True,
         check=False,
