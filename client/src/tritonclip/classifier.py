@@ -34,6 +34,7 @@ from tritonclip._calls.identity import is_made_by, shown, warn_without_identity
 from tritonclip._calls.request import RequestOptions
 from tritonclip._calls.token_counts import report_label_warning
 from tritonclip._keywords import suggests_keywords
+from tritonclip._text import shown as quoted
 from tritonclip._types import ImageInput, ModelInfo
 from tritonclip.client import Client, ImageT
 from tritonclip.errors import InvalidInputError, TritonClipError
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 Array = npt.NDArray[np.float32]
+MAX_REPR_LABELS, MAX_REPR_CHARS = 3, 30
 
 
 @suggests_keywords(RequestOptions, BulkOptions)
@@ -225,6 +227,14 @@ class ZeroShotClassifier:
         loaded.labels, loaded.templates = labels, templates
         loaded.text_embeds, loaded._client, loaded._model = text_embeds, client, model
         return loaded
+
+    def __repr__(self) -> str:
+        """Return the number of labels and the first ones, the number of templates, and the server."""
+        first = ", ".join(quoted(label, MAX_REPR_CHARS) for label in self.labels[:MAX_REPR_LABELS])
+        labels = f"{first}, ..." if len(self.labels) > MAX_REPR_LABELS else first
+        templates = f"{len(self.templates)} template{'' if len(self.templates) == 1 else 's'}"
+        counts = f"{len(self.labels)} labels ({labels}), {templates}"
+        return f"<tritonclip.ZeroShotClassifier {counts}, {self._client.endpoint}>"
 
     def _embed(self) -> None:
         """Embed the labels with the checkpoint that is served now."""

@@ -31,6 +31,24 @@ def test_one_template_gives_the_scores_of_the_server(client):
     np.testing.assert_allclose(by_label(local), by_label(client.classify(images, LABELS)), atol=1e-5)
 
 
+def test_repr_is_one_short_line(client):
+    long = ["a word " * 10, *(f"label {number}\n" for number in range(20))]
+    shown = repr(ZeroShotClassifier(client, long, templates=["{}", "a {}"]))
+    start = "<tritonclip.ZeroShotClassifier 21 labels ('a word a word "
+    assert shown.startswith(start) and shown.endswith(
+        f", 'label 1\\n', ...), 2 templates, {client.endpoint}>"
+    )
+    assert "\n" not in shown and len(shown) < 200
+
+
+@pytest.mark.parametrize("images", [SAMPLE, [SAMPLE, SAMPLE]], ids=["one", "list"])
+def test_answer_is_displayed_with_its_image(client, images):
+    found = ZeroShotClassifier(client, LABELS)(images)
+    assert found == ZeroShotClassifier(client, LABELS)(images) and found._repr_html_().count(
+        "<img"
+    ) == np.size(images)
+
+
 def test_embeddings_of_several_templates_are_averaged(client):
     templates = ["a photo of {}", "This is {}.", "{}"]
     classifier = ZeroShotClassifier(client, LABELS, templates=templates)

@@ -16,6 +16,6 @@ from tritonclip._images.skipped import SkippedKind
 from tritonclip.search._duplicates import DuplicateGroup
 from tritonclip.search._index import SearchIndex
 from tritonclip.search._sync import Summary
-from tritonclip.search._types import Entry, Hit, Kind
+from tritonclip.search._types import Entry, Hit, Hits, Kind
 
-__all__ = ["DuplicateGroup", "Entry", "Hit", "Kind", "SearchIndex", "SkippedKind", "Summary"]
+__all__ = ["DuplicateGroup", "Entry", "Hit", "Hits", "Kind", "SearchIndex", "SkippedKind", "Summary"]

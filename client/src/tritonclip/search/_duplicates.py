@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tritonclip._text import shown as quoted
 from tritonclip.search._store import Store
 from tritonclip.search._types import Array, Entry
 
@@ -27,6 +28,11 @@ class DuplicateGroup:
     cosine: float
     exact: bool
     entries: list[Entry]
+
+    def __repr__(self) -> str:
+        """Return the number of images, the cosine and the first name."""
+        alike = "identical" if self.exact else f"cosine {self.cosine:.4f}"
+        return f"<DuplicateGroup {len(self.entries)} images, {alike}, {quoted(self.entries[0].name)}...>"
 
 
 def find_duplicates(store: Store, threshold: float | None) -> list[DuplicateGroup]:

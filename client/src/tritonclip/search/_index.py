@@ -13,6 +13,7 @@ import numpy as np
 
 from tritonclip._bulk import BulkOptions
 from tritonclip._calls.identity import is_made_by, shown, warn_without_identity
+from tritonclip._images.urls import USER_INFO
 from tritonclip._keywords import suggests_keywords
 from tritonclip._types import ModelInfo
 from tritonclip.client import Client
@@ -22,7 +23,7 @@ from tritonclip.search._sources import Sources
 from tritonclip.search._store import Store, open_store
 from tritonclip.search._sync import OnError, Summary, Sync
 from tritonclip.search._sync_state import SyncState
-from tritonclip.search._types import Array, Entry, Hit, Identity, Kind
+from tritonclip.search._types import Array, Entry, Hits, Identity, Kind
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -146,7 +147,7 @@ class SearchIndex:
             state.close(complete=complete)
         return summary
 
-    def search(self, vector: Array, top_k: int = 10, *, kind: Kind | None = "image") -> list[Hit]:
+    def search(self, vector: Array, top_k: int = 10, *, kind: Kind | None = "image") -> Hits:
         """Return the entries that are most similar to a query vector, best first.
 
         Args:
@@ -167,7 +168,7 @@ class SearchIndex:
             )
         if not math.isclose(float(np.linalg.norm(query)), 1, abs_tol=1e-3):
             raise InvalidInputError("vector: expected unit length")
-        return self._store.search(query, top_k, kind)
+        return Hits(self._store.search(query, top_k, kind))
 
     def get(self, id: str) -> Entry | None:
         """Return the entry with this ID, or None if there is none."""
@@ -197,6 +198,12 @@ class SearchIndex:
     def close(self) -> None:
         """Release open files and connections."""
         self._store.close()
+
+    def __repr__(self) -> str:
+        """Return the address and the checkpoint; the index is not read."""
+        address = USER_INFO.sub("//", self._address, count=1)
+        own = self.identity
+        return f"<tritonclip.SearchIndex {address!r}, {own.checkpoint!r}, {own.dim} dimensions>"
 
     def __reduce__(self) -> NoReturn:
         """Reject pickling, because the connections of the store belong to this process."""

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Literal, SupportsIndex, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from tritonclip._answers import frames, html
+from tritonclip._answers.frames import Column
+from tritonclip._text import printable
+from tritonclip._text import shown as quoted
 from tritonclip.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 Array = npt.NDArray[np.float32]
 Kind = Literal["image", "text"]
@@ -37,6 +45,10 @@ class Entry:
     name: str
     sha256: str
 
+    def __repr__(self) -> str:
+        """Return the kind and the name."""
+        return f"<Entry {self.kind} {quoted(self.name)}>"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stamp:
@@ -61,7 +73,7 @@ class IndexRow:
 
     entry: Entry
     stamp: Stamp
-    vector: Array
+    vector: Array = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +86,62 @@ class Hit:
 
     score: float
     entry: Entry
+
+    def __repr__(self) -> str:
+        """Return the score, the kind and the name."""
+        return f"<Hit {self.score:.4f} {self.entry.kind} {quoted(self.entry.name)}>"
+
+
+class Hits(list[Hit]):
+    """The results of a search, best first: a list of `Hit`. A notebook displays it with thumbnails."""
+
+    __slots__ = ()
+
+    @overload
+    def __getitem__(self, place: SupportsIndex) -> Hit: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Hits: ...
+
+    def __getitem__(self, place: SupportsIndex | slice) -> Hit | Hits:
+        """Return a result, or the results of a slice."""
+        if isinstance(place, slice):
+            return Hits(super().__getitem__(place))
+        return super().__getitem__(place)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a data frame with the columns `score`, `kind`, `name`, `path` and `id`; see `Entry`.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        return frames.to_pandas(self._columns())
+
+    def to_arrow(self) -> pa.Table:
+        """Return an Arrow table with the columns of `to_pandas`, `score` as float64, the others as strings.
+
+        Raises:
+            MissingExtraError: pyarrow is not installed.
+        """
+        return frames.to_arrow(self._columns())
+
+    def _columns(self) -> dict[str, Column]:
+        texts = {
+            name: Column("string", [printable(getattr(hit.entry, name)) for hit in self])
+            for name in ("kind", "name", "path", "id")
+        }
+        return {"score": Column("float64", [hit.score for hit in self]), **texts}
+
+    def _repr_html_(self) -> str:
+        """Return a table for a notebook: thumbnail or text, and score."""
+        return html.table((_row(hit) for hit in self), len(self))
+
+
+def _row(hit: Hit) -> tuple[str, str]:
+    entry, score = hit.entry, html.note(f"cosine {hit.score:.4f}")
+    if entry.kind == "text":
+        return "", f"{html.text(entry.name)}{html.name(entry.path)}{score}"
+    return html.picture(entry.path), f"{html.name(entry.name)}{score}"
 
 
 @dataclass(frozen=True, kw_only=True)
