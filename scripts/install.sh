@@ -12,15 +12,20 @@ pip_option() {
     "$python" -m pip config list | sed -n "s/^[^=]*\.$1='\(.*\)'\$/\1/p" | tail -n 1
 }
 
-if ! command -v uv >/dev/null; then
-    "$python" -m pip install --quiet --disable-pip-version-check 'pip>=25.1' # for --group
-    exec "$python" -m pip install --quiet --no-compile --disable-pip-version-check "$@"
+with_uv() {
+    local index_url extra_index_url find_links
+    index_url=$(pip_option index-url)
+    extra_index_url=$(pip_option extra-index-url)
+    find_links=$(pip_option find-links)
+    export UV_EXTRA_INDEX_URL=${UV_EXTRA_INDEX_URL:-$extra_index_url}
+    export UV_FIND_LINKS=${UV_FIND_LINKS:-${find_links// /,}}
+    [[ -z $index_url ]] || export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$index_url}
+    uv pip install --quiet --python "$python" --index-strategy unsafe-best-match "$@"
+}
+
+if command -v uv >/dev/null; then
+    with_uv "$@" && exit
+    echo "uv failed, trying pip" >&2
 fi
-index_url=$(pip_option index-url)
-extra_index_url=$(pip_option extra-index-url)
-find_links=$(pip_option find-links)
-export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$index_url}
-export UV_EXTRA_INDEX_URL=${UV_EXTRA_INDEX_URL:-$extra_index_url}
-export UV_FIND_LINKS=${UV_FIND_LINKS:-${find_links// /,}}
-[[ -n $UV_DEFAULT_INDEX ]] || unset UV_DEFAULT_INDEX
-exec uv pip install --quiet --python "$python" --index-strategy unsafe-best-match "$@"
+"$python" -m pip install --quiet --disable-pip-version-check 'pip>=25.1' # for --group
+exec "$python" -m pip install --quiet --no-compile --disable-pip-version-check "$@"
