@@ -106,6 +106,11 @@ def test_page_works_by_keyboard_alone(clip):
     tab_to(clip.page.get_by_role("button", name="Classify", exact=True))
     keyboard.press("Enter")
     assert clip.ranking(CIRCLE.name)[0][0] == "a red circle"
+    tab_to(clip.page.get_by_role("button", name="Download CSV"))
+    tab_to(clip.page.get_by_role("button", name="Example: a blue square"))
+    keyboard.press("Enter")
+    assert clip.ranking("blue_square.webp")[0][0] == "a blue square"
+    clip.page.get_by_role("button", name="Remove blue_square.webp").press("Enter")
     tab_to(clip.page.get_by_role("tab", name="Classify"))
     keyboard.press("ArrowRight")
     expect(clip.page.get_by_role("tab", name="Compare")).to_be_focused()
@@ -240,7 +245,7 @@ def test_failed_images_are_kept_and_retried_together(clip):
     expect(clip.page.locator("#retry")).to_be_hidden()
 
 
-def test_image_is_added_by_url_if_the_gateway_fetches(opened, server, clip):
+def test_image_is_added_by_url_if_the_gateway_fetches(opened, server, clip, axe):
     require("curl", "curl")
     expect(clip.page.locator("#url-form")).to_be_hidden()
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=IMAGES)
@@ -254,6 +259,7 @@ def test_image_is_added_by_url_if_the_gateway_fetches(opened, server, clip):
             field.fill("circle")
             field.press("Enter")
             expect(page.page.locator("#url-message")).to_contain_text("begins with http:// or https://")
+            assert page.violations(axe) == []
             field.fill(f"http://127.0.0.1:{host.server_port}/red_circle.jpg")
             field.press("Enter")
             assert page.ranking("red_circle.jpg")[0][0] == "a red circle"
@@ -374,8 +380,9 @@ def test_search_page_keeps_its_query_through_failures_and_reloads(found):
     expect(found.page.get_by_alt_text("Query image")).to_be_visible()
 
 
-def test_documentation_follows_the_colour_scheme(opened, gateway):
-    page = opened(gateway).page
+def test_documentation_follows_the_colour_scheme_and_is_accessible(opened, gateway, axe):
+    clip = opened(gateway)
+    page = clip.page
     page.goto(f"{gateway}/docs")
     expect(page.locator(".opblock").first).to_be_visible()
     root, dark = page.locator("html"), re.compile(r"rgb\((\d\d?, ){2}\d\d?\)")
@@ -383,6 +390,8 @@ def test_documentation_follows_the_colour_scheme(opened, gateway):
     expect(root).not_to_have_css("background-color", dark)
     page.emulate_media(color_scheme="dark")
     expect(root).to_have_css("background-color", dark)
+    own = re.compile("(light|dark): (nested-interactive|heading-order): ")  # of Swagger UI's own markup
+    assert [found for found in clip.violations(axe) if not own.match(found)] == []
 
 
 def test_search_page_finds_by_text(found, axe):

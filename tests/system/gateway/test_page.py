@@ -282,7 +282,7 @@ def test_unreachable_server_is_reported(clip):
     clip.problems.clear()
 
 
-def test_page_fits_a_phone(opened, gateway, broken):
+def test_page_fits_a_phone(opened, gateway, broken, axe):
     page = opened(gateway, viewport={"width": 320, "height": 640}, has_touch=True, is_mobile=True).open()
     page.expected_statuses.add(400)
     assert page.overflow() == 0
@@ -301,6 +301,7 @@ def test_page_fits_a_phone(opened, gateway, broken):
         .evaluate_all("(cells) => cells.map((cell) => getComputedStyle(cell, '::before').content)")
     )
     assert names[:2] == [f'"{number}. {text}"' for number, text in enumerate(LABELS[:2], 1)]
+    assert page.violations(axe) == []
     page.page.get_by_role("button", name="Take a photo").click()
     expect(page.page.get_by_role("button", name="Take photo")).to_be_enabled()
     assert page.overflow() == 0
