@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tritonclip._text import error_reason, printable
-from tritonclip.errors import InvalidInputError, MissingExtraError, TritonClipError
+from tritonclip.errors import InvalidInputError, MissingExtraError, TritonClipError, install_command
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,6 +119,4 @@ def _import(module: str, extra: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise MissingExtraError(
-            f"{module} is not installed ({error}): pip install 'tritonclip[{extra}]'"
-        ) from error
+        raise MissingExtraError(f"{module} is not installed ({error}): {install_command(extra)}") from error
