@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs packages into a virtual environment: with uv if it is there, since it takes a third of the time,
-# otherwise with pip. uv then uses the indexes that pip is configured with.
+# otherwise with pip. uv then uses the indexes and the certificates that pip is configured with.
 # usage: scripts/install.sh VENV ARGUMENTS_OF_PIP_INSTALL...
 set -euo pipefail
 
@@ -13,13 +13,15 @@ pip_option() {
 }
 
 with_uv() {
-    local index_url extra_index_url find_links
+    local index_url extra_index_url find_links cert
     index_url=$(pip_option index-url)
     extra_index_url=$(pip_option extra-index-url)
     find_links=$(pip_option find-links)
+    cert=$(pip_option cert)
     export UV_EXTRA_INDEX_URL=${UV_EXTRA_INDEX_URL:-$extra_index_url}
     export UV_FIND_LINKS=${UV_FIND_LINKS:-${find_links// /,}}
     [[ -z $index_url ]] || export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$index_url}
+    [[ -z $cert ]] || export SSL_CERT_FILE=${SSL_CERT_FILE:-$cert}
     uv pip install --quiet --python "$python" --index-strategy unsafe-best-match "$@"
 }
 
