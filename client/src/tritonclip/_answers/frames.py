@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -27,32 +28,43 @@ class Column(NamedTuple):
     values: Sequence[Any]
 
 
-def to_pandas(columns: Mapping[str, Column]) -> pd.DataFrame:
-    """Return columns as a data frame.
+class Tabular(ABC):
+    """An answer that becomes a data frame. Its class says which columns it has."""
 
-    Raises:
-        MissingExtraError: pandas is not installed.
-    """
-    pandas = _import("pandas", "pandas")
-    return pandas.DataFrame(
-        {
-            name: pandas.Series(values, dtype=None if kind == "string" and len(values) else _dtype(kind))
-            for name, (kind, values) in columns.items()
-        }
-    )
+    __slots__ = ()
 
+    @abstractmethod
+    def _columns(self) -> Mapping[str, Column]:
+        """Return the columns by name."""
 
-def to_arrow(columns: Mapping[str, Column]) -> pa.Table:
-    """Return columns as an Arrow table.
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a data frame with the columns that the class names.
 
-    Raises:
-        MissingExtraError: pyarrow is not installed.
-    """
-    pyarrow = _import("pyarrow", "parquet")
-    types = {"string": pyarrow.string(), "int64": pyarrow.int64(), "float64": pyarrow.float64()}
-    return pyarrow.table(
-        {name: pyarrow.array(values, type=types[kind]) for name, (kind, values) in columns.items()}
-    )
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        pandas = _import("pandas", "pandas")
+        return pandas.DataFrame(
+            {
+                name: pandas.Series(values, dtype=None if kind == "string" and len(values) else _dtype(kind))
+                for name, (kind, values) in self._columns().items()
+            }
+        )
+
+    def to_arrow(self) -> pa.Table:
+        """Return an Arrow table with the same columns.
+
+        Raises:
+            MissingExtraError: pyarrow is not installed.
+        """
+        pyarrow = _import("pyarrow", "parquet")
+        types = {"string": pyarrow.string(), "int64": pyarrow.int64(), "float64": pyarrow.float64()}
+        return pyarrow.table(
+            {
+                name: pyarrow.array(values, type=types[kind])
+                for name, (kind, values) in self._columns().items()
+            }
+        )
 
 
 def embeddings_to_arrow(

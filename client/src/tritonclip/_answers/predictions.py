@@ -8,22 +8,18 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, cast, overload
+from typing import Any, NamedTuple, SupportsIndex, cast, overload
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tritonclip._answers import frames, html
-from tritonclip._answers.frames import Column, ColumnType
+from tritonclip._answers import html
+from tritonclip._answers.frames import Column, ColumnType, Tabular
 from tritonclip._images.urls import is_data_url, is_url
 from tritonclip._text import error_reason, printable
 from tritonclip._types import Prediction
 from tritonclip.errors import TritonClipError
-
-if TYPE_CHECKING:
-    import pandas as pd
-    import pyarrow as pa
 
 BARS_ALONE, BARS_IN_BATCH = 10, 5
 BATCH_COLUMNS: dict[str, ColumnType] = {
@@ -70,13 +66,13 @@ class Source(NamedTuple):
 _NO_SOURCE = Source()
 
 
-class Predictions(list[Prediction]):
+class Predictions(Tabular, list[Prediction]):
     """The ranked labels of one image, highest score first: a list of `{"score": float, "label": str}`.
 
     In a notebook it is displayed with a thumbnail and bars. The image itself is not kept: the answer has the
     path or URL, or a weak reference to the caller's PIL image or array, and reads the image when it is
     displayed. There is no thumbnail for a URL, for bytes, for a file object, or once the image is gone. A
-    pickle or copy keeps the path or URL.
+    pickle or copy keeps the path or URL. Columns of a data frame: `label` (string), `score` (float64).
 
     Args:
         predictions: The predictions.
@@ -109,22 +105,6 @@ class Predictions(list[Prediction]):
         """Pickle the predictions with the path or URL."""
         return _of_image, (list(self), Source(self.input))
 
-    def to_pandas(self) -> pd.DataFrame:
-        """Return a data frame with the columns `label` and `score`.
-
-        Raises:
-            MissingExtraError: pandas is not installed.
-        """
-        return frames.to_pandas(self._columns())
-
-    def to_arrow(self) -> pa.Table:
-        """Return an Arrow table with the columns `label` (string) and `score` (float64).
-
-        Raises:
-            MissingExtraError: pyarrow is not installed.
-        """
-        return frames.to_arrow(self._columns())
-
     def _columns(self) -> dict[str, Column]:
         return {
             "label": Column("string", [one["label"] for one in self]),
@@ -141,11 +121,13 @@ class Predictions(list[Prediction]):
         return html.picture(self._source.image), html.name(self.input) + ranked
 
 
-class PredictionBatch(list[Predictions]):
+class PredictionBatch(Tabular, list[Predictions]):
     """The answers of several images, in their order: a list of `Predictions`.
 
     `PredictionBatch(client.classify_many(...))` makes one of a bulk run. It may contain the errors of a run
-    with `on_error="return"`.
+    with `on_error="return"`. A data frame has a row for each image and label, with the columns `image`
+    (int64, the index), `input` (string, the path or URL), `label` (string), `score` (float64) and `error`
+    (string); an image without predictions has one row without a label.
 
     Args:
         answers: Answers of images. Plain lists of predictions become `Predictions`.
@@ -170,25 +152,6 @@ class PredictionBatch(list[Predictions]):
         if isinstance(place, slice):
             return PredictionBatch(super().__getitem__(place))
         return super().__getitem__(place)
-
-    def to_pandas(self) -> pd.DataFrame:
-        """Return a data frame with a row for each image and label.
-
-        The columns are `image` (the index), `input` (path or URL, or None), `label`, `score` and `error`. An
-        image without predictions has one row without a label.
-
-        Raises:
-            MissingExtraError: pandas is not installed.
-        """
-        return frames.to_pandas(self._columns())
-
-    def to_arrow(self) -> pa.Table:
-        """Return an Arrow table with the columns of `to_pandas`: int64, string, string, float64, string.
-
-        Raises:
-            MissingExtraError: pyarrow is not installed.
-        """
-        return frames.to_arrow(self._columns())
 
     def _columns(self) -> dict[str, Column]:
         rows: list[tuple[object, ...]] = []

@@ -5,20 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Literal, SupportsIndex, overload
+from typing import Literal, SupportsIndex, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from tritonclip._answers import frames, html
-from tritonclip._answers.frames import Column
+from tritonclip._answers import html
+from tritonclip._answers.frames import Column, Tabular
 from tritonclip._text import printable
 from tritonclip._text import shown as quoted
 from tritonclip.errors import InvalidInputError
-
-if TYPE_CHECKING:
-    import pandas as pd
-    import pyarrow as pa
 
 Array = npt.NDArray[np.float32]
 Kind = Literal["image", "text"]
@@ -92,8 +88,11 @@ class Hit:
         return f"<Hit {self.score:.4f} {self.entry.kind} {quoted(self.entry.name)}>"
 
 
-class Hits(list[Hit]):
-    """The results of a search, best first: a list of `Hit`. A notebook displays it with thumbnails."""
+class Hits(Tabular, list[Hit]):
+    """The results of a search, best first: a list of `Hit`. A notebook displays it with thumbnails.
+
+    Columns of a data frame: `score` (float64), `kind`, `name`, `path` and `id` (strings); see `Entry`.
+    """
 
     __slots__ = ()
 
@@ -108,22 +107,6 @@ class Hits(list[Hit]):
         if isinstance(place, slice):
             return Hits(super().__getitem__(place))
         return super().__getitem__(place)
-
-    def to_pandas(self) -> pd.DataFrame:
-        """Return a data frame with the columns `score`, `kind`, `name`, `path` and `id`; see `Entry`.
-
-        Raises:
-            MissingExtraError: pandas is not installed.
-        """
-        return frames.to_pandas(self._columns())
-
-    def to_arrow(self) -> pa.Table:
-        """Return an Arrow table with the columns of `to_pandas`, `score` as float64, the others as strings.
-
-        Raises:
-            MissingExtraError: pyarrow is not installed.
-        """
-        return frames.to_arrow(self._columns())
 
     def _columns(self) -> dict[str, Column]:
         texts = {
