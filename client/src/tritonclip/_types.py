@@ -76,7 +76,7 @@ class Health:
         ready: True if the server accepts inference requests.
         models: True for each public model that is ready.
         inference: The outcome of an inference; None without `deep`.
-        reason: The reason if the inference was not answered.
+        reason: The reason if the inference was not answered, or if the server is not live.
     """
 
     live: bool

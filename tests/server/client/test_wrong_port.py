@@ -40,3 +40,10 @@ def test_wrong_port_names_the_url_to_try(server, gateway_address, run):
         run(f"http://{gateway_address}")
     with pytest.raises(ServerUnavailableError, match=rf"does not use TLS; give grpc://{server.grpc_url}"):
         run(f"grpcs://{server.grpc_url}")
+
+
+def test_health_says_why_a_gateway_is_not_live(gateway_address):
+    with Client(f"http://{gateway_address}", timeout_s=30) as client:
+        health = client.health()
+    assert not health.live
+    assert "not Triton; if it is the gateway" in health.reason

@@ -33,7 +33,18 @@ def health(*, deep: bool) -> Flow[Health]:
     for model in wire.PUBLIC_MODELS:
         models[model.name] = yield wire.Question(wire.Topic.MODEL_READY, model)
     inference, reason = (yield from probe()) if deep else (None, None)
+    if not live and reason is None:
+        reason = yield from _reason_of_no_answer()
     return Health(live=live, ready=ready, models=models, inference=inference, reason=reason)
+
+
+def _reason_of_no_answer() -> Flow[str | None]:
+    """Ask something else, and return the text of the error: over HTTP another server may have answered."""
+    try:
+        yield wire.Question(wire.Topic.STATISTICS)
+    except TritonClipError as error:
+        return error.message
+    return None
 
 
 def models() -> Flow[list[ModelInfo]]:

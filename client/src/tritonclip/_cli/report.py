@@ -297,6 +297,8 @@ def health(states: Sequence[tuple[str, Health | None]]) -> None:
         console.print(plain(endpoint), soft_wrap=True)
         answers = {"answers": False} if state is None else {"live": state.live, "ready": state.ready}
         table = Table(box=None, show_header=False, padding=(0, 1))
+        if state is not None and not state.live and state.inference is None and state.reason:
+            console.print(plain(state.reason), soft_wrap=True)
         for name, good in {**answers, **(state.models if state else {})}.items():
             table.add_row(plain(name), plain("yes" if good else "NO", style="green" if good else "bold red"))
         if state is not None and state.inference is not None:
