@@ -38,9 +38,9 @@ def wrong_port_message(endpoint: str, status: str, text: str) -> str | None:
             )
         if _CLOSED_AT_ONCE.search(text):
             return (
-                "the port closes connections that speak gRPC. If the server is starting, try again. If it is "
-                f"Triton's HTTP port, give http://{address}, or {_with_port(address, 8001)} for gRPC. If it "
-                f"uses TLS, give grpcs://{address}"
+                "the server closed the connection. Try again shortly; if that does not help, check the URL "
+                f"and the port: if it is Triton's HTTP port, give http://{address}, or "
+                f"{_with_port(address, 8001)} for gRPC; if it uses TLS, give grpcs://{address}"
             )
         return None
     if _NOT_HTTP.search(text):
