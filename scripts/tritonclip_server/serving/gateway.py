@@ -1,4 +1,4 @@
-"""The REST gateway of the client package, as a process beside the server."""
+"""The REST gateway of the client package, as a process next to the server."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from tritonclip_server.serving.launcher import (
     EmbeddedTriton,
     LaunchError,
     ServerOptions,
+    free_port,
     is_model_repository,
 )
 from tritonclip_server.serving.logs import SUPERVISOR, Log, json_log, text_log
@@ -147,7 +148,9 @@ def _tls_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Seconds to wait for requests in flight when the server stops.",
 )
 @click.option("--gateway", is_flag=True, help="Also run the REST gateway with its web page.")
-@click.option("--gateway-port", default=8080, show_default=True, help="Port of the gateway.")
+@click.option(
+    "--gateway-port", default=8080, show_default=True, help="Port of the gateway; 0 picks a free one."
+)
 @click.option(
     "--gateway-options",
     default="",
@@ -201,7 +204,7 @@ def main(
     SOURCE is a model repository that `tritonclip-server prepare` wrote, or a checkpoint: a hub id or a
     directory in Hugging Face format. A checkpoint is prepared first, unless its repository is up to date.
 
-    The server's log goes to standard error. --gateway runs the REST gateway beside the server; one Ctrl-C
+    The server's log goes to standard error. --gateway also runs the REST gateway; one Ctrl-C
     stops both. The exit code is 0 after a signal, 1 if the server cannot be
     started or exits on its own, and 3 after too many restarts.
     """
@@ -234,6 +237,7 @@ def main(
     log = json_log() if log_format == "json" else text_log(verbose=verbose)
     try:
         if gateway:
+            gateway_port = gateway_port or free_port(host)
             check_gateway(host, gateway_port)
         if is_prepared:
             models = Path(source)
