@@ -74,11 +74,13 @@ class LogEntry:
     def text(self) -> str:
         """Return the entry for people: the local time, the level if it is not INFO, the source, the message.
 
-        Messages of the launcher have neither time nor source.
+        Messages of the launcher have none of these, and what a process printed has only the time.
         """
         message = self.message.strip("\n")
         if self.source == SERVE:
             return message
+        if self.source == PRINTED:
+            return f"{self.time.astimezone():%H:%M:%S} {message}"
         level = "" if self.level == "INFO" else f"{self.level.lower()}: "
         return f"{self.time.astimezone():%H:%M:%S} {level}{self.source}: {message}"
 

@@ -37,7 +37,7 @@ def test_idle_connections_at_the_limit_are_logged_once_and_spare_connected_calle
             for _ in range(CONNECTIONS):
                 stack.enter_context(socket.create_connection((host, int(port))))
             wait_until(
-                lambda: any(line.startswith(LIMIT) for line in limited.log),
+                lambda: any(LIMIT in line for line in limited.log),
                 lambda: str(limited.log),
                 HOPELESS_S,
             )
@@ -46,5 +46,5 @@ def test_idle_connections_at_the_limit_are_logged_once_and_spare_connected_calle
             assert (connected.embed_texts("a") == expected).all()
     with Client(f"http://{limited.http_url}", protocol="http", timeout_s=HOPELESS_S) as later:
         assert later.embed_texts("a").shape == (512,)
-    assert sum(line.startswith(LIMIT) for line in limited.log) == 1
+    assert sum(LIMIT in line for line in limited.log) == 1
     assert not [line for line in limited.log if "Too many open files" in line]

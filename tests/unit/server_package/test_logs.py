@@ -154,6 +154,7 @@ def test_text_shows_people_what_they_need(verbose, capsys):
     log.server_line(LOADED)
     log.server_line('I1125 19:50:50.246298 19267 model.py:94] "compiling the vision tower"')
     log.server_line('W1125 19:50:50.246298 19267 server.cc:12] "a warning"')
+    log.server_line("error: creating server: no GPU")
     log.message("the server must be restarted", level="WARNING", source=SUPERVISOR)
     log.message("error: the port is in use", level="ERROR")
     log.flush()
@@ -164,6 +165,7 @@ def test_text_shows_people_what_they_need(verbose, capsys):
         *["model_lifecycle.cc:839: successfully loaded 'similarity'"] * verbose,
         "model.py:94: compiling the vision tower",
         "warning: server.cc:12: a warning",
+        "error: creating server: no GPU",
         "warning: supervisor: the server must be restarted",
         "error: the port is in use",
     ]
