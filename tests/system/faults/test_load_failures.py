@@ -53,7 +53,7 @@ def test_models_that_do_not_load_are_reported(servers, own_repository, tmp_path,
     servers.command("load failures: its models are broken")
     ports = [f"--{name}-port=0" for name in ("http", "grpc", "metrics")]
     done = subprocess.run(
-        [sys.executable, "scripts/serve.py", str(own_repository), *ports],
+        [sys.executable, "scripts/serve.py", str(own_repository), *ports, "--log-format", "text"],
         cwd=ROOT,
         env={**os.environ, "TMPDIR": str(scratch)},
         capture_output=True,
