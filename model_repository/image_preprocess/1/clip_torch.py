@@ -12,6 +12,7 @@ Source: `image_processing_backends.py` in huggingface/transformers, and
 from __future__ import annotations
 
 import platform
+from math import inf, nextafter
 
 import numpy as np
 import torch
@@ -134,10 +135,21 @@ def _resized(
         return resized.round_().to(torch.uint8)[0].permute(1, 2, 0)
     if filled is None or filled == (rgb.shape[1], rgb.shape[0]):
         resized = interpolate(pixels, size, mode=mode, align_corners=False, antialias=True)
-    else:  # torch rounds the size down, and the picture fills all pixels but a part of the last ones
-        scale = size[0] / filled[1], size[1] / filled[0]
+    else:
+        scale = tuple(map(_scale, rgb.shape, size, filled[::-1]))
         resized = interpolate(pixels, scale_factor=scale, mode=mode, align_corners=False, antialias=True)
     return resized[0].permute(1, 2, 0)
+
+
+def _scale(decoded: int, size: int, filled: float) -> float:
+    """Return the factor by which torch resizes an edge that the picture fills in part to this size.
+
+    torch multiplies the decoded edge by it and rounds down.
+    """
+    scale = size / filled
+    while int(decoded * scale) < size:  # 745 * (224 / 745) is below 224
+        scale = nextafter(scale, inf)
+    return scale
 
 
 def _has_bilinear_kernel() -> bool:

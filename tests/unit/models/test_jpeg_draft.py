@@ -81,6 +81,13 @@ def test_drafted_image_of_odd_size_is_not_shifted(orientation, size, settings, k
     assert mean_difference(drafted, exact) < 0.2 * mean_difference(shifted, exact)
 
 
+@BOTH
+@pytest.mark.parametrize(("size", "ratio"), [((1987, 1490), 3), ((1380, 1841), 1), ((2307, 1730), 3)])
+def test_every_edge_of_a_drafted_image_holds_the_picture(size, ratio, kind):
+    encoded = encode(photo(*size).point(lambda value: 128 + value // 2), "JPEG")
+    assert decode(encoded, ratio, kind).min() > 100  # a row that torch leaves out is black
+
+
 @pytest.mark.parametrize(("mode", "kind"), [("L", TORCHVISION), ("L", PILLOW), ("CMYK", PILLOW)])
 def test_grey_and_cmyk_jpegs_are_drafted(mode, kind):
     encoded = encode(photo(1600, 1200).convert(mode), "JPEG")
