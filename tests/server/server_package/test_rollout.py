@@ -29,6 +29,7 @@ def repository(server):
     remove_other_versions(server)
 
 
+@pytest.mark.slow
 def test_rollout_and_rollback_under_load_lose_no_request_and_mix_no_versions(server, repository, tmp_path):
     other = write_other_checkpoint(tmp_path / "other")
     processes = len(server.stubs())

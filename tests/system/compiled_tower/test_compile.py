@@ -24,7 +24,7 @@ COMPILES_S = 600.0
 NO_COMPILER = {"cpp.cxx": ("no-such-compiler",)}
 
 # torch.export and its compilers use deprecated features of Python.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

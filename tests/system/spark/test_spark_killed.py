@@ -22,6 +22,7 @@ from tritonclip_server.serving.launcher import EmbeddedTriton
 MANY = 5000
 
 
+@pytest.mark.slow
 def test_killed_workers_lose_or_repeat_no_row(
     spark: Any,
     server: EmbeddedTriton,
