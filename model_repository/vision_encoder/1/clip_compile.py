@@ -30,10 +30,9 @@ import torch
 from clip_common.cpu import cpu_flags
 from clip_common.python import find_python, python_variables
 from clip_common.tower import PRECISIONS
+from clip_encoder import Forward
 from clip_vision import VisionModel, load_vision_model
 
-Tower = Callable[[torch.Tensor], torch.Tensor]
-"""uint8 [n, 3, size, size] -> float32 [n, dim], unit L2 norm."""
 MIN_COSINE = 0.9999
 """Least cosine between the embeddings of the compiled and the uncompiled tower."""
 MAX_REASON_CHARS = 500
@@ -78,7 +77,7 @@ class Compilation:
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def load(self) -> Tower:
+    def load(self) -> Forward:
         """Load the compiled tower, and compare it with the uncompiled one.
 
         Raises:
@@ -91,7 +90,7 @@ class Compilation:
         _check(self._model, compiled)
         return compiled
 
-    def start(self, use: Callable[[Tower], None], report: Callable[[str], None]) -> None:
+    def start(self, use: Callable[[Forward], None], report: Callable[[str], None]) -> None:
         """Compile in another process, and then call one of two functions in a thread.
 
         Args:
@@ -125,7 +124,7 @@ class Compilation:
         if self._thread is not None:
             self._thread.join()
 
-    def _finish(self, use: Callable[[Tower], None], report: Callable[[str], None]) -> None:
+    def _finish(self, use: Callable[[Forward], None], report: Callable[[str], None]) -> None:
         assert self._process is not None
         _, errors = self._process.communicate()
         if self._closed:
@@ -160,13 +159,13 @@ def _compile_error(error: Exception) -> CompileError:
     return CompileError(f"{type(error).__name__}: {str(error)[:MAX_REASON_CHARS]}")
 
 
-def _load(path: Path) -> Tower:
+def _load(path: Path) -> Forward:
     try:
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():  # torch does not compare checksums
                 raise CompileError(f"{path} is damaged: {damaged}")
         with _temporary_tmpdir():
-            compiled: Tower = torch._inductor.aoti_load_package(str(path))
+            compiled: Forward = torch._inductor.aoti_load_package(str(path))
     except Exception:
         path.unlink()  # the next start compiles it again
         raise
@@ -237,7 +236,7 @@ def _compile(model: VisionModel, path: Path, largest: int) -> None:
 
 
 @torch.inference_mode()
-def _check(model: VisionModel, compiled: Tower) -> None:
+def _check(model: VisionModel, compiled: Forward) -> None:
     """Reject a compiled tower whose embeddings differ from the uncompiled tower's."""
     side = model.grid * model.patch
     pixels = torch.randint(0, 256, (2, 3, side, side), dtype=torch.uint8, generator=torch.Generator())

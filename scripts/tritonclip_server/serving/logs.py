@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Protocol
 
 import click
 
@@ -167,21 +166,10 @@ class LogParser:
         return LogEntry(self._now(), level, PRINTED, line) if line.strip() else None
 
 
-class Log(Protocol):
-    """Destination of the server's log and of the messages of the launcher and the supervisor."""
+class Log:
+    """The log of a server, its launcher and its supervisor. Safe for threads.
 
-    def server_line(self, line: str) -> None:
-        """Write a line of the server."""
-
-    def message(self, text: str, level: str = "INFO", source: str = SERVE) -> None:
-        """Write a message of the launcher or the supervisor."""
-
-    def flush(self) -> None:
-        """Write an entry that is still incomplete."""
-
-
-class EntryLog:
-    """Joins lines to entries and writes each as soon as it is complete. Safe for threads.
+    Lines are joined to entries, and each is written as soon as it is complete.
 
     Args:
         write: Called with each entry.
@@ -194,7 +182,7 @@ class EntryLog:
         self._timer: threading.Timer | None = None
 
     def server_line(self, line: str) -> None:
-        """See `Log`."""
+        """Write a line of the server."""
         with self._lock:
             self._write_all(self._parser.feed(line))
             if self._timer is not None:
@@ -206,13 +194,13 @@ class EntryLog:
                 self._timer.start()
 
     def message(self, text: str, level: str = "INFO", source: str = SERVE) -> None:
-        """See `Log`."""
+        """Write a message of the launcher or the supervisor."""
         with self._lock:
             entry = LogEntry(datetime.now(timezone.utc), level, source, text)
             self._write_all([*self._parser.flush(), entry])
 
     def flush(self) -> None:
-        """See `Log`."""
+        """Write an entry that is still incomplete."""
         with self._lock:
             self._write_all(self._parser.flush())
 
@@ -223,7 +211,7 @@ class EntryLog:
 
 def json_log() -> Log:
     """Return a log of one JSON object per line on standard error."""
-    return EntryLog(lambda entry: click.echo(entry.json(), err=True))
+    return Log(lambda entry: click.echo(entry.json(), err=True))
 
 
 def text_log(*, verbose: bool) -> Log:
@@ -239,7 +227,7 @@ def text_log(*, verbose: bool) -> Log:
         elif verbose or entry.level not in ("DEBUG", "INFO") or _MODEL_CODE.fullmatch(entry.source):
             click.echo(entry.text(), err=True)
 
-    return EntryLog(write)
+    return Log(write)
 
 
 def _triton_entry(line: str, now: datetime) -> LogEntry | None:

@@ -12,7 +12,7 @@ from tests.helpers.waiting import wait_until
 from tritonclip_server.serving.logs import (
     OPEN_FILES_EVERY_S,
     SUPERVISOR,
-    EntryLog,
+    Log,
     LogParser,
     OpenFilesFilter,
     text_log,
@@ -140,7 +140,7 @@ def test_no_line_is_lost(lines):
 
 def test_incomplete_entry_is_written_after_a_pause():
     written = []
-    log = EntryLog(written.append)
+    log = Log(written.append)
     log.server_line("I1125 19:51:21.460559 19794 pb_stub.cc:2145]  Non-graceful termination detected. ")
     wait_until(lambda: written, "the entry was not written", timeout_s=60)
     (entry,) = written
