@@ -16,18 +16,7 @@ ROOTS = [
 CLIENT, SERVER = "client/src/tritonclip", "scripts/tritonclip_server"
 LAYERS = {
     CLIENT: [
-        [
-            "errors",
-            "_types",
-            "_version",
-            "_text",
-            "_keywords",
-            "_wrong_port",
-            "_callers",
-            "_forks",
-            "_proxies",
-            "_workers",
-        ],
+        ["errors", "_types", "_version", "_messages", "_process"],
         ["_images"],
         ["_settings", "_answers"],
         ["_calls", "_retry"],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tritonclip._calls.client_scoring import ClientScoringFlows
 from tritonclip._calls.flows import Flows
 from tritonclip._calls.request import Request, start_request
-from tritonclip._keywords import suggests_keywords
+from tritonclip._messages.keywords import suggests_keywords
 from tritonclip._settings import ClientOptions, Settings
 from tritonclip.errors import InferenceError
 

@@ -26,10 +26,10 @@ from tritonclip._calls.flows import Group
 from tritonclip._calls.request import RequestOptions
 from tritonclip._calls.status import PROBE_IMAGE
 from tritonclip._images.files import find_images
+from tritonclip._process.workers import Workers
 from tritonclip._retry import is_outage, run_retry_policy
 from tritonclip._settings import check_seconds, check_whole
 from tritonclip._types import Progress
-from tritonclip._workers import Workers
 from tritonclip.errors import InvalidInputError, ModelNotReadyError, TritonClipError, rejection_reason
 
 I = TypeVar("I")  # noqa: E741

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast, get_args
 
 from tritonclip._images import fetch
-from tritonclip._text import shown
+from tritonclip._messages.text import shown
 from tritonclip.errors import InvalidInputError
 
 if TYPE_CHECKING:

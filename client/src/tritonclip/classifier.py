@@ -33,8 +33,8 @@ from tritonclip._calls.flows import MAX_PROMPTS_PER_REQUEST, check_same_version
 from tritonclip._calls.identity import is_made_by, shown, warn_without_identity
 from tritonclip._calls.request import RequestOptions
 from tritonclip._calls.token_counts import report_label_warning
-from tritonclip._keywords import suggests_keywords
-from tritonclip._text import shown as quoted
+from tritonclip._messages.keywords import suggests_keywords
+from tritonclip._messages.text import shown as quoted
 from tritonclip._types import ImageInput, ModelInfo
 from tritonclip.client import Client, ImageT
 from tritonclip.errors import InvalidInputError, TritonClipError

@@ -15,7 +15,6 @@ import tenacity
 from tritonclip import _bulk
 from tritonclip._answers.predictions import PredictionBatch, Predictions
 from tritonclip._base import BaseClient
-from tritonclip._callers import from_here
 from tritonclip._calls import codec, status
 from tritonclip._calls.checks import DEFAULT_HYPOTHESIS_TEMPLATE
 from tritonclip._calls.flows import Group
@@ -24,7 +23,8 @@ from tritonclip._calls.steps import Flow, Work
 from tritonclip._calls.token_counts import LabelReport
 from tritonclip._calls.wire import Question
 from tritonclip._isolate import Attempt, answer_or_isolate
-from tritonclip._keywords import suggests_keywords
+from tritonclip._messages.callers import from_here
+from tritonclip._messages.keywords import suggests_keywords
 from tritonclip._retry import stopped_by
 from tritonclip._transport.choice import open_transport
 from tritonclip._transport.tracing import traced

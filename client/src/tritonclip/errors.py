@@ -22,7 +22,7 @@ import re
 import ssl
 from typing import Literal
 
-from tritonclip._wrong_port import wrong_port_message
+from tritonclip._messages.wrong_port import wrong_port_message
 
 Rejection = Literal["overload", "deadline", "draining"]
 """Reasons for which the server rejects a request without working on it."""

@@ -30,7 +30,7 @@ ENDS_S = 120.0  # limit for operations that must not wait for their patience of 
 INTERRUPTS = 1000
 INTERRUPTED_RUNS = f"""
 import random, signal
-from tritonclip._workers import Workers
+from tritonclip._process.workers import Workers
 
 signal.signal(signal.SIGALRM, signal.default_int_handler)
 for number in range({INTERRUPTS}):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tritonclip import AsyncClient, Client, ZeroShotClassifier
-from tritonclip._keywords import unexpected_keywords
+from tritonclip._messages.keywords import unexpected_keywords
 from tritonclip.search import SearchIndex
 
 CLASSES = [Client, AsyncClient, ZeroShotClassifier, SearchIndex]

@@ -15,7 +15,7 @@ from tritonclip._calls.checks import MAX_TEMPLATE_CHARS, check_labels, check_tex
 from tritonclip._calls.codec import Ranking
 from tritonclip._calls.token_counts import collecting
 from tritonclip._images.sources import encode_image
-from tritonclip._text import encoded_image, shown
+from tritonclip._messages.text import encoded_image, shown
 
 NO_OPTIONS = {"hypothesis_template": "a {}", "top_k": None, "threshold": None}
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tritonclip._workers import Workers
+from tritonclip._process.workers import Workers
 
 ENDS_S = 120.0
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tritonclip._text import error_reason, printable
+from tritonclip._messages.text import error_reason, printable
 from tritonclip.errors import InvalidInputError, MissingExtraError, TritonClipError, install_command
 
 if TYPE_CHECKING:

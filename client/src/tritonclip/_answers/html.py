@@ -18,7 +18,7 @@ from PIL import Image
 
 from tritonclip._images.thumbnails import MEDIA_TYPE, thumbnail_of_file, thumbnail_of_pixels
 from tritonclip._images.urls import USER_INFO, is_url
-from tritonclip._text import printable
+from tritonclip._messages.text import printable
 
 MAX_ROWS = 50
 """Rows of a table; the rest is counted."""

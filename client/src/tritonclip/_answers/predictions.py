@@ -17,7 +17,7 @@ from PIL import Image
 from tritonclip._answers import html
 from tritonclip._answers.frames import Column, ColumnType, Tabular
 from tritonclip._images.urls import is_data_url, is_url
-from tritonclip._text import error_reason, printable
+from tritonclip._messages.text import error_reason, printable
 from tritonclip._types import Prediction
 from tritonclip.errors import TritonClipError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 from collections.abc import Sequence
 
-from tritonclip._text import encoded_image, shown, split_labels
+from tritonclip._messages.text import encoded_image, shown, split_labels
 from tritonclip.errors import InvalidInputError
 
 DEFAULT_LABELS = ("object", "animal", "vehicle", "person", "food")

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tritonclip import _forks
 from tritonclip._answers.predictions import PredictionBatch, Predictions, answer, name_images
 from tritonclip._calls import codec, wire
 from tritonclip._calls.flows import (
@@ -34,6 +33,7 @@ from tritonclip._calls.steps import Flow, infer_versioned, work
 from tritonclip._calls.token_counts import LabelReport, TokenCounts
 from tritonclip._images.preprocess import ProcessorSettings, preprocess_image, preprocess_images
 from tritonclip._images.sources import as_images
+from tritonclip._process import forks
 from tritonclip._settings import Settings
 from tritonclip.errors import InvalidInputError, ModelNotReadyError, ServerUnavailableError, TritonClipError
 
@@ -196,7 +196,7 @@ class LabelStore:
     def __init__(self, max_prompts: int = MAX_KEPT_PROMPTS) -> None:
         self._max_prompts = max_prompts
         self.renew()
-        _forks.renew_in_children(self)
+        forks.renew_in_children(self)
 
     def renew(self) -> None:
         """Start empty, also in a forked process, because another thread may have held the lock."""

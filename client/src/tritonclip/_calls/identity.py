@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tritonclip._callers import warn
+from tritonclip._messages.callers import warn
 from tritonclip._types import ModelInfo
 
 SHOWN_DIGITS = 12

@@ -22,7 +22,7 @@ import numpy as np
 
 from tritonclip._cli.records import Journal, Record, dump_record, replace_synced
 from tritonclip._cli.terminal import visible
-from tritonclip._text import shortest_floats
+from tritonclip._messages.text import shortest_floats
 from tritonclip.errors import InvalidInputError, MissingExtraError, install_command
 
 PARQUET_ROWS = 1024

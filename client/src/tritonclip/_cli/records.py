@@ -18,9 +18,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from tritonclip._callers import warn
 from tritonclip._calls.identity import SHOWN_DIGITS
-from tritonclip._text import printable, shortest_floats
+from tritonclip._messages.callers import warn
+from tritonclip._messages.text import printable, shortest_floats
 from tritonclip.errors import InvalidInputError, TritonClipError
 
 try:

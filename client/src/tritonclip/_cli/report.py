@@ -28,7 +28,7 @@ from tritonclip._cli.formats import CLASSIFY, EMBED, Kind
 from tritonclip._cli.records import Record
 from tritonclip._cli.terminal import plain, visible
 from tritonclip._images.skipped import SkippedKind, summarize_skipped
-from tritonclip._text import shortest_floats
+from tritonclip._messages.text import shortest_floats
 from tritonclip._types import Health, ModelInfo, ModelStatistics
 from tritonclip._types import Progress as Counts
 

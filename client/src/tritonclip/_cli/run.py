@@ -21,7 +21,7 @@ from tritonclip._cli.options import EXIT_OK, EXIT_USAGE, Output
 from tritonclip._cli.records import Journal, Record, journal_path
 from tritonclip._cli.terminal import visible
 from tritonclip._images.skipped import SkippedCounts
-from tritonclip._text import error_reason, printable
+from tritonclip._messages.text import error_reason, printable
 from tritonclip._types import Progress
 from tritonclip.errors import InvalidInputError, TritonClipError
 

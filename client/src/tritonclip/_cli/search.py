@@ -25,7 +25,7 @@ from tritonclip._cli.options import (
     strict,
 )
 from tritonclip._cli.terminal import plain, visible
-from tritonclip._text import printable
+from tritonclip._messages.text import printable
 from tritonclip.client import Client
 from tritonclip.errors import InvalidInputError
 

@@ -6,7 +6,7 @@ import re
 
 from rich.text import Text
 
-from tritonclip._text import printable
+from tritonclip._messages.text import printable
 
 # Controls of C0 and C1, line and paragraph separators, and marks that change the direction of what follows.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tritonclip._callers import warn
+from tritonclip._messages.callers import warn
 from tritonclip.errors import InvalidInputError
 
 UINT8_MAX, UINT12_MAX, UINT16_MAX = 255, 4095, 65535

@@ -12,7 +12,6 @@ import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from tritonclip import _forks
 from tritonclip._images.urls import (
     FETCH_IT_YOURSELF,
     authorization,
@@ -24,7 +23,8 @@ from tritonclip._images.urls import (
     shown_url,
     too_large,
 )
-from tritonclip._proxies import Proxy, proxy_of_url
+from tritonclip._process import forks
+from tritonclip._process.proxies import Proxy, proxy_of_url
 from tritonclip._version import __version__
 from tritonclip.errors import InvalidInputError
 
@@ -67,11 +67,11 @@ class Fetcher:
         self._timeout_s, self._max_bytes, self._guard = timeout_s, max_bytes, guard
         self._pools: dict[Proxy | None, urllib3.PoolManager] = {}
         self._lock = threading.Lock()
-        _forks.renew_in_children(self)
+        forks.renew_in_children(self)
 
     def renew(self) -> None:
         """Start without connections in a forked process."""
-        _forks.leave_to_parent(self._pools)
+        forks.leave_to_parent(self._pools)
         self._pools, self._lock = {}, threading.Lock()
 
     def fetch(self, url: str, name: str, timeout_s: float | None = None) -> bytes:

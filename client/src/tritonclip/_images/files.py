@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from tritonclip._callers import warn
 from tritonclip._images.skipped import (
     SkippedCounts,
     SkippedFile,
@@ -22,6 +21,7 @@ from tritonclip._images.skipped import (
     unlisted_directory,
     unreadable_entry,
 )
+from tritonclip._messages.callers import warn
 from tritonclip.errors import InvalidInputError
 
 #: File suffixes by Pillow's format name, for the formats that a server with pillow-heif accepts by default.

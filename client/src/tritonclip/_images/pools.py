@@ -16,7 +16,7 @@ from urllib3.util import make_headers, parse_url
 from urllib3.util.ssl_ import create_urllib3_context
 
 from tritonclip._images.urls import seconds_left
-from tritonclip._proxies import Proxy
+from tritonclip._process.proxies import Proxy
 from tritonclip.errors import InvalidInputError
 
 KEPT_CONNECTIONS = 32  # per host; also the number of hosts

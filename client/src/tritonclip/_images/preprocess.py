@@ -22,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from tritonclip._images import torch_resize
 from tritonclip._images.files import FORMAT_SUFFIXES
 from tritonclip._images.sources import Fetch, map_images, read_source, upright_rgb
-from tritonclip._text import HEIF_START
+from tritonclip._messages.text import HEIF_START
 from tritonclip.errors import InvalidInputError, ModelNotReadyError, install_command
 
 Pixels = npt.NDArray[np.uint8]

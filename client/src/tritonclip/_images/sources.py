@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image, ImageOps, features
 
-from tritonclip._callers import from_here
 from tritonclip._images.arrays import pil_from_array, warn_if_clipped
 from tritonclip._images.urls import FETCH_IT_YOURSELF, is_url
-from tritonclip._text import shown
-from tritonclip._workers import Workers
+from tritonclip._messages.callers import from_here
+from tritonclip._messages.text import shown
+from tritonclip._process.workers import Workers
 from tritonclip.errors import InvalidInputError
 
 R = TypeVar("R")

@@ -13,11 +13,11 @@ import tenacity
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from tritonclip import _forks
 from tritonclip._calls.codec import Call
 from tritonclip._calls.request import Request
 from tritonclip._calls.wire import Answer, Question
-from tritonclip._proxies import proxy_of_grpc
+from tritonclip._process import forks
+from tritonclip._process.proxies import proxy_of_grpc
 from tritonclip._retry import FIRST_WAIT_S, MAX_WAIT_S, call_retry_policy
 from tritonclip._settings import Settings, split_port
 from tritonclip._transport.base import (
@@ -150,11 +150,11 @@ class GrpcTransport:
         self._options = client_options(settings)
         self._client: Any = None
         self._lock = threading.Lock()  # guards the opening of the channel
-        _forks.renew_in_children(self)
+        forks.renew_in_children(self)
 
     def renew(self) -> None:
         """Start without a channel in a forked process."""
-        _forks.leave_to_parent(self._client)
+        forks.leave_to_parent(self._client)
         self._client = None
         self._lock = threading.Lock()
 

@@ -9,10 +9,10 @@ import tenacity
 import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 
-from tritonclip import _forks
 from tritonclip._calls.codec import Call
 from tritonclip._calls.request import Request
 from tritonclip._calls.wire import Answer, Question
+from tritonclip._process import forks
 from tritonclip._retry import call_retry_policy
 from tritonclip._settings import Settings
 from tritonclip._transport.base import (
@@ -38,11 +38,11 @@ class AsyncGrpcTransport:
         self._options = client_options(settings)
         self._client: Any = None
         self._loop = LoopGuard()
-        _forks.renew_in_children(self)
+        forks.renew_in_children(self)
 
     def renew(self) -> None:
         """Start without a channel in a forked process, for the event loop of its first call."""
-        _forks.leave_to_parent(self._client)
+        forks.leave_to_parent(self._client)
         self._client, self._loop = None, LoopGuard()
 
     async def infer(self, call: Call[Any], request: Request) -> Answer:

@@ -16,10 +16,10 @@ import tenacity
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from tritonclip import _forks
 from tritonclip._calls.codec import Call
 from tritonclip._calls.request import Request
 from tritonclip._calls.wire import Answer, Question
+from tritonclip._process import forks
 from tritonclip._retry import call_retry_policy
 from tritonclip._settings import Settings
 from tritonclip._transport.base import (
@@ -102,7 +102,7 @@ class _HubRegistry:
 
     def __init__(self) -> None:
         self._start_empty()
-        _forks.renew_in_children(self)
+        forks.renew_in_children(self)
 
     def _start_empty(self) -> None:
         self._lock = threading.RLock()  # a garbage collection may close a transport anywhere
@@ -111,7 +111,7 @@ class _HubRegistry:
     def renew(self) -> None:
         """Start without clients in a forked process, and make gevent usable there."""
         gevent.reinit()
-        _forks.leave_to_parent(self._by_thread)
+        forks.leave_to_parent(self._by_thread)
         self._start_empty()
 
     def register(self, held: _ThreadClient) -> None:
@@ -146,7 +146,7 @@ class HttpTransport:
         self._turn = itertools.count()  # of the servers, if there are several
         self._closed = False
         self.renew()
-        _forks.renew_in_children(self)
+        forks.renew_in_children(self)
 
     def renew(self) -> None:
         """Start without clients; the registry keeps those of the parent process."""

@@ -16,10 +16,10 @@ import tenacity
 import tritonclient.http.aio as triton
 from tritonclient.utils import InferenceServerException
 
-from tritonclip import _forks
 from tritonclip._calls.codec import Call
 from tritonclip._calls.request import Request
 from tritonclip._calls.wire import Answer, Question
+from tritonclip._process import forks
 from tritonclip._retry import call_retry_policy
 from tritonclip._settings import Settings
 from tritonclip._transport.base import (
@@ -96,11 +96,11 @@ class AsyncHttpTransport:
         self._turn = itertools.count()  # of the servers, if there are several
         self._sessions: dict[str, Any] = {}
         self._loop = LoopGuard()
-        _forks.renew_in_children(self)
+        forks.renew_in_children(self)
 
     def renew(self) -> None:
         """Start without sessions in a forked process, for the event loop of its first call."""
-        _forks.leave_to_parent(self._sessions)
+        forks.leave_to_parent(self._sessions)
         self._sessions, self._loop = {}, LoopGuard()
 
     async def infer(self, call: Call[Any], request: Request) -> Answer:

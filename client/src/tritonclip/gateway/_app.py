@@ -18,7 +18,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.cors import CORSMiddleware
 
 from tritonclip import AsyncClient, __version__
-from tritonclip._text import shown
+from tritonclip._messages.text import shown
 from tritonclip.errors import TritonClipError
 from tritonclip.gateway import _pages, _status
 from tritonclip.gateway._inference import Inference

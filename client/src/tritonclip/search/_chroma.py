@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 import numpy as np
 import urllib3
 
-from tritonclip import _forks
+from tritonclip._process import forks
 from tritonclip.errors import AccessDeniedError, InferenceError, InvalidInputError, ServerUnavailableError
 from tritonclip.search._types import (
     Array,
@@ -68,7 +68,7 @@ class ChromaStore:
         token = os.environ.get(ENV_TOKEN)
         self._headers = {"Content-Type": "application/json", **({"X-Chroma-Token": token} if token else {})}
         self._http = self._new_pool()
-        _forks.renew_in_children(self)
+        forks.renew_in_children(self)
         found = self._open(name, identity)
         self._collection = f"{self._base}/{found['id']}"
         self.identity = parse_identity((found.get("metadata") or {}).get("tritonclip"), url)
@@ -79,7 +79,7 @@ class ChromaStore:
 
     def renew(self) -> None:
         """Start without connections in a forked process."""
-        _forks.leave_to_parent(self._http)
+        forks.leave_to_parent(self._http)
         self._http = self._new_pool()
 
     def put(self, rows: Sequence[IndexRow]) -> None:

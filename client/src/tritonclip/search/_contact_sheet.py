@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from html import escape
 from pathlib import Path
 
-from tritonclip._text import printable
+from tritonclip._messages.text import printable
 from tritonclip.errors import InvalidInputError
 from tritonclip.search._thumbnails import MEDIA_TYPE, thumbnail
 from tritonclip.search._types import Hit

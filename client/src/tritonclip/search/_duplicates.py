@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tritonclip._text import shown as quoted
+from tritonclip._messages.text import shown as quoted
 from tritonclip.search._store import Store
 from tritonclip.search._types import Array, Entry
 

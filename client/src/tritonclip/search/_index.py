@@ -14,7 +14,7 @@ import numpy as np
 from tritonclip._bulk import BulkOptions
 from tritonclip._calls.identity import is_made_by, shown, warn_without_identity
 from tritonclip._images.urls import USER_INFO
-from tritonclip._keywords import suggests_keywords
+from tritonclip._messages.keywords import suggests_keywords
 from tritonclip._types import ModelInfo
 from tritonclip.client import Client
 from tritonclip.errors import InferenceError, InvalidInputError

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from tritonclip._bulk import BulkOptions
 from tritonclip._images.skipped import SkippedCounts, SkippedFile, SkippedKind
-from tritonclip._text import error_reason
+from tritonclip._messages.text import error_reason
 from tritonclip._types import Progress
 from tritonclip.client import Client
 from tritonclip.errors import InvalidInputError, TritonClipError

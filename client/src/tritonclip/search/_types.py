@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from tritonclip._answers import html
 from tritonclip._answers.frames import Column, Tabular
-from tritonclip._text import printable
-from tritonclip._text import shown as quoted
+from tritonclip._messages.text import printable
+from tritonclip._messages.text import shown as quoted
 from tritonclip.errors import InvalidInputError
 
 Array = npt.NDArray[np.float32]

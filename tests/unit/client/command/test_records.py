@@ -27,7 +27,7 @@ from tritonclip._cli.formats import (
 )
 from tritonclip._cli.records import Journal, dump_record, journal_path
 from tritonclip._cli.terminal import plain, visible
-from tritonclip._text import error_reason, printable, shortest_floats
+from tritonclip._messages.text import error_reason, printable, shortest_floats
 
 HEADER = {"command": "classify", "labels": ["cat", "dog"], "sha256": ["ab"], "identity": ["1" * 64]}
 CAT = {"input": "a.jpg", "predictions": [{"score": 0.75, "label": "cat"}, {"score": 0.25, "label": "dog"}]}

@@ -15,7 +15,7 @@ from tests.unit.client.images.proxy import Proxy, proxying
 from tritonclip import InvalidInputError
 from tritonclip._images.fetch import Fetcher
 from tritonclip._images.guard import AddressGuard
-from tritonclip._proxies import proxy_of_grpc
+from tritonclip._process.proxies import proxy_of_grpc
 
 
 @pytest.fixture

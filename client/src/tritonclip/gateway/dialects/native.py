@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from tritonclip._calls import codec
 from tritonclip._calls.checks import DEFAULT_HYPOTHESIS_TEMPLATE, DEFAULT_LABELS, check_texts
 from tritonclip._calls.token_counts import Collected, collecting
-from tritonclip._text import json_array
+from tritonclip._messages.text import json_array
 from tritonclip.errors import InvalidInputError, TritonClipError
 from tritonclip.gateway._caller import AuthorizedCaller, Caller
 from tritonclip.gateway._inference import Array

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from tritonclip._calls.token_counts import SHOWN_CHARACTERS, collecting
 from tritonclip._images.urls import is_url
-from tritonclip._text import encoded_image, is_image_uri, shortest_floats, shown
+from tritonclip._messages.text import encoded_image, is_image_uri, shortest_floats, shown
 from tritonclip._types import ModelInfo
 from tritonclip.errors import InvalidInputError, TritonClipError
 from tritonclip.gateway._caller import AuthorizedCaller, Caller

@@ -7,7 +7,7 @@ from typing import Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from tritonclip._text import shortest_floats
+from tritonclip._messages.text import shortest_floats
 from tritonclip.errors import TritonClipError
 from tritonclip.gateway._caller import Caller
 from tritonclip.gateway._inference import Array

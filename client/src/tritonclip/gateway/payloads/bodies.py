@@ -19,7 +19,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from tritonclip._images.urls import decode_data_url, is_data_url, is_url
-from tritonclip._text import shown
+from tritonclip._messages.text import shown
 from tritonclip.errors import InvalidInputError, TritonClipError
 from tritonclip.gateway._problems import Problem
 from tritonclip.gateway._settings import GatewaySettings

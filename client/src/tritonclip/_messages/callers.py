@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_SKIPPED = tuple(f"{Path(file).parent}{os.sep}" for file in (__file__, asyncio.__file__))
+_SKIPPED = tuple(f"{folder}{os.sep}" for folder in (Path(__file__).parents[1], Path(asyncio.__file__).parent))
 
 
 class Caller(NamedTuple):
