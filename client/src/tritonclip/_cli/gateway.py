@@ -27,6 +27,7 @@ Examples:
     groups={
         "Access and limits": {
             "keys_file",
+            "open_endpoints",
             "rate_limit",
             "rate_storage",
             "max_body_mib",
@@ -51,6 +52,12 @@ Examples:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind.")
 @click.option("--port", default=8080, show_default=True, help="0 picks a free port.")
 @click.option("--keys-file", type=_FILE, help="API keys that callers must send; lines from gateway-key.")
+@click.option(
+    "--open-endpoints",
+    multiple=True,
+    metavar="DIALECT",
+    help="Dialect that needs no key, such as weaviate; repeatable. Only for private networks.",
+)
 @click.option(
     "--rate-limit", metavar="RATE", help="Limit per key, or per address without keys, such as 100/minute."
 )
@@ -89,6 +96,12 @@ Examples:
 )
 @click.option("--index", metavar="PLACE", help="Index from tritonclip index, for /search and /v1/search.")
 @click.option(
+    "--model-alias",
+    multiple=True,
+    metavar="NAME",
+    help="Further name of the model, such as text-embedding-3-small; repeatable.",
+)
+@click.option(
     "--cors-origin", multiple=True, metavar="ORIGIN", help="Origin whose pages may call; repeatable."
 )
 @click.option("--root-path", default="", help="Path prefix that a proxy removes, such as /clip.")
@@ -112,6 +125,7 @@ def gateway(
     host: str,
     port: int,
     keys_file: Path | None,
+    open_endpoints: tuple[str, ...],
     rate_limit: str | None,
     rate_storage: str,
     max_body_mib: int,
@@ -124,6 +138,7 @@ def gateway(
     url_network: tuple[str, ...],
     url_port: tuple[int, ...],
     index: str | None,
+    model_alias: tuple[str, ...],
     cors_origin: tuple[str, ...],
     root_path: str,
     forwarded_allow_ips: str,
@@ -162,6 +177,8 @@ def gateway(
         allow_urls=allow_urls,
         url_networks=url_network,
         index=index,
+        model_aliases=model_alias,
+        open_endpoints=open_endpoints,
         cors_origins=cors_origin,
         **given,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,9 @@ from starlette.middleware.cors import CORSMiddleware
 
 from tritonclip import AsyncClient, __version__
 from tritonclip._messages.text import shown
-from tritonclip.errors import TritonClipError
+from tritonclip.errors import InvalidInputError, TritonClipError
 from tritonclip.gateway import _pages, _status
+from tritonclip.gateway._dialect import dialect_of
 from tritonclip.gateway._inference import Inference
 from tritonclip.gateway._problems import Problem, problem_of
 from tritonclip.gateway._settings import ENV_KEYS, GatewaySettings
@@ -55,6 +56,7 @@ def create_app(settings: GatewaySettings | None = None, url: str | None = None, 
         InvalidInputError: If a setting is malformed, or `settings.index` names no index.
     """
     settings = settings or GatewaySettings()
+    _check_open_endpoints(settings.open_endpoints)
     triton = AsyncClient(url, **{"attempts": ATTEMPTS, "timeout_s": settings.timeout_s, **client})
     metrics = Metrics()
     keys = KeyRing(parse_keys(settings.keys, ENV_KEYS), settings.keys_file) if settings.needs_key else None
@@ -98,6 +100,15 @@ def create_app(settings: GatewaySettings | None = None, url: str | None = None, 
     return app
 
 
+def _check_open_endpoints(names: Sequence[str]) -> None:
+    known = [dialect.DIALECT.name for dialect in DIALECTS]
+    for name in names:
+        if name not in known:
+            raise InvalidInputError(
+                f"open_endpoints: {shown(name)} is unknown; give one of {', '.join(known)}"
+            )
+
+
 def _open_index(address: str | None) -> SearchIndex | None:
     if address is None:
         return None
@@ -130,7 +141,9 @@ def _add_middleware(app: FastAPI, settings: GatewaySettings, metrics: Metrics) -
 def _add_handlers(app: FastAPI, settings: GatewaySettings) -> None:
     def respond(request: Request, problem: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
         note(request, cause=problem.cause)
-        return JSONResponse(problem.body, problem.status, {**(headers or {}), **problem.headers})
+        dialect = dialect_of(request)
+        body = dialect.error_body(problem) if dialect and dialect.error_body else problem.body
+        return JSONResponse(body, problem.status, {**(headers or {}), **problem.headers})
 
     @app.exception_handler(Problem)
     async def handle_problem(request: Request, problem: Problem) -> JSONResponse:

@@ -10,6 +10,7 @@ from fastapi import Depends, Header, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
 from tritonclip._calls.request import Deadline
+from tritonclip.gateway._dialect import dialect_of
 from tritonclip.gateway._problems import Problem
 from tritonclip.gateway._state import State, state_of
 from tritonclip.gateway.observability.middleware import note
@@ -52,9 +53,11 @@ async def authorize(
         Problem: 401 without a valid key, 429 if the rate limit is exceeded.
     """
     state = state_of(request)
+    dialect = dialect_of(request)
+    is_open = dialect is not None and dialect.name in state.settings.open_endpoints
     shown = bearer.credentials if bearer else key
     name = None
-    if state.keys is not None:
+    if state.keys is not None and not is_open:
         name = state.keys.name_of(shown) if shown else None
         if name is None:
             wrong = "is not valid" if shown else "is missing; send it as 'Authorization: Bearer KEY'"

@@ -46,6 +46,9 @@ class GatewaySettings:
         url_timeout_s: Timeout of one fetch in seconds.
         url_max_bytes: Limit on the size of one fetched image.
         index: Search index to serve: a directory, or the URL of a collection; see `tritonclip.search`.
+        model_aliases: Further names of the served model, for clients that send a fixed one such as
+            `text-embedding-3-small`.
+        open_endpoints: Dialects that need no key, such as `weaviate`, whose clients cannot send one.
         cors_origins: Other origins whose pages may call, such as `https://app.example.com`; `*` for all.
 
     Raises:
@@ -71,6 +74,8 @@ class GatewaySettings:
     url_timeout_s: float = 10.0
     url_max_bytes: int = 20 * MIB
     index: str | None = None
+    model_aliases: tuple[str, ...] = ()
+    open_endpoints: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

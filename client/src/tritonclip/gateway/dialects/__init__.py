@@ -1,6 +1,7 @@
 """The APIs that the gateway speaks. Each dialect is one module with its JSON types and its routes.
 
-A dialect has a `router`, and `BODIES`: the models of the JSON bodies that its routes parse.
+A dialect has a `DIALECT`, a `router` whose requests it marks, and `BODIES`: the models of the JSON bodies
+that its routes parse.
 """
 
 from tritonclip.gateway.dialects import native, openai, sambastudio, search

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 from fastapi import Request
 
 from tritonclip._calls.checks import check_texts
-from tritonclip.errors import TritonClipError
+from tritonclip._messages.text import encoded_image
+from tritonclip.errors import InvalidInputError, TritonClipError
 from tritonclip.gateway._caller import AuthorizedCaller
 from tritonclip.gateway._inference import Array
 from tritonclip.gateway.observability.middleware import count_images
 from tritonclip.gateway.payloads.bodies import Source, check_texts_size, image_files
+
+_ITEM_INDEX = re.compile(r"^(image|text) (\d+)\b")
 
 
 async def embed_images(request: Request, caller: AuthorizedCaller, sources: list[Source]) -> list[Array]:
@@ -31,3 +37,30 @@ async def embed_texts(caller: AuthorizedCaller, inputs: list[str]) -> list[Array
     texts, _ = check_texts(inputs)
     caller.state.metrics.texts.inc(len(texts))
     return list(await caller.state.inference.embed_texts(texts, caller.deadline))
+
+
+async def embed(request: Request, caller: AuthorizedCaller, inputs: Sequence[Source | str]) -> list[Array]:
+    """Embed images and texts: float32 [d] each, unit L2 norm, in the order of the inputs.
+
+    The first error is raised. Its index is that of the input, whether image or text.
+    """
+    images = {index: item for index, item in enumerate(inputs) if isinstance(item, Source)}
+    texts = {index: item for index, item in enumerate(inputs) if isinstance(item, str)}
+    for index, text in texts.items():
+        if found := encoded_image(text):
+            raise InvalidInputError(
+                f'text {index}: it is {found}, not a text; send it as {{"image": ...}}, as a data: URI '
+                'without modality "text", or with modality "image"'
+            )
+    vectors: dict[int, Array] = {}
+    indices = list(texts)
+    try:
+        if texts or not images:
+            vectors |= zip(texts, await embed_texts(caller, list(texts.values())), strict=True)
+        indices = list(images)
+        if images:
+            vectors |= zip(images, await embed_images(request, caller, list(images.values())), strict=True)
+    except TritonClipError as error:
+        error.message = _ITEM_INDEX.sub(lambda found: f"{found[1]} {indices[int(found[2])]}", error.message)
+        raise
+    return [vectors[index] for index in range(len(inputs))]

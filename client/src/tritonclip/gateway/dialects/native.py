@@ -16,6 +16,7 @@ from tritonclip._calls.token_counts import Collected, collecting
 from tritonclip._messages.text import json_array
 from tritonclip.errors import InvalidInputError, TritonClipError
 from tritonclip.gateway._caller import AuthorizedCaller, Caller
+from tritonclip.gateway._dialect import Dialect
 from tritonclip.gateway._inference import Array
 from tritonclip.gateway._problems import Problem, problem_of
 from tritonclip.gateway.observability.middleware import count_images, note
@@ -48,7 +49,8 @@ MAX_PREDICTION_CHARS = 16 * 2**20
 CHARS_PER_SCORE = 45
 """Characters of a prediction in JSON apart from its label and its cosine."""
 CHARS_PER_COSINE = 35
-router = APIRouter(tags=["native"])
+DIALECT = Dialect("native")
+router = APIRouter(tags=["native"], dependencies=[DIALECT.mark()])
 
 Images = Annotated[
     Texts | NotBlank,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
@@ -14,25 +13,23 @@ from pydantic import BaseModel, Field, model_validator
 
 from tritonclip._calls.token_counts import SHOWN_CHARACTERS, collecting
 from tritonclip._images.urls import is_url
-from tritonclip._messages.text import encoded_image, is_image_uri, shortest_floats, shown
-from tritonclip._types import ModelInfo
-from tritonclip.errors import InvalidInputError, TritonClipError
-from tritonclip.gateway._caller import AuthorizedCaller, Caller
+from tritonclip._messages.text import is_image_uri, shortest_floats, shown
+from tritonclip.errors import TritonClipError
+from tritonclip.gateway._caller import Caller
+from tritonclip.gateway._dialect import Dialect
 from tritonclip.gateway._inference import Array
+from tritonclip.gateway._models import check_model, describe_model
 from tritonclip.gateway._problems import Problem, problem_of
-from tritonclip.gateway.dialects._embedding import embed_images, embed_texts
+from tritonclip.gateway.dialects._embedding import embed
 from tritonclip.gateway.payloads.answers import json_answer
 from tritonclip.gateway.payloads.bodies import Source, read_json
 from tritonclip.gateway.payloads.openapi import describe, describe_errors
 from tritonclip.gateway.payloads.schemas import MODEL_EXAMPLE, PIXEL, TEXTS_EXAMPLE, NotBlank, Warnings
 
-ALIAS = "clip"
-DEMO_SHA256 = "63d29b26a7c94a25fbc2ee2e69dca14ff567ff24d450e646de9a7dea79f2462c"
-"""Checksum of the weights in scripts/demo/checkpoint."""
 FIELDS = {"image": "input", "text": "input"}
-_ITEM_INDEX = re.compile(r"^(image|text) (\d+)\b")
 _MODEL_ERRORS = describe_errors(400, 401, 404, 429, 500, 503, 504)
-router = APIRouter(tags=["OpenAI"])
+DIALECT = Dialect("openai")
+router = APIRouter(tags=["OpenAI"], dependencies=[DIALECT.mark()])
 
 
 class ImageUrl(BaseModel):
@@ -171,11 +168,11 @@ async def embeddings(request: Request, caller: Caller) -> Response:
     """Return unit-length embeddings. An invalid input fails the request, and `param` names it."""
     body = await read_json(request, EmbeddingsRequest)
     model = await caller.state.inference.model(caller.deadline)
-    _check_model(body.model, model)
+    check_model(body.model, model, caller.state.settings)
     inputs = body.input if isinstance(body.input, list) else [body.input]
     try:
         with collecting() as collected:
-            vectors = await _embed(request, caller, [_source(item, body.modality) for item in inputs])
+            vectors = await embed(request, caller, [_source(item, body.modality) for item in inputs])
     except TritonClipError as error:
         raise problem_of(error, FIELDS) from error
     if body.dimensions not in (None, 0, len(vectors[0])):
@@ -204,7 +201,7 @@ async def embeddings(request: Request, caller: Caller) -> Response:
 async def models(caller: Caller) -> Response:
     """Return a list with one model."""
     model = await caller.state.inference.model(caller.deadline)
-    return JSONResponse({"object": "list", "data": [_describe_model(model)]})
+    return JSONResponse({"object": "list", "data": [describe_model(model)]})
 
 
 @router.get(
@@ -216,8 +213,8 @@ async def models(caller: Caller) -> Response:
 async def model(model: str, caller: Caller) -> Response:
     """Return the model by its id, the last part of its id, or `clip`."""
     found = await caller.state.inference.model(caller.deadline)
-    _check_model(model, found)
-    return JSONResponse(_describe_model(found))
+    check_model(model, found, caller.state.settings)
+    return JSONResponse(describe_model(found))
 
 
 def _source(item: str | InputItem, modality: str | None) -> Source | str:
@@ -228,30 +225,6 @@ def _source(item: str | InputItem, modality: str | None) -> Source | str:
     return Source(item) if is_image else item
 
 
-async def _embed(request: Request, caller: AuthorizedCaller, inputs: Sequence[Source | str]) -> list[Array]:
-    """Embed images and texts: float32 [d] each, in the order of the inputs. The first error is raised."""
-    images = {index: item for index, item in enumerate(inputs) if isinstance(item, Source)}
-    texts = {index: item for index, item in enumerate(inputs) if isinstance(item, str)}
-    for index, text in texts.items():
-        if found := encoded_image(text):
-            raise InvalidInputError(
-                f'text {index}: it is {found}, not a text; send it as {{"image": ...}}, as a data: URI '
-                'without modality "text", or with modality "image"'
-            )
-    vectors: dict[int, Array] = {}
-    indices = list(texts)
-    try:
-        if texts or not images:
-            vectors |= zip(texts, await embed_texts(caller, list(texts.values())), strict=True)
-        indices = list(images)
-        if images:
-            vectors |= zip(images, await embed_images(request, caller, list(images.values())), strict=True)
-    except TritonClipError as error:
-        error.message = _ITEM_INDEX.sub(lambda found: f"{found[1]} {indices[int(found[2])]}", error.message)
-        raise
-    return [vectors[index] for index in range(len(inputs))]
-
-
 def _url_warnings(inputs: Sequence[str | InputItem]) -> list[str]:
     """Return a warning for each text that is the URL of something, perhaps of an image."""
     return [
@@ -260,28 +233,6 @@ def _url_warnings(inputs: Sequence[str | InputItem]) -> list[str]:
         for index, item in enumerate(inputs)
         if isinstance(item, str) and is_url(item) and not is_image_uri(item) and " " not in item
     ]
-
-
-def _check_model(name: str | None, model: ModelInfo) -> None:
-    known = model.checkpoint, model.checkpoint.rpartition("/")[2], ALIAS
-    if name is not None and name not in known:
-        text = f"the model {shown(name)} does not exist; use {model.checkpoint!r}"
-        raise Problem(status=404, code="model_not_found", message=text, param="model")
-
-
-def _describe_model(model: ModelInfo) -> dict[str, Any]:
-    return {
-        "id": model.checkpoint,
-        "object": "model",
-        "created": 0,
-        "owned_by": "tritonclip",
-        "revision": model.revision,
-        "sha256": model.sha256,
-        "identity": model.identity,
-        "random_weights": model.random_weights,
-        "demo_weights": model.sha256 == DEMO_SHA256,
-        "logit_scale": model.logit_scale,
-    }
 
 
 def _base64(vector: Array) -> str:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from tritonclip._messages.text import shortest_floats
 from tritonclip.errors import TritonClipError
 from tritonclip.gateway._caller import Caller
+from tritonclip.gateway._dialect import Dialect
 from tritonclip.gateway._inference import Array
 from tritonclip.gateway._problems import problem_of
 from tritonclip.gateway.dialects._embedding import embed_images, embed_texts
@@ -19,7 +20,8 @@ from tritonclip.gateway.payloads.openapi import describe
 from tritonclip.gateway.payloads.schemas import NotBlank, Texts
 
 FIELDS = {"image": "predict_file", "text": "inputs"}
-router = APIRouter(tags=["SambaStudio"])
+DIALECT = Dialect("sambastudio")
+router = APIRouter(tags=["SambaStudio"], dependencies=[DIALECT.mark()])
 
 
 class NlpRequest(BaseModel):

@@ -23,6 +23,7 @@ from tritonclip.errors import (
     TritonClipError,
 )
 from tritonclip.gateway._caller import AuthorizedCaller, Caller
+from tritonclip.gateway._dialect import Dialect
 from tritonclip.gateway._pages import WEB
 from tritonclip.gateway._problems import Problem
 from tritonclip.gateway._state import State, state_of
@@ -40,7 +41,8 @@ KINDS: dict[str, Any] = {"images": "image", "texts": "text", "all": None}
 CONCURRENT_THUMBNAILS = 4
 NO_INDEX = "this gateway serves no index; its operator can set one with --index"
 _thumbnail_slots = asyncio.Semaphore(CONCURRENT_THUMBNAILS)
-router = APIRouter(tags=["search"])
+DIALECT = Dialect("search")
+router = APIRouter(tags=["search"], dependencies=[DIALECT.mark()])
 
 
 class SearchFields(StrictRequest):

@@ -75,10 +75,12 @@ class _Parser(MultiPartParser):
 async def read_json(request: Request, model: type[M]) -> M:
     """Parse a JSON body and check its fields. A member that is null counts as left out.
 
+    A body without a content type is read as JSON, because some clients send none.
+
     Raises:
         Problem: 415 if the body is not JSON, 400 if it does not match the model or has too many values.
     """
-    _check_type(request, (JSON,))
+    _check_type(request, (JSON, ""))
     body = await request.body()
 
     def parse() -> M:
@@ -276,7 +278,9 @@ def _check_type(request: Request, allowed: tuple[str, ...]) -> str:
         )
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in allowed:
-        raise Problem(status=415, message=f"content-type {shown(kind)}: expected {' or '.join(allowed)}")
+        raise Problem(
+            status=415, message=f"content-type {shown(kind)}: expected {' or '.join(filter(None, allowed))}"
+        )
     return kind
 
 
