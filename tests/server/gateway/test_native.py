@@ -183,7 +183,7 @@ def test_each_image_has_a_result_or_an_error(open_gateway, direct):
     for index in (1, 2, 3):
         error = results[index]["error"]
         assert error["message"].startswith(f"image {index}"), error
-        assert error["param"] == f"images[{index}]"
+        assert (error["param"], error["index"], error["limit"]) == (f"images[{index}]", index, None)
         assert error["code"] == "invalid_input"
     assert reply.json()["usage"]["images"] == 2
 

@@ -41,6 +41,8 @@ class Problem(Exception):  # noqa: N818 - a response for the caller, not a failu
         message: The problem, its location, and how to fix it.
         code: Machine-readable code; None for the default code of the status.
         param: The request field at fault, such as `images[1]`.
+        index: Index of the item at fault within that field; None if it is no single one.
+        limit: The limit that was exceeded, in the unit that the message names; None if there is none.
         headers: Additional headers.
         extra: Additional members of the body, next to `error`.
         cause: Details for the log that the caller does not see.
@@ -50,6 +52,8 @@ class Problem(Exception):  # noqa: N818 - a response for the caller, not a failu
     message: str
     code: str | None = None
     param: str | None = None
+    index: int | None = None
+    limit: float | None = None
     headers: dict[str, str] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     cause: str | None = None
@@ -61,13 +65,15 @@ class Problem(Exception):  # noqa: N818 - a response for the caller, not a failu
 
     @property
     def error(self) -> dict[str, Any]:
-        """The error in OpenAI's format: message, type, param, code."""
+        """The error in OpenAI's format (message, type, param, code), with index and limit."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         return {
             "message": self.message,
             "type": _TYPES.get(self.status, kind),
             "param": self.param,
             "code": self.code or _CODES.get(self.status, "error"),
+            "index": self.index,
+            "limit": self.limit,
         }
 
     @property
@@ -87,7 +93,13 @@ def problem_of(error: TritonClipError, field_of: dict[str, str] | None = None) -
             plural.
     """
     if isinstance(error, InvalidInputError):
-        return Problem(status=400, message=error.message, param=_param(error, field_of or {}))
+        return Problem(
+            status=400,
+            message=error.message,
+            param=_param(error, field_of or {}),
+            index=error.index,
+            limit=error.limit,
+        )
     return replace(_failure(error), cause=str(error))
 
 

@@ -92,6 +92,7 @@ def too_large(limit_bytes: int) -> Problem:
     return Problem(
         status=413,
         message=f"the body is larger than {limit_bytes} bytes; send fewer or smaller images per request",
+        limit=limit_bytes,
     )
 
 

@@ -287,13 +287,16 @@ def _check_type(request: Request, allowed: tuple[str, ...]) -> str:
 def _malformed(error: ValidationError) -> Problem:
     """Join the first fault of each field into one message, with the request's own field names."""
     faults: dict[Any, str] = {}
-    first = None
+    first = index = None
     for fault in error.errors(include_url=False, include_context=False, include_input=False):
         field, *inside = fault["loc"] or ("",)
         name = str(field)[:SHOWN_NAME_CHARS]
-        place = f"{name}{''.join(f'[{part}]' for part in inside if isinstance(part, int))}"
-        first = first or place
+        indices = [part for part in inside if isinstance(part, int)]
+        place = f"{name}{''.join(f'[{part}]' for part in indices)}"
+        if not first:
+            first, index = place, next(iter(indices), None)
         text = "there is no such field" if fault["type"] == "extra_forbidden" else f"{fault['msg']:.200}"
         faults.setdefault(field, f"{place}: {text}" if place else text)
     reported = "; ".join(list(faults.values())[:MAX_REPORTED_FAULTS])
-    return Problem(status=400, message=f"{reported}. See /docs for the fields", param=first or None)
+    message = f"{reported}. See /docs for the fields"
+    return Problem(status=400, message=message, param=first or None, index=index)

@@ -37,7 +37,7 @@ Triton server.
 Every response carries `X-Request-ID`. It repeats the caller's own value if that has at most 64 letters,
 digits, `.`, `_` and `-`; otherwise it is generated. `X-Timeout-S` shortens the deadline of a request. If the
 caller disconnects, its request is cancelled. Errors have the body
-`{"error": {"message", "type", "param", "code"}}`."""
+`{"error": {"message", "type", "param", "code", "index", "limit"}}`."""
 
 NOTES = ("title", "description", "examples", "default")
 """Keywords of a property's schema that do not restrict its value."""

@@ -28,6 +28,12 @@ class Error(BaseModel):
     type: str = Field(examples=["invalid_request_error"])
     param: str | None = Field(examples=["images[0]"])
     code: str = Field(examples=["invalid_input"])
+    index: int | None = Field(
+        default=None, description="Index of the image, label or text at fault.", examples=[0]
+    )
+    limit: float | None = Field(
+        default=None, description="The limit that was exceeded, in the unit of the message.", examples=[80]
+    )
 
 
 class ErrorAnswer(BaseModel):
