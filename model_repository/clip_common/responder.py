@@ -40,20 +40,30 @@ class Responder:
         self._metrics = RequestMetrics(factory, unit, batches)
 
     def check_times(self, request: Any) -> Times:
-        """Return the times of a request, UNLIMITED if it did not pass through `admission`.
+        """Return what `times` returns, unless it is too late to begin work on the request.
 
         Raises:
             RequestError: The caller made the times.
             RejectedError: Its queue budget or deadline has passed.
         """
+        times = self.times(request)
+        if times is not UNLIMITED:
+            times.check(now_us())
+        return times
+
+    def times(self, request: Any) -> Times:
+        """Return the times of a request, UNLIMITED if it did not pass through `admission`.
+
+        Raises:
+            RequestError: The caller made the times.
+        """
         tensor = self._pb_utils.get_input_tensor_by_name(request, "times")
         array = None if tensor is None else tensor.as_numpy()
         if array is None or not array.size:
             return UNLIMITED
-        times, now = read_times(array), now_us()
-        if not times.is_possible(now):
+        times = read_times(array)
+        if not times.is_possible(now_us()):
             raise RequestError("times: no step of an ensemble made these numbers; leave the input out")
-        times.check(now)
         return times
 
     def respond(

@@ -1,4 +1,4 @@
-"""Arrival time, queue budget and deadline of a request: stamped by `admission`, checked by later steps.
+"""Arrival time, limits and work of a request: stamped by `admission`, checked and added to by later steps.
 
 All times are in microseconds of the host's monotonic clock, which the processes of a server share.
 """
@@ -13,8 +13,8 @@ import numpy as np
 
 LONGEST_US = 7 * 24 * 3600 * 1_000_000
 """Longest deadline of a request."""
-_NUMBERS = struct.Struct("=4q")
-"""A row of a tensor of times. NumPy would take almost twice as long to write one, in every step."""
+_NUMBERS, _PARTS = struct.Struct("=6q"), struct.Struct("=5q")
+"""A row of `times`, and one of `timings_us`. NumPy would take almost twice as long to write one."""
 
 
 class RejectedError(RuntimeError):
@@ -36,15 +36,24 @@ def cancelled() -> RejectedError:
 
 
 class Times(NamedTuple):
-    """Arrival time and limits of a request, in microseconds."""
+    """Arrival time and limits of a request, and the time that its steps worked, in microseconds."""
 
     arrival_us: int
     budget_us: int
     """Longest total wait, over all steps, before work begins."""
     deadline_us: int
     """Clock time at which the caller stops waiting."""
-    worked_us: int = 0
-    """Time that earlier steps spent working. It does not count against the budget."""
+    text_us: int = 0
+    """Time that `text_encoder` worked for the request's batch."""
+    decode_us: int = 0
+    """Time that `image_preprocess` worked for the request's batch."""
+    encode_us: int = 0
+    """Time that `vision_encoder` worked for the request's batch."""
+
+    @property
+    def worked_us(self) -> int:
+        """Time that earlier steps spent working. It does not count against the budget."""
+        return self.text_us + self.decode_us + self.encode_us
 
     @property
     def latest_start_us(self) -> int:
@@ -59,7 +68,8 @@ class Times(NamedTuple):
     def is_possible(self, now: int) -> bool:
         """Return whether `admission` and the steps after it can have made these times."""
         age_us, allowed_us = now - self.arrival_us, self.deadline_us - self.arrival_us
-        return 0 <= self.worked_us <= age_us <= LONGEST_US and 0 <= allowed_us <= LONGEST_US
+        is_worked = min(self.text_us, self.decode_us, self.encode_us) >= 0 and self.worked_us <= age_us
+        return is_worked and age_us <= LONGEST_US and 0 <= allowed_us <= LONGEST_US
 
     def waited_ms(self, now: int) -> float:
         """Return the milliseconds that the request has waited, without the time spent working on it."""
@@ -88,13 +98,32 @@ class Times(NamedTuple):
             f"overloaded: {waited}; the queue budget is {budget_ms:.0f} ms (admission.queue_budget_ms)",
         )
 
-    def after_work(self, took_us: int) -> Times:
-        """Return the times for the next step, after this one worked for `took_us`."""
-        return Times(self.arrival_us, self.budget_us, self.deadline_us, self.worked_us + took_us)
+    def after(self, *, text_us: int = 0, decode_us: int = 0, encode_us: int = 0) -> Times:
+        """Return the times for the next step, after this one worked for a time."""
+        arrival_us, budget_us, deadline_us, text, decode, encode = self
+        return Times(
+            arrival_us, budget_us, deadline_us, text + text_us, decode + decode_us, encode + encode_us
+        )
 
     def tensor(self, rows: int) -> np.ndarray:
-        """Return the times as int64 [rows, 4], the same in each row."""
+        """Return the times as int64 [rows, 6], the same in each row."""
         return np.ndarray((rows, len(self)), np.int64, _NUMBERS.pack(*self) * rows)
+
+    def timings(self, rows: int, now: int, score_us: int = 0) -> np.ndarray:
+        """Return where the time since the arrival went, as int64 [rows, 5], the same in each row.
+
+        Args:
+            rows: Rows of the request.
+            now: The clock time at the end of the last step.
+            score_us: Time that `similarity` worked for the request's batch.
+
+        Returns:
+            Microseconds of waiting between the steps, text encoding, decoding, image encoding and scoring.
+            They add up to the time since the arrival. Without an arrival, nothing was waited for.
+        """
+        work = self.text_us, self.decode_us, self.encode_us, score_us
+        waited_us = now - self.arrival_us - sum(work) if self.arrival_us else 0
+        return np.ndarray((rows, 5), np.int64, _PARTS.pack(waited_us, *work) * rows)
 
 
 UNLIMITED = Times(0, 2**61, 2**61)
@@ -107,5 +136,5 @@ def now_us() -> int:
 
 
 def read_times(tensor: np.ndarray) -> Times:
-    """Read the times of a request, int64 [rows, 4] with equal rows."""
+    """Read the times of a request, int64 [rows, 6] with equal rows."""
     return Times(*_NUMBERS.unpack_from(tensor.data))

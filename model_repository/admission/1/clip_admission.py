@@ -26,7 +26,7 @@ class Limits(NamedTuple):
 
 
 def stamp(parameters: str, rows: int, limits: Limits, now_us: int) -> np.ndarray:
-    """Return the `Times` of a request as int64 [rows, 4], the same in each row.
+    """Return the `Times` of a request as int64 [rows, 6], the same in each row.
 
     Args:
         parameters: The request's parameters as JSON.

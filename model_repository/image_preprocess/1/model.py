@@ -125,5 +125,5 @@ class TritonPythonModel:
         took_us = now_us() - started_us
         for group, outcome in zip(groups, outcomes, strict=True):
             if isinstance(outcome, dict):
-                outcome["times"] = group.times.after_work(took_us).tensor(group.shape[0])
+                outcome["times"] = group.times.after(decode_us=took_us).tensor(group.shape[0])
         return outcomes

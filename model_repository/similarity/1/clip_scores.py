@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clip_common.groups import Outcome, RequestError, split_rows
-from clip_common.times import RejectedError
+from clip_common.times import UNLIMITED, RejectedError, Times
 
 FULL_REQUESTS_PER_BATCH = 4
 """Requests with as many scores as allowed that fit into a dynamic batch."""
@@ -22,6 +22,8 @@ class Embeds(NamedTuple):
     """float32 [rows, n, dim], unit L2 norm."""
     text: np.ndarray
     """float32 [rows, m, dim], unit L2 norm."""
+    times: Times = UNLIMITED
+    """Arrival time and limits of the request, and the work on it."""
 
     @property
     def scores(self) -> int:
@@ -135,7 +137,7 @@ def fill_cosines(request: Embeds, cosines: np.ndarray) -> bool:
     Returns:
         Whether the cosines were finite.
     """
-    for image, text, row in zip(*request, cosines, strict=True):
+    for image, text, row in zip(request.image, request.text, cosines, strict=True):
         np.dot(image, text.T, out=row)
     if math.isfinite(np.vdot(cosines, cosines)):
         return True

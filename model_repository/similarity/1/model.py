@@ -10,6 +10,7 @@ from clip_common.groups import Outcome
 from clip_common.metrics import MetricFactory
 from clip_common.parameters import Parameters
 from clip_common.responder import Responder
+from clip_common.times import now_us
 from clip_common.version import check_version
 from clip_scores import Embeds, check_embeds, score_in_bounds
 
@@ -36,10 +37,19 @@ class TritonPythonModel:
         self._responder.close()
 
     def _parse(self, request: Any) -> Embeds:
+        times = self._responder.times(request)
         names = ("image_embeds", "text_embeds")
-        embeds = Embeds(*(pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in names))
+        image, text = (pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in names)
+        embeds = Embeds(image, text, times)
         check_embeds(embeds, self._max_scores)
         return embeds
 
     def _run(self, requests: list[Embeds]) -> list[Outcome]:
-        return score_in_bounds(requests, self._logit_scale, self._max_scores)
+        started_us = now_us()
+        outcomes = score_in_bounds(requests, self._logit_scale, self._max_scores)
+        ended_us = now_us()
+        for request, outcome in zip(requests, outcomes, strict=True):
+            if isinstance(outcome, dict):
+                rows = len(request.image)
+                outcome["timings_us"] = request.times.timings(rows, ended_us, ended_us - started_us)
+        return outcomes

@@ -137,11 +137,13 @@ class TritonPythonModel:
     def _outputs(
         self, group: Elements, embeds: np.ndarray, token_counts: np.ndarray, took_us: int
     ) -> Outcome:
+        times, rows = group.times.after(text_us=took_us), group.shape[0]
         return {
             "text_embeds": embeds.reshape(*group.shape, -1),
             "token_counts": token_counts.reshape(group.shape),
-            "token_limit": self._token_limits[: group.shape[0]],
-            "times": group.times.after_work(took_us).tensor(group.shape[0]),
+            "token_limit": self._token_limits[:rows],
+            "times": times.tensor(rows),
+            "timings_us": times.timings(rows, now_us()),
         }
 
     def _publish_encoded(self, encoded: int, evicted: int) -> None:

@@ -18,7 +18,7 @@ from clip_common.metrics import MetricFactory, Series, publish_model_info
 from clip_common.pace import Pace
 from clip_common.parameters import Parameters
 from clip_common.responder import Responder
-from clip_common.times import Times
+from clip_common.times import Times, now_us
 from clip_common.tower import set_up_torch
 from clip_common.version import check_version
 from clip_encoder import DirectEncoder, Encoder, Forward, GraphEncoder, checked_graphs
@@ -163,13 +163,23 @@ class TritonPythonModel:
         return self._pace.run(groups, self._encode)
 
     def _encode(self, groups: list[Images]) -> list[Outcome]:
+        started_us = now_us()
         images = [group.pixels.reshape(-1, *group.pixels.shape[2:]) for group in groups]
         embeds = self._encoder.encode(images)
         check_finite("image", embeds, groups[0].pixels.shape)
-        return [
-            {"image_embeds": part.reshape(*group.pixels.shape[:2], -1)}
-            for group, part in zip(groups, split_rows(embeds, [group.size for group in groups]), strict=True)
-        ]
+        ended_us = now_us()
+        outcomes: list[Outcome] = []
+        for group, part in zip(groups, split_rows(embeds, [group.size for group in groups]), strict=True):
+            rows = group.pixels.shape[0]
+            times = group.times.after(encode_us=ended_us - started_us)
+            outcomes.append(
+                {
+                    "image_embeds": part.reshape(*group.pixels.shape[:2], -1),
+                    "times": times.tensor(rows),
+                    "timings_us": times.timings(rows, ended_us),
+                }
+            )
+        return outcomes
 
 
 def _build_gpu_encoder(

@@ -16,7 +16,7 @@ MS = 1000
 def test_stamp_gives_each_row_the_same_times():
     found = stamp(json.dumps({"deadline_ms": 80, "other": "x"}), 3, LIMITS, now_us=7)
     assert found.dtype == np.int64
-    assert found.tolist() == [[7, 500_000, 80_007, 0]] * 3
+    assert found.tolist() == [[7, 500_000, 80_007, 0, 0, 0]] * 3
     assert read_times(found) == Times(7, 500_000, 80_007)
 
 
@@ -81,8 +81,8 @@ LIMIT = int(LONGEST_MS * MS)
         stamp("{}", 1, LIMITS, NOW)[0],
         stamp(json.dumps({"deadline_ms": 10**30}), 1, LIMITS, NOW)[0],
         stamp(json.dumps({"deadline_ms": 1e-9}), 1, LIMITS, NOW)[0],
-        (NOW - 5 * MS, 500 * MS, NOW, 5 * MS),
-        (NOW - LIMIT, 2**61, NOW, 0),
+        (NOW - 5 * MS, 500 * MS, NOW, MS, 3 * MS, MS),
+        (NOW - LIMIT, 2**61, NOW, 0, 0, 0),
     ],
 )
 def test_times_that_admission_can_have_made_are_possible(times):
@@ -92,16 +92,18 @@ def test_times_that_admission_can_have_made_are_possible(times):
 @pytest.mark.parametrize(
     "times",
     [
-        (1, 1, 1, 1),
-        (0, 2**61, 2**61, 0),
-        (2**62, 2**62, 2**62, 2**62),
-        (-(2**62), -(2**62), -(2**62), -(2**62)),
-        (NOW + 1, MS, NOW + 2 * MS, 0),
-        (NOW, MS, NOW - 1, 0),
-        (NOW, MS, NOW + LIMIT + 1, 0),
-        (NOW - LIMIT - 1, MS, NOW, 0),
-        (NOW - MS, MS, NOW + MS, MS + 1),
-        (NOW - MS, MS, NOW + MS, -1),
+        (1, 1, 1, 1, 1, 1),
+        (0, 2**61, 2**61, 0, 0, 0),
+        (2**62,) * 6,
+        (-(2**62),) * 6,
+        (NOW + 1, MS, NOW + 2 * MS, 0, 0, 0),
+        (NOW, MS, NOW - 1, 0, 0, 0),
+        (NOW, MS, NOW + LIMIT + 1, 0, 0, 0),
+        (NOW - LIMIT - 1, MS, NOW, 0, 0, 0),
+        (NOW - MS, MS, NOW + MS, MS + 1, 0, 0),
+        (NOW - MS, MS, NOW + MS, MS // 2, MS // 2, 1),
+        (NOW - MS, MS, NOW + MS, MS, -1, 0),
+        (NOW - MS, MS, NOW + MS, 0, 0, -1),
     ],
 )
 def test_times_that_admission_cannot_have_made_are_impossible(times):
@@ -109,9 +111,18 @@ def test_times_that_admission_cannot_have_made_are_impossible(times):
 
 
 def test_time_spent_working_does_not_count_against_the_queue_budget():
-    later = TIMES.after_work(300 * MS)
+    later = TIMES.after(text_us=100 * MS).after(decode_us=150 * MS).after(encode_us=50 * MS)
     later.check(800 * MS)
     with pytest.raises(RejectedError, match="has waited 501 ms; the queue budget is 500 ms"):
         later.check(801 * MS)
     assert later.deadline_us == TIMES.deadline_us
     assert read_times(later.tensor(2)) == later
+
+
+def test_timings_add_up_to_the_time_since_the_arrival():
+    times = Times(NOW, 500 * MS, NOW + 2000 * MS).after(text_us=1).after(decode_us=20).after(encode_us=300)
+    assert times.timings(2, NOW + 5000, score_us=4).tolist() == [[4675, 1, 20, 300, 4]] * 2
+
+
+def test_timings_of_a_request_without_an_arrival_hold_its_work_only():
+    assert UNLIMITED.after(encode_us=300).timings(1, NOW).tolist() == [[0, 0, 0, 300, 0]]

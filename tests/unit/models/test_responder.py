@@ -179,10 +179,11 @@ def test_times_of_a_request_are_read_and_checked(backend):
     in_time, late = Times(now - 2, 2**60, now + 10**9), Times(now - 9, 1, now - 1)
     assert responder.check_times(Request({"times": in_time.tensor(2)})) == in_time
     assert responder.check_times(Request({})) == UNLIMITED
+    assert responder.times(Request({"times": late.tensor(1)})) == late
     with pytest.raises(RejectedError, match="^deadline passed: "):
         responder.check_times(Request({"times": late.tensor(1)}))
     with pytest.raises(RequestError, match="^times: no step of an ensemble made these numbers"):
-        responder.check_times(Request({"times": np.array([[1, 1, 2**61, 1]])}))
+        responder.check_times(Request({"times": np.array([[1, 1, 2**61, 1, 0, 0]])}))
     responder.close()
 
 

@@ -59,7 +59,7 @@ def test_embeddings_of_unsuitable_shapes_are_rejected(image, text, message):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38, 1e21])
 @pytest.mark.parametrize("side", [0, 1])
 def test_embeddings_that_are_not_finite_fail_only_their_request(groups, value, side):
-    bad = Embeds(*(part.copy() for part in groups[1]))
+    bad = Embeds(groups[1].image.copy(), groups[1].text.copy())
     bad[side][0, 0, 3] = value
     error, *good = score([bad, *groups], 100.0)
     assert isinstance(error, RequestError)
