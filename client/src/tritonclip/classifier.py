@@ -29,8 +29,9 @@ from tritonclip._calls.checks import (
     label_warning,
 )
 from tritonclip._calls.codec import rank, scores
-from tritonclip._calls.flows import MAX_PROMPTS_PER_REQUEST, check_same_version
+from tritonclip._calls.flows import check_same_version
 from tritonclip._calls.identity import is_made_by, shown, warn_without_identity
+from tritonclip._calls.label_prompts import LabelPrompts
 from tritonclip._calls.request import RequestOptions
 from tritonclip._calls.token_counts import report_label_warning
 from tritonclip._messages.keywords import suggests_keywords
@@ -243,13 +244,9 @@ class ZeroShotClassifier:
 
     def _embed_labels(self) -> Array:
         """Average each label's embeddings over the templates: float32 [m, d], unit L2 norm."""
-        prompts = [template.format(label) for label in self.labels for template in self.templates]
-        parts = [
-            self._client.embed_texts(prompts[start : start + MAX_PROMPTS_PER_REQUEST])
-            for start in range(0, len(prompts), MAX_PROMPTS_PER_REQUEST)
-        ]
-        means = np.concatenate(parts).reshape(len(self.labels), len(self.templates), -1).mean(axis=1)
-        return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), dtype=np.float32)
+        prompts = LabelPrompts(self.labels, self.templates)
+        client = self._client
+        return prompts.label_embeds([client._run(one, client._start({})) for one in prompts.requests()])
 
 
 def _read_texts(file: Any, name: str) -> tuple[str, ...]:

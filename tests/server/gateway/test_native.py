@@ -11,6 +11,7 @@ from tests.helpers.calls import together
 from tests.helpers.gateway import metric
 from tests.helpers.servers import ROOT
 from tests.helpers.waiting import settled, wait_until
+from tritonclip import ZeroShotClassifier
 
 IMAGES = ROOT / "scripts" / "demo" / "images"
 LABELS = ["a red circle", "the digit 7", "a blue square"]
@@ -63,6 +64,42 @@ def test_cosines_come_with_the_same_scores(open_gateway, direct):
         assert [one["cosine"] for one in ranking] == pytest.approx(expected, abs=1e-6)
     (plain,) = predictions(open_gateway.post("/v1/classify", images=encoded(CIRCLE), labels=LABELS))
     assert "cosine" not in plain[0]
+
+
+def test_several_templates_give_the_scores_of_the_classifier(open_gateway, direct):
+    templates = ["a photo of {}", "This is {}.", "{}"]
+    expected = ZeroShotClassifier(direct, LABELS, templates=templates)([CIRCLE, SEVEN], top_k=2)
+    for reply in (
+        open_gateway.request(
+            "POST",
+            "/v1/classify",
+            fields=form(CIRCLE, SEVEN, labels=LABELS, hypothesis_template=templates, top_k=2),
+        ),
+        open_gateway.post(
+            "/v1/classify",
+            images=[encoded(CIRCLE), encoded(SEVEN)],
+            labels=LABELS,
+            hypothesis_template=templates,
+            top_k=2,
+        ),
+    ):
+        for found, wanted in zip(predictions(reply), expected, strict=True):
+            same(found, wanted)
+        assert reply.json()["usage"]["texts"] == len(LABELS)
+    one = open_gateway.post("/v1/classify", images=encoded(CIRCLE), labels=LABELS, hypothesis_template=["{}"])
+    same(*predictions(one), direct.classify(CIRCLE, LABELS, hypothesis_template="{}"))
+
+
+def test_long_label_is_named_with_the_template_of_its_longest_sentence(open_gateway):
+    labels, templates = ["a red circle", "word " * 90], ["{}", "a photo of {}"]
+    reply = open_gateway.post(
+        "/v1/classify", images=encoded(CIRCLE), labels=labels, hypothesis_template=templates
+    )
+    (warning,) = reply.json()["warnings"]
+    assert warning.startswith("label 1 has ")
+    assert "tokens in the template 'a photo of {}' and was cut at" in warning
+    cosines = open_gateway.post("/v1/classify", images=encoded(CIRCLE), labels=labels, cosines=True)
+    assert cosines.json()["warnings"][0].startswith("label 1 has ")
 
 
 @pytest.mark.parametrize(
@@ -245,6 +282,18 @@ BAD = [
     ({"images": "x", "top_k": 0}, "top_k", "top_k"),
     ({"images": "x", "threshold": 2}, "threshold", "threshold"),
     ({"images": "x", "hypothesis_template": "no place"}, "hypothesis_template", "hypothesis_template"),
+    ({"images": "x", "hypothesis_template": []}, "hypothesis_template", "the list is empty"),
+    (
+        {"images": "x", "hypothesis_template": ["{}", "none"]},
+        "hypothesis_template",
+        "'none': expected exactly",
+    ),
+    ({"images": "x", "hypothesis_template": ["{}", 3]}, "hypothesis_template[1]", "a valid string"),
+    (
+        {"images": "x", "labels": ["a"] * 6000, "hypothesis_template": ["{}", "a {}"]},
+        "labels",
+        "labels: 6000 in 2 templates make 12000 sentences, at most 10000 per request",
+    ),
     ({"images": "x", "hypothesis_template": "x" * 2000}, "hypothesis_template", "over the limit of 1000"),
     (
         {"images": "x", "labels": ["a"] * 9000, "hypothesis_template": "{}" + "x" * 950},

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tritonclip._messages.callers import warn
+from tritonclip._messages.text import shown
 from tritonclip.errors import LabelWarning, TruncatedTextWarning
 
 SHOWN_CHARACTERS = 60
@@ -35,12 +36,14 @@ class Collected:
     Attributes:
         texts: Number of labels and texts in the answers.
         tokens: Number of their tokens before truncation, start and end included; a label's with its template.
+        token_limit: Number of tokens of a text that the model reads; None before the first answer.
         label_warnings: Warnings about the labels as a whole; see `checks.label_warning`.
         truncations: Warnings about texts that were truncated.
     """
 
     texts: int = 0
     tokens: int = 0
+    token_limit: int | None = None
     label_warnings: list[str] = field(default_factory=list)
     truncations: list[str] = field(default_factory=list)
 
@@ -67,7 +70,13 @@ def collecting() -> Iterator[Collected]:
 
 
 def report_counts(
-    counts: TokenCounts, texts: Sequence[str], *, kind: str, indices: Sequence[int] | None = None
+    counts: TokenCounts,
+    texts: Sequence[str],
+    *,
+    kind: str,
+    indices: Sequence[int] | None = None,
+    templates: Sequence[str] | None = None,
+    total: int | None = None,
 ) -> None:
     """Collect an answer's counts, or emit a TruncatedTextWarning for each text that was truncated.
 
@@ -76,18 +85,24 @@ def report_counts(
         texts: The texts as the caller gave them.
         kind: "label" or "text".
         indices: The index of each text in the caller's list; None: 0, 1, 2 ...
+        templates: The template of each text, to be named in the warning; None if it is the only one.
+        total: Number of tokens that were read; None for the sum of the counts.
     """
     collected = _collected.get()
     if collected is not None:
         collected.texts += len(texts)
-        collected.tokens += sum(counts.tokens)
+        collected.tokens += sum(counts.tokens) if total is None else total
     if max(counts.tokens, default=0) <= counts.limit:
         return
-    for index, tokens, text in zip(indices or range(len(texts)), counts.tokens, texts, strict=True):
+    for position, (tokens, text) in enumerate(zip(counts.tokens, texts, strict=True)):
         if tokens <= counts.limit:
             continue
-        shown = repr(text[:SHOWN_CHARACTERS])
-        warning = f"{kind} {index} has {tokens} tokens and was cut at {counts.limit}: {shown}"
+        index = indices[position] if indices else position
+        within = f" in the template {shown(templates[position])}" if templates else ""
+        warning = (
+            f"{kind} {index} has {tokens} tokens{within} and was cut at {counts.limit}: "
+            f"{text[:SHOWN_CHARACTERS]!r}"
+        )
         if collected is not None:
             collected.truncations.append(warning)
         else:

@@ -14,7 +14,9 @@ from asgi_correlation_id import correlation_id
 
 from tritonclip import AsyncClient
 from tritonclip._calls import codec
+from tritonclip._calls.label_prompts import LabelPrompts
 from tritonclip._calls.request import Deadline, RequestOptions
+from tritonclip._calls.steps import Flow
 from tritonclip._types import ModelInfo, Prediction
 from tritonclip.errors import DeadlineExceededError, InvalidInputError, TritonClipError
 
@@ -53,16 +55,33 @@ class Inference:
             lambda good: self.client.classify_many(good, **ranking, **options, **_many()),
         )
 
-    async def classify_with_cosines(
-        self, images: Images, deadline: Deadline, **ranking: Any
-    ) -> list[list[dict[str, Any]] | TritonClipError]:
-        """Rank labels as `classify` does, but from embeddings, and add to each prediction its `cosine`."""
-        checked = codec.Ranking.check(**ranking)
-        text_embeds = await self.embed_texts(checked.prompts, deadline)
+    async def classify_by_embeddings(
+        self,
+        images: Images,
+        deadline: Deadline,
+        ranking: codec.Ranking,
+        templates: list[str],
+        *,
+        cosines: bool,
+    ) -> list[list[Prediction] | TritonClipError]:
+        """Rank labels as `classify` does, but from embeddings, which are averaged over several templates.
+
+        Args:
+            images: The images.
+            deadline: The deadline of the request.
+            ranking: The labels, and how to rank them.
+            templates: The checked templates.
+            cosines: Add to each prediction its `cosine`.
+        """
+        prompts = LabelPrompts(ranking.labels, templates)
+        parts = [await self._run(one, deadline) for one in prompts.requests()]
+        text_embeds = prompts.label_embeds(parts)
         scale = (await self.model(deadline)).logit_scale
         answers = await self.embed_images(images, deadline)
         return [
-            answer if isinstance(answer, TritonClipError) else _ranked(answer, text_embeds, checked, scale)
+            answer
+            if isinstance(answer, TritonClipError)
+            else _ranked(answer, text_embeds, ranking, scale, cosines=cosines)
             for answer in answers
         ]
 
@@ -91,6 +110,9 @@ class Inference:
             self._models_read_s = time.monotonic()
         return self._models[0]
 
+    async def _run(self, flow: Flow[T], deadline: Deadline) -> T:
+        return await self.client._run(flow, self.client._start(_options(deadline)))
+
     async def _per_image(
         self,
         images: Images,
@@ -115,13 +137,15 @@ class Inference:
 
 
 def _ranked(
-    image_embed: Array, text_embeds: Array, ranking: codec.Ranking, logit_scale: float
-) -> list[dict[str, Any]]:
-    """Rank the labels of float32 [m, d] for an image of float32 [d], each with its score and cosine."""
+    image_embed: Array, text_embeds: Array, ranking: codec.Ranking, logit_scale: float, *, cosines: bool
+) -> list[Any]:
+    """Rank the labels of float32 [m, d] for an image of float32 [d], each with its score."""
     image_embeds = image_embed[None]
     (ranked,) = ranking.rank(codec.scores(image_embeds, text_embeds, logit_scale))
-    (cosines,) = codec.similarity(image_embeds, text_embeds).tolist()
-    cosine = dict(zip(ranking.labels, cosines, strict=True))
+    if not cosines:
+        return ranked
+    (found,) = codec.similarity(image_embeds, text_embeds).tolist()
+    cosine = dict(zip(ranking.labels, found, strict=True))
     return [{**prediction, "cosine": cosine[prediction["label"]]} for prediction in ranked]
 
 

@@ -91,9 +91,14 @@ def test_texts_within_a_template_are_counted_before_they_are_expanded() -> None:
     from tritonclip.gateway.payloads.bodies import check_texts_size
 
     settings = GatewaySettings(max_text_chars=1000)
-    check_texts_size("labels", ["ab"] * 100, settings, "x" * 8)
+    check_texts_size("labels", ["ab"] * 100, settings, ["x" * 8])
     with pytest.raises(InvalidInputError, match="100 in a template of 9 characters make 1100 characters"):
-        check_texts_size("labels", ["ab"] * 100, settings, "x" * 9)
+        check_texts_size("labels", ["ab"] * 100, settings, ["x" * 9])
+    check_texts_size("labels", ["ab"] * 100, settings, ["xx", "x"])
+    with pytest.raises(InvalidInputError, match="100 in 3 templates of 5 characters make 1100 characters"):
+        check_texts_size("labels", ["ab"] * 100, settings, ["xx", "x", "xx"])
+    with pytest.raises(InvalidInputError, match="2 in 6000 templates make 12000 sentences, at most 10000"):
+        check_texts_size("labels", ["a", "b"], GatewaySettings(), ["{}"] * 6000)
     with pytest.raises(InvalidInputError, match="1 make 1001 characters, at most 1000 per request"):
         check_texts_size("labels", "," * 1001, settings)
 

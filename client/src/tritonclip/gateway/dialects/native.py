@@ -8,10 +8,15 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, WithJsonSchema
 
 from tritonclip._calls import codec
-from tritonclip._calls.checks import DEFAULT_HYPOTHESIS_TEMPLATE, DEFAULT_LABELS, check_texts
+from tritonclip._calls.checks import (
+    DEFAULT_HYPOTHESIS_TEMPLATE,
+    DEFAULT_LABELS,
+    check_template,
+    check_texts,
+)
 from tritonclip._calls.token_counts import Collected, collecting
 from tritonclip._messages.text import json_array
 from tritonclip.errors import InvalidInputError, TritonClipError
@@ -61,6 +66,9 @@ Images = Annotated[
     ),
 ]
 
+Template = Annotated[str, WithJsonSchema({"type": "string", "pattern": r"^[^{}]*\{\}[^{}]*$"})]
+Templates = Annotated[list[Template], Field(json_schema_extra={"minItems": 1}, fail_fast=True)]
+
 
 class ClassifyFields(StrictRequest):
     """Labels, and how to rank them."""
@@ -73,11 +81,11 @@ class ClassifyFields(StrictRequest):
         + ".",
         examples=[TEXTS_EXAMPLE],
     )
-    hypothesis_template: str = Field(
+    hypothesis_template: Templates | Template = Field(
         default=DEFAULT_HYPOTHESIS_TEMPLATE,
-        description="Sentence with one {} for the label. Use '{}' if the labels are sentences.",
+        description="Sentence with one {} for the label. Use '{}' if the labels are sentences. With several, "
+        "as a list or a repeated form field, the embedding of a label is the mean over its sentences.",
         examples=[DEFAULT_HYPOTHESIS_TEMPLATE],
-        json_schema_extra={"pattern": r"^[^{}]*\{\}[^{}]*$"},
     )
     top_k: int | None = Field(
         default=None, ge=1, description="Maximum number of labels per image, best first.", examples=[5]
@@ -190,12 +198,24 @@ async def classify(request: Request, caller: Caller) -> Response:
     """
     body = await _read(request, caller, ClassifyRequest, ClassifyFields)
     with collecting() as collected:
-        ranking = _check_ranking(body.fields, len(body.images), caller)  # before any image is decoded
+        ranking, templates = _check_ranking(body.fields, len(body.images), caller)  # before decoding images
         images = await _files(body, caller)
         timer = _Timer()
-        inference = caller.state.inference
-        rank: Any = inference.classify_with_cosines if body.fields.cosines else inference.classify
-        answers = await rank(images, caller.deadline, **ranking)
+        inference, cosines = caller.state.inference, body.fields.cosines
+        answers: Sequence[Any]
+        if cosines or len(templates) > 1:
+            answers = await inference.classify_by_embeddings(
+                images, caller.deadline, ranking, templates, cosines=cosines
+            )
+        else:
+            answers = await inference.classify(
+                images,
+                caller.deadline,
+                labels=ranking.labels,
+                hypothesis_template=ranking.template,
+                top_k=ranking.top_k,
+                threshold=ranking.threshold,
+            )
     headers = timer.headers()
     results = _results(request, caller, body.images, answers, lambda found: {"predictions": found})
     content = await _content(caller, results, collected)
@@ -230,19 +250,25 @@ async def compare(request: Request, caller: Caller) -> Response:
     return json_answer(content, rows="results", values=len(results) * len(texts), headers=headers)
 
 
-def _check_ranking(fields: Any, images: int, caller: AuthorizedCaller) -> dict[str, Any]:
-    """Return the keyword arguments of a `classify`, once it is certain that they and the answer are bounded.
+def _check_ranking(fields: Any, images: int, caller: AuthorizedCaller) -> tuple[codec.Ranking, list[str]]:
+    """Return the checked ranking and templates, once it is certain that they and the answer are bounded.
 
     Raises:
         InvalidInputError: If an argument is invalid, or the answer would be too large.
     """
-    ranking: dict[str, Any] = fields.model_dump(exclude={"images", "cosines"})
-    settings, given = caller.state.settings, fields.labels
+    settings, given, templates = caller.state.settings, fields.labels, fields.hypothesis_template
+    templates = [templates] if isinstance(templates, str) else templates
+    if not templates:
+        raise InvalidInputError("hypothesis_template: the list is empty; give at least one template")
+    check_count("hypothesis_template", len(templates), settings.max_texts)
     if given is not None:
-        check_texts_size("labels", given, settings, fields.hypothesis_template)
-    checked = codec.Ranking.check(**ranking)
+        check_texts_size("labels", given, settings, templates)
+    templates = [check_template(template) for template in templates]
+    checked = codec.Ranking.check(
+        given, hypothesis_template=templates[0], top_k=fields.top_k, threshold=fields.threshold
+    )
     labels = checked.labels
-    check_texts_size("labels", labels, settings, checked.template)
+    check_texts_size("labels", labels, settings, templates)
     kept = min(checked.top_k or len(labels), len(labels))
     chars = sum(map(len, labels)) if kept == len(labels) else kept * max(map(len, labels))
     chars_per_label = CHARS_PER_SCORE + CHARS_PER_COSINE * fields.cosines
@@ -252,7 +278,7 @@ def _check_ranking(fields: Any, images: int, caller: AuthorizedCaller) -> dict[s
             f"top_k: {kept} labels for each of {images} images make an answer of about {answer_chars} "
             f"characters, at most {MAX_PREDICTION_CHARS} per request; set a smaller top_k or send less"
         )
-    return ranking
+    return checked, templates
 
 
 def _with_cosines(result: dict[str, Any], text_embeds: Array) -> dict[str, Any]:

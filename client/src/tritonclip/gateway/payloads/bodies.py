@@ -184,9 +184,9 @@ def check_count(field: str, count: int, limit: int) -> None:
 
 
 def check_texts_size(
-    field: str, texts: Sequence[str] | str, settings: GatewaySettings, template: str = ""
+    field: str, texts: Sequence[str] | str, settings: GatewaySettings, templates: Sequence[str] = ("",)
 ) -> None:
-    """Check the number of texts and their size within a template, before they are split or expanded.
+    """Check the number of texts and their size within templates, before they are split or expanded.
 
     Raises:
         InvalidInputError: If one exceeds the limit per request.
@@ -199,9 +199,17 @@ def check_texts_size(
         count = len(texts)
         check_count(field, count, settings.max_texts)
         chars = sum(map(len, texts))
-    chars += count * len(template)
+    sentences = count * len(templates)
+    if len(templates) > 1 and sentences > settings.max_texts:
+        raise InvalidInputError(
+            f"{field}: {count} in {len(templates)} templates make {sentences} sentences, at most "
+            f"{settings.max_texts} per request; split them into several requests"
+        )
+    template_chars = sum(map(len, templates))
+    chars = chars * len(templates) + count * template_chars
     if chars > settings.max_text_chars:
-        within = f" in a template of {len(template)} characters" if template else ""
+        several = "a template" if len(templates) == 1 else f"{len(templates)} templates"
+        within = f" in {several} of {template_chars} characters" if template_chars else ""
         raise InvalidInputError(
             f"{field}: {count}{within} make {chars} characters, at most {settings.max_text_chars} per "
             "request; split them into several requests"
