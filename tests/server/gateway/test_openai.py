@@ -9,6 +9,7 @@ import pytest
 
 from tests.helpers.servers import ROOT
 from tritonclip import TruncatedTextWarning
+from tritonclip.gateway.payloads.encodings import encode
 
 IMAGES = ROOT / "scripts" / "demo" / "images"
 TEXTS = ["a red circle", "the digit 7", "größer"]
@@ -72,19 +73,72 @@ def test_images_and_texts_are_told_apart_without_modality(gateway_with_keys, dir
         {"image_url": uri},
         {"type": "text", "text": "a red circle"},
         "https://example.com/circle.jpg",
+        [{"type": "text", "text": "a red circle"}],
+        [{"type": "image_url", "image_url": {"url": uri}}],
+        {"bytes": plain},
+        {"url": uri},
+        {"text": "a red circle"},
     ]
     reply = gateway_with_keys.post("/v1/embeddings", input=inputs)
     assert reply.status == 200, reply.data
     found = [one["embedding"] for one in reply.json()["data"]]
     image_vector, text_vector = direct.embed_images(image), direct.embed_texts("a red circle")
-    for index in (0, 2, 3, 4):
+    for index in (0, 2, 3, 4, 8, 9, 10):
         np.testing.assert_allclose(found[index], image_vector, atol=1e-6)
-    for index in (1, 5):
+    for index in (1, 5, 7, 11):
         np.testing.assert_allclose(found[index], text_vector, atol=1e-6)
     (warning,) = reply.json()["warnings"]
     assert warning.startswith("text 6 is a URL and was embedded as a text: 'https://example.com/circle.jpg'")
     single = gateway_with_keys.post("/v1/embeddings", input={"image": plain})
     np.testing.assert_allclose(single.json()["data"][0]["embedding"], image_vector, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["int8", "uint8", "binary", "ubinary"])
+@pytest.mark.parametrize("member", ["encoding_format", "embedding_type", "encoding_type"])
+def test_embeddings_have_the_requested_encoding(client, form, member):
+    plain = client.embeddings.create(model="clip", input=TEXTS, encoding_format="float")
+    reply = client.embeddings.create(model="clip", input=TEXTS, extra_body={member: form})
+    expected = [encode(np.array(one.embedding, np.float32), form) for one in plain.data]
+    assert [one.embedding for one in reply.data] == expected
+
+
+@pytest.mark.parametrize("kind", ["image", "text", "plain text"])
+def test_chat_message_is_embedded(gateway_with_keys, direct, kind):
+    image = IMAGES / "red_circle.jpg"
+    content = {
+        "image": [{"type": "image_url", "image_url": {"url": data_uri(image)}}],
+        "text": [{"type": "text", "text": "a red circle"}],
+        "plain text": "a red circle",
+    }[kind]
+    messages = [{"role": "user", "content": content}]
+    reply = gateway_with_keys.post("/v1/embeddings", messages=messages, encoding_format="float")
+    expected = direct.embed_images(image) if kind == "image" else direct.embed_texts("a red circle")
+    (found,) = reply.json()["data"]
+    np.testing.assert_allclose(found["embedding"], expected, atol=1e-6)
+
+
+TWO_PARTS = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+MESSAGE = {"role": "user", "content": "a"}
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "message"),
+    [
+        ({}, "input", "the field is required"),
+        ({"input": ["a", TWO_PARTS]}, "input[1]", "text 1: it has 2 content parts"),
+        ({"input": ["a", []]}, "input[1]", "text 1: it has 0 content parts"),
+        ({"input": ["a", ["b"]]}, "input[1][0]", "dictionary"),
+        ({"messages": [{"role": "user", "content": TWO_PARTS}]}, "messages[0]", "it has 2 content parts"),
+        ({"messages": [MESSAGE, MESSAGE]}, "messages", "give one message"),
+        ({"messages": [MESSAGE], "input": "a"}, "messages", "give one message"),
+        ({"messages": [{"role": "user", "content": " "}]}, "messages[0]", "it is blank"),
+        ({"input": "a", "embedding_type": ["float"]}, "embedding_type", "'float', 'base64'"),
+    ],
+)
+def test_malformed_input_is_rejected(gateway_with_keys, body, param, message):
+    reply = gateway_with_keys.request("POST", "/v1/embeddings", json=body)
+    assert (reply.status, reply.json()["error"]["param"]) == (400, param)
+    assert message in reply.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("modality", [None, "text"])
@@ -146,9 +200,11 @@ def test_served_model_is_listed_and_found_by_name(client, direct):
     [
         ({"input": []}, "input", "the list is empty"),
         ({"input": ["a", " "]}, "input[1]", "it is blank"),
-        ({"input": [[1, 2]]}, "input[0]", "valid string"),
+        ({"input": [[1, 2]]}, "input[0]", r"OpenAIEmbeddings\(check_embedding_ctx_length=False\)"),
+        ({"input": ["a", [1, 2]]}, "input[1]", "text 1: it is an array of tokens"),
+        ({"input": [1, 2]}, "input[0]", "--token-arrays cl100k_base"),
         ({"input": "a", "dimensions": 64}, "dimensions", "cannot shorten its embeddings"),
-        ({"input": "a", "encoding_format": "int8"}, "encoding_format", "'float' or 'base64'"),
+        ({"input": "a", "encoding_format": "int4"}, "encoding_format", "'float', 'base64', 'int8', 'uint8'"),
         ({"input": "a", "extra_body": {"modality": "audio"}}, "modality", "'text' or 'image'"),
         ({"input": "cat.jpg", "extra_body": {"modality": "image"}}, "input[0]", "not valid base64"),
         ({"input": "AAAA", "extra_body": {"modality": "image"}}, "input[0]", "not an image"),

@@ -2,97 +2,80 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
-import numpy as np
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field
 
-from tritonclip._calls.token_counts import SHOWN_CHARACTERS, collecting
-from tritonclip._images.urls import is_url
-from tritonclip._messages.text import is_image_uri, shortest_floats, shown
+from tritonclip._calls.token_counts import collecting
 from tritonclip.errors import TritonClipError
 from tritonclip.gateway._caller import Caller
 from tritonclip.gateway._dialect import Dialect
-from tritonclip.gateway._inference import Array
 from tritonclip.gateway._models import check_model, describe_model
 from tritonclip.gateway._problems import Problem, problem_of
 from tritonclip.gateway.dialects._embedding import embed
+from tritonclip.gateway.dialects._inputs import (
+    Element,
+    Input,
+    Message,
+    Modality,
+    elements_of,
+    sources_of,
+    url_warnings,
+)
 from tritonclip.gateway.payloads.answers import json_answer
-from tritonclip.gateway.payloads.bodies import Source, read_json
+from tritonclip.gateway.payloads.bodies import read_json
+from tritonclip.gateway.payloads.encodings import Encoding, encode
 from tritonclip.gateway.payloads.openapi import describe, describe_errors
-from tritonclip.gateway.payloads.schemas import MODEL_EXAMPLE, PIXEL, TEXTS_EXAMPLE, NotBlank, Warnings
+from tritonclip.gateway.payloads.schemas import MODEL_EXAMPLE, TEXTS_EXAMPLE, Warnings
 
-FIELDS = {"image": "input", "text": "input"}
 _MODEL_ERRORS = describe_errors(400, 401, 404, 429, 500, 503, 504)
 DIALECT = Dialect("openai")
 router = APIRouter(tags=["OpenAI"], dependencies=[DIALECT.mark()])
 
 
-class ImageUrl(BaseModel):
-    """The address of an image. Unknown members are ignored."""
-
-    url: NotBlank = Field(
-        description="A data: URI, or an http(s) URL.", examples=[f"data:image/png;base64,{PIXEL}"]
-    )
-
-
-class InputItem(BaseModel):
-    """An image or a text, exactly one of which is given. Unknown members are ignored."""
-
-    text: NotBlank | None = Field(default=None, description="A text.", examples=[TEXTS_EXAMPLE[0]])
-    image: NotBlank | None = Field(
-        default=None, description="An image as base64, a data: URI, or an http(s) URL.", examples=[PIXEL]
-    )
-    image_url: NotBlank | ImageUrl | None = Field(
-        default=None,
-        description="An image, as in OpenAI's chat messages.",
-        examples=[{"url": f"data:image/png;base64,{PIXEL}"}],
-    )
-
-    @model_validator(mode="after")
-    def _check_one(self) -> InputItem:
-        if sum(value is not None for value in (self.text, self.image, self.image_url)) != 1:
-            raise ValueError("give exactly one of text, image and image_url")
-        return self
-
-    @property
-    def source(self) -> Source | str:
-        """The image, or the text."""
-        if self.text is not None:
-            return self.text
-        address = self.image if self.image is not None else self.image_url
-        return Source(address.url if isinstance(address, ImageUrl) else str(address))
-
-
 class EmbeddingsRequest(BaseModel):
     """OpenAI's request, extended for images. Unknown members are ignored."""
 
-    input: (
-        Annotated[list[NotBlank | InputItem], Field(json_schema_extra={"minItems": 1}, fail_fast=True)]
-        | NotBlank
-        | InputItem
-    ) = Field(
+    input: Input | None = Field(
+        default=None,
         description="Texts and images. Without `modality`, a string is an image if it begins with "
-        "`data:image/`, and otherwise a text. An object with `image` or `image_url` is always an image.",
+        "`data:image/`, and otherwise a text. An object or a content part says itself what it is. Each "
+        "element has one embedding.",
         examples=[TEXTS_EXAMPLE],
+    )
+    messages: list[Message] | None = Field(
+        default=None,
+        description="One chat message with one text or one image instead of `input`, as vLLM's clients send "
+        "it.",
+        json_schema_extra={"minItems": 1, "maxItems": 1},
+        examples=[[{"role": "user", "content": "a red circle"}]],
     )
     model: str | None = Field(
         default=None,
         description="The model's id from /v1/models, the last part of that id, or `clip`.",
         examples=["clip"],
     )
-    modality: Literal["text", "image"] | None = Field(
+    modality: Modality | None = Field(
         default=None,
         description="Type of all strings of the input. With `image` they are data: URIs, base64 or http(s) "
         "URLs.",
         examples=["text"],
     )
-    encoding_format: Literal["float", "base64"] = Field(
-        default="float", description="Numbers, or base64 of little-endian float32.", examples=["float"]
+    encoding_format: Encoding = Field(
+        default="float",
+        description="Numbers; base64 of little-endian float32; bytes scaled to the largest value; or packed "
+        "bits.",
+        examples=["float"],
+    )
+    embedding_type: Encoding | None = Field(
+        default=None,
+        description="Takes precedence over `encoding_format`. Jina's clients send it.",
+        examples=["float"],
+    )
+    encoding_type: Encoding | None = Field(
+        default=None, description="As `embedding_type`. LlamaIndex sends it to Jina.", examples=["float"]
     )
     dimensions: int | None = Field(
         default=None,
@@ -100,13 +83,37 @@ class EmbeddingsRequest(BaseModel):
         examples=[512],
     )
 
+    @property
+    def encoding(self) -> Encoding:
+        """The form in which embeddings are returned."""
+        return self.embedding_type or self.encoding_type or self.encoding_format
+
+    def read(self) -> tuple[str, list[Element]]:
+        """Return the name of the member that holds the inputs, and these.
+
+        Raises:
+            Problem: 400 unless there is either `input`, or one message.
+        """
+        if self.messages is None:
+            if self.input is None:
+                raise Problem(status=400, message="input: the field is required", param="input")
+            return "input", elements_of(self.input)
+        if self.input is not None or len(self.messages) != 1:
+            text = (
+                "messages: give one message with one text or one image, and no input; use input for several"
+            )
+            raise Problem(status=400, message=text, param="messages")
+        return "messages", [self.messages[0].content]
+
 
 class Embedding(BaseModel):
     """An embedding of unit length."""
 
     object: Literal["embedding"]
     index: int = Field(examples=[0])
-    embedding: list[float] | str = Field(description="Numbers, or base64.", examples=[[0.012, -0.034]])
+    embedding: list[float] | list[int] | str = Field(
+        description="Numbers, or base64.", examples=[[0.012, -0.034]]
+    )
 
 
 class TokenUsage(BaseModel):
@@ -169,25 +176,24 @@ async def embeddings(request: Request, caller: Caller) -> Response:
     body = await read_json(request, EmbeddingsRequest)
     model = await caller.state.inference.model(caller.deadline)
     check_model(body.model, model, caller.state.settings)
-    inputs = body.input if isinstance(body.input, list) else [body.input]
+    field, elements = body.read()
     try:
         with collecting() as collected:
-            vectors = await embed(request, caller, [_source(item, body.modality) for item in inputs])
+            vectors = await embed(request, caller, sources_of(elements, body.modality))
     except TritonClipError as error:
-        raise problem_of(error, FIELDS) from error
+        raise problem_of(error, {"image": field, "text": field}) from error
     if body.dimensions not in (None, 0, len(vectors[0])):
         text = f"dimensions: this model has {len(vectors[0])} and cannot shorten its embeddings; leave it out"
         raise Problem(status=400, message=text, param="dimensions")
-    encode = _base64 if body.encoding_format == "base64" else shortest_floats
     content = {
         "object": "list",
         "data": (
-            {"object": "embedding", "index": index, "embedding": encode(vector)}
+            {"object": "embedding", "index": index, "embedding": encode(vector, body.encoding)}
             for index, vector in enumerate(vectors)
         ),
         "model": model.checkpoint,
         "usage": {"prompt_tokens": collected.tokens, "total_tokens": collected.tokens},
-        "warnings": collected.warnings + ([] if body.modality else _url_warnings(inputs)),
+        "warnings": collected.warnings + ([] if body.modality else url_warnings(elements)),
     }
     return json_answer(content, rows="data", values=sum(map(len, vectors)))
 
@@ -215,25 +221,3 @@ async def model(model: str, caller: Caller) -> Response:
     found = await caller.state.inference.model(caller.deadline)
     check_model(model, found, caller.state.settings)
     return JSONResponse(describe_model(found))
-
-
-def _source(item: str | InputItem, modality: str | None) -> Source | str:
-    """Return an input as the image or the text that it is."""
-    if isinstance(item, InputItem):
-        return item.source
-    is_image = modality == "image" or (modality is None and is_image_uri(item))
-    return Source(item) if is_image else item
-
-
-def _url_warnings(inputs: Sequence[str | InputItem]) -> list[str]:
-    """Return a warning for each text that is the URL of something, perhaps of an image."""
-    return [
-        f"text {index} is a URL and was embedded as a text: {shown(item, SHOWN_CHARACTERS)}; "
-        'send {"image_url": ...} for the image there'
-        for index, item in enumerate(inputs)
-        if isinstance(item, str) and is_url(item) and not is_image_uri(item) and " " not in item
-    ]
-
-
-def _base64(vector: Array) -> str:
-    return base64.b64encode(vector.astype(np.dtype("<f4")).tobytes()).decode("ascii")
