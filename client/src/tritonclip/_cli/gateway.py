@@ -102,6 +102,11 @@ Examples:
     help="Further name of the model, such as text-embedding-3-small; repeatable.",
 )
 @click.option(
+    "--token-arrays",
+    metavar="ENCODING",
+    help="Read texts sent as arrays of tokens in this encoding of tiktoken, such as cl100k_base.",
+)
+@click.option(
     "--cors-origin", multiple=True, metavar="ORIGIN", help="Origin whose pages may call; repeatable."
 )
 @click.option("--root-path", default="", help="Path prefix that a proxy removes, such as /clip.")
@@ -139,6 +144,7 @@ def gateway(
     url_port: tuple[int, ...],
     index: str | None,
     model_alias: tuple[str, ...],
+    token_arrays: str | None,
     cors_origin: tuple[str, ...],
     root_path: str,
     forwarded_allow_ips: str,
@@ -178,6 +184,7 @@ def gateway(
         url_networks=url_network,
         index=index,
         model_aliases=model_alias,
+        token_arrays=token_arrays,
         open_endpoints=open_endpoints,
         cors_origins=cors_origin,
         **given,

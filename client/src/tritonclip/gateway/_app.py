@@ -34,6 +34,7 @@ from tritonclip.gateway.observability.middleware import Metrics, ObservabilityMi
 from tritonclip.gateway.observability.readiness import ReadinessCheck
 from tritonclip.gateway.observability.tracing import TELEMETRY, flush
 from tritonclip.gateway.payloads.openapi import openapi
+from tritonclip.gateway.payloads.token_arrays import load_decoder
 from tritonclip.gateway.payloads.url_images import UrlImages
 
 if TYPE_CHECKING:
@@ -53,7 +54,9 @@ def create_app(settings: GatewaySettings | None = None, url: str | None = None, 
         **client: Further arguments of `AsyncClient` (`ClientOptions`).
 
     Raises:
-        InvalidInputError: If a setting is malformed, or `settings.index` names no index.
+        InvalidInputError: If a setting is malformed, `settings.index` names no index, or the encoding of
+            `settings.token_arrays` cannot be loaded.
+        MissingExtraError: If `settings.token_arrays` is set without the extra `tokens`.
     """
     settings = settings or GatewaySettings()
     _check_open_endpoints(settings.open_endpoints)
@@ -62,6 +65,7 @@ def create_app(settings: GatewaySettings | None = None, url: str | None = None, 
     keys = KeyRing(parse_keys(settings.keys, ENV_KEYS), settings.keys_file) if settings.needs_key else None
     rates = RateLimiter(settings.rate_limit, settings.rate_storage) if settings.rate_limit else None
     index = _open_index(settings.index)
+    decode_tokens = load_decoder(settings.token_arrays) if settings.token_arrays else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -75,6 +79,7 @@ def create_app(settings: GatewaySettings | None = None, url: str | None = None, 
                 keys=keys,
                 rates=rates,
                 metrics=metrics,
+                decode_tokens=decode_tokens,
                 index=index,
             )
             yield

@@ -48,6 +48,8 @@ class GatewaySettings:
         index: Search index to serve: a directory, or the URL of a collection; see `tritonclip.search`.
         model_aliases: Further names of the served model, for clients that send a fixed one such as
             `text-embedding-3-small`.
+        token_arrays: Encoding of tiktoken in which callers send texts as arrays of tokens, such as
+            `cl100k_base`. None to reject such arrays.
         open_endpoints: Dialects that need no key, such as `weaviate`, whose clients cannot send one.
         cors_origins: Other origins whose pages may call, such as `https://app.example.com`; `*` for all.
 
@@ -75,6 +77,7 @@ class GatewaySettings:
     url_max_bytes: int = 20 * MIB
     index: str | None = None
     model_aliases: tuple[str, ...] = ()
+    token_arrays: str | None = None
     open_endpoints: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
 

@@ -13,6 +13,7 @@ from tritonclip.gateway.access.keys import KeyRing
 from tritonclip.gateway.access.rates import RateLimiter
 from tritonclip.gateway.observability.middleware import Metrics
 from tritonclip.gateway.observability.readiness import ReadinessCheck
+from tritonclip.gateway.payloads.token_arrays import Decode
 from tritonclip.gateway.payloads.url_images import UrlImages
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class State:
     keys: KeyRing | None
     rates: RateLimiter | None
     metrics: Metrics
+    decode_tokens: Decode | None
     index: SearchIndex | None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, RootModel, Tag, model_validator
@@ -13,6 +13,7 @@ from tritonclip._messages.text import is_image_uri, shown
 from tritonclip.errors import InvalidInputError
 from tritonclip.gateway.payloads.bodies import Source
 from tritonclip.gateway.payloads.schemas import PIXEL, TEXTS_EXAMPLE, NotBlank
+from tritonclip.gateway.payloads.token_arrays import Decode
 
 Modality = Literal["text", "image"]
 
@@ -116,7 +117,7 @@ def elements_of(given: Input) -> list[Element]:
 def sources_of(
     elements: Sequence[Element],
     modality: Modality | None = None,
-    decode: Callable[[list[int]], str] | None = None,
+    decode: Decode | None = None,
 ) -> list[Source | str]:
     """Return each element as the image or the text that it is.
 
@@ -141,9 +142,7 @@ def url_warnings(elements: Sequence[Element]) -> list[str]:
     ]
 
 
-def _source(
-    element: Element, index: int, modality: Modality | None, decode: Callable[[list[int]], str] | None
-) -> Source | str:
+def _source(element: Element, index: int, modality: Modality | None, decode: Decode | None) -> Source | str:
     if isinstance(element, str):
         is_image = modality == "image" or (modality is None and is_image_uri(element))
         return Source(element) if is_image else element
@@ -159,7 +158,7 @@ def _source(
     return element.root[0].source
 
 
-def _text(tokens: list[int], index: int, decode: Callable[[list[int]], str] | None) -> str:
+def _text(tokens: list[int], index: int, decode: Decode | None) -> str:
     if decode is None:
         raise InvalidInputError(
             f"text {index}: it is an array of tokens, and their vocabulary is unknown; send the text itself, "

@@ -179,7 +179,9 @@ async def embeddings(request: Request, caller: Caller) -> Response:
     field, elements = body.read()
     try:
         with collecting() as collected:
-            vectors = await embed(request, caller, sources_of(elements, body.modality))
+            vectors = await embed(
+                request, caller, sources_of(elements, body.modality, caller.state.decode_tokens)
+            )
     except TritonClipError as error:
         raise problem_of(error, {"image": field, "text": field}) from error
     if body.dimensions not in (None, 0, len(vectors[0])):
