@@ -13,10 +13,12 @@ from tritonclip._answers.predictions import PredictionBatch, Predictions
 from tritonclip._bulk import BulkOptions
 from tritonclip._calls.checks import DEFAULT_HYPOTHESIS_TEMPLATE, DEFAULT_LABELS
 from tritonclip._calls.request import RequestOptions
+from tritonclip._calls.timings import collect_timings
 from tritonclip._images.files import find_images
 from tritonclip._images.skipped import SkippedFile
+from tritonclip._pipeline import pipeline
 from tritonclip._settings import ClientOptions
-from tritonclip._types import Health, ImageInput, ModelInfo, ModelStatistics, Prediction, Progress
+from tritonclip._types import Health, ImageInput, ModelInfo, ModelStatistics, Prediction, Progress, Timings
 from tritonclip._version import __version__ as __version__
 from tritonclip.async_client import AsyncClient
 from tritonclip.classifier import ZeroShotClassifier
@@ -61,9 +63,12 @@ __all__ = [
     "RequestOptions",
     "ServerUnavailableError",
     "SkippedFile",
+    "Timings",
     "TritonClipError",
     "TruncatedTextWarning",
     "ZeroShotClassifier",
+    "collect_timings",
     "embeddings_to_arrow",
     "find_images",
+    "pipeline",
 ]

@@ -77,6 +77,8 @@ class ClientOptions(TypedDict, total=False):
             server does. Default: `server`.
         fetch_timeout_s: Limit on fetching one image by URL, in seconds. Default: 10.
         fetch_max_bytes: Limit on the size of such an image. Default: 64 MiB.
+        timings: True to measure where the time of each call goes: `Predictions.timings`, `collect_timings`.
+            Default: False.
     """
 
     protocol: str | None
@@ -92,6 +94,7 @@ class ClientOptions(TypedDict, total=False):
     preprocess: str
     fetch_timeout_s: float
     fetch_max_bytes: int
+    timings: bool
 
 
 def check_seconds(name: str, value: object) -> float:
@@ -128,6 +131,12 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
             raise InvalidInputError(f"headers: the value of {name!r} must be a string of printable ASCII")
         checked[name.lower()] = value
     return checked
+
+
+def _check_flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidInputError(f"{name}: expected True or False, got {value!r:.100}")
+    return value
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
@@ -208,6 +217,7 @@ class Settings:
     fetch_max_bytes: int = _option(
         functools.partial(check_whole, largest=MAX_FETCH_BYTES), fetch.DEFAULT_MAX_BYTES
     )
+    timings: bool = _option(_check_flag, False)
 
     @property
     def scheme(self) -> str:

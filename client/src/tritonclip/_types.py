@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import IO, Any, Literal, TypedDict, Union
+from typing import IO, Any, Literal, NamedTuple, TypedDict, Union
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,37 @@ class Prediction(TypedDict):
 
     score: float
     label: str
+
+
+class Timings(NamedTuple):
+    """Where the time of a call went, in milliseconds. The parts add up to the whole.
+
+    A step that works on a batch counts in full for each request of it. The parts of several requests, as
+    `similarity` sends, are summed.
+
+    Attributes:
+        queue_ms: Waiting on the server, between its steps.
+        text_ms: Text encoding; next to nothing for labels in the server's cache.
+        decode_ms: Decoding and resizing of images on the server.
+        encode_ms: Image encoding.
+        score_ms: Scoring.
+        wire_ms: Between client and server: serialization, network, retries, and Triton's own front end.
+        client_ms: In the client: reading and encoding of images, checks, ranking. With `preprocess="client"`
+            also decoding, resizing and scoring.
+    """
+
+    queue_ms: float
+    text_ms: float
+    decode_ms: float
+    encode_ms: float
+    score_ms: float
+    wire_ms: float
+    client_ms: float
+
+    @property
+    def total_ms(self) -> float:
+        """The time of the call."""
+        return sum(self)
 
 
 @dataclass(frozen=True, kw_only=True)

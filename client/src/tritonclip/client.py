@@ -20,6 +20,7 @@ from tritonclip._calls.checks import DEFAULT_HYPOTHESIS_TEMPLATE
 from tritonclip._calls.flows import Group
 from tritonclip._calls.request import Request, RequestOptions
 from tritonclip._calls.steps import Flow, Work
+from tritonclip._calls.timings import NO_TIMER
 from tritonclip._calls.token_counts import LabelReport
 from tritonclip._calls.wire import Question
 from tritonclip._isolate import Attempt, answer_or_isolate
@@ -339,21 +340,28 @@ class Client(BaseClient):
         """Run the steps of a flow one after another, and return its result."""
         result: Any = None
         error: Exception | None = None
+        timer = request.timer
         try:
             while True:
                 step = flow.send(result) if error is None else flow.throw(error)
                 result, error = None, None
                 try:
                     if isinstance(step, Question):
-                        result = self._transport.ask(step, request)
+                        with timer or NO_TIMER:
+                            result = self._transport.ask(step, request)
                     elif isinstance(step, Work):
                         result = step.run(request)
                     else:
-                        with traced(step.model, request, self._settings.endpoint) as sent:
-                            result = self._transport.infer(step, sent)
+                        call = step.with_timings() if timer else step
+                        with traced(call.model, request, self._settings.endpoint) as sent, timer or NO_TIMER:
+                            result = self._transport.infer(call, sent)
+                        if timer:
+                            timer.add(result, call.model)
                 except TritonClipError as caught:
                     error = caught
         except StopIteration as end:
+            if timer:
+                timer.finish(end.value)
             return end.value  # type: ignore[no-any-return]
         except TritonClipError as failure:
             self._name_server(failure)

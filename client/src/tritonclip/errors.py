@@ -52,6 +52,7 @@ FIELDS = (
         "preprocess",
         "fetch_timeout_s",
         "fetch_max_bytes",
+        "timings",
         "request_id",
         "priority",
     ),
@@ -276,7 +277,10 @@ def _status_and_text(error: BaseException) -> tuple[str, str]:
     status, message = getattr(error, "status", None), getattr(error, "message", None)
     if not (callable(status) and callable(message)):
         return "", f"{type(error).__name__}: {error}"
-    text = _PREFIX.sub("", str(message() or "").strip())
+    found = message() or ""
+    if isinstance(found, dict):  # an HTTP server that is not Triton, such as the gateway before its routes
+        found = found.get("message", found)
+    text = _PREFIX.sub("", str(found).strip())
     if len(text) > MAX_TEXT_CHARS:  # a traceback or a proxy's page; the cause has all of it
         text = text[:MAX_TEXT_CHARS] + " [cut]"
     return str(status() or "").removeprefix("StatusCode."), text or "no message"

@@ -90,6 +90,12 @@ def test_limit_of_an_older_server_is_that_of_its_checkpoints(tokens: int) -> Non
     assert len(caught) == (tokens > 77)
 
 
+def test_server_that_is_too_old_for_timings_is_named() -> None:
+    unknown = "unexpected inference output 'timings_us' for model 'clip_zero_shot'"
+    with pytest.raises(ModelNotReadyError, match="^the server is too old for timings: unexpected"):
+        classify([b"x"], ["a"]).with_timings().for_older_server(ModelNotReadyError(unknown))
+
+
 @pytest.mark.parametrize("text", ["model is not ready", "unexpected inference output 'scores' for model 'm'"])
 def test_other_errors_of_a_missing_model_are_raised_at_once(text: str) -> None:
     for flow in (infer(classify([b"x"])), infer_versioned(codec.embed_texts_call(["a"]))):

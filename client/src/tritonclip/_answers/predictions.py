@@ -18,7 +18,7 @@ from tritonclip._answers import html
 from tritonclip._answers.frames import Column, ColumnType, Tabular
 from tritonclip._images.urls import is_data_url, is_url
 from tritonclip._messages.text import error_reason, printable
-from tritonclip._types import Prediction
+from tritonclip._types import Prediction, Timings
 from tritonclip.errors import TritonClipError
 
 BARS_ALONE, BARS_IN_BATCH = 10, 5
@@ -76,12 +76,17 @@ class Predictions(Tabular, list[Prediction]):
 
     Args:
         predictions: The predictions.
+
+    Attributes:
+        timings: Where the time of the request went, for a client with `timings=True`. Images that were sent
+            together share it. Slices, pickles and copies have None.
     """
 
-    __slots__ = ("_source",)
+    __slots__ = ("_source", "timings")
 
     def __init__(self, predictions: Iterable[Prediction] = ()) -> None:
         super().__init__(predictions)
+        self.timings: Timings | None = None
         self._source = _NO_SOURCE
 
     @property
@@ -131,15 +136,20 @@ class PredictionBatch(Tabular, list[Predictions]):
 
     Args:
         answers: Answers of images. Plain lists of predictions become `Predictions`.
+
+    Attributes:
+        timings: Where the time of the request went; see `Predictions`. None for a bulk run, whose answers
+            have their own.
     """
 
-    __slots__ = ()
+    __slots__ = ("timings",)
 
     def __init__(self, answers: Iterable[Sequence[Prediction] | TritonClipError] = ()) -> None:
         kept = (
             one if isinstance(one, (Predictions, TritonClipError)) else Predictions(one) for one in answers
         )
         super().__init__(cast(Iterable[Predictions], kept))
+        self.timings: Timings | None = None
 
     @overload
     def __getitem__(self, place: SupportsIndex) -> Predictions: ...

@@ -32,6 +32,8 @@ LARGE_SCORES, LARGE_TEXTS = 20_000, 1_000  # about 10 ms
 MAX_TENSOR_BYTES = 2**31 - 2**20  # protobuf limits a message to 2 GiB; 1 MiB is for the rest
 Embeddings = npt.NDArray[np.float32]
 _INT32 = np.dtype(np.int32)
+SERVER_PARTS = ("queue", "text", "decode", "encode", "score")
+"""The parts of the output `timings_us`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +54,14 @@ class Call(Generic[T]):
     decode: Callable[[Tensors], T]
     is_large: bool = False
 
+    def with_timings(self) -> Call[T]:
+        """Return the call with the output `timings_us`."""
+        return replace(self, outputs=(*self.outputs, wire.TIMINGS))
+
     def for_older_server(self, error: ModelNotReadyError) -> Call[T]:
         """Return the call without the output `token_limit` if the server does not know it, else raise."""
+        if f"'{wire.TIMINGS.name}'" in error.message:
+            error.message = f"the server is too old for timings: {error.message}"
         if wire.TOKEN_LIMIT not in self.outputs or f"'{wire.TOKEN_LIMIT.name}'" not in error.message:
             raise error
         return replace(self, outputs=tuple(one for one in self.outputs if one is not wire.TOKEN_LIMIT))
@@ -215,6 +223,16 @@ def decode_token_counts(outputs: Tensors, m: int, model: wire.Model) -> TokenCou
     if wire.TOKEN_LIMIT.name not in outputs:
         return TokenCounts(counts, wire.OLDER_TOKEN_LIMIT)
     return TokenCounts(counts, int(_array(outputs, wire.TOKEN_LIMIT, (1,), _INT32, model)[0]))
+
+
+def decode_timings(outputs: Tensors, model: wire.Model) -> list[int]:
+    """Decode `timings_us`, int64 [1, 5]: the microseconds of each of `SERVER_PARTS`.
+
+    Raises:
+        InferenceError: They are missing, or have another shape or dtype.
+    """
+    found: list[int] = _array(outputs, wire.TIMINGS, wire.TIMINGS.dims, np.dtype(np.int64), model).tolist()
+    return found
 
 
 def decode_embeddings(outputs: Tensors, tensor: wire.Tensor, *, n: int, model: wire.Model) -> Embeddings:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
+from tritonclip._calls.timings import Timer
 from tritonclip._settings import Settings, check_headers, check_seconds
 from tritonclip.errors import InvalidInputError
 
@@ -55,6 +56,7 @@ class Request:
 
     Attributes:
         on_retry: Called before each retry with tenacity's state of the call.
+        timer: Measures where the time of the call goes; None if the client does not.
     """
 
     deadline: Deadline
@@ -62,6 +64,7 @@ class Request:
     priority: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
     on_retry: Callable[[Any], None] | None = None
+    timer: Timer | None = None
 
 
 def start_request(
@@ -77,6 +80,7 @@ def start_request(
     Raises:
         InvalidInputError: An option is malformed.
     """
+    timer = Timer() if settings.timings else None
     limit_s = settings.timeout_s if timeout_s is None else check_seconds("timeout_s", timeout_s)
     if not isinstance(request_id, str):
         raise InvalidInputError(f"request_id: expected a string, got {type(request_id).__name__}")
@@ -89,4 +93,5 @@ def start_request(
         request_id=request_id,
         priority=priority,
         headers={**settings.headers, **check_headers(headers)} if headers else settings.headers,
+        timer=timer,
     )

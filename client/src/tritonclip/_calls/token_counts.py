@@ -92,6 +92,7 @@ def report_counts(
     if collected is not None:
         collected.texts += len(texts)
         collected.tokens += sum(counts.tokens) if total is None else total
+        collected.token_limit = counts.limit
     if max(counts.tokens, default=0) <= counts.limit:
         return
     for position, (tokens, text) in enumerate(zip(counts.tokens, texts, strict=True)):

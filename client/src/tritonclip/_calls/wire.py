@@ -81,12 +81,13 @@ SCORES = Tensor("scores", "FP32", (-1, -1))  # softmax over the labels
 LOGITS = Tensor("logits", "FP32", (-1, -1))  # logit scale times cosine
 TOKEN_COUNTS = Tensor("token_counts", "INT32", (-1,))  # before truncation, start and end included
 TOKEN_LIMIT = Tensor("token_limit", "INT32", (1,))  # tokens of a text that the model reads
+TIMINGS = Tensor("timings_us", "INT64", (5,))  # see codec.SERVER_PARTS
 IMAGE_EMBEDS = Tensor("image_embeds", "FP32", (-1, -1))  # unit L2 norm
 TEXT_EMBEDS = Tensor("text_embeds", "FP32", (-1, -1))  # unit L2 norm
 
-ZERO_SHOT = Model("clip_zero_shot", (IMAGE, LABELS), (SCORES, LOGITS, TOKEN_COUNTS, TOKEN_LIMIT))
-IMAGE_EMBEDDING = Model("clip_image_embedding", (IMAGE,), (IMAGE_EMBEDS,))
-TEXT_EMBEDDING = Model("clip_text_embedding", (TEXT,), (TEXT_EMBEDS, TOKEN_COUNTS, TOKEN_LIMIT))
-PIXEL_EMBEDDING = Model("clip_pixel_embedding", (PIXEL_VALUES,), (IMAGE_EMBEDS,))
+ZERO_SHOT = Model("clip_zero_shot", (IMAGE, LABELS), (SCORES, LOGITS, TOKEN_COUNTS, TOKEN_LIMIT, TIMINGS))
+IMAGE_EMBEDDING = Model("clip_image_embedding", (IMAGE,), (IMAGE_EMBEDS, TIMINGS))
+TEXT_EMBEDDING = Model("clip_text_embedding", (TEXT,), (TEXT_EMBEDS, TOKEN_COUNTS, TOKEN_LIMIT, TIMINGS))
+PIXEL_EMBEDDING = Model("clip_pixel_embedding", (PIXEL_VALUES,), (IMAGE_EMBEDS, TIMINGS))
 
 PUBLIC_MODELS = (ZERO_SHOT, IMAGE_EMBEDDING, TEXT_EMBEDDING, PIXEL_EMBEDDING)
