@@ -22,6 +22,7 @@ LAYERS = {
         ["_calls", "_retry"],
         ["_transport", "_bulk", "_isolate"],
         ["client", "async_client", "_base"],
+        ["_pipeline"],
         ["classifier"],
         ["__init__"],  # the public names, which search, spark, synapse, gateway and _cli may use
         ["search", "spark", "synapse"],

@@ -36,6 +36,13 @@ from tritonclip._calls.request import RequestOptions
 from tritonclip._calls.token_counts import report_label_warning
 from tritonclip._messages.keywords import suggests_keywords
 from tritonclip._messages.text import shown as quoted
+from tritonclip._pipeline import (
+    CallOptions,
+    CandidateLabels,
+    ZeroShotImageClassificationPipeline,
+    classify_inputs,
+    without_none,
+)
 from tritonclip._types import ImageInput, ModelInfo
 from tritonclip.client import Client, ImageT
 from tritonclip.errors import InvalidInputError, TritonClipError
@@ -47,7 +54,7 @@ Array = npt.NDArray[np.float32]
 MAX_REPR_LABELS, MAX_REPR_CHARS = 3, 30
 
 
-@suggests_keywords(RequestOptions, BulkOptions)
+@suggests_keywords(CallOptions, BulkOptions)
 class ZeroShotClassifier:
     """A classifier with a fixed set of labels, for any number of images; safe for threads.
 
@@ -90,66 +97,40 @@ class ZeroShotClassifier:
     def __call__(
         self,
         image: list[ImageT] | tuple[ImageT, ...],
-        candidate_labels: list[str] | tuple[str, ...] | str | None = None,
-        *,
-        hypothesis_template: str = ...,
-        top_k: int | None = ...,
-        threshold: float | None = ...,
-        **options: Unpack[RequestOptions],
+        candidate_labels: CandidateLabels = None,
+        **options: Unpack[CallOptions],
     ) -> PredictionBatch: ...
 
     @overload
     def __call__(
-        self,
-        image: ImageInput,
-        candidate_labels: list[str] | tuple[str, ...] | str | None = None,
-        *,
-        hypothesis_template: str = ...,
-        top_k: int | None = ...,
-        threshold: float | None = ...,
-        **options: Unpack[RequestOptions],
+        self, image: ImageInput, candidate_labels: CandidateLabels = None, **options: Unpack[CallOptions]
     ) -> Predictions: ...
 
+    @overload
     def __call__(
-        self,
-        image: ImageInput | list[ImageT] | tuple[ImageT, ...],
-        candidate_labels: list[str] | tuple[str, ...] | str | None = None,
-        *,
-        hypothesis_template: str = DEFAULT_HYPOTHESIS_TEMPLATE,
-        top_k: int | None = None,
-        threshold: float | None = None,
-        **options: Unpack[RequestOptions],
-    ) -> Predictions | PredictionBatch:
+        self, image: Any = None, candidate_labels: CandidateLabels = None, **options: Unpack[CallOptions]
+    ) -> Any: ...
+
+    def __call__(
+        self, image: Any = None, candidate_labels: CandidateLabels = None, **options: Unpack[CallOptions]
+    ) -> Any:
         """Rank the labels, with the signature of transformers' zero-shot-image-classification pipeline.
 
         Args:
-            image: One image, or a list or tuple of them; see `Client.classify`.
+            image: One `ImageInput`, a list or tuple, or a generator, an iterator or a dataset of them.
             candidate_labels: Labels for this call only, ranked on the server; None: the fixed ones.
-            hypothesis_template: Template of `candidate_labels`; the fixed labels have their own.
-            top_k: Keep only this many labels per image, those with the highest scores.
-            threshold: Keep only scores of at least this much, 0 to 1.
-            **options: See `RequestOptions`.
+            **options: See `CallOptions`. `hypothesis_template` is for `candidate_labels`; the fixed labels
+                have their own templates.
 
         Returns:
-            `[{"score": float, "label": str}, ...]`, highest score first; a list of these for a list.
+            `[{"score": float, "label": str}, ...]`, highest score first; a list of these for a list, and an
+            iterator over them for a generator, an iterator or a dataset, which is read lazily.
         """
         if candidate_labels is not None:
-            return self._client.classify(
-                image,
-                candidate_labels,
-                hypothesis_template=hypothesis_template,
-                top_k=top_k,
-                threshold=threshold,
-                **options,
-            )
-        keep, floor = check_top_k(top_k), check_threshold(threshold)
-        flow, request = self._client._flows.embed_images_versioned(image), self._client._start(options)
-        embeds, _ = self._client._run(flow, request)
-        if embeds.version != self._model.version:
-            self._embed()
-        check_same_version(embeds.version, self._model.version)
-        ranked = rank(self.scores(embeds.array), self.labels, top_k=keep, threshold=floor)
-        return answer(ranked, image, single=not isinstance(image, (list, tuple)))
+            return ZeroShotImageClassificationPipeline(self._client)(image, candidate_labels, **options)
+        given = without_none(options)
+        given.pop("hypothesis_template", None)
+        return classify_inputs(image, self._classify, self.classify_many, given)
 
     def classify_many(
         self,
@@ -236,6 +217,24 @@ class ZeroShotClassifier:
         templates = f"{len(self.templates)} template{'' if len(self.templates) == 1 else 's'}"
         counts = f"{len(self.labels)} labels ({labels}), {templates}"
         return f"<tritonclip.ZeroShotClassifier {counts}, {self._client.endpoint}>"
+
+    def _classify(
+        self,
+        images: Any,
+        *,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        **options: Unpack[RequestOptions],
+    ) -> Predictions | PredictionBatch:
+        """Rank the fixed labels for one image or a list, in one request."""
+        keep, floor = check_top_k(top_k), check_threshold(threshold)
+        flow, request = self._client._flows.embed_images_versioned(images), self._client._start(options)
+        embeds, single = self._client._run(flow, request)
+        if embeds.version != self._model.version:
+            self._embed()
+        check_same_version(embeds.version, self._model.version)
+        ranked = rank(self.scores(embeds.array), self.labels, top_k=keep, threshold=floor)
+        return answer(ranked, images, single=single)
 
     def _embed(self) -> None:
         """Embed the labels with the checkpoint that is served now."""

@@ -79,7 +79,7 @@ def test_no_known_argument_is_rejected(kind: type, name: str) -> None:
         (AsyncClient, "classify_many", "timeout", "timeout_s"),
         (AsyncClient, "__init__", "token", "api_key"),
         (ZeroShotClassifier, "__call__", "labels", "candidate_labels"),
-        (ZeroShotClassifier, "__call__", "images", "image"),
+        (ZeroShotClassifier, "__call__", "topk", "top_k"),
         (ZeroShotClassifier, "__init__", "candidate_labels", "labels"),
         (ZeroShotClassifier, "__init__", "hypothesis_template", "templates"),
         (ZeroShotClassifier, "classify_many", "timeout", "timeout_s"),

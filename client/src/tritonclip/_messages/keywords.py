@@ -45,7 +45,12 @@ _SYNONYMS: tuple[frozenset[str], ...] = tuple(
 
 _CHOSEN_BY_THE_SERVER = "leave it out, since the server decides it; see models()"
 _LEAVE_OUT = dict.fromkeys(
-    ("model", "model_name", "model_id", "checkpoint", "device", "dtype", "torch_dtype"), _CHOSEN_BY_THE_SERVER
+    (
+        "model model_name model_id checkpoint revision config model_kwargs trust_remote_code framework"
+        " device dtype torch_dtype tokenizer tokenizer_kwargs image_processor feature_extractor processor"
+        " use_fast"
+    ).split(),
+    _CHOSEN_BY_THE_SERVER,
 )
 
 _UNNAMED = ("__init__", "__call__")
