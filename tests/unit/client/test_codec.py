@@ -12,11 +12,13 @@ from tritonclip import (
     InferenceError,
     InvalidInputError,
     ModelNotReadyError,
+    Predictions,
     TruncatedTextWarning,
 )
 from tritonclip._calls import codec, wire
 from tritonclip._calls.checks import check_texts
 from tritonclip._calls.steps import infer, infer_versioned
+from tritonclip._calls.timings import Timer, collect_timings
 from tritonclip._calls.token_counts import report_counts
 from tritonclip._calls.wire import Tensors
 
@@ -90,10 +92,24 @@ def test_limit_of_an_older_server_is_that_of_its_checkpoints(tokens: int) -> Non
     assert len(caught) == (tokens > 77)
 
 
-def test_server_that_is_too_old_for_timings_is_named() -> None:
-    unknown = "unexpected inference output 'timings_us' for model 'clip_zero_shot'"
-    with pytest.raises(ModelNotReadyError, match="^the server is too old for timings: unexpected"):
-        classify([b"x"], ["a"]).with_timings().for_older_server(ModelNotReadyError(unknown))
+def test_older_server_gives_an_answer_without_timings() -> None:
+    call = classify([b"x"], ["a", "b"]).with_timings()
+    unknown = "unexpected inference output '{}' for model 'clip_zero_shot'"
+    flow = infer(call)
+    next(flow)
+    again = flow.throw(ModelNotReadyError(unknown.format("token_limit")))
+    assert isinstance(again, codec.Call)
+    assert [output.name for output in again.outputs] == ["scores", "token_counts", "timings_us"]
+    again = flow.throw(ModelNotReadyError(unknown.format("timings_us")))
+    assert isinstance(again, codec.Call)
+    assert [output.name for output in again.outputs] == ["scores", "token_counts"]
+    timer = Timer()
+    timer.add(wire.Answer(scores([0.25, 0.75]), "1"), call.model)
+    predictions = Predictions()
+    with collect_timings() as found:
+        timer.finish(predictions)
+    assert predictions.timings is None
+    assert found == []
 
 
 @pytest.mark.parametrize("text", ["model is not ready", "unexpected inference output 'scores' for model 'm'"])

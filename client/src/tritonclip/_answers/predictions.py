@@ -79,7 +79,7 @@ class Predictions(Tabular, list[Prediction]):
 
     Attributes:
         timings: Where the time of the request went, for a client with `timings=True`. Images that were sent
-            together share it. Slices, pickles and copies have None.
+            together share it. None if the server is too old, and for slices, pickles and copies.
     """
 
     __slots__ = ("_source", "timings")

@@ -59,12 +59,13 @@ class Call(Generic[T]):
         return replace(self, outputs=(*self.outputs, wire.TIMINGS))
 
     def for_older_server(self, error: ModelNotReadyError) -> Call[T]:
-        """Return the call without the output `token_limit` if the server does not know it, else raise."""
-        if f"'{wire.TIMINGS.name}'" in error.message:
-            error.message = f"the server is too old for timings: {error.message}"
-        if wire.TOKEN_LIMIT not in self.outputs or f"'{wire.TOKEN_LIMIT.name}'" not in error.message:
+        """Return the call without an output that older servers lack if the error is about it, else raise."""
+        kept = tuple(
+            one for one in self.outputs if one not in wire.NEWER or f"'{one.name}'" not in error.message
+        )
+        if kept == self.outputs:
             raise error
-        return replace(self, outputs=tuple(one for one in self.outputs if one is not wire.TOKEN_LIMIT))
+        return replace(self, outputs=kept)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,12 +226,17 @@ def decode_token_counts(outputs: Tensors, m: int, model: wire.Model) -> TokenCou
     return TokenCounts(counts, int(_array(outputs, wire.TOKEN_LIMIT, (1,), _INT32, model)[0]))
 
 
-def decode_timings(outputs: Tensors, model: wire.Model) -> list[int]:
+def decode_timings(outputs: Tensors, model: wire.Model) -> list[int] | None:
     """Decode `timings_us`, int64 [1, 5]: the microseconds of each of `SERVER_PARTS`.
 
+    Returns:
+        The parts; None if an older server does not send them.
+
     Raises:
-        InferenceError: They are missing, or have another shape or dtype.
+        InferenceError: They have another shape or dtype.
     """
+    if wire.TIMINGS.name not in outputs:
+        return None
     found: list[int] = _array(outputs, wire.TIMINGS, wire.TIMINGS.dims, np.dtype(np.int64), model).tolist()
     return found
 

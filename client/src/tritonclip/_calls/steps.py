@@ -45,11 +45,13 @@ def infer(call: Call[T]) -> Flow[T]:
 
 def infer_versioned(call: Call[T]) -> Flow[tuple[T, str]]:
     """Send a call; return its decoded answer and the version of the model that answered."""
-    answer: Answer
-    try:
-        answer = yield call
-    except ModelNotReadyError as error:
-        answer = yield call.for_older_server(error)
+    answer: Answer | None = None
+    to_send = call
+    while answer is None:
+        try:
+            answer = yield to_send
+        except ModelNotReadyError as error:
+            to_send = to_send.for_older_server(error)
     if call.is_large:
         decoded: T = yield Work(lambda request: call.decode(answer.outputs))
         return decoded, answer.version

@@ -38,7 +38,7 @@ class Timer:
     def __init__(self) -> None:
         self._start_s = self._sent_s = time.perf_counter()
         self._exchanged_s = 0.0
-        self._server_us = [0] * len(codec.SERVER_PARTS)
+        self._server_us: list[int] | None = [0] * len(codec.SERVER_PARTS)
 
     def __enter__(self) -> None:
         """Begin an exchange."""
@@ -51,16 +51,21 @@ class Timer:
         self._exchanged_s += time.perf_counter() - self._sent_s
 
     def add(self, answer: wire.Answer, model: wire.Model) -> None:
-        """Add what the server reports in an answer.
+        """Add what the server reports in an answer. If an older server reports nothing, nothing is known.
 
         Raises:
-            InferenceError: The timings are missing or malformed.
+            InferenceError: The timings are malformed.
         """
         parts = codec.decode_timings(answer.outputs, model)
-        self._server_us = [sum(pair) for pair in zip(self._server_us, parts, strict=True)]
+        if self._server_us is None or parts is None:
+            self._server_us = None
+        else:
+            self._server_us = [sum(pair) for pair in zip(self._server_us, parts, strict=True)]
 
     def finish(self, result: Any) -> None:
         """Give the timings to the answers of `classify` in a result, and to `collect_timings`."""
+        if self._server_us is None:
+            return
         call_ms = (time.perf_counter() - self._start_s) * 1000
         exchanged_ms = self._exchanged_s * 1000
         server_ms = [part_us / 1000 for part_us in self._server_us]

@@ -82,6 +82,7 @@ LOGITS = Tensor("logits", "FP32", (-1, -1))  # logit scale times cosine
 TOKEN_COUNTS = Tensor("token_counts", "INT32", (-1,))  # before truncation, start and end included
 TOKEN_LIMIT = Tensor("token_limit", "INT32", (1,))  # tokens of a text that the model reads
 TIMINGS = Tensor("timings_us", "INT64", (5,))  # see codec.SERVER_PARTS
+NEWER = (TOKEN_LIMIT, TIMINGS)  # not sent by older servers
 IMAGE_EMBEDS = Tensor("image_embeds", "FP32", (-1, -1))  # unit L2 norm
 TEXT_EMBEDS = Tensor("text_embeds", "FP32", (-1, -1))  # unit L2 norm
 

@@ -30,7 +30,7 @@ from tritonclip.gateway.access.keys import KeyRing, parse_keys
 from tritonclip.gateway.access.limits import InFlightLimitMiddleware, too_large
 from tritonclip.gateway.access.rates import RateLimiter
 from tritonclip.gateway.dialects import DIALECTS
-from tritonclip.gateway.observability.middleware import Metrics, ObservabilityMiddleware, note
+from tritonclip.gateway.observability.middleware import TIMING, Metrics, ObservabilityMiddleware, note
 from tritonclip.gateway.observability.readiness import ReadinessCheck
 from tritonclip.gateway.observability.tracing import TELEMETRY, flush
 from tritonclip.gateway.payloads.openapi import openapi
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 2  # one retry for a lost connection; the caller decides whether to retry a rejected request
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_EXPOSED = ["X-Request-ID", "Retry-After", "Server-Timing"]
+_EXPOSED = ["X-Request-ID", "Retry-After", "Server-Timing", TIMING]
 
 
 def create_app(settings: GatewaySettings | None = None, url: str | None = None, **client: Any) -> FastAPI:
@@ -60,7 +60,9 @@ def create_app(settings: GatewaySettings | None = None, url: str | None = None, 
     """
     settings = settings or GatewaySettings()
     _check_open_endpoints(settings.open_endpoints)
-    triton = AsyncClient(url, **{"attempts": ATTEMPTS, "timeout_s": settings.timeout_s, **client})
+    triton = AsyncClient(
+        url, **{"attempts": ATTEMPTS, "timeout_s": settings.timeout_s, "timings": True, **client}
+    )
     metrics = Metrics()
     keys = KeyRing(parse_keys(settings.keys, ENV_KEYS), settings.keys_file) if settings.needs_key else None
     rates = RateLimiter(settings.rate_limit, settings.rate_storage) if settings.rate_limit else None

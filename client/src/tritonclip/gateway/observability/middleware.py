@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from asgi_correlation_id import correlation_id
@@ -21,11 +22,13 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tritonclip import Timings, collect_timings
 from tritonclip.gateway._problems import Problem
 
 CALLER_GONE = 499  # nginx's status for a client that closed the connection before the response
 NOTES = "tritonclip.notes"
 BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+TIMING = "X-Timing"
 QUIET = ("/healthz", "/readyz", "/metrics")  # polled by machines; logged at INFO only on failure
 
 log = logging.getLogger("tritonclip.gateway")
@@ -95,10 +98,14 @@ class ObservabilityMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if timings:
+                    header = timing_header(timings, (time.perf_counter() - start_s) * 1000)
+                    message["headers"] = [*message["headers"], (TIMING.encode(), header.encode())]
             await send(message)
 
         try:
-            await self._app(scope, receive, send_noting_status)
+            with collect_timings() as timings:
+                await self._app(scope, receive, send_noting_status)
         except Exception:
             log.exception("unhandled exception", extra={"request_id": correlation_id.get()})
             if not status:
@@ -126,6 +133,23 @@ class ObservabilityMiddleware:
                 **notes,
             },
         )
+
+
+def timing_header(timings: Sequence[Timings], total_ms: float) -> str:
+    """Return where the time of a request went, in milliseconds, as the value of the header `X-Timing`.
+
+    Args:
+        timings: The timings of its requests to Triton.
+        total_ms: The time from the request's headers to those of its response. If requests to Triton ran at
+            once and took longer in sum, their parts are shortened in proportion.
+    """
+    sums = dict(zip(Timings._fields, map(sum, zip(*timings, strict=True)), strict=True))
+    del sums["client_ms"]  # the gateway is the client
+    on_triton_ms = sum(sums.values())
+    scale = min(1.0, total_ms / on_triton_ms)
+    parts = {name.removesuffix("_ms"): part_ms * scale for name, part_ms in sums.items()}
+    parts["gateway"] = total_ms - on_triton_ms * scale
+    return ", ".join(f"{name}={part_ms:.2f}" for name, part_ms in {"total": total_ms, **parts}.items())
 
 
 def count_images(request: Request, metrics: Metrics, answered: int, failed: int) -> None:
