@@ -53,6 +53,19 @@ def test_request_without_valid_key_is_rejected(gateway_with_keys, headers, messa
         assert reply.headers["www-authenticate"] == "Bearer"
 
 
+def test_tritons_api_requires_a_key(gateway_with_keys):
+    for method, path in (
+        ("POST", "/v2/models/clip_zero_shot/infer"),
+        ("GET", "/v2/models/clip_zero_shot/ready"),
+        ("GET", "/v2/models/clip_zero_shot/config"),
+        ("GET", "/v2/models/stats"),
+        ("GET", "/v2/health/live"),
+        ("GET", "/v2/health/ready"),
+    ):
+        reply = gateway_with_keys.request(method, path, headers={})
+        assert (reply.status, "is missing" in reply.json()["error"]) == (401, True), path
+
+
 def test_thumbnail_requires_a_key(gateway_with_keys):
     path = f"/v1/search/{'0' * 32}/thumbnail"
     assert gateway_with_keys.request("GET", path, headers={}).status == 401
@@ -66,6 +79,9 @@ def test_health_pages_and_limits_need_no_key(gateway_with_keys):
         "/openapi.json",
         "/healthz",
         "/readyz",
+        "/health",
+        "/v1/health/live",
+        "/v1/health/ready",
         "/metrics",
         "/v1/info",
         "/static/app.css",

@@ -99,7 +99,8 @@ Examples:
     "--model-alias",
     multiple=True,
     metavar="NAME",
-    help="Further name of the model, such as text-embedding-3-small; repeatable.",
+    help="Further name of the model, such as text-embedding-3-small; repeatable. NAME=MODEL holds only while "
+    "MODEL is served.",
 )
 @click.option(
     "--token-arrays",

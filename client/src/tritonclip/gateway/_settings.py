@@ -47,7 +47,8 @@ class GatewaySettings:
         url_max_bytes: Limit on the size of one fetched image.
         index: Search index to serve: a directory, or the URL of a collection; see `tritonclip.search`.
         model_aliases: Further names of the served model, for clients that send a fixed one such as
-            `text-embedding-3-small`.
+            `text-embedding-3-small`. `NAME=MODEL` is a name only while MODEL is served: its id, or the last
+            part of that.
         token_arrays: Encoding of tiktoken in which callers send texts as arrays of tokens, such as
             `cl100k_base`. None to reject such arrays.
         open_endpoints: Dialects that need no key, such as `weaviate`, whose clients cannot send one.
@@ -103,6 +104,7 @@ class GatewaySettings:
             _check_rate(self.rate_limit)
         for network in self.url_networks:
             _check_network(network)
+        _parse_aliases(self.model_aliases)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], **settings: object) -> GatewaySettings:
@@ -110,9 +112,25 @@ class GatewaySettings:
         return cls(keys=environ.get(ENV_KEYS, ""), **settings)  # type: ignore[arg-type]
 
     @property
+    def aliases(self) -> dict[str, str | None]:
+        """The model that each alias stands for, or None for any."""
+        return _parse_aliases(self.model_aliases)
+
+    @property
     def needs_key(self) -> bool:
         """True if callers must send a key."""
         return bool(self.keys.strip()) or self.keys_file is not None
+
+
+def _parse_aliases(entries: tuple[str, ...]) -> dict[str, str | None]:
+    aliases: dict[str, str | None] = {}
+    for entry in entries:
+        name, equals, model = entry.partition("=")
+        if not name.strip() or (equals and not model.strip()):
+            raise InvalidInputError(f"model_aliases: {entry!r}: expected NAME or NAME=MODEL")
+        if aliases.setdefault(name, model or None) != (model or None):
+            raise InvalidInputError(f"model_aliases: {name!r} stands for several models; give it once")
+    return aliases
 
 
 def _check_rate(text: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -10,8 +10,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 
 from tritonclip import DEFAULT_HYPOTHESIS_TEMPLATE, DEFAULT_LABELS, Health, __version__
-from tritonclip.gateway._state import state_of
-from tritonclip.gateway.observability.readiness import describe_unready
+from tritonclip._calls.request import Deadline
+from tritonclip.gateway._models import unserved_aliases
+from tritonclip.gateway._state import State, state_of
+from tritonclip.gateway.observability.readiness import TIMEOUT_S, describe_unready
 
 router = APIRouter(tags=["status"])
 
@@ -46,6 +48,12 @@ class Readiness(BaseModel):
     reason: str | None
 
 
+_READINESS: dict[str, Any] = {
+    "response_model": Readiness,
+    "responses": {503: {"model": Readiness, "description": "Not ready; `reason` says why."}},
+}
+
+
 @router.get("/v1/info", summary="Get limits and defaults", response_model=Info)
 async def info(request: Request) -> Response:
     """Return the limits and defaults, so that pages and programs can check input before they send it."""
@@ -65,26 +73,27 @@ async def info(request: Request) -> Response:
     )
 
 
+@router.get("/v1/health/live", summary="Check liveness, as of NVIDIA NIM", response_model=Live)
 @router.get("/healthz", summary="Check liveness", response_model=Live)
 async def healthz() -> Response:
     """Return 200 while the gateway runs, without asking Triton."""
     return JSONResponse({"status": "ok"})
 
 
-@router.get(
-    "/readyz",
-    summary="Check readiness",
-    response_model=Readiness,
-    responses={503: {"model": Readiness, "description": "Not ready; `reason` says why."}},
-)
+@router.get("/health", summary="Check readiness, as of TEI, vLLM and infinity", **_READINESS)
+@router.get("/v1/health/ready", summary="Check readiness, as of NVIDIA NIM", **_READINESS)
+@router.get("/readyz", summary="Check readiness", **_READINESS)
 async def readyz(request: Request) -> Response:
     """Classify a tiny image, at most once per second however many callers ask."""
-    health = await state_of(request).readiness.health()
+    state = state_of(request)
+    health = await state.readiness.health()
     if isinstance(health, Health):
         ready, inference = health.ok, health.inference
         reason = None if ready else describe_unready(health)
     else:
         ready, inference, reason = False, None, health
+    if ready and (wrong := await _wrong_aliases(state)):
+        ready, reason = False, "; ".join(wrong)
     content = {"status": "ready" if ready else "not ready", "inference": inference, "reason": reason}
     return JSONResponse(content, 200 if ready else 503)
 
@@ -100,3 +109,11 @@ async def readyz(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Return request counts and times, images, texts, requests in flight, and process metrics."""
     return Response(generate_latest(state_of(request).metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _wrong_aliases(state: State) -> list[str]:
+    """Return an error text for each alias that stands for a model that is not served."""
+    if not any(state.settings.aliases.values()):
+        return []
+    model = await state.inference.model(Deadline(TIMEOUT_S))
+    return list(unserved_aliases(model, state.settings).values())
