@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ __all__ = [
     "direct",
     "gateway",
     "gateway_with_keys",
+    "node_modules",
     "open_gateway",
     "opened",
     "pictures",
@@ -37,7 +39,7 @@ __all__ = [
     "searching",
 ]
 
-AXE = ROOT / "build" / "gateway" / "node_modules" / "axe-core" / "axe.min.js"
+NODE_MODULES = ROOT / "build" / "gateway" / "node_modules"
 HTML_NAME = '<img src=x onerror=alert(1)> & "quotes".jpg'
 """Name of a picture of a green heart in the index."""
 
@@ -115,15 +117,31 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def axe() -> str:
-    """Return the source of axe-core, installed by npm if necessary."""
-    if not AXE.exists():
-        npm = require("npm", "npm")
-        AXE.parents[2].mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / "tests" / "server" / "gateway" / "package.json", AXE.parents[2])
-        install = [npm, "install", "--silent", "--prefix", AXE.parents[2]]
+def node_modules() -> Path:
+    """Install the packages of `server/gateway/package.json` if they are missing, and return their folder."""
+    listed = ROOT / "tests" / "server" / "gateway" / "package.json"
+    packages = json.loads(listed.read_text(encoding="utf-8"))["dependencies"]
+    if any(_installed_version(name) != version for name, version in packages.items()):
+        npm = require("npm", "npm nodejs")
+        NODE_MODULES.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(listed, NODE_MODULES.parent)
+        install = [npm, "install", "--silent", "--prefix", NODE_MODULES.parent]
         assert subprocess.run(install, check=False).returncode == 0
-    return AXE.read_text(encoding="utf-8")
+    return NODE_MODULES
+
+
+def _installed_version(package: str) -> str | None:
+    description = NODE_MODULES / package / "package.json"
+    if not description.exists():
+        return None
+    version: str = json.loads(description.read_text(encoding="utf-8"))["version"]
+    return version
+
+
+@pytest.fixture(scope="session")
+def axe(node_modules: Path) -> str:
+    """Return the source of the accessibility checker."""
+    return (node_modules / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
 
 
 @pytest.fixture

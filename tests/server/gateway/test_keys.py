@@ -46,10 +46,14 @@ def test_request_without_valid_key_is_rejected(gateway_with_keys, headers, messa
         "/v1/search",
         "/api/predict/nlp/p/e",
         "/api/predict/file/p/e",
+        "/",
+        "/models/clip",
+        "/embed",
+        "/embed_all",
     ):
         reply = gateway_with_keys.request("POST", path, headers=headers, body=b"{}")
         assert reply.status == 401, path
-        assert message in reply.json()["error"]["message"]
+        assert message in str(reply.json())
         assert reply.headers["www-authenticate"] == "Bearer"
 
 

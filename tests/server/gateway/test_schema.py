@@ -32,7 +32,14 @@ def fields(schema, where=""):
 
 def test_every_request_field_has_a_description_and_an_example():
     schemas = json.loads(document())["components"]["schemas"]
-    for name in ("ClassifyRequest", "SimilarityRequest", "EmbeddingsRequest", "NlpRequest"):
+    for name in (
+        "ClassifyRequest",
+        "SimilarityRequest",
+        "EmbeddingsRequest",
+        "NlpRequest",
+        "PipelineRequest",
+        "EmbedRequest",
+    ):
         for where, entry in fields(schemas[name], name):
             assert entry.get("description"), where
             assert entry.get("examples"), where
@@ -45,6 +52,9 @@ def test_every_request_field_has_a_description_and_an_example():
         ("/v1/similarity", "SimilarityRequest"),
         ("/v1/embeddings", "EmbeddingsRequest"),
         ("/api/predict/nlp/p/e", "NlpRequest"),
+        ("/", "PipelineRequest"),
+        ("/models/clip", "PipelineRequest"),
+        ("/embed", "EmbedRequest"),
     ],
 )
 def test_examples_succeed(open_gateway, path, name):

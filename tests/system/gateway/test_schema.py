@@ -28,7 +28,9 @@ def run_schemathesis(gateway, examples):
 
 
 def test_schemathesis_finds_no_violation(gateway_with_keys):
-    assert "Tested: 14" in run_schemathesis(gateway_with_keys, 15)
+    paths = gateway_with_keys.request("GET", "/openapi.json").json()["paths"]
+    operations = sum(map(len, paths.values()))
+    assert f"Tested: {operations}" in run_schemathesis(gateway_with_keys, 15)
 
 
 @pytest.mark.slow

@@ -4,6 +4,6 @@ A dialect has a `DIALECT`, a `router` whose requests it marks, and `BODIES`: the
 that its routes parse.
 """
 
-from tritonclip.gateway.dialects import native, openai, sambastudio, search
+from tritonclip.gateway.dialects import huggingface, native, openai, sambastudio, search, tei
 
-DIALECTS = (native, openai, sambastudio, search)
+DIALECTS = (native, openai, sambastudio, search, huggingface, tei)

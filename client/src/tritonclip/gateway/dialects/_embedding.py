@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from fastapi import Request
 
 from tritonclip._calls.checks import check_texts
+from tritonclip._calls.token_counts import Collected
 from tritonclip._messages.text import encoded_image
 from tritonclip.errors import InvalidInputError, TritonClipError
 from tritonclip.gateway._caller import AuthorizedCaller
 from tritonclip.gateway._inference import Array
+from tritonclip.gateway._problems import Problem
 from tritonclip.gateway.observability.middleware import count_images
 from tritonclip.gateway.payloads.bodies import Source, check_texts_size, image_files
 
@@ -64,3 +66,30 @@ async def embed(request: Request, caller: AuthorizedCaller, inputs: Sequence[Sou
         error.message = _ITEM_INDEX.sub(lambda found: f"{found[1]} {indices[int(found[2])]}", error.message)
         raise
     return [vectors[index] for index in range(len(inputs))]
+
+
+def check_not_truncated(collected: Collected, field: str, allow: str) -> None:
+    """Check that the model has read each text to its end, for callers that ask for an error otherwise.
+
+    Args:
+        collected: The counts of the texts that were embedded.
+        field: The field of the texts.
+        allow: How to allow truncation.
+
+    Raises:
+        Problem: 400 for the first text that was truncated.
+    """
+    if collected.truncations:
+        message = f"{field}: {collected.truncations[0]}; shorten it, or {allow}"
+        raise Problem(status=400, message=message, param=field, limit=collected.token_limit)
+
+
+def check_dimensions(vectors: Sequence[Array], dimensions: int | None, field: str) -> None:
+    """Check the number of dimensions that a caller asks for. None and 0 ask for any.
+
+    Raises:
+        Problem: 400 if the embeddings have another number.
+    """
+    if dimensions not in (None, 0, len(vectors[0])):
+        message = f"{field}: this model has {len(vectors[0])} and cannot shorten its embeddings; leave it out"
+        raise Problem(status=400, message=message, param=field)

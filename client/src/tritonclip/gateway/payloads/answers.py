@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from fastapi import Response
@@ -29,19 +29,35 @@ def json_answer(
     return StreamingResponse(_joined(_pieces(content, rows)), headers=headers, media_type="application/json")
 
 
+def json_list_answer(rows: Iterable[Any], *, values: int) -> Response:
+    """Return a JSON response whose body is a list.
+
+    Args:
+        rows: The elements. A large response reads them lazily, in a thread.
+        values: Number of values in all rows. A response with more than `STREAMED_VALUES` is streamed.
+    """
+    if values <= STREAMED_VALUES:
+        return JSONResponse(list(rows))
+    return StreamingResponse(_joined(_list_pieces(rows)), media_type="application/json")
+
+
 def _pieces(content: Mapping[str, Any], rows: str) -> Iterator[str]:
     opening = "{"
     for name, value in content.items():
         yield f"{opening}{_dumps(name)}:"
         opening = ","
-        if name != rows:
+        if name == rows:
+            yield from _list_pieces(value)
+        else:
             yield _dumps(value)
-            continue
-        yield "["
-        for index, row in enumerate(value):
-            yield f"{',' if index else ''}{_dumps(row)}"
-        yield "]"
     yield "}"
+
+
+def _list_pieces(rows: Iterable[Any]) -> Iterator[str]:
+    yield "["
+    for index, row in enumerate(rows):
+        yield f"{',' if index else ''}{_dumps(row)}"
+    yield "]"
 
 
 def _joined(pieces: Iterator[str]) -> Iterator[str]:

@@ -48,6 +48,7 @@ def describe(
     *,
     json: type[BaseModel] | None = None,
     form: tuple[type[BaseModel] | None, str] | None = None,
+    error: type[BaseModel] = ErrorAnswer,
 ) -> dict[str, Any]:
     """Return the keyword arguments of a route that parses its body itself.
 
@@ -55,6 +56,7 @@ def describe(
         answer: Body of the response with status 200.
         json: Request body as JSON.
         form: Request body as a form: its fields, and the name of the field for image files.
+        error: Body of the error responses.
     """
     content: dict[str, Any] = {}
     if form:
@@ -63,14 +65,14 @@ def describe(
         content["application/json"] = {"schema": {"$ref": f"#/components/schemas/{json.__name__}"}}
     return {
         "response_model": answer,
-        "responses": describe_errors(*ERRORS),
+        "responses": describe_errors(*ERRORS, error=error),
         "openapi_extra": {"requestBody": {"required": True, "content": content}},
     }
 
 
-def describe_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the descriptions of a route's error responses."""
-    return {status: {"model": ErrorAnswer, **ERRORS[status]} for status in statuses}
+def describe_errors(*statuses: int, error: type[BaseModel] = ErrorAnswer) -> dict[int | str, dict[str, Any]]:
+    """Return the descriptions of a route's error responses, whose body is `error`."""
+    return {status: {"model": error, **ERRORS[status]} for status in statuses}
 
 
 def openapi(app: FastAPI, bodies: Sequence[type[BaseModel]]) -> dict[str, Any]:
