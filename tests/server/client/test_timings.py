@@ -60,6 +60,13 @@ def test_each_answer_of_a_bulk_run_has_the_timings_of_its_request(timed):
     assert answers[0].timings == answers[1].timings != answers[2].timings
 
 
+def test_each_request_of_a_bulk_run_is_collected(timed):
+    with collect_timings() as found:
+        assert timed.models()
+        list(timed.embed_texts_many(LABELS * 2, batch_size=2, concurrency=2))
+    assert len(found) == 2
+
+
 def test_asynchronous_calls_of_child_tasks_are_collected(server):
     async def run():
         async with AsyncClient(server.grpc_url, timings=True) as client:

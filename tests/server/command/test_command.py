@@ -299,6 +299,27 @@ def test_similarity_prints_the_cosines_of_the_client(run, client):
     assert f"{wanted[0, 0]:.4f}" in succeeded(run("similarity", SAMPLE, *LABELS)).split("\t")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["classify", SAMPLE, *LABELS], " ms: queue"),
+        (["embed", *SAMPLES, "--batch-size", "1"], " ms per request, the mean of 2: queue"),
+        (["embed", "--text", *LABELS, "--json"], " ms: queue"),
+        (["similarity", SAMPLE, "a red circle"], " ms per request, the mean of 2: queue"),
+    ],
+)
+def test_timings_say_where_the_time_went(run, arguments, text):
+    done = run(*arguments, "--timings")
+    line = done.stderr.splitlines()[-1]
+    assert text in line
+    total, *parts = map(float, re.findall(r"(\d+\.\d)\b(?! of)", line))
+    assert len(parts) == 7
+    assert sum(parts) == pytest.approx(total, abs=0.5)  # each is rounded
+    plain = run(*arguments)
+    assert plain.returncode == done.returncode == 0
+    assert "queue" not in plain.stdout + plain.stderr + done.stdout
+
+
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_health_models_and_stats_report_the_server(protocol, server, client):
     run = over(protocol, server)

@@ -21,8 +21,8 @@ _collected: ContextVar[list[Timings] | None] = ContextVar("timings", default=Non
 def collect_timings() -> Iterator[list[Timings]]:
     """Collect the timings of all calls in the block, of child tasks too, by clients with `timings=True`.
 
-    It is for answers that are arrays; those of `classify` and `classify_many` have `timings` themselves. The
-    synchronous bulk methods call from threads of their own, whose timings are not collected.
+    It is for answers that are arrays; those of `classify` and `classify_many` have `timings` themselves. A
+    bulk method adds one for each of its requests. Calls without an inference, such as `models`, add none.
     """
     collected: list[Timings] = []
     token = _collected.set(collected)
@@ -38,7 +38,8 @@ class Timer:
     def __init__(self) -> None:
         self._start_s = self._sent_s = time.perf_counter()
         self._exchanged_s = 0.0
-        self._server_us: list[int] | None = [0] * len(codec.SERVER_PARTS)
+        self._server_us = [0] * len(codec.SERVER_PARTS)
+        self._known = self._unknown = 0
 
     def __enter__(self) -> None:
         """Begin an exchange."""
@@ -57,14 +58,15 @@ class Timer:
             InferenceError: The timings are malformed.
         """
         parts = codec.decode_timings(answer.outputs, model)
-        if self._server_us is None or parts is None:
-            self._server_us = None
+        if parts is None:
+            self._unknown += 1
         else:
+            self._known += 1
             self._server_us = [sum(pair) for pair in zip(self._server_us, parts, strict=True)]
 
     def finish(self, result: Any) -> None:
         """Give the timings to the answers of `classify` in a result, and to `collect_timings`."""
-        if self._server_us is None:
+        if self._unknown or not self._known:
             return
         call_ms = (time.perf_counter() - self._start_s) * 1000
         exchanged_ms = self._exchanged_s * 1000

@@ -28,7 +28,17 @@ from tritonclip._cli.inputs import (
     read_texts,
     split_items,
 )
-from tritonclip._cli.options import EXITS, GroupedCommand, Output, connection, many, null, output, preprocess
+from tritonclip._cli.options import (
+    EXITS,
+    GroupedCommand,
+    Output,
+    connection,
+    many,
+    null,
+    output,
+    preprocess,
+    timed,
+)
 from tritonclip._cli.records import Record
 from tritonclip._cli.run import BulkRun
 from tritonclip._images.skipped import SkippedCounts
@@ -74,7 +84,7 @@ def _bulk_command(cells: str, more: str, *examples: str) -> Callable[[Callable[.
     """
 
     def decorate(command: Callable[..., Any]) -> click.Command:
-        options = connection(preprocess(many(null(output(command)))))
+        options = connection(timed(preprocess(many(null(output(command))))))
         lines = "\n".join(f"  {example}" for example in examples)
         epilog = _EPILOG.format(cells=cells, more=more, examples=lines)
         return click.command(cls=GroupedCommand, epilog=epilog)(options)

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import click
 
 from tritonclip._bulk import check_plan
+from tritonclip._calls.timings import collect_timings
+from tritonclip._cli import report
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNAVAILABLE = 0, 1, 2, 3
 EXITS = """Exit codes: 0 ok; 1 server or inference error; 2 usage or invalid input, also if one of many inputs
@@ -141,7 +143,7 @@ _CONNECTION_OPTIONS: Options = {
     "url": click.option(
         "--url",
         help="host:port, optionally prefixed with grpc://, grpcs://, http:// or https://; several "
-        "separated by commas. [default: localhost]",
+        "separated by commas. A gateway needs http:// or https://. [default: localhost]",
     ),
     "protocol": click.option("--protocol", type=click.Choice(["grpc", "http"]), help="[default: grpc]"),
     "timeout_s": click.option(
@@ -210,6 +212,26 @@ preprocess = click.option(
     type=click.Choice(["server", "client"]),
     help="Side that decodes and resizes images. [default: server]",
 )
+
+
+_TIMINGS = click.option("--timings", is_flag=True, help="Print where the time of the requests went.")
+
+
+def timed(command: F) -> F:
+    """Add the flag `--timings`, which has the client measure its calls and prints where their time went."""
+
+    @functools.wraps(command)
+    def run(*args: Any, timings: bool, connect: dict[str, Any], **values: Any) -> Any:
+        if not timings:
+            return command(*args, connect=connect, **values)
+        with collect_timings() as collected:
+            code = command(*args, connect=connect | {"timings": True}, **values)
+        report.timings(collected)
+        return code
+
+    return _TIMINGS(run)  # type: ignore[return-value]
+
+
 null = click.option(
     "-0", "--null", is_flag=True, help="Separate the list on standard input by NULs, not line ends."
 )
@@ -217,6 +239,6 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 _SHARED_GROUPS: dict[str, Collection[str]] = {
     "Output": {*_OUTPUT_OPTIONS, "as_json", "html"},
-    "Requests": {*_MANY_OPTIONS, "preprocess"},
+    "Requests": {*_MANY_OPTIONS, "preprocess", "timings"},
     "Connection": set(_CONNECTION_OPTIONS),
 }

@@ -29,7 +29,7 @@ from tritonclip._cli.records import Record
 from tritonclip._cli.terminal import plain, visible
 from tritonclip._images.skipped import SkippedKind, summarize_skipped
 from tritonclip._messages.text import shortest_floats
-from tritonclip._types import Health, ModelInfo, ModelStatistics
+from tritonclip._types import Health, ModelInfo, ModelStatistics, Timings
 from tritonclip._types import Progress as Counts
 
 SHOWN_VALUES = 6
@@ -111,6 +111,23 @@ def summary(counter: RecordCounter, *, before: int = 0, file: Path | None = None
             console = _stderr
         if file or console.is_terminal:
             console.print(plain(text), soft_wrap=True)
+
+
+def timings(requests: Sequence[Timings]) -> None:
+    """Print where the time of the requests went: of one, or the mean of several.
+
+    It goes where `summary` goes, to standard error if standard output is not a terminal.
+    """
+    if not requests:
+        say("no timings: no request succeeded, or the server is too old for them")
+        return
+    mean = Timings._make(sum(parts) / len(requests) for parts in zip(*requests, strict=True))
+    parts = ", ".join(f"{name.removesuffix('_ms')} {part_ms:.1f}" for name, part_ms in mean._asdict().items())
+    of = "" if len(requests) == 1 else f" per request, the mean of {len(requests)}"
+    console = Console()
+    (console if console.is_terminal else _stderr).print(
+        plain(f"{mean.total_ms:.1f} ms{of}: {parts}"), soft_wrap=True
+    )
 
 
 class _TimeLeftColumn(TimeRemainingColumn):
