@@ -55,6 +55,7 @@ def test_every_request_field_has_a_description_and_an_example():
         ("/", "PipelineRequest"),
         ("/models/clip", "PipelineRequest"),
         ("/embed", "EmbedRequest"),
+        ("/v2/models/clip_text_embedding/infer", "InferRequest"),
     ],
 )
 def test_examples_succeed(open_gateway, path, name):

@@ -280,9 +280,9 @@ HTTP_SERVER = (
         ),
         (
             "http://host:8080",
-            InferenceServerException("{'message': \"there is nothing at '/v2/x'\"}", status="404"),
+            InferenceServerException("there is nothing here", status="404"),
             ModelNotReadyError,
-            ["not Triton", "gateway", "grpc://host:8001", "http://host:8000"],
+            ["neither Triton nor the gateway", "grpc://host:8001", "http://host:8000"],
         ),
         (
             "https://host:8000",

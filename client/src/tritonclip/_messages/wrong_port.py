@@ -34,7 +34,8 @@ def wrong_port_message(endpoint: str, status: str, text: str) -> str | None:
         if _HTTP_SERVER.search(text):
             return (
                 f"this is the port of an HTTP server, such as the gateway, and not Triton's gRPC port; give "
-                f"{_with_port(address, 8001)} for gRPC, or http://{address} if it is Triton's HTTP port"
+                f"{_with_port(address, 8001)} for gRPC, or http://{address} if it is the gateway or Triton's "
+                "HTTP port"
             )
         if _CLOSED_AT_ONCE.search(text):
             return (
@@ -51,8 +52,8 @@ def wrong_port_message(endpoint: str, status: str, text: str) -> str | None:
     if status == "404" and not _TRITONS_404.search(text):
         own_ports = f"{_with_port(address, 8001)} for gRPC, or {_with_port(address, 8000, 'http')} for HTTP"
         return (
-            "an HTTP server answers here, but it is not Triton; if it is the gateway, which is for REST, "
-            f"give Triton's own port: {own_ports}; if Triton is behind a proxy, check the path in the URL"
+            "an HTTP server answers here, but it is neither Triton nor the gateway; give the gateway's port, "
+            f"or Triton's own: {own_ports}; if it is behind a proxy, check the path in the URL"
         )
     return None
 

@@ -74,7 +74,7 @@ class Inference:
             cosines: Add to each prediction its `cosine`.
         """
         prompts = LabelPrompts(ranking.labels, templates)
-        parts = [await self._run(one, deadline) for one in prompts.requests()]
+        parts = [await self.run(one, deadline) for one in prompts.requests()]
         text_embeds = prompts.label_embeds(parts)
         scale = (await self.model(deadline)).logit_scale
         answers = await self.embed_images(images, deadline)
@@ -110,7 +110,8 @@ class Inference:
             self._models_read_s = time.monotonic()
         return self._models[0]
 
-    async def _run(self, flow: Flow[T], deadline: Deadline) -> T:
+    async def run(self, flow: Flow[T], deadline: Deadline) -> T:
+        """Run a flow of the client."""
         return await self.client._run(flow, self.client._start(_options(deadline)))
 
     async def _per_image(

@@ -26,7 +26,7 @@ from tritonclip.gateway._settings import GatewaySettings
 from tritonclip.gateway.payloads.url_images import UrlImages
 
 M = TypeVar("M", bound=BaseModel)
-JSON, FORM = "application/json", "multipart/form-data"
+JSON, FORM, BINARY = "application/json", "multipart/form-data", "application/octet-stream"
 IN_THREAD_BYTES = 1 << 18  # larger bodies take several ms to parse, which must not block other requests
 PARSED_AT_ONCE = 1 << 16
 MAX_COMMAS = 100_000  # bounds the values of a JSON body, which each take far more memory than their text
@@ -87,6 +87,28 @@ async def read_json(request: Request, model: type[M]) -> M:
         return _checked(model, _members(body), strict=True)
 
     return await asyncio.to_thread(parse) if len(body) > IN_THREAD_BYTES else parse()
+
+
+async def read_json_head(request: Request, model: type[M], length_header: str) -> tuple[M, bytes]:
+    """Parse a body that begins with JSON, and return also the bytes after it; see `read_json`.
+
+    Args:
+        request: The request.
+        model: Model that checks the JSON.
+        length_header: Name of the header with the length of the JSON, which is the whole body without it.
+    """
+    _check_type(request, (JSON, BINARY, ""))
+    body = await request.body()
+    length = request.headers.get(length_header, str(len(body)))
+    if not length.isdecimal() or int(length) > len(body):
+        text = f"{length_header}: expected the length of the JSON, at most {len(body)}, got {shown(length)}"
+        raise Problem(status=400, message=text, param=length_header)
+    size = int(length)
+
+    def parse() -> M:
+        return _checked(model, _members(body[:size]), strict=True)
+
+    return await asyncio.to_thread(parse) if size > IN_THREAD_BYTES else parse(), body[size:]
 
 
 async def read_form(
