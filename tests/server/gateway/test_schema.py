@@ -51,11 +51,13 @@ def test_every_request_field_has_a_description_and_an_example():
         ("/v1/classify", "ClassifyRequest"),
         ("/v1/similarity", "SimilarityRequest"),
         ("/v1/embeddings", "EmbeddingsRequest"),
+        ("/embeddings", "EmbeddingsRequest"),
+        ("/embeddings_image", "EmbeddingsImageRequest"),
+        ("/classify", "ClassifyInputsRequest"),
         ("/api/predict/nlp/p/e", "NlpRequest"),
         ("/", "PipelineRequest"),
         ("/models/clip", "PipelineRequest"),
         ("/embed", "EmbedRequest"),
-        ("/v2/models/clip_text_embedding/infer", "InferRequest"),
     ],
 )
 def test_examples_succeed(open_gateway, path, name):

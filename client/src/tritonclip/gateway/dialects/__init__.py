@@ -4,6 +4,6 @@ A dialect has a `DIALECT`, a `router` whose requests it marks, and `BODIES`: the
 that its routes parse.
 """
 
-from tritonclip.gateway.dialects import huggingface, native, openai, sambastudio, search, tei, triton
+from tritonclip.gateway.dialects import huggingface, infinity, native, openai, sambastudio, search, tei, triton
 
-DIALECTS = (native, openai, sambastudio, search, huggingface, tei, triton)
+DIALECTS = (native, openai, sambastudio, search, huggingface, infinity, tei, triton)

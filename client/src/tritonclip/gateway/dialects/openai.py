@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from tritonclip._calls.token_counts import collecting
 from tritonclip.errors import TritonClipError
-from tritonclip.gateway._caller import Caller
+from tritonclip.gateway._caller import AuthorizedCaller, Caller
 from tritonclip.gateway._dialect import Dialect
 from tritonclip.gateway._models import check_model, describe_model
 from tritonclip.gateway._problems import Problem, problem_of
@@ -173,7 +173,15 @@ BODIES = (EmbeddingsRequest,)
 )
 async def embeddings(request: Request, caller: Caller) -> Response:
     """Return unit-length embeddings. An invalid input fails the request, and `param` names it."""
-    body = await read_json(request, EmbeddingsRequest)
+    return await answer(request, caller, await read_json(request, EmbeddingsRequest))
+
+
+async def answer(request: Request, caller: AuthorizedCaller, body: EmbeddingsRequest) -> Response:
+    """Return the embeddings that a request asks for.
+
+    Raises:
+        Problem: If the model is unknown, or an input is invalid.
+    """
     model = await caller.state.inference.model(caller.deadline)
     check_model(body.model, model, caller.state.settings)
     field, elements = body.read()
