@@ -45,6 +45,21 @@ def test_every_demo_image_gets_its_label(clip):
     assert clip.page.locator("#news").inner_text().count("three orange triangles, ") == 1
 
 
+def test_card_says_where_the_time_of_its_request_went(clip, axe):
+    clip.add_labels("a red circle", "a blue square")
+    clip.add_images(CIRCLE)
+    clip.ranking(CIRCLE.name)
+    timing = clip.card(CIRCLE.name).locator("details.timing")
+    timing.locator("summary").click()
+    total = re.search(r"Answered in (\d+\.\d) ms", timing.locator("summary").inner_text())
+    parts = dict(row.locator("span").all_text_contents()[1:] for row in timing.locator("li").all())
+    assert {"decoding", "image encoding", "between page and gateway"} <= parts.keys()
+    spent = [float(figure.removesuffix(" ms")) for figure in parts.values()]
+    assert sum(spent) == pytest.approx(float(total[1]), abs=0.5)
+    expect(timing.locator(".part")).to_have_count(len(parts))
+    assert clip.violations(axe) == []
+
+
 def test_page_says_when_scores_mean_little(clip, opened, gateway, axe):
     banner = clip.page.locator("#weights")
     expect(banner).to_contain_text("the demo model, which knows drawn shapes, colours and digits only")

@@ -1,6 +1,7 @@
 // Calls to the gateway: sends the key, limits concurrency, honours Retry-After, and unifies errors.
 
 import { fromOne } from "./dom.js";
+import { readTiming } from "./timing.js";
 
 const MAX_CONCURRENT = 4;
 const MAX_RETRIES = 3;
@@ -53,7 +54,7 @@ export async function requestForImage(path, { address, file, name }, fields, opt
   const answer = await queued(options, () => request(path, { method: "POST", body }, options));
   const [result] = answer.results;
   if (result.error) throw new ApiError(forSingleFile(result.error.message));
-  return { ...result, warnings: answer.warnings };
+  return { ...result, warnings: answer.warnings, timing: answer.timing };
 }
 
 export const postForm = (path, body, options) => queued(options, () => request(path, { method: "POST", body }, options));
@@ -88,9 +89,10 @@ async function queued({ signal }, work) {
 
 async function request(path, init, { signal, onWait }) {
   for (let attempt = 1; ; attempt += 1) {
+    const sent_ms = performance.now();
     const response = await send(path, init, signal);
     const wait_s = retryAfter(response);
-    if (wait_s === null || attempt > MAX_RETRIES) return answerOf(response, signal);
+    if (wait_s === null || attempt > MAX_RETRIES) return answerOf(response, sent_ms, signal);
     onWait?.(`The server is busy. Retry in ${wait_s} s (${attempt} of ${MAX_RETRIES}).`);
     await sleep(wait_s, signal);
   }
@@ -113,7 +115,7 @@ function retryAfter({ status, headers }) {
   return (status === 429 || status === 503) && wait_s >= 0 && wait_s <= LONGEST_WAIT_S ? wait_s : null;
 }
 
-async function answerOf(response, signal) {
+async function answerOf(response, sent_ms, signal) {
   const { ok, status, headers } = response;
   let body = null;
   try {
@@ -122,7 +124,7 @@ async function answerOf(response, signal) {
     signal?.throwIfAborted(); // otherwise the body was not JSON, for example from a proxy
   }
   if (status === 401) events.dispatchEvent(new Event("unauthorized"));
-  if (ok && body) return body;
+  if (ok && body) return { ...body, timing: readTiming(headers.get("X-Timing"), performance.now() - sent_ms) };
   const trace = status >= 500 && headers.has("X-Request-ID") ? ` (request ${headers.get("X-Request-ID")})` : "";
   throw new ApiError(forSingleFile(body?.error?.message ?? `HTTP ${status}.`) + trace, status);
 }

@@ -1,6 +1,7 @@
 // The card of an image: thumbnail, name, ranking or error, and buttons.
 
 import { breakable, button, counted, el, percent, removeButton } from "./dom.js";
+import { timingDetails } from "./timing.js";
 
 const SHOWN = 5;
 
@@ -52,10 +53,11 @@ export class Card {
     this.embed.hidden = true;
   }
 
-  showRanking(predictions) {
+  showRanking(predictions, timing) {
     const rows = predictions.map(ranked);
     this.show(el("ol", { class: "ranking" }, ...rows));
     if (rows.length > SHOWN) this.state.append(expander(rows));
+    if (timing) this.state.append(timingDetails(timing));
   }
 }
 

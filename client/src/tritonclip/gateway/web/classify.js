@@ -78,11 +78,11 @@ export class Classify {
     this.showState();
     try {
       const onWait = (text) => card.showBusy(text);
-      const { predictions, warnings } = await requestForImage("v1/classify", item, this.fields, { signal, onWait });
+      const { predictions, warnings, timing } = await requestForImage("v1/classify", item, this.fields, { signal, onWait });
       signal.throwIfAborted();
       entry.status = 200;
       entry.predictions = predictions;
-      card.showRanking(predictions);
+      card.showRanking(predictions, timing);
       warn(byId("warnings"), warnings);
       announce(`${item.name}: ${predictions[0].label}, ${percent(predictions[0].score)}`);
     } catch (error) {
