@@ -167,8 +167,10 @@ class Progress:
         done: Inputs whose results, including errors, were returned.
         failed: Inputs whose result is an error.
         retries: Requests that were retried because the server was unavailable or too slow.
+        total: Number of inputs; None if the run does not know it.
     """
 
     done: int
     failed: int
     retries: int
+    total: int | None = None

@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import re
 import shutil
 
 import numpy as np
@@ -102,7 +103,8 @@ def test_commands_index_search_rank_and_list_duplicates(server, few, tmp_path):
     done = run_command("index", few, "--to", place, *url)
     assert done.returncode == 2
     assert "broken.jpg: is not an image" in done.stderr
-    assert done.stdout.startswith(f"{FEW} in the index: {FEW} embedded, 1 failed; ")
+    summary = rf"{FEW} in the index: {FEW} embedded, 1 failed; [\d.]+ m?s, [\d.]+/s\n"
+    assert re.fullmatch(summary, done.stdout)
     (few / "broken.jpg").unlink()
     done = run_command("index", few, "--to", place, "--json", *url)
     assert json.loads(done.stdout)["summary"] == {

@@ -58,7 +58,9 @@ def test_first_run_indexes_all_images(indexed):
 def test_changed_deleted_added_and_renamed_files_are_followed(counting, tmp_path):
     folder, place = tmp_path / "pictures", tmp_path / "index"
     files = draw_folder(folder, 60)
-    assert sync(counting, place, folder).embedded == counting.images == 60
+    reports = []
+    assert sync(counting, place, folder, on_progress=reports.append).embedded == counting.images == 60
+    assert (reports[-1].done, {one.total for one in reports}) == (60, {60})
     random.Random(0).shuffle(files)
     parts = iter(files)
     for number, path in enumerate(itertools.islice(parts, 10)):

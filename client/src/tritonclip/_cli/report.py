@@ -149,7 +149,7 @@ def progress(
     """Show a progress bar on standard error if that is a terminal: total, rate, and time left.
 
     Args:
-        total: Number of inputs, or None if it is not known.
+        total: Number of inputs, or None if it is not known, or comes with the counts.
         before: Number of inputs that earlier runs have done.
         count: Counts the inputs in a thread if `total` is None, until the event is set.
         results: Console on which results are printed during the run. On a terminal they appear above the bar.
@@ -178,6 +178,8 @@ def progress(
             text += f", {counts.failed} failed" if counts.failed else ""
             text += f", {counts.retries} retries" if counts.retries else ""
             bar.update(task, completed=before + counts.done, counts=text)
+            if counts.total is not None:
+                bar.update(task, total=before + counts.total)
 
         if total is None:
             threading.Thread(target=lambda: bar.update(task, total=count(stop)), daemon=True).start()

@@ -200,7 +200,9 @@ def _sync(
             if getattr(summary, name) or name == "embedded"
         ]
         kept = f" ({summary.kept} from an interrupted run)" if summary.kept else ""
-        text = f"{summary.total} in the index{kept}: {', '.join(counts)}; {counter.elapsed()}"
+        counter.done = summary.embedded
+        rate = f", {counter.rate()}" if counter.done > 1 else ""
+        text = f"{summary.total} in the index{kept}: {', '.join(counts)}; {counter.elapsed()}{rate}"
         Console().print(plain(text), soft_wrap=True)
     report.skipped(summary.skipped)
     return summary

@@ -119,7 +119,8 @@ class SearchIndex:
             text_files: UTF-8 files with one text per line.
             on_error: Called with the path and the reason for each input that cannot be indexed. The run
                 continues.
-            **many: See `BulkOptions`. `on_progress` counts new and changed entries only.
+            **many: See `BulkOptions`. `on_progress` counts new and changed entries only,
+                and its `total` is their number.
 
         Raises:
             InvalidInputError: A directory or file is missing, another process is writing the index, or the

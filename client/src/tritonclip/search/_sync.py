@@ -98,14 +98,15 @@ class Sync:
         self._skipped = SkippedCounts()
         self._reusable: list[tuple[_HashedItem, str]] = []  # with the id of the entry that has the vector
         self._in_flight: dict[str, list[_HashedItem]] = {}  # by content: items that wait for the same vector
-        self._done = self._retries = 0
+        self._done = self._retries = self._pending = 0
 
     def run(self) -> Summary:
         """Run the sync and return its summary."""
         self._summary.kept = self._state.count_unwritten()
         self._flush()
         self._compare()
-        self._summary.unchanged -= self._state.count_pending()
+        self._pending = self._state.count_pending()
+        self._summary.unchanged -= self._pending
         for kind, items in groupby(self._state.pending(), lambda item: item.kind):  # images come first
             self._embed(kind, items)
         self._reuse_vectors()
@@ -235,7 +236,8 @@ class Sync:
 
     def _count_done(self, number: int) -> None:
         self._done += number
-        self._on_progress(Progress(done=self._done, failed=self._summary.failed, retries=self._retries))
+        failed, retries = self._summary.failed, self._retries
+        self._on_progress(Progress(done=self._done, failed=failed, retries=retries, total=self._pending))
 
     def _record_retries(self, progress: Progress) -> None:
         """Record only the retries; `_count_done` also counts the items that need no request."""

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 import pytest
+from rich.console import Console
 
-from tritonclip import InvalidInputError, ServerUnavailableError
+from tritonclip import InvalidInputError, Progress, ServerUnavailableError
+from tritonclip._cli import report
 from tritonclip._cli.formats import CLASSIFY, EMBED, SIMILARITY, Kind
 from tritonclip._cli.options import Output
 from tritonclip._cli.records import Record, journal_path
@@ -357,3 +359,13 @@ def test_embeddings_are_printed_in_aligned_columns(terminal: Terminal) -> None:
         "+0.5000 -0.2500    a cat",
         "+1.0000 +0.0000    b",
     ]
+
+
+def test_total_that_comes_with_the_counts_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(report, "_stderr", Console(file=shown, force_terminal=True, width=100))
+    with report.progress(None, 0) as update:
+        update(Progress(done=1, failed=0, retries=0))
+        update(Progress(done=2, failed=0, retries=0, total=40))
+    assert "2/40" in shown.getvalue()
+    assert "/s" in shown.getvalue()
