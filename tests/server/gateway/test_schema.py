@@ -55,6 +55,7 @@ def test_every_request_field_has_a_description_and_an_example():
         ("/embeddings_image", "EmbeddingsImageRequest"),
         ("/classify", "ClassifyInputsRequest"),
         ("/api/predict/nlp/p/e", "NlpRequest"),
+        ("/v2/models/clip_text_embedding/infer", "InferRequest"),
         ("/", "PipelineRequest"),
         ("/models/clip", "PipelineRequest"),
         ("/embed", "EmbedRequest"),
