@@ -15,8 +15,10 @@
 #include <map>
 #include <memory>
 #include <numeric>
+#include <random>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "grpc_service.grpc.pb.h"
@@ -27,6 +29,8 @@ using Service = inference::GRPCInferenceService;
 using Strings = std::vector<std::string>;
 
 constexpr std::chrono::seconds kDeadline{30};
+constexpr int kAttempts = 4;
+constexpr int kFirstWaitMs = 100;
 
 class GrpcError : public std::runtime_error {
  public:
@@ -62,6 +66,21 @@ std::vector<float> UnpackFloats(const std::string& raw) {
   return values;
 }
 
+// Sends a request, again after growing, randomised waits if the server is overloaded or shutting down.
+inference::ModelInferResponse Send(Service::Stub& stub, const inference::ModelInferRequest& request) {
+  static std::mt19937 random{std::random_device{}()};
+  for (int attempt = 1;; ++attempt) {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + kDeadline);
+    inference::ModelInferResponse reply;
+    const grpc::Status status = stub.ModelInfer(&context, request, &reply);
+    if (status.ok()) return reply;
+    if (status.error_code() != grpc::StatusCode::UNAVAILABLE || attempt == kAttempts) throw GrpcError(status);
+    const int longest = kFirstWaitMs << attempt;
+    std::this_thread::sleep_for(std::chrono::milliseconds(std::uniform_int_distribution(longest / 2, longest)(random)));
+  }
+}
+
 // Sends one row of BYTES elements per input; returns the values of one FP32 output.
 std::vector<float> Infer(Service::Stub& stub, const std::string& model, const std::map<std::string, Strings>& inputs,
                          const std::string& output) {
@@ -77,12 +96,7 @@ std::vector<float> Infer(Service::Stub& stub, const std::string& model, const st
   }
   request.add_outputs()->set_name(output);
 
-  grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + kDeadline);
-  inference::ModelInferResponse reply;
-  const grpc::Status status = stub.ModelInfer(&context, request, &reply);
-  if (!status.ok()) throw GrpcError(status);
-  return UnpackFloats(reply.raw_output_contents(0));
+  return UnpackFloats(Send(stub, request).raw_output_contents(0));
 }
 
 void Classify(Service::Stub& stub, const std::string& image, const Strings& labels) {

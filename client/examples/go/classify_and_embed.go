@@ -9,17 +9,23 @@ import (
 	"fmt"
 	"io/ioutil"
 	"math"
+	"math/rand"
 	"os"
 	"sort"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"triton/inference" // generated from build/triton.protoset
 )
 
-const deadline = 30 * time.Second
+const (
+	deadline  = 30 * time.Second
+	attempts  = 4
+	firstWait = 100 * time.Millisecond
+)
 
 type input struct {
 	name     string
@@ -27,6 +33,7 @@ type input struct {
 }
 
 func main() {
+	rand.Seed(time.Now().UnixNano())
 	if len(os.Args) < 4 {
 		fail(2, "usage: classify_and_embed HOST:PORT IMAGE LABEL...")
 	}
@@ -88,13 +95,25 @@ func infer(client inference.GRPCInferenceServiceClient, model, output string, in
 		})
 		request.RawInputContents = append(request.RawInputContents, packBytes(each.elements))
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), deadline)
-	defer cancel()
-	reply, err := client.ModelInfer(ctx, request)
+	reply, err := send(client, request)
 	if err != nil {
 		fail(1, "error: %v: %s", status.Code(err), status.Convert(err).Message())
 	}
 	return unpackFloats(reply.RawOutputContents[0])
+}
+
+// send sends a request, again after growing, randomised waits if the server is overloaded or shutting down.
+func send(client inference.GRPCInferenceServiceClient, request *inference.ModelInferRequest) (*inference.ModelInferResponse, error) {
+	for attempt := 1; ; attempt++ {
+		ctx, cancel := context.WithTimeout(context.Background(), deadline)
+		reply, err := client.ModelInfer(ctx, request)
+		cancel()
+		if status.Code(err) != codes.Unavailable || attempt == attempts {
+			return reply, err
+		}
+		longest := firstWait << attempt
+		time.Sleep(longest/2 + time.Duration(rand.Int63n(int64(longest/2))))
+	}
 }
 
 // packBytes encodes a row of a BYTES tensor: for each element a 4-byte little-endian length, then the bytes.

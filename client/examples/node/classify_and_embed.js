@@ -4,11 +4,14 @@
 'use strict';
 
 const fs = require('node:fs');
+const { setTimeout } = require('node:timers/promises');
 const grpc = require('@grpc/grpc-js');
 const protoLoader = require('@grpc/proto-loader');
 
 const PROTOSET = process.env.TRITON_PROTOSET ?? 'build/triton.protoset';
 const DEADLINE_MS = 30_000;
+const ATTEMPTS = 4;
+const FIRST_WAIT_MS = 100;
 // gRPC rejects responses above 4 MiB by default; embeddings of many texts are larger.
 const CHANNEL_OPTIONS = { 'grpc.max_receive_message_length': 2 ** 31 - 1 };
 
@@ -46,11 +49,24 @@ function infer(client, model, inputs, output) {
     outputs: [{ name: output }],
     raw_input_contents: Object.values(inputs).map(packBytes),
   };
-  return new Promise((resolve, reject) => {
-    client.modelInfer(request, { deadline: Date.now() + DEADLINE_MS }, (error, reply) =>
-      error ? reject(error) : resolve(unpackFloats(reply.raw_output_contents[0])),
-    );
-  });
+  return send(client, request).then((reply) => unpackFloats(reply.raw_output_contents[0]));
+}
+
+// Sends a request, again after growing, randomised waits if the server is overloaded or shutting down.
+async function send(client, request) {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await new Promise((resolve, reject) => {
+        client.modelInfer(request, { deadline: Date.now() + DEADLINE_MS }, (error, reply) =>
+          error ? reject(error) : resolve(reply),
+        );
+      });
+    } catch (error) {
+      if (error.code !== grpc.status.UNAVAILABLE || attempt === ATTEMPTS) throw error;
+      const longest = FIRST_WAIT_MS * 2 ** attempt;
+      await setTimeout((longest / 2) * (1 + Math.random()));
+    }
+  }
 }
 
 const dot = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0);

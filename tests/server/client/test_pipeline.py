@@ -145,7 +145,15 @@ REJECTED = {
 SLOW = {
     *list(CREATIONS)[1:],
     "labels by position",
+    "image by keyword",
     "images by keyword, list",
+    "data URL",
+    "PIL images of other modes",
+    "PIL image with an orientation",
+    "list of paths",
+    "template of labels that are sentences",
+    "tuple of labels",
+    "a label twice",
     "list of one",
     "mixed list",
     "one image with batch_size",
@@ -154,7 +162,7 @@ SLOW = {
     "dataset with batch_size",
     "no timeout",
 }
-"""Forms that differ from others in one thing only."""
+"""Forms that differ from others in one thing only; `make test-all` runs them."""
 
 
 def each(forms):

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from tests.helpers.network import count_calls
 from tests.helpers.programs import require
 from tests.helpers.servers import ROOT
 from tritonclip import Client
@@ -22,12 +23,16 @@ PROGRAMS = {
     "node": ["node", str(ROOT / "build/examples/node/classify_and_embed.js")],
     "cpp": [str(ROOT / "build/examples/cpp/classify_and_embed")],
     "go": [str(ROOT / "build/examples/go/classify_and_embed")],
+    "java": ["java", "-jar", str(ROOT / "build/examples/java/classify_and_embed.jar")],
 }
 COMMANDS = {
     "node": ["make", "npm", "node"],
     "cpp": ["make", "g++", "pkg-config", "protoc", "grpc_cpp_plugin"],
     "go": ["make", "go", "protoc", "protoc-gen-go", "protoc-gen-go-grpc"],
+    "java": ["make", "javac", "jar", "protoc", "grpc_java_plugin"],
 }
+SLOW = {"java"}  # building takes 30 s
+ATTEMPTS = 4
 TOLERANCE = 1e-3
 # Remove the variables that an outer `make` sets for nested calls of make.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS")} | {
@@ -46,7 +51,10 @@ def apt_packages(language):
     return " ".join(listed.read_text(encoding="utf-8").split()) if listed.exists() else "nodejs npm make"
 
 
-@pytest.fixture(scope="session", params=list(PROGRAMS))
+@pytest.fixture(
+    scope="session",
+    params=[pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in PROGRAMS],
+)
 def program(request):
     """Command of an example program, which is built if necessary."""
     language = request.param
@@ -93,6 +101,24 @@ def test_damaged_image_fails_with_the_servers_reason(server, program, tmp_path):
     assert done.stdout == ""
 
 
+def test_overloaded_server_is_asked_again(server, program):
+    with count_calls(server, "grpc") as calls:
+        calls.reject_next = ATTEMPTS - 1
+        done = run(*program, calls.url, str(IMAGE), *LABELS)
+    assert done.returncode == 0, done.stderr
+    assert calls.models == ["clip_zero_shot"] * ATTEMPTS + ["clip_image_embedding", "clip_text_embedding"]
+    assert len(done.stdout.splitlines()) == 2 * len(LABELS)
+
+
+def test_server_that_stays_overloaded_is_an_error(server, program):
+    with count_calls(server, "grpc") as calls:
+        calls.reject_next = 100
+        done = run(*program, calls.url, str(IMAGE), *LABELS)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the server accepts no more requests" in done.stderr
+    assert len(calls.models) == ATTEMPTS
+
+
 def test_unreachable_server_is_an_error(program):
     done = run(*program, "127.0.0.1:1", str(IMAGE), *LABELS)
     assert done.returncode == 1
@@ -127,8 +153,8 @@ def run_block(server, block):
     return done.stdout
 
 
-def test_readme_has_five_command_blocks():
-    assert len(BLOCKS) == 5
+def test_readme_has_six_command_blocks():
+    assert len(BLOCKS) == 6
 
 
 def test_readme_command_runs_the_program(server, program):
@@ -144,14 +170,14 @@ def outputs(reply):
 
 
 def test_readme_curl_command_embeds_a_text(server):
-    embeds = outputs(run_block(server, BLOCKS[3]))["text_embeds"]
+    embeds = outputs(run_block(server, BLOCKS[-2]))["text_embeds"]
     with Client(server.grpc_url) as client:
         np.testing.assert_allclose(embeds[0], client.embed_texts(["a circle"]), atol=TOLERANCE)
 
 
 def test_readme_curl_command_classifies_an_image(server):
     (ROOT / "build").mkdir(exist_ok=True)
-    scores = outputs(run_block(server, BLOCKS[4]))["scores"]
+    scores = outputs(run_block(server, BLOCKS[-1]))["scores"]
     labels = ["a circle", "a red picture"]
     with Client(server.grpc_url) as client:
         ranked = client.classify(str(IMAGE), labels, hypothesis_template="{}")
