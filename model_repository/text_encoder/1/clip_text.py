@@ -57,8 +57,10 @@ class TextModel(nn.Module):
         config = TowerConfig.from_dict(settings)
         width = config.hidden_size
         self.eos_token_id: int = settings["eos_token_id"]
-        self.token_embedding = nn.Embedding(settings["vocab_size"], width)
-        self.position_embedding = nn.Embedding(settings["max_position_embeddings"], width)
+        # The initial values of nn.Embedding on the device "meta" would import torch._dynamo, for 2 s.
+        self.token_embedding = nn.Embedding.from_pretrained(torch.empty(settings["vocab_size"], width))
+        positions = torch.empty(settings["max_position_embeddings"], width)
+        self.position_embedding = nn.Embedding.from_pretrained(positions)
         self.tower = Tower(config)
         self.final_layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.text_projection = nn.Linear(width, settings["projection_dim"], bias=False)
