@@ -53,6 +53,9 @@ def test_request_without_valid_key_is_rejected(gateway_with_keys, headers, messa
         "/models/clip",
         "/embed",
         "/embed_all",
+        "/v1/embed",
+        "/v2/embed",
+        "/v1/multimodalembeddings",
     ):
         reply = gateway_with_keys.request("POST", path, headers=headers, body=b"{}")
         assert reply.status == 401, path

@@ -39,6 +39,8 @@ def test_every_request_field_has_a_description_and_an_example():
         "NlpRequest",
         "PipelineRequest",
         "EmbedRequest",
+        "CohereRequest",
+        "VoyageRequest",
     ):
         for where, entry in fields(schemas[name], name):
             assert entry.get("description"), where
@@ -59,6 +61,9 @@ def test_every_request_field_has_a_description_and_an_example():
         ("/", "PipelineRequest"),
         ("/models/clip", "PipelineRequest"),
         ("/embed", "EmbedRequest"),
+        ("/v1/embed", "CohereRequest"),
+        ("/v2/embed", "CohereRequest"),
+        ("/v1/multimodalembeddings", "VoyageRequest"),
     ],
 )
 def test_examples_succeed(open_gateway, path, name):

@@ -32,6 +32,25 @@ def test_streamed_answer_equals_the_whole_one(count: int) -> None:
     assert (len(streamed) > 3) == (count == 900)
 
 
+@pytest.mark.parametrize("names", [[], ["a"], ["a", "b"]])
+def test_streamed_lists_equal_the_whole_ones(names: list[str]) -> None:
+    from tritonclip.gateway.payloads.answers import STREAMED_VALUES, json_answer
+
+    content = {"before": 1, "rows": {name: [[1.5], [2]] for name in names}}
+    for values in (0, STREAMED_VALUES + 1):
+        lazy = content | {"rows": {name: iter([[1.5], [2]]) for name in names}}
+        pieces = body_of(json_answer(lazy, rows="rows", values=values))
+        assert json.loads(b"".join(pieces)) == content
+
+
+@pytest.mark.parametrize("rows", [[], [[1.5]], [[1.5], [2]]])
+def test_streamed_list_equals_the_whole_one(rows: list[Any]) -> None:
+    from tritonclip.gateway.payloads.answers import STREAMED_VALUES, json_list_answer
+
+    for values in (0, STREAMED_VALUES + 1):
+        assert json.loads(b"".join(body_of(json_list_answer(iter(rows), values=values)))) == rows
+
+
 def test_rows_are_rendered_while_the_answer_is_sent() -> None:
     from tritonclip.gateway.payloads.answers import STREAMED_VALUES, json_answer
 

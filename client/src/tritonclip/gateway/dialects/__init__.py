@@ -4,6 +4,28 @@ A dialect has a `DIALECT`, a `router` whose requests it marks, and `BODIES`: the
 that its routes parse.
 """
 
-from tritonclip.gateway.dialects import huggingface, infinity, native, openai, sambastudio, search, tei, triton
+from tritonclip.gateway.dialects import (
+    cohere,
+    huggingface,
+    infinity,
+    native,
+    openai,
+    sambastudio,
+    search,
+    tei,
+    triton,
+    voyage,
+)
 
-DIALECTS = (native, openai, sambastudio, search, huggingface, infinity, tei, triton)
+DIALECTS = (
+    native,
+    openai,
+    sambastudio,
+    search,
+    cohere,
+    huggingface,
+    infinity,
+    tei,
+    triton,
+    voyage,
+)

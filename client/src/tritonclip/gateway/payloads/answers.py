@@ -20,12 +20,17 @@ def json_answer(
 
     Args:
         content: The members of the body, in order.
-        rows: Name of the member that is an iterable of rows. A large response reads it lazily, in a thread.
+        rows: Name of the member that is an iterable of rows, or a mapping whose values are. A large response
+            reads it lazily, in a thread.
         values: Number of values in all rows. A response with more than `STREAMED_VALUES` is streamed.
         headers: Further headers.
     """
     if values <= STREAMED_VALUES:
-        return JSONResponse({**content, rows: list(content[rows])}, headers=headers)
+        found = content[rows]
+        lists = (
+            {name: list(each) for name, each in found.items()} if isinstance(found, Mapping) else list(found)
+        )
+        return JSONResponse({**content, rows: lists}, headers=headers)
     return StreamingResponse(_joined(_pieces(content, rows)), headers=headers, media_type="application/json")
 
 
@@ -46,10 +51,20 @@ def _pieces(content: Mapping[str, Any], rows: str) -> Iterator[str]:
     for name, value in content.items():
         yield f"{opening}{_dumps(name)}:"
         opening = ","
-        if name == rows:
-            yield from _list_pieces(value)
-        else:
+        if name != rows:
             yield _dumps(value)
+        elif isinstance(value, Mapping):
+            yield from _lists_pieces(value)
+        else:
+            yield from _list_pieces(value)
+    yield "}"
+
+
+def _lists_pieces(lists: Mapping[str, Iterable[Any]]) -> Iterator[str]:
+    yield "{"
+    for index, (name, rows) in enumerate(lists.items()):
+        yield f"{',' if index else ''}{_dumps(name)}:"
+        yield from _list_pieces(rows)
     yield "}"
 
 
