@@ -85,7 +85,7 @@ class ClassifyFields(StrictRequest):
         default=DEFAULT_HYPOTHESIS_TEMPLATE,
         description="Sentence with one {} for the label. Use '{}' if the labels are sentences. With several, "
         "as a list or a repeated form field, the embedding of a label is the mean over its sentences.",
-        examples=[DEFAULT_HYPOTHESIS_TEMPLATE],
+        examples=[[DEFAULT_HYPOTHESIS_TEMPLATE]],
     )
     top_k: int | None = Field(
         default=None, ge=1, description="Maximum number of labels per image, best first.", examples=[5]
