@@ -31,7 +31,7 @@ from tritonclip.gateway.payloads.openapi import describe, describe_errors
 from tritonclip.gateway.payloads.schemas import MODEL_EXAMPLE, TEXTS_EXAMPLE, Warnings
 
 _MODEL_ERRORS = describe_errors(400, 401, 404, 429, 500, 503, 504)
-DIALECT = Dialect("openai")
+DIALECT = Dialect("openai", lambda problem: {**problem.body, "detail": problem.message})  # detail: Jina's
 router = APIRouter(tags=["OpenAI"], dependencies=[DIALECT.mark()])
 
 
