@@ -9,6 +9,7 @@ import functools
 import http.server
 import threading
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -327,7 +328,25 @@ def test_one_label_warns_at_the_line_of_the_call(client):
 
 
 def test_images_of_a_data_loader_are_embedded(client):
-    """The example of client/README.md."""
+    """The first example of client/README.md."""
     loader = DataLoader(Pictures(), batch_size=2, collate_fn=list)
     embeds = torch.cat([torch.from_numpy(client.embed_images(batch)) for batch in loader])
     np.testing.assert_allclose(embeds, client.embed_images(PATHS), atol=1e-5)
+
+
+def test_images_of_a_hugging_face_dataset_are_embedded_by_map(client):
+    """The second example of client/README.md; `map` pickles the function with the client."""
+    dataset = datasets.Dataset.from_dict({"image": PATHS}).cast_column("image", datasets.Image())
+    mapped = dataset.map(
+        lambda batch: {"embedding": client.embed_images(batch["image"])}, batched=True, batch_size=1
+    )
+    np.testing.assert_allclose(mapped["embedding"], client.embed_images(PATHS), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "column", [lambda dataset: dataset["image"], lambda dataset: KeyDataset(dataset, "image")]
+)
+def test_column_of_a_hugging_face_dataset_is_a_stream(client, column):
+    dataset = datasets.Dataset.from_dict({"image": PATHS}).cast_column("image", datasets.Image())
+    answers = tritonclip.pipeline(model=client)(column(dataset), LABELS)
+    assert [next(answers)[0]["label"] for _ in PATHS] == LABELS
