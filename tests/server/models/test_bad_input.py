@@ -146,13 +146,14 @@ def test_invalid_tensor_for_a_composing_model_is_rejected(server, protocol, mode
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-@pytest.mark.parametrize("model", ["image_preprocess", "vision_encoder", "text_encoder"])
-@pytest.mark.parametrize("times", [[0, 2**61, 2**61, 0], [2**62] * 4, [-(2**62)] * 4])
+@pytest.mark.parametrize("model", ["image_preprocess", "vision_encoder", "text_encoder", "similarity"])
+@pytest.mark.parametrize("times", [[0, 2**61, 2**61, 0, 0, 0], [2**62] * 6, [-(2**62)] * 6])
 def test_times_that_the_caller_made_are_rejected(server, protocol, model, times):
     inputs = {
         "image_preprocess": {"image": bytes_tensor([good()])},
         "vision_encoder": {"pixel_values": np.zeros((1, 1, 3, 224, 224), np.uint8)},
         "text_encoder": {"text": LABEL},
+        "similarity": dict.fromkeys(("image_embeds", "text_embeds"), np.ones((1, 1, 8), np.float32)),
     }[model]
     with pytest.raises(InferenceServerException, match="times: no step of an ensemble made") as caught:
         infer(server, protocol, model, **inputs, times=np.array([times], np.int64))

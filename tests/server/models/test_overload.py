@@ -120,4 +120,4 @@ def test_invalid_deadline_is_an_invalid_argument(server, value):
 def test_text_encoder_without_admission_returns_embeddings_and_times(server):
     found = infer(server, "grpc", "text_encoder", text=bytes_tensor([b"a red circle"]))
     assert found["text_embeds"].shape == (1, 1, 512)
-    assert found["times"].shape == (1, 4)
+    assert found["times"].shape == (1, 6)

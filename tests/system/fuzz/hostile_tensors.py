@@ -134,8 +134,8 @@ def forged_times() -> st.SearchStrategy[Request]:
     time = st.one_of(
         st.sampled_from((-(2**63), -1, 0, 1, 2**62, 2**63 - 1)), st.integers(-(2**63), 2**63 - 1)
     )
-    models = st.sampled_from(("image_preprocess", "vision_encoder", "text_encoder"))
-    return st.builds(_with_times, models, st.lists(time, min_size=2, max_size=4), st.integers(1, 2))
+    models = st.sampled_from(("image_preprocess", "vision_encoder", "text_encoder", "similarity"))
+    return st.builds(_with_times, models, st.lists(time, min_size=5, max_size=7), st.integers(1, 2))
 
 
 def _without(request: Request, position: int) -> Request:
