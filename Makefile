@@ -53,8 +53,7 @@ $(DEV): pyproject.toml constraints.txt client/pyproject.toml | $(BIN)/python
 	@touch $(VENV)/.installed-server $(VENV)/.installed-loadtest $(VENV)/.installed-benchmark $@
 
 demo: $(SERVER)
-	@$(BIN)/tritonclip-server prepare $(CHECKPOINT) --output $(REPOSITORY) --force --set vision_encoder.compile=off
-	@$(BIN)/python scripts/demo/run.py $(REPOSITORY)
+	@$(BIN)/python scripts/demo/run.py $(REPOSITORY) --checkpoint $(CHECKPOINT)
 
 serve: $(SERVER)
 	@exec $(BIN)/tritonclip-server serve $(CHECKPOINT) --repository $(REPOSITORY)

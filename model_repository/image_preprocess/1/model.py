@@ -62,7 +62,7 @@ class TritonPythonModel:
             parameters.integer("max_worker_cpu_s", minimum=1),
         )
         if settings.image_processor == TORCHVISION:
-            import torch
+            from clip_common.torch_setup import torch
 
             torch.set_num_threads(1)  # per image; several are resized at once
         threads = parameters.integer("threads") or threads_per_instance(

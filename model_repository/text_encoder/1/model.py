@@ -1,16 +1,13 @@
 """Triton model `text_encoder`: texts to unit-norm text embeddings, through the label-embedding cache."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
-
-# Idle OpenMP threads must sleep: spinning, they would keep cores from decoding and from the vision encoder.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is first imported
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+import clip_common.torch_setup  # noqa: F401 (before all that imports torch)
 from clip_cache import LabelCache
 from clip_common.groups import DEFERRED, Elements, Outcome, read_elements, split_rows
 from clip_common.metrics import MetricFactory, publish_model_info

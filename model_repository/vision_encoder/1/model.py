@@ -1,15 +1,10 @@
 """Triton model `vision_encoder`: pixel values to unit-norm image embeddings."""
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-# Idle OpenMP threads must sleep: spinning, they would keep cores from decoding and from the text encoder.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is first imported
-
 import numpy as np
-import torch
 import triton_python_backend_utils as pb_utils
 
 from clip_common.cpu import cpu_has_bfloat16
@@ -19,6 +14,7 @@ from clip_common.pace import Pace
 from clip_common.parameters import Parameters
 from clip_common.responder import Responder
 from clip_common.times import Times, now_us
+from clip_common.torch_setup import torch
 from clip_common.tower import set_up_torch
 from clip_common.version import check_version
 from clip_encoder import DirectEncoder, Encoder, Forward, GraphEncoder, checked_graphs

@@ -13,10 +13,11 @@ from rich.table import Table
 
 from tritonclip import Client, Prediction
 from tritonclip_server.paths import DEMO_IMAGES
+from tritonclip_server.repository import prepare
 from tritonclip_server.serving.launcher import EmbeddedTriton, LaunchError, ServerOptions
 
 SHOWN_LABELS = 3
-REPEATS = 5
+REPEATS = 3
 
 
 def classify(client: Client, image: Path, labels: list[str]) -> tuple[list[Prediction], float]:
@@ -36,14 +37,20 @@ def format_ranking(ranking: list[Prediction]) -> str:
 
 @click.command()
 @click.argument("repository", type=click.Path(path_type=Path))
+@click.option("--checkpoint", help="Checkpoint to prepare REPOSITORY from, unless it is up to date.")
 @click.option(
     "--images",
     type=click.Path(path_type=Path, exists=True),
     default=DEMO_IMAGES,
     help="Folder of images with a labels.json.",
 )
-def main(repository: Path, images: Path) -> None:
+def main(repository: Path, checkpoint: str | None, images: Path) -> None:
     """Serve REPOSITORY, classify the sample images over gRPC and HTTP, and print the rankings."""
+    if checkpoint is not None:
+        prepare.main(
+            [checkpoint, "--output", str(repository), "--force", "--set", "vision_encoder.compile=off"],
+            standalone_mode=False,
+        )
     samples = json.loads((images / "labels.json").read_text(encoding="utf-8"))
     labels: list[str] = samples["candidate_labels"]
     expected: dict[str, str] = samples["expected"]
@@ -65,6 +72,7 @@ def main(repository: Path, images: Path) -> None:
                         raise click.ClickException(f"{name}: gRPC and HTTP disagree: {ranking} and {same}")
                     table.add_row(name, format_ranking(ranking), f"{grpc_ms:.1f} ms", f"{http_ms:.1f} ms")
                     right += ranking[0]["label"] == label
+            server.kill()  # at once: every call was answered
             console.print(table)
             console.print(f"{right} of {len(expected)} images are classified as expected. ", end="")
             console.print(f"Times: median of {REPEATS} calls.")

@@ -1,4 +1,4 @@
-"""The imports of the encoders, whose processes load in parallel on few cores."""
+"""Loading the encoders: their processes import torch at the same time, on few cores."""
 
 from __future__ import annotations
 
@@ -33,9 +33,14 @@ def test_encoder_imports_neither_compiler_nor_transformers(demo_repository, mode
     # Some operations on the device "meta" import torch's compiler, for 2 s of a core and 50 MB.
     directory = demo_repository / model / "1"
     program = f"""
+import gc
+import os
 import sys
 from pathlib import Path
-import torch
+from clip_common.torch_setup import torch
+
+assert gc.isenabled() and gc.get_freeze_count() > 100_000
+assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
 
 directory = Path({str(directory)!r})
 {use}
