@@ -76,7 +76,7 @@ test-system: install
 	$(BIN)/python -m pytest tests/system -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 test-all: install
-	@missing=$$(tests/missing_packages.sh) && test -z "$$missing" || \
+	@missing=$$(tests/missing_packages.sh --slow) && test -z "$$missing" || \
 		echo "tests of these Debian packages will be skipped; to run them: apt-get install" $$missing
 	$(BIN)/python -m pytest $(PYTEST)
 
