@@ -56,6 +56,8 @@ def test_request_without_valid_key_is_rejected(gateway_with_keys, headers, messa
         "/v1/embed",
         "/v2/embed",
         "/v1/multimodalembeddings",
+        "/vectorize",
+        "/predict",
     ):
         reply = gateway_with_keys.request("POST", path, headers=headers, body=b"{}")
         assert reply.status == 401, path

@@ -58,6 +58,7 @@ def test_every_request_field_has_a_description_and_an_example():
         ("/classify", "ClassifyInputsRequest"),
         ("/api/predict/nlp/p/e", "NlpRequest"),
         ("/v2/models/clip_text_embedding/infer", "InferRequest"),
+        ("/vectorize", "VectorizeRequest"),
         ("/", "PipelineRequest"),
         ("/models/clip", "PipelineRequest"),
         ("/embed", "EmbedRequest"),

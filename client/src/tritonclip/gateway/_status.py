@@ -87,15 +87,24 @@ async def readyz(request: Request) -> Response:
     """Classify a tiny image, at most once per second however many callers ask."""
     state = state_of(request)
     health = await state.readiness.health()
-    if isinstance(health, Health):
-        ready, inference = health.ok, health.inference
-        reason = None if ready else describe_unready(health)
-    else:
-        ready, inference, reason = False, None, health
-    if ready and (wrong := await _wrong_aliases(state)):
-        ready, reason = False, "; ".join(wrong)
-    content = {"status": "ready" if ready else "not ready", "inference": inference, "reason": reason}
-    return JSONResponse(content, 200 if ready else 503)
+    reason = await reason_unready(state, health)
+    inference = health.inference if isinstance(health, Health) else None
+    content = {"status": "not ready" if reason else "ready", "inference": inference, "reason": reason}
+    return JSONResponse(content, 503 if reason else 200)
+
+
+async def reason_unready(state: State, health: Health | str) -> str | None:
+    """Return why the gateway is not ready to classify images, or None if it is.
+
+    Args:
+        state: The gateway's components.
+        health: Result of `state.readiness`.
+    """
+    if not isinstance(health, Health):
+        return health
+    if not health.ok:
+        return describe_unready(health)
+    return "; ".join(await _wrong_aliases(state)) or None
 
 
 @router.get(

@@ -7,6 +7,7 @@ that its routes parse.
 from tritonclip.gateway.dialects import (
     cohere,
     huggingface,
+    immich,
     infinity,
     native,
     openai,
@@ -15,6 +16,7 @@ from tritonclip.gateway.dialects import (
     tei,
     triton,
     voyage,
+    weaviate,
 )
 
 DIALECTS = (
@@ -24,8 +26,10 @@ DIALECTS = (
     search,
     cohere,
     huggingface,
+    immich,
     infinity,
     tei,
     triton,
     voyage,
+    weaviate,
 )

@@ -48,6 +48,7 @@ def describe(
     *,
     json: type[BaseModel] | None = None,
     form: tuple[type[BaseModel] | None, str] | None = None,
+    image_required: bool = True,
     error: type[BaseModel] = ErrorAnswer,
 ) -> dict[str, Any]:
     """Return the keyword arguments of a route that parses its body itself.
@@ -56,11 +57,12 @@ def describe(
         answer: Body of the response with status 200.
         json: Request body as JSON.
         form: Request body as a form: its fields, and the name of the field for image files.
+        image_required: Whether the form needs an image.
         error: Body of the error responses.
     """
     content: dict[str, Any] = {}
     if form:
-        content["multipart/form-data"] = {"schema": _form_schema(*form)}
+        content["multipart/form-data"] = {"schema": _form_schema(*form, image_required)}
     if json:
         content["application/json"] = {"schema": {"$ref": f"#/components/schemas/{json.__name__}"}}
     return {
@@ -120,7 +122,7 @@ def _allow_null(schema: dict[str, Any]) -> None:
         schema["properties"][name] = {**notes, "anyOf": [entry, {"type": "null"}]}
 
 
-def _form_schema(fields: type[BaseModel] | None, image_field: str) -> dict[str, Any]:
+def _form_schema(fields: type[BaseModel] | None, image_field: str, image_required: bool) -> dict[str, Any]:
     """Return the schema of a form. It omits fields that JSON sets to null, and repeats fields for lists."""
     schema = fields.model_json_schema() if fields else {}
     properties = {name: _without_null(entry) for name, entry in schema.get("properties", {}).items()}
@@ -133,7 +135,7 @@ def _form_schema(fields: type[BaseModel] | None, image_field: str) -> dict[str, 
     return {
         "type": "object",
         "properties": properties,
-        "required": [image_field, *schema.get("required", [])],
+        "required": [*([image_field] if image_required else []), *schema.get("required", [])],
     }
 
 
