@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from clip_base64 import decoded_text
 from clip_geometry import ProcessorSettings
 from clip_images import ImageDecoder
 from clip_plain import plain_pixels
@@ -44,7 +45,7 @@ class BoundedDecoder:
         """Decode, resize and crop an image.
 
         Args:
-            encoded: The content of the file.
+            encoded: The content of the file, or its base64 (see `clip_base64`).
             out: uint8 [3, height, width] to write to, or None.
             work: Work on its request.
 
@@ -60,6 +61,8 @@ class BoundedDecoder:
         """
         pixels = plain_pixels(encoded)
         if pixels is None and encoded:
+            if (file := decoded_text(encoded)) is not None:
+                return self.decode(file, out, work)
             return self._workers.decode(encoded, work, lambda rgb: self._decoder.place(rgb, out))
         if not pixels or pixels > self._max_pixels:  # an error
             return self._decoder.decode(encoded, out)
