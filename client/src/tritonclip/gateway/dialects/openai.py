@@ -77,6 +77,11 @@ class EmbeddingsRequest(BaseModel):
     encoding_type: Encoding | None = Field(
         default=None, description="As `embedding_type`. LlamaIndex sends it to Jina.", examples=["float"]
     )
+    output_dtype: Encoding | None = Field(
+        default=None,
+        description="Takes precedence over all of these, unless it is `float`. Voyage's clients send it.",
+        examples=[None],
+    )
     dimensions: int | None = Field(
         default=None,
         description="Must be the model's own dimension, because CLIP embeddings cannot be shortened.",
@@ -86,6 +91,8 @@ class EmbeddingsRequest(BaseModel):
     @property
     def encoding(self) -> Encoding:
         """The form in which embeddings are returned."""
+        if self.output_dtype not in (None, "float"):
+            return self.output_dtype
         return self.embedding_type or self.encoding_type or self.encoding_format
 
     def read(self) -> tuple[str, list[Element]]:
