@@ -88,8 +88,11 @@ BODIES = ()
 @router.get(
     "/ping",
     summary="Check readiness, as of Immich's container",
-    response_class=PlainTextResponse,
-    responses=describe_errors(400, 401, 429, 503, error=ImmichError),
+    response_class=Response,
+    responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "`pong`."},
+        **describe_errors(400, 401, 429, 503, error=ImmichError),
+    },
 )
 async def ping(caller: Caller) -> Response:
     """Return `pong` if the gateway is ready, as /readyz tells. Immich asks at intervals."""

@@ -106,8 +106,7 @@ _STATE: dict[str, Any] = {
     "response_class": Response,
     "responses": {
         200: {"description": "Ready."},
-        400: {"description": "Not ready."},
-        **describe_errors(401, 404, 429, 503, 504, error=TritonError),
+        **describe_errors(400, 401, 404, 429, 503, 504, error=TritonError),
     },
 }
 
@@ -124,17 +123,17 @@ async def ready(caller: Caller) -> Response:
     return await _state(caller, Question(Topic.SERVER_READY))
 
 
-@router.get("/v2/models/{model}/ready", summary="Check whether a model is ready", **_STATE)
+@router.get("/v2/models/{model:path}/ready", summary="Check whether a model is ready", **_STATE)
 async def model_ready(model: str, caller: Caller) -> Response:
     """Return 200 if the model is ready."""
     return await _state(caller, Question(Topic.MODEL_READY, _model(model)))
 
 
 @router.get(
-    "/v2/models/{model}/config",
+    "/v2/models/{model:path}/config",
     summary="Get the parameters of a model",
     response_model=ModelConfig,
-    responses=describe_errors(401, 404, 429, 503, 504, error=TritonError),
+    responses=describe_errors(400, 401, 404, 429, 503, 504, error=TritonError),
 )
 async def config(model: str, caller: Caller) -> Response:
     """Return the checkpoint, the identity and the settings of a model, in the form of its configuration."""
@@ -147,7 +146,7 @@ async def config(model: str, caller: Caller) -> Response:
     "/v2/models/stats",
     summary="Get Triton's statistics",
     response_model=Statistics,
-    responses=describe_errors(401, 429, 503, 504, error=TritonError),
+    responses=describe_errors(400, 401, 429, 503, 504, error=TritonError),
 )
 async def statistics(caller: Caller) -> Response:
     """Return counts and times of all models since Triton started, with all its callers."""
@@ -155,7 +154,7 @@ async def statistics(caller: Caller) -> Response:
 
 
 @router.post(
-    "/v2/models/{model}/infer",
+    "/v2/models/{model:path}/infer",
     summary="Run one inference",
     **describe(InferAnswer, json=InferRequest, error=TritonError),
 )
@@ -196,7 +195,10 @@ async def _ask(caller: AuthorizedCaller, question: Question) -> Any:
 
 
 async def _state(caller: AuthorizedCaller, question: Question) -> Response:
-    return Response(status_code=200 if await _ask(caller, question) else 400)
+    if not await _ask(caller, question):
+        name = question.model.name if question.model else "the server"
+        raise Problem(status=400, message=f"{name} is not ready")
+    return Response()
 
 
 def _model(name: str) -> wire.Model:

@@ -36,7 +36,8 @@ Triton server.
 
 Every response carries `X-Request-ID`. It repeats the caller's own value if that has at most 64 letters,
 digits, `.`, `_` and `-`; otherwise it is generated. `X-Timeout-S` shortens the deadline of a request. If the
-caller disconnects, its request is cancelled. Errors have the body
+caller disconnects, its request is cancelled. `X-Timing` of a response says where the time of an inference
+went, in milliseconds. Unless a path says otherwise, errors have the body
 `{"error": {"message", "type", "param", "code", "index", "limit"}}`."""
 
 NOTES = ("title", "description", "examples", "default")
