@@ -1,7 +1,7 @@
 """The command `tritonclip-server benchmark gateway`: latency, throughput and memory of the REST gateway.
 
 The same requests, one JPEG photograph of 640 x 480 and ten labels, go through the gateway and directly over
-gRPC to the same server. The runs are interleaved. One process sends both loads with one thread per caller, so
+gRPC to the same server; those of a single caller also over HTTP. The runs are interleaved. One process sends both loads with one thread per caller, so
 both contain its cost.
 """
 
@@ -28,7 +28,9 @@ PHOTOS, LABELS = 64, 10
 WARM_UP = 20
 MEMORY_SAMPLES = 20
 MIB = 2**20
-Call = Callable[[bytes], None]
+Parts = dict[str, float]
+"""Milliseconds of the parts of a request, as `Timings` and the header X-Timing name them."""
+Call = Callable[[bytes], Parts]
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -63,7 +65,8 @@ def main(
     with (
         prepared_server(*source) as (server, _),
         running(server.grpc_url) as gateway,
-        Client(server.grpc_url, timeout_s=120) as client,
+        Client(server.grpc_url, timeout_s=120, timings=True) as client,
+        Client(server.http_url, protocol="http", timeout_s=120, timings=True) as http_client,
         urllib3.PoolManager(maxsize=callers, retries=False) as pool,
     ):
         calls: dict[str, Call] = {
@@ -71,7 +74,10 @@ def main(
             "gateway": lambda photo: _call_gateway(pool, gateway.url, photo, labels),
         }
         if single:
-            measure_latency(calls, photos, single)
+            over_http: Call = lambda photo: _call_directly(http_client, photo, labels)  # noqa: E731
+            measure_latency(
+                {"gRPC": calls["gRPC"], "HTTP": over_http, "gateway": calls["gateway"]}, photos, single
+            )
         if rounds:
             measure_throughput(calls, photos, callers, rounds, seconds)
         if uploads:
@@ -79,17 +85,26 @@ def main(
 
 
 def measure_latency(calls: dict[str, Call], photos: list[bytes], count: int) -> None:
-    """Measure the latencies of one caller, alternating between the ways after each call."""
+    """Measure the latencies of one caller, alternating between the ways after each call, and their parts."""
     times_ms: dict[str, list[float]] = {way: [] for way in calls}
+    parts_ms: dict[str, list[Parts]] = {way: [] for way in calls}
     for number, photo in zip(range(WARM_UP + count), itertools.cycle(photos), strict=False):
         for way, call in calls.items():
             start_s = time.perf_counter()
-            call(photo)
+            parts = call(photo)
+            took_ms = (time.perf_counter() - start_s) * 1000
             if number >= WARM_UP:
-                times_ms[way].append((time.perf_counter() - start_s) * 1000)
+                times_ms[way].append(took_ms)
+                parts_ms[way].append(parts)
     for way, found in times_ms.items():
-        low, middle, high = statistics.quantiles(found, n=4)
-        console.print(f"1 caller, {way}: median {middle:.2f} ms, quartiles {low:.2f} and {high:.2f}")
+        quantiles = statistics.quantiles(found, n=100)
+        console.print(f"1 caller, {way}: p50 {quantiles[49]:.2f} ms, p99 {quantiles[98]:.2f} ms")
+        means = {name: statistics.fmean(parts[name] for parts in parts_ms[way]) for name in parts_ms[way][0]}
+        shown = ", ".join(f"{name} {part_ms:.2f}" for name, part_ms in means.items())
+        share = statistics.median(
+            sum(parts.values()) / took for parts, took in zip(parts_ms[way], found, strict=True)
+        )
+        console.print(f"    means in ms: {shown}; they are {share:.1%} of the caller's time, in the median")
     more_ms = [
         through - direct for direct, through in zip(times_ms["gRPC"], times_ms["gateway"], strict=True)
     ]
@@ -170,16 +185,20 @@ def measure_memory(
     console.print(f"memory of the gateway over {uploads} uploads, MiB: {shown}")
 
 
-def _call_directly(client: Client, photo: bytes, labels: list[str]) -> None:
-    client.classify(photo, labels)
+def _call_directly(client: Client, photo: bytes, labels: list[str]) -> Parts:
+    timings = client.classify(photo, labels).timings
+    assert timings is not None
+    return {name.removesuffix("_ms"): part_ms for name, part_ms in timings._asdict().items()}
 
 
-def _call_gateway(pool: urllib3.PoolManager, url: str, photo: bytes, labels: list[str]) -> None:
+def _call_gateway(pool: urllib3.PoolManager, url: str, photo: bytes, labels: list[str]) -> Parts:
     fields: list[tuple[str, Any]] = [("images", ("photo.jpg", photo, "image/jpeg"))]
     fields += [("labels", label) for label in labels]
     reply = pool.request("POST", f"{url}/v1/classify", fields=fields)
     if reply.status != 200:
         raise RuntimeError(f"status {reply.status}: {reply.data[:500]!r}")
+    parts = dict(part.split("=") for part in reply.headers["X-Timing"].split(", "))
+    return {name: float(part_ms) for name, part_ms in parts.items() if name != "total"}
 
 
 if __name__ == "__main__":
