@@ -30,11 +30,11 @@ def run_schemathesis(gateway, examples):
 def test_schemathesis_finds_no_violation(gateway_with_keys):
     paths = gateway_with_keys.request("GET", "/openapi.json").json()["paths"]
     operations = sum(map(len, paths.values()))
-    assert f"Tested: {operations}" in run_schemathesis(gateway_with_keys, 15)
+    assert f"Tested: {operations}" in run_schemathesis(gateway_with_keys, 6)
 
 
 @pytest.mark.slow
 def test_schemathesis_finds_no_violation_in_many_examples(server):
     with run_gateway(server.grpc_url, environ={"TRITONCLIP_GATEWAY_KEYS": KEY_LINE}, key=KEY) as gateway:
-        run_schemathesis(gateway, 400)
+        run_schemathesis(gateway, 120)
         assert not [line for line in gateway.lines if '"ERROR"' in line]
