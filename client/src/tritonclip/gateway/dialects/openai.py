@@ -14,7 +14,7 @@ from tritonclip.gateway._caller import AuthorizedCaller, Caller
 from tritonclip.gateway._dialect import Dialect
 from tritonclip.gateway._models import check_model, describe_model
 from tritonclip.gateway._problems import Problem, problem_of
-from tritonclip.gateway.dialects._embedding import embed
+from tritonclip.gateway.dialects._embedding import check_dimensions, embed
 from tritonclip.gateway.dialects._inputs import (
     Element,
     Input,
@@ -199,9 +199,7 @@ async def answer(request: Request, caller: AuthorizedCaller, body: EmbeddingsReq
             )
     except TritonClipError as error:
         raise problem_of(error, {"image": field, "text": field}) from error
-    if body.dimensions not in (None, 0, len(vectors[0])):
-        text = f"dimensions: this model has {len(vectors[0])} and cannot shorten its embeddings; leave it out"
-        raise Problem(status=400, message=text, param="dimensions")
+    check_dimensions(vectors, body.dimensions, "dimensions")
     content = {
         "object": "list",
         "data": (
