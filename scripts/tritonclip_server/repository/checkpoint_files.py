@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from tritonclip_server.repository.progress import advance, shown_progress
 
 SETTINGS = ["*.json", "merges.txt"]
 WEIGHTS = (
@@ -43,12 +46,15 @@ class CheckpointFiles:
         return _read_json(self.directory / name, self.source)
 
 
-def locate(source: str, revision: str | None = None) -> CheckpointFiles:
+def locate(
+    source: str, revision: str | None = None, report: Callable[[str], None] = lambda text: None
+) -> CheckpointFiles:
     """Find a checkpoint's files, and download them if `source` is a hub id.
 
     Args:
         source: A directory, or a hub id such as "openai/clip-vit-base-patch32".
         revision: Commit, branch or tag on the hub; its default branch if None.
+        report: Called with a line when reading the weights takes long.
 
     Raises:
         CheckpointError: There is no such directory or hub id, no network, or it has no weights.
@@ -59,7 +65,9 @@ def locate(source: str, revision: str | None = None) -> CheckpointFiles:
         directory = _download_checkpoint(source, revision)
         commit = directory.name
     weights = _weight_files(directory, source)
-    return CheckpointFiles(source, commit, directory, weights, _digest(weights))
+    size = sum(path.stat().st_size for path in weights)
+    with shown_progress(f"reading {source}", size, report):
+        return CheckpointFiles(source, commit, directory, weights, _digest(weights))
 
 
 def file_sha256(path: Path) -> str:
@@ -68,6 +76,7 @@ def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
+            advance(len(block))
     return digest.hexdigest()
 
 

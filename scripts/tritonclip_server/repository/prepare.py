@@ -23,6 +23,7 @@ from tritonclip_server.repository.profiles import (
     profile_parameters,
     this_machine,
 )
+from tritonclip_server.repository.progress import shown_progress
 from tritonclip_server.repository.random_checkpoint import ARCHITECTURES, write_random_checkpoint
 from tritonclip_server.repository.versions import created_and_locked
 from tritonclip_server.repository.writer import (
@@ -30,6 +31,7 @@ from tritonclip_server.repository.writer import (
     RepositoryError,
     check_parameters,
     has_version,
+    version_bytes,
     version_fingerprint,
     write_version,
 )
@@ -155,7 +157,7 @@ def main(
     try:
         settings = fit_to_machine(settings, click.echo)
         check_parameters(settings.parameters)
-        files = None if checkpoint is None else locate(checkpoint, settings.revision)
+        files = None if checkpoint is None else locate(checkpoint, settings.revision, click.echo)
         with created_and_locked(output, lambda text: click.echo(text, err=True)):
             if files is not None:
                 prepare_version(files, target, settings)
@@ -233,8 +235,10 @@ def _prepare_random(
 
 
 def _is_up_to_date(target: Target, fingerprint: str, source: str, report: Callable[[str], None]) -> bool:
-    if not has_version(target.output, target.version, fingerprint):
-        return False
+    size = version_bytes(target.output, target.version)
+    with shown_progress(f"checking {target.output}", size, report):
+        if not has_version(target.output, target.version, fingerprint):
+            return False
     report(f"{target.output} is up to date: version {target.version} holds {source}")
     return True
 
@@ -246,16 +250,20 @@ def _write(
     fingerprint: str,
     report: Callable[[str], None],
 ) -> None:
-    identity = write_version(
-        checkpoint,
-        target.output,
-        target.version,
-        fingerprint=fingerprint,
-        parameters=settings.parameters,
-        labels=settings.labels,
-        force=target.force,
-    )
-    size = sum(tensor.numel() for tensor in checkpoint.tensors.values())
+    tensors = checkpoint.tensors.values()
+    # The weights are written and then read for their digest.
+    total_bytes = 2 * sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    with shown_progress(f"writing {checkpoint.source}", total_bytes, report):
+        identity = write_version(
+            checkpoint,
+            target.output,
+            target.version,
+            fingerprint=fingerprint,
+            parameters=settings.parameters,
+            labels=settings.labels,
+            force=target.force,
+        )
+    size = sum(tensor.numel() for tensor in tensors)
     report(
         f"{target.output}: version {target.version} holds {checkpoint.source} "
         f"({size / 1e6:.1f} M parameters, sha256 {checkpoint.sha256[:SHOWN_DIGITS]}, "

@@ -43,6 +43,7 @@ from tritonclip_server.repository.configs import (
 )
 from tritonclip_server.repository.identity import PRELOADED_LABELS, answer_parameters, version_identity
 from tritonclip_server.repository.image_settings import IMAGE_PROCESSORS, PILLOW, check_image_processor
+from tritonclip_server.repository.progress import advance
 
 COMMON = "clip_common"
 """Package in `model_repository/` that is copied into every version of a Python model."""
@@ -145,6 +146,12 @@ def version_fingerprint(
 def has_version(output: Path, version: int, fingerprint: str) -> bool:
     """Return whether every model has this version with this fingerprint, undamaged and unchanged."""
     return all(_is_unchanged(output / model, version, fingerprint) for model in MODELS)
+
+
+def version_bytes(output: Path, version: int) -> int:
+    """Return the size of the files that the manifests of a version name; 0 if there is none."""
+    manifests = [read_manifest(output / model / str(version)) or {} for model in MODELS]
+    return sum(facts["bytes"] for manifest in manifests for facts in manifest.get("files", {}).values())
 
 
 def write_version(
@@ -326,6 +333,7 @@ def _save_tower(tensors: dict[str, Any], path: Path) -> None:
 
     save_file(tensors, path)
     path.chmod(0o644)  # safetensors denies access to other users, and a container runs as one
+    advance(path.stat().st_size)
 
 
 def _save_sample_pixels(size: int, path: Path) -> None:

@@ -49,7 +49,7 @@ def prepared_repository(
     _check_source(source)
     if not Path(source).is_dir():
         report(f"looking for {source} on the Hugging Face Hub")
-    files = locate(source, settings.revision)
+    files = locate(source, settings.revision, report)
     directory = directory or cache_directory() / "repositories" / repository_name(files, settings)
     with created_and_locked(directory, report):
         _check_served_version(directory)
