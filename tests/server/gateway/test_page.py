@@ -18,6 +18,7 @@ from tests.helpers.gateway import run_gateway
 from tests.helpers.gateway_fixtures import HTML_NAME
 from tests.helpers.programs import require
 from tests.server.gateway.page_driver import DEMO, IMAGES, SearchPage, best_of, run_program
+from tritonclip import ZeroShotClassifier
 
 LABELS = DEMO["candidate_labels"]
 EXPECTED = DEMO["expected"]
@@ -161,6 +162,18 @@ def test_heat_map_shows_the_cosines(clip, broken):
     expect(clip.page.locator("#heat tbody tr")).to_have_count(2)
 
 
+def test_cosines_are_readable_on_a_phone(clip):
+    clip.page.set_viewport_size({"width": 360, "height": 760})
+    clip.add_images(CIRCLE)
+    clip.compare("a red circle", "a red circle " * 20)
+    clip.cosines()
+    assert clip.overflow() == 0
+    short, long = clip.page.locator("td.heat").all()
+    assert short.bounding_box()["height"] < long.bounding_box()["height"]
+    count_lines = "(node) => (all = new Range(), all.selectNodeContents(node), all.getClientRects().length)"
+    assert [cell.evaluate(count_lines) for cell in (short, long)] == [1, 1]
+
+
 def test_examples_are_demo_images_and_bring_their_labels(clip):
     clip.example("a blue square")
     assert clip.ranking("blue_square.webp")[0][0] == "a blue square"
@@ -228,6 +241,38 @@ def test_address_holds_labels_template_texts_and_tab(clip, opened):
     expect(clip.page.locator("#template")).to_have_value("This is a photo of {}.")
 
 
+def test_labels_are_ranked_in_several_templates(clip, direct):
+    require("curl", "curl")
+    labels, templates = ["a purple star", "a red circle"], ["a drawing of {}", "{}, seen from afar"]
+    field, message = clip.page.get_by_label("Hypothesis template"), clip.page.locator("#template-message")
+    field.fill("a drawing of {}\nseen from afar")
+    clip.add_labels(*labels)
+    clip.add_images(CIRCLE)
+    clip.classify()
+    expect(message).to_have_text("Template 2: add {} as a placeholder for the label.")
+    field.fill("\n".join([templates[0], "", *templates]))
+    expect(message).to_be_hidden()
+    clip.classify()
+    (expected,) = ZeroShotClassifier(direct, labels, templates=templates)([CIRCLE])
+    ranking = clip.ranking(CIRCLE.name)
+    assert ranking == [(each["label"], pytest.approx(100 * each["score"], abs=0.06)) for each in expected]
+    _, predictions = best_of(run_program("bash", "-euc", clip.code("curl")))
+    assert clip.code("curl").count("hypothesis_template=") == len(templates)
+    assert [each["cosine"] for each in predictions] == pytest.approx(
+        [float(text.split()[1]) for text in clip.card(CIRCLE.name).locator(".cosine").all_text_contents()],
+        abs=0.0006,
+    )
+    _, text = clip.download("Download CSV")
+    assert len(text.splitlines()) == 1 + len(labels)
+    clip.page.get_by_role("tab", name="Compare").click()
+    clip.page.get_by_role("button", name="Use the labels").click()
+    sentences = [template.replace("{}", label) for label in labels for template in templates]
+    expect(clip.page.get_by_label("Texts, one per line")).to_have_value("\n".join(sentences))
+    clip.wait_until(lambda: "tab=compare" in clip.page.url, "the address does not change")
+    clip.page.reload()
+    expect(field).to_have_value("\n".join([templates[0], "", *templates]))
+
+
 def test_last_results_are_dimmed_until_new_ones_arrive(clip, axe):
     clip.add_labels("a red circle", "a blue square")
     clip.add_images(CIRCLE)
@@ -241,6 +286,7 @@ def test_last_results_are_dimmed_until_new_ones_arrive(clip, axe):
     clip.classify()
     expect(state).to_contain_text("Classifying")
     expect(state.locator(".ranking li")).to_have_count(2)
+    expect(state.locator(".parts")).to_have_css("filter", "grayscale(1)")
     assert clip.violations(axe) == []
     clip.wait_until(lambda: held, "the page sends no request")
     held[0].continue_()
@@ -409,11 +455,16 @@ def test_documentation_follows_the_colour_scheme_and_is_accessible(opened, gatew
 
 
 def test_documentation_shows_the_parameters_of_an_operation(opened, gateway):
-    page = opened(gateway).page
+    clip = opened(gateway)
+    page = clip.page
+    page.set_viewport_size({"width": 360, "height": 760})
     page.goto(f"{gateway}/docs")
     page.get_by_role("button", name="POST /v1/classify Rank labels").click()
     expect(page.locator(".opblock.is-open")).to_contain_text("hypothesis_template")
     expect(page).to_have_url(re.compile("#/native/classify"))
+    assert clip.overflow() == 0
+    description = page.get_by_role("cell").get_by_text("Minimum score.").bounding_box()
+    assert description["width"] > 180
 
 
 def test_search_page_finds_by_text(found, axe):

@@ -47,9 +47,7 @@ const request = (path, fields) => ({ url: address(path), images: shownImages(), 
 // Show examples until there are values.
 const listed = (name, values) => (values.length ? values : ["a cat", "a dog"]).map((value) => [name, value]);
 const refreshes = [
-  startCode(byId("classify-code"), () =>
-    request("v1/classify", [...listed("labels", labels.values), ["hypothesis_template", byId("template").value],
-      ["cosines", "true"]])),
+  startCode(byId("classify-code"), () => request("v1/classify", [...listed("labels", labels.values), ...classify.options])),
   startCode(byId("compare-code"), () => request("v1/similarity", listed("texts", compare.lines))),
 ];
 const refresh = () => refreshes.forEach((each) => each());

@@ -42,7 +42,7 @@ export class Card {
 
   // Shows a message above the last ranking, if there is one.
   showBusy(text) {
-    const last = [...this.state.querySelectorAll(".ranking")];
+    const last = [...this.state.querySelectorAll(".ranking, .timing")];
     this.show(el("p", { class: "busy muted" }, text), ...last);
     this.isStale = last.length > 0;
   }

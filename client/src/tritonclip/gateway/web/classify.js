@@ -2,7 +2,7 @@
 
 import { requestForImage, events, postJson } from "./api.js";
 import { Card } from "./card.js";
-import { announce, byId, counted, drop, percent, showMessage, warn } from "./dom.js";
+import { announce, byId, counted, drop, linesOf, percent, showMessage, warn } from "./dom.js";
 import { saveCsv, saveJson } from "./download.js";
 import { dataUri } from "./images.js";
 
@@ -28,15 +28,28 @@ export class Classify {
     return this.page.labels.values;
   }
 
-  get hasPlace() {
-    return this.template.value.includes("{}");
+  get templates() {
+    return linesOf(this.template.value);
+  }
+
+  // The fault of the first template without a place for the label; empty if there is none.
+  get templateFault() {
+    const { templates } = this;
+    const index = templates.findIndex((template) => !template.includes("{}"));
+    if (templates.length && index < 0) return "";
+    return `${templates.length > 1 ? `Template ${index + 1}: add` : "Add"} {} as a placeholder for the label.`;
+  }
+
+  // The fields of a request next to its images and labels.
+  get options() {
+    return [...this.templates.map((template) => ["hypothesis_template", template]), ["cosines", "true"]];
   }
 
   get fields() {
     const { labels } = this;
     // a single field is split at its commas unless it is a JSON array
     const values = labels.length === 1 ? [JSON.stringify(labels)] : labels;
-    return [...values.map((value) => ["labels", value]), ["hypothesis_template", this.template.value], ["cosines", "true"]];
+    return [...values.map((value) => ["labels", value]), ...this.options];
   }
 
   get failed() {
@@ -60,11 +73,12 @@ export class Classify {
   // Reports missing input next to its field; returns true if nothing is missing.
   check() {
     const { input, message } = this.page.labels;
+    const { templateFault } = this;
     if (!this.labels.length) showMessage(message, "Add a label first.", input);
-    showMessage(byId("template-message"), this.hasPlace ? "" : "Add {} as a placeholder for the label.", this.template);
+    showMessage(byId("template-message"), templateFault, this.template);
     if (!this.labels.length) input.focus();
-    else if (!this.hasPlace) this.template.focus();
-    return this.labels.length > 0 && this.hasPlace;
+    else if (templateFault) this.template.focus();
+    return this.labels.length > 0 && !templateFault;
   }
 
   async classify(item) {
@@ -132,7 +146,7 @@ export class Classify {
   }
 
   onAdded(items) {
-    const isReady = this.labels.length > 0 && this.hasPlace && this.page.mayCall();
+    const isReady = this.labels.length > 0 && !this.templateFault && this.page.mayCall();
     for (const item of items) {
       const card = new Card(item, {
         onRemove: () => this.page.images.remove(item),
@@ -159,7 +173,7 @@ export class Classify {
     const answered = [...this.cards.values()].filter(({ status }) => status === 200);
     this.isStale = answered.length > 0;
     for (const { card } of answered) card.isStale = true;
-    if (this.hasPlace) showMessage(byId("template-message"), "", this.template);
+    if (!this.templateFault) showMessage(byId("template-message"), "", this.template);
     this.showState();
   }
 

@@ -2,12 +2,18 @@
 
 import { requestForImage } from "./api.js";
 import { thumbnail } from "./card.js";
-import { announce, breakable, byId, counted, drop, el, removeButton, showMessage, warn } from "./dom.js";
+import { announce, breakable, byId, counted, drop, el, linesOf, removeButton, showMessage, warn } from "./dom.js";
 import { saveCsv, saveJson } from "./download.js";
 
 const shown = (cosine) => cosine.toFixed(3);
 const numbered = (text, index) => `${index + 1}. ${text}`;
 const greatest = (values) => values.reduce((a, b) => Math.max(a, b));
+
+function heading(text, index) {
+  const title = el("span", null, numbered(text, index));
+  title.style.setProperty("--chars", text.length);
+  return el("th", { scope: "col" }, title);
+}
 
 export class Compare {
   rows = new Map(); // item -> {row, cosines: null until the response arrives}
@@ -30,14 +36,15 @@ export class Compare {
   }
 
   get lines() {
-    return [...new Set(this.texts.value.split("\n").map((line) => line.trim()).filter(Boolean))];
+    return linesOf(this.texts.value);
   }
 
-  // Adds the labels in their template, as the other tab sends them.
+  // Adds the labels in their templates, as the other tab sends them.
   fill() {
     const { labels } = this.page;
     labels.commit();
-    const sentences = labels.values.map((label) => byId("template").value.replace("{}", () => label));
+    const templates = linesOf(byId("template").value);
+    const sentences = labels.values.flatMap((label) => templates.map((template) => template.replace("{}", () => label)));
     this.texts.value = [...new Set([...this.lines, ...sentences])].join("\n");
     this.texts.dispatchEvent(new Event("input"));
     if (!sentences.length) showMessage(byId("texts-message"), "There are no labels yet. Enter texts here.", this.texts);
@@ -111,7 +118,7 @@ export class Compare {
     byId("heat").classList.remove("stale");
     byId("compare-downloads").hidden = true;
     warn(byId("compare-warnings"), null);
-    const head = el("tr", null, el("td"), ...texts.map((text, index) => el("th", { scope: "col" }, numbered(text, index))));
+    const head = el("tr", null, el("td"), ...texts.map(heading));
     const body = el("tbody");
     for (const item of this.page.images.items) {
       const remove = removeButton(item.name, () => this.page.images.remove(item));

@@ -47,6 +47,9 @@ export function warn(list, warnings) {
   list.hidden = !list.childElementCount;
 }
 
+// The lines of a text, without blank and repeated ones.
+export const linesOf = (text) => [...new Set(text.split("\n").map((line) => line.trim()).filter(Boolean))];
+
 export const percent = (score) => `${(100 * score).toFixed(1)}%`;
 
 export const counted = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
