@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import openai
 import pytest
-from chromadb.utils.embedding_functions import JinaEmbeddingFunction
+from chromadb.utils.embedding_functions import JinaEmbeddingFunction, OpenAIEmbeddingFunction
 from PIL import Image
 
 from tests.helpers.environments import python_of
@@ -60,6 +60,13 @@ def chroma(gateway_with_keys, monkeypatch):
 def test_chroma_embeds_texts_and_images_as_with_jina(chroma, expected):
     found = chroma([*TEXTS, np.asarray(Image.open(IMAGE).convert("RGB"))])
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_chroma_embeds_texts_as_with_openai(gateway_with_keys, expected, monkeypatch):
+    monkeypatch.setenv("CHROMA_OPENAI_API_KEY", gateway_with_keys.key)
+    function = OpenAIEmbeddingFunction(model_name="clip", api_base=f"{gateway_with_keys.url}/v1")
+    with function.client:
+        np.testing.assert_allclose(function(TEXTS), expected[:2], atol=1e-6)
 
 
 def test_error_reaches_the_user_of_a_client_of_jina(chroma):

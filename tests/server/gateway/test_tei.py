@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from chromadb.utils.embedding_functions import HuggingFaceEmbeddingServer
 
 LONG = "a red circle " * 100
 
@@ -62,3 +63,13 @@ def test_info_requires_a_key(gateway_with_keys):
     reply = gateway_with_keys.request("GET", "/info", headers={})
     assert reply.status == 401
     assert "the API key is missing" in reply.json()["error"]
+
+
+def test_chroma_embeds_texts_as_with_tei(gateway_with_keys, direct, monkeypatch):
+    monkeypatch.setenv("KEY_OF_GATEWAY", gateway_with_keys.key)
+    function = HuggingFaceEmbeddingServer(f"{gateway_with_keys.url}/embed", api_key_env_var="KEY_OF_GATEWAY")
+    texts = ["a red circle", "größer"]
+    try:
+        np.testing.assert_allclose(function(texts), direct.embed_texts(texts), atol=1e-6)
+    finally:
+        function._session.close()

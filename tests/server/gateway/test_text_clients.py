@@ -24,10 +24,16 @@ def test_clients_embed_texts_and_images(gateway_with_keys, direct):
     expected = direct.embed_texts(TEXTS)
     for name in (
         "langchain documents",
+        "langchain documents, asynchronous",
         "langchain query",
         "llama_index documents",
+        "llama_index documents, asynchronous",
         "llama_index query",
         "haystack",
+        "haystack documents",
+        "haystack documents, asynchronous",
+        "haystack openai",
+        "haystack openai documents",
         "voyage texts",
         "voyage inputs",
     ):
