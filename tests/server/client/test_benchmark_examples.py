@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from tests.helpers.servers import ROOT
 from tritonclip import Client
 
+pytestmark = pytest.mark.slow
 EXAMPLES = ROOT / "client" / "examples"
 PATHS = [ROOT / "scripts" / "demo" / "images" / name for name in ("red_circle.jpg", "blue_square.webp")]
 LABELS = ["a red circle", "a blue square", "a green heart"]

@@ -18,6 +18,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_digits(tmp_path_factory.mktemp("evaluate") / "digits")
 
 
+@pytest.mark.slow
 def test_same_weights_give_equal_accuracy_and_no_difference(server, digits: Path, tmp_path: Path):
     options = ("--limit", 10, "--output", tmp_path / "out", "--explain", "--tolerance", 0)
     options += ("--template", "This is a photo of {}.", "--template", "a photo of the digit {}")
