@@ -1,8 +1,8 @@
 """The command `tritonclip-server benchmark gateway`: latency, throughput and memory of the REST gateway.
 
 The same requests, one JPEG photograph of 640 x 480 and ten labels, go through the gateway and directly over
-gRPC to the same server; those of a single caller also over HTTP. The runs are interleaved. One process sends both loads with one thread per caller, so
-both contain its cost.
+gRPC to the same server; those of a single caller also over HTTP. The runs are interleaved. One process sends
+all loads with one thread per caller, so all contain its cost.
 """
 
 from __future__ import annotations
