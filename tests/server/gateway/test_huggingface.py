@@ -124,6 +124,7 @@ def test_images_and_labels_are_counted(gateway_with_keys, client):
     gateway_with_keys.logged(path="/", status=200, images=1)
 
 
+@pytest.mark.slow
 def test_javascript_client(gateway_with_keys, node_modules, direct):
     node = require("node", "nodejs npm")
     calls = Path(__file__).parent / "huggingface_calls.mjs"

@@ -40,6 +40,7 @@ def test_same_weights_give_equal_accuracy_and_no_difference(server, digits: Path
         assert picture.width > 800
 
 
+@pytest.mark.slow
 def test_different_weights_are_reported(server, digits: Path, tmp_path: Path):
     altered = altered_checkpoint(tmp_path / "altered", "visual_projection.weight")
     done = run_evaluation(digits, altered, "--url", server.grpc_url, "--limit", 5)
@@ -49,6 +50,7 @@ def test_different_weights_are_reported(server, digits: Path, tmp_path: Path):
     assert "(sha256 63d29b26a7c9)" in done.stdout
 
 
+@pytest.mark.slow
 def test_damaged_images_count_as_wrong_and_rejections_of_one_side_are_reported(
     server, digits: Path, tmp_path: Path
 ):
