@@ -18,8 +18,6 @@ CONNECTION_AGE_MS = 300_000
 """Age at which a gRPC client must reconnect, and so finds new servers. Calls in flight are not cut off."""
 GRPC_INFER_THREADS = 8
 """Threads that read gRPC requests; the default of 2 limits a server with a GPU."""
-LOADING_MODELS = 8
-"""Models that load at the same time; with the default of 4, `vision_encoder` would begin after another."""
 ADMIN_ENDPOINTS = "shared-memory,model-repository,trace,logging"
 ADMIN_HEADER = "admin-key"
 """HTTP header of the admin key; in gRPC's metadata its name starts with `triton-grpc-protocol-`."""
@@ -87,7 +85,6 @@ def server_flags(
         "http-max-input-size": str(HTTP_MAX_INPUT_BYTES),
         "grpc-max-connection-age": str(CONNECTION_AGE_MS),
         "grpc-infer-thread-count": str(GRPC_INFER_THREADS),
-        "model-load-thread-count": str(LOADING_MODELS),
     }
     if explicit:
         flags["load-model"] = "*"

@@ -6,6 +6,7 @@ import signal
 import threading
 
 import numpy as np
+import psutil
 import pytest
 
 from tests.helpers.pictures import encode, noise
@@ -68,6 +69,8 @@ def test_call_to_a_stopped_process_ends_at_the_deadline(restartable, protocol):
     with Client(url_of(restartable, protocol), protocol=protocol, timeout_s=120) as client:
         client.embed_texts("a")
         os.kill(restartable.pid, signal.SIGSTOP)
+        process = psutil.Process(restartable.pid)
+        wait_until(lambda: process.status() == psutil.STATUS_STOPPED, "the server was not stopped")
         try:
             with pytest.raises(DeadlineExceededError, match=r"no answer within 0\.5 s"):
                 client.embed_texts("a", timeout_s=0.5)
